@@ -1,0 +1,40 @@
+"""Symbols and rhythm marks of annotated databases, as data.
+
+Beat symbols and rhythm marks are PhysioNet's; the classes are Icentia11k's (Tan et al. 2019).
+"""
+
+from typing import NamedTuple
+
+BEAT_CLASSES = ("undefined", "normal", "pac", "aberrated", "pvc")
+RHYTHM_CLASSES = ("undefined", "end", "noise", "normal", "afib", "aflut")
+
+# Icentia11k's own marks, in the WFDB distribution.
+ICENTIA_BEATS = {"Q": "undefined", "N": "normal", "S": "pac", "a": "aberrated", "V": "pvc"}
+ICENTIA_RHYTHMS = {"(N": "normal", "(AFIB": "afib", "(AFL": "aflut"}
+
+
+class Alphabet(NamedTuple):
+    """How another database's marks read as Icentia11k's.
+
+    A symbol that is not listed is no beat; a rhythm that is not listed opens no zone.
+    """
+
+    beats: dict[str, str]
+    rhythms: dict[str, str]
+
+
+def _by_symbol(table: dict[str, str]) -> dict[str, str]:
+    return {symbol: icentia for icentia, symbols in table.items() for symbol in symbols.split()}
+
+
+_RHYTHMS = {"(N": "(N", "(SBR": "(N", "(AFIB": "(AFIB", "(AFL": "(AFL"}
+
+# MIT-BIH (Moody & Mark 2001), and PhysioNet's further beat symbols, which MIT-BIH does not use.
+ALPHABETS = {
+    "mitdb": Alphabet(
+        _by_symbol({"N": "N L R e j", "S": "A a J S", "V": "V E", "Q": "Q / f F"}), _RHYTHMS
+    ),
+    "wfdb": Alphabet(
+        _by_symbol({"N": "N L R B e j n", "S": "A a J S", "V": "V E r", "Q": "Q / f F ?"}), _RHYTHMS
+    ),
+}

@@ -1,0 +1,98 @@
+"""What every command shares: flags with checked values, and one-line errors with exit code 2."""
+
+import argparse
+import errno
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+class UserError(Exception):
+    """Something a person can put right; its message says what, where and what to do."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses unknown and shortened flags, in one line."""
+
+    def __init__(self, **kwargs):
+        super().__init__(
+            allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs
+        )
+
+    def error(self, message: str):
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call `main`; report a `UserError` or a failed read or write in one line, exit code 2."""
+    try:
+        main()
+    except UserError as error:
+        sys.exit(_fail(str(error)))
+    except OSError as error:
+        hint = "; free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        sys.exit(_fail(f"{error.filename or 'file system'}: {error.strerror or error}{hint}"))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def count(text: str) -> int:
+    """A whole number above zero."""
+    return _checked(int(text), lambda value: value > 0, "must be above 0")
+
+
+def count_or_zero(text: str) -> int:
+    """A whole number, zero included."""
+    return _checked(int(text), lambda value: value >= 0, "must not be negative")
+
+
+def positive(text: str) -> float:
+    """A finite number above zero."""
+    return _checked(float(text), lambda value: 0 < value < float("inf"), "must be above 0")
+
+
+def share(text: str) -> float:
+    """A fraction in [0, 1)."""
+    return _checked(float(text), lambda value: 0 <= value < 1, "must be in [0, 1)")
+
+
+def share_or_one(text: str) -> float:
+    """A fraction in (0, 1]."""
+    return _checked(float(text), lambda value: 0 < value <= 1, "must be in (0, 1]")
+
+
+def share_or_count(text: str) -> float | int:
+    """A fraction in [0, 1) or a whole number of things."""
+    value = float(text)
+    whole = value == 0 or value >= 1
+    _checked(value, lambda v: v >= 0 and (not whole or v.is_integer()), "must be a share or a count")
+    return int(value) if whole else value
+
+
+def id_list(text: str) -> list[int]:
+    """`0,1,2` and ranges `0-109`, ends included; sorted, each once."""
+    ids = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        ids.update(range(int(first), int(last or first) + 1))
+    return _checked(sorted(ids), bool, "holds an empty range")
+
+
+def existing(text: str) -> Path:
+    """A path that is there."""
+    path = Path(text)
+    if not path.exists():
+        raise argparse.ArgumentTypeError(f"{text} does not exist")
+    return path
+
+
+def _checked(value, holds: Callable, message: str):
+    if not holds(value):
+        raise argparse.ArgumentTypeError(f"{value} {message}")
+    return value
