@@ -70,9 +70,9 @@ def share_or_one(text: str) -> float:
 def share_or_count(text: str) -> float | int:
     """A fraction in [0, 1) or a whole number of things."""
     value = float(text)
-    whole = value == 0 or value >= 1
-    _checked(value, lambda v: v >= 0 and (not whole or v.is_integer()), "must be a share or a count")
-    return int(value) if whole else value
+    if 0 < value < 1:
+        return value
+    return int(_checked(value, lambda v: v >= 0 and v.is_integer(), "must be a share or a count"))
 
 
 def id_list(text: str) -> list[int]:

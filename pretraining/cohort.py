@@ -1,0 +1,122 @@
+"""Which patients and segments a run uses, which it leaves out and why, who validates."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pretraining.index import AnnotationIndex
+from utils.cli import UserError
+from utils.runlog import rng
+
+NO_ANNOTATIONS = "no annotations"
+
+Cohort = dict[int, np.ndarray]  # patient: numbers of the segments used, (segments,) int64
+
+
+def choose_segments(
+    index: AnnotationIndex,
+    patient_ids: Sequence[int] | None,
+    frame_size: int,
+    annotated: bool,
+) -> tuple[Cohort, list[dict[str, Any]]]:
+    """Segments that can be used, by patient, and the record and reason of those left out.
+
+    Args:
+        patient_ids: patients asked for, or None for all that there are.
+        frame_size: samples; shorter segments are left out.
+        annotated: leave out segments without annotations.
+
+    Raises:
+        UserError: a patient asked for is not there or cannot be used, or nothing is left.
+    """
+    table = index.segments
+    asked = sorted(_known_patients(index) if patient_ids is None else set(patient_ids))
+    chosen = np.isin(table["patient"], asked)
+    short = chosen & (table["samples"] < frame_size)
+    silent = chosen & ~short & ~table["annotated"] if annotated else np.zeros_like(chosen)
+    left_out = [
+        {"record": out["record"], "patient": out["patient"], "reason": out["reason"]}
+        for out in index.left_out
+        if out["patient"] in asked
+    ]
+    for mask, reason in (
+        (short, f"shorter than a frame of {frame_size} samples"),
+        (silent, NO_ANNOTATIONS),
+    ):
+        left_out += [
+            {"record": row["path"].decode(), "patient": int(row["patient"]), "reason": reason}
+            for row in table[mask]
+        ]
+    usable = np.flatnonzero(chosen & ~short & ~silent)
+    patients, first = np.unique(table["patient"][usable], return_index=True)
+    cohort = dict(zip(patients.tolist(), np.split(usable, first[1:]), strict=True))
+    _check(index, patient_ids, cohort, left_out)
+    return cohort, left_out
+
+
+def _known_patients(index: AnnotationIndex) -> set[int]:
+    return set(index.segments["patient"].tolist()) | {out["patient"] for out in index.left_out}
+
+
+def _check(index, patient_ids, cohort: Cohort, left_out: list[dict[str, Any]]) -> None:
+    for patient in patient_ids or ():
+        if patient not in cohort:
+            reasons = [out["reason"] for out in left_out if out["patient"] == patient]
+            raise UserError(
+                f"patient {patient} is not in {index.root}" if not reasons
+                else f"patient {patient} cannot be used: {reasons[0]}"
+            )  # fmt: skip
+    if not cohort:
+        raise UserError(f"{index.root}: no segment can be used ({summary(left_out)})")
+
+
+def split_patients(cohort: Cohort, val_patients: float | int, seed: int) -> tuple[Cohort, Cohort]:
+    """Training and validation patients, drawn at random; nobody is in both.
+
+    Args:
+        val_patients: a share of the patients (rounded, at least one), or their number; 0 for none.
+
+    Raises:
+        UserError: nobody would be left to train on.
+    """
+    count = val_patients
+    if isinstance(val_patients, float):
+        count = max(round(val_patients * len(cohort)), 1)
+    if count >= len(cohort):
+        raise UserError(
+            f"--val-patients {val_patients} takes {count} of {len(cohort)} patients and leaves "
+            "none to train on; use fewer, or 0 for no validation"
+        )
+    chosen = set(rng(seed).permutation(list(cohort))[:count].tolist())
+    train = {patient: rows for patient, rows in cohort.items() if patient not in chosen}
+    return train, {patient: rows for patient, rows in cohort.items() if patient in chosen}
+
+
+def summary(left_out: list[dict[str, Any]]) -> str:
+    """`3 segments left out: 2 shorter than a frame, 1 no .dat`, or an empty string."""
+    if not left_out:
+        return ""
+    reasons = Counter(out["reason"] for out in left_out)
+    listed = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3))
+    more = "; …" if len(reasons) > 3 else ""
+    return f"{len(left_out)} segments left out: {listed}{more}"
+
+
+def manifest(
+    index: AnnotationIndex, train: Cohort, val: Cohort, left_out: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Patients and segments used and left out, as JSON can hold them; no paths of this machine."""
+
+    def used(cohort: Cohort) -> dict[str, Any]:
+        return {
+            "patients": list(cohort),
+            "segments": sum(map(len, cohort.values())),
+            "samples": sum(int(index.segments["samples"][rows].sum()) for rows in cohort.values()),
+            "records": [
+                index.segments["path"][row].decode() for rows in cohort.values() for row in rows
+            ],
+        }
+
+    return {"train": used(train), "validation": used(val), "left_out": left_out}

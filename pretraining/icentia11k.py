@@ -1,0 +1,244 @@
+"""Icentia11k's WFDB distribution: where its records lie, their headers, signals, annotations.
+
+Tan et al. 2019/2022, https://physionet.org/content/icentia11k-continuous-ecg/. One lead, 250 Hz,
+`pNN/pNNNNN/pNNNNN_sMM.{dat,hea,atr}` or all in one folder. Sets made by `pretraining.convert`
+have the same layout and say their own mean and deviation in `dataset.json`.
+"""
+
+import os
+import re
+from collections import OrderedDict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import wfdb
+
+from utils.annotations import BEAT_CLASSES, ICENTIA_BEATS, ICENTIA_RHYTHMS, RHYTHM_CLASSES
+from utils.cli import UserError
+from utils.files import read_json
+
+FS = 250
+GAIN = 74.36482269503546  # units per mV
+OPEN_SIGNALS = 128
+INVALID = np.iinfo(np.int16).min  # WFDB's mark for a missing sample
+DESCRIPTION = "dataset.json"
+
+BEAT_CODES = {symbol: BEAT_CLASSES.index(name) for symbol, name in ICENTIA_BEATS.items()}
+RHYTHM_CODES = {mark: RHYTHM_CLASSES.index(name) for mark, name in ICENTIA_RHYTHMS.items()}
+# A beat in no zone was undefined, end or noise; which of them is no longer known.
+NO_ZONE = RHYTHM_CLASSES.index("noise")
+RECORD_NAME = re.compile(r"p(\d{5,})_s(\d{2,})\.(hea|dat|atr)")
+UNITS_PER_MV = {"mV": 1.0, "uV": 1e-3, "V": 1e3}
+
+
+class Constants(NamedTuple):
+    """Name of a data set, mean and standard deviation of its signals in mV."""
+
+    name: str
+    mean: float
+    sd: float
+
+
+# Weimann & Conrad's code.
+ICENTIA11K = Constants("icentia11k", 0.0018, 1.3711)
+
+
+class Header(NamedTuple):
+    """Of one segment: samples, units per mV, value of 0 mV, and whether it is a plain int16 file
+    whose samples begin at byte `offset`."""
+
+    samples: int
+    gain: float
+    baseline: int
+    mapped: bool
+    offset: int
+
+
+class Unusable(Exception):
+    """Why a segment cannot be used."""
+
+
+def read_constants(root: Path) -> Constants:
+    """The set's own constants from `dataset.json`, else Icentia11k's.
+
+    Raises:
+        UserError: `dataset.json` lacks them.
+    """
+    path = root / DESCRIPTION
+    if not path.exists():
+        return ICENTIA11K
+    described = read_json(path)
+    try:
+        constants = Constants(
+            str(described["name"]), float(described["mean_mv"]), float(described["sd_mv"])
+        )
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path} must state name, mean_mv and sd_mv") from None
+    if not (np.isfinite(constants.mean) and 0 < constants.sd < np.inf):
+        raise UserError(f"{path}: mean_mv and sd_mv must be finite, sd_mv above 0")
+    return constants
+
+
+def find_records(root: Path) -> tuple[dict[int, list[Path]], list[Path]]:
+    """Record paths without extension of each patient, and the folders looked into, sorted.
+
+    Raises:
+        UserError: no such folder, or no records in it.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder")
+    records: dict[int, set[Path]] = {}
+    folders = []
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = [name for name in subfolders if re.fullmatch(r"p\d+", name)]
+        folders.append(Path(folder))
+        for match in filter(None, map(RECORD_NAME.fullmatch, files)):
+            name = match[0].rpartition(".")[0]
+            records.setdefault(int(match[1]), set()).add(Path(folder) / name)
+    if not records:
+        raise UserError(f"{root} holds no records named pNNNNN_sMM.hea")
+    return {patient: sorted(records[patient]) for patient in sorted(records)}, sorted(folders)
+
+
+def read_annotations(
+    record_path: Path | str,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Beats and rhythm of one segment; all empty where it has no `.atr`.
+
+    Args:
+        record_path: without extension.
+
+    Returns:
+        beat_ends (n,) int64 in samples, beat_codes (n,) int8, rhythm_ends (n,) int64,
+        rhythm_codes (n,) int8: one rhythm code per beat, rebuilt from the zones.
+
+    Raises:
+        Unusable: the annotations cannot be read.
+    """
+    path = Path(f"{record_path}.atr")
+    if not path.exists():
+        ends, codes = np.zeros(0, np.int64), np.zeros(0, np.int8)
+        return ends, codes, ends, codes
+    if path.read_bytes()[-2:] != b"\0\0":
+        raise Unusable("annotations cut short")
+    try:
+        marks = wfdb.rdann(str(record_path), "atr")
+    except (ValueError, IndexError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise Unusable(f"unreadable annotations ({error})") from None
+    places = np.asarray(marks.sample, np.int64)
+    codes = np.array([BEAT_CODES.get(symbol, -1) for symbol in marks.symbol], np.int8)
+    beats = codes >= 0
+    ends, codes = places[beats], codes[beats]
+    if len(ends) and (ends[0] < 0 or (np.diff(ends) < 0).any()):
+        raise Unusable("annotations out of order")
+    rhythm = [
+        (place, note.strip("\0"))
+        for place, note, symbol in zip(places, marks.aux_note, marks.symbol, strict=True)
+        if symbol == "+"
+    ]
+    return ends, codes, ends, _rhythm_per_beat(ends, rhythm)
+
+
+def _rhythm_per_beat(ends: np.ndarray, marks: list[tuple[int, str]]) -> np.ndarray:
+    """Code of the zone each beat lies in; zones include the beats that their marks sit on.
+
+    A zone that is not closed lasts until the next one opens, or to the last beat.
+    """
+    codes = np.full(len(ends), NO_ZONE, np.int8)
+    opened, code = 0, NO_ZONE
+
+    def close(beat: int) -> None:
+        codes[opened:beat] = code
+
+    for place, note in marks:
+        if note.startswith("("):
+            close(np.searchsorted(ends, place, "left"))
+            opened = np.searchsorted(ends, place, "left")
+            code = RHYTHM_CODES.get(note.rstrip(")"), NO_ZONE)
+        if note.endswith(")"):
+            close(np.searchsorted(ends, place, "right"))
+            opened, code = len(ends), NO_ZONE
+    close(len(ends))
+    return codes
+
+
+def read_header(record_path: Path) -> Header:
+    """Header of a segment, held against its signal file, which is read through once.
+
+    Raises:
+        Unusable: no header or signal, another rate, a length that is not the file's, missing
+            (NaN) samples.
+    """
+    for suffix in (".hea", ".dat"):
+        if not Path(f"{record_path}{suffix}").exists():
+            raise Unusable(f"no {suffix}")
+    try:
+        header = wfdb.rdheader(str(record_path))
+    except (ValueError, IndexError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise Unusable(f"unreadable header ({error})") from None
+    if not header.n_sig or header.fs != FS:
+        raise Unusable(f"{header.n_sig} leads at {header.fs} Hz, expected one at {FS} Hz")
+    if set(header.file_name) != {f"{record_path.name}.dat"}:
+        raise Unusable(f"header names another signal file ({header.file_name[0]})")
+    unit, gain = header.units[0], header.adc_gain[0]
+    if unit not in UNITS_PER_MV or not 0 < gain < float("inf") or not header.sig_len:
+        raise Unusable(f"header says {header.sig_len} samples, {gain} units per {unit}")
+    offset = header.byte_offset[0] or 0
+    mapped = header.fmt == ["16"] and header.samps_per_frame == [1]
+    if mapped:
+        size = Path(f"{record_path}.dat").stat().st_size - offset
+        if size != 2 * header.sig_len:
+            raise Unusable(f"header says {header.sig_len} samples, file holds {size / 2:g}")
+    found = Header(header.sig_len, gain / UNITS_PER_MV[unit], header.baseline[0], mapped, offset)
+    if (read_signal(record_path, found) == INVALID).any():
+        raise Unusable("missing (NaN) samples")
+    return found
+
+
+def read_signal(record_path: Path, header: Header) -> np.ndarray:
+    """Samples of the first lead, (samples,) int16; a memory map where the format allows it.
+
+    Raises:
+        Unusable: the file does not hold what the header says.
+    """
+    try:
+        if header.mapped:
+            return np.memmap(
+                f"{record_path}.dat", "<i2", "r", offset=header.offset, shape=(header.samples,)
+            )
+        record = wfdb.rdrecord(str(record_path), channels=[0], physical=False)
+    except (ValueError, IndexError, KeyError, TypeError) as error:
+        raise Unusable(f"unreadable signal ({error})") from None
+    signal = record.d_signal[:, 0]
+    if len(signal) != header.samples:
+        raise Unusable(f"header says {header.samples} samples, file holds {len(signal)}")
+    missing = np.isnan(record.dac()[:, 0])
+    limits = np.iinfo(np.int16)
+    return np.where(missing, INVALID, np.clip(signal, limits.min + 1, limits.max)).astype(np.int16)
+
+
+class Signals:
+    """Open signals of a data set; the least recently used are closed."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[Path, np.ndarray] = OrderedDict()
+
+    def get(self, record_path: Path, header: Header) -> np.ndarray:
+        """Samples of one segment, (samples,) int16.
+
+        Raises:
+            UserError: the file has changed since the index was built.
+        """
+        if record_path not in self._open:
+            try:
+                self._open[record_path] = read_signal(record_path, header)
+            except (Unusable, FileNotFoundError) as reason:
+                raise UserError(
+                    f"{record_path}.dat changed since the index was built ({reason}); "
+                    "delete the index and start again"
+                ) from None
+            if len(self._open) > OPEN_SIGNALS:
+                self._open.popitem(last=False)
+        self._open.move_to_end(record_path)
+        return self._open[record_path]

@@ -1,0 +1,257 @@
+"""Annotation index: headers and annotations of a data set, read once, then memory-mapped.
+
+A folder `annotation_index/current` in the data set's folder, or in `--index DIR`:
+`segments.npy` (a row per segment), flat arrays of all beats in the same order, and `index.json`
+(what was left out and why; when each folder last changed). Only patients whose folder changed
+since, or of whom something had been left out that has changed, are read again.
+"""
+
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from pretraining import icentia11k
+from pretraining.icentia11k import Header, Unusable
+from utils.cli import UserError
+from utils.files import read_json, write_json
+
+VERSION = 1
+FOLDER = "annotation_index"
+ARRAYS = {"beat_ends": "<i4", "beat_codes": "i1", "rhythm_codes": "i1"}
+SMALL = 64  # records: below this, starting processes costs more than it saves
+
+
+class Part(NamedTuple):
+    """What was read of one patient; arrays run over the beats of all segments."""
+
+    rows: list[tuple]  # (path, samples, gain, baseline, mapped, offset, annotated, beats)
+    arrays: dict[str, np.ndarray]
+    left_out: list[dict[str, Any]]
+
+
+class AnnotationIndex:
+    """An index that has been built.
+
+    Attributes:
+        segments: structured array with `path` (relative, without extension), `patient`,
+            `samples`, `gain` (units per mV), `baseline`, `annotated`, `first` and `beats` (its
+            stretch of the beat arrays).
+        left_out: record, patient and reason of each segment that cannot be used.
+    """
+
+    def __init__(self, root: Path, folder: Path):
+        self.root, self.folder = root, folder
+        self.about = read_json(folder / "index.json")
+        self.segments = np.load(folder / "segments.npy", mmap_mode="r")
+        self.arrays = {
+            name: np.memmap(folder / name, dtype, "r")
+            if self.about["beats"]
+            else np.zeros(0, dtype)
+            for name, dtype in ARRAYS.items()
+        }
+
+    def __reduce__(self):
+        return AnnotationIndex, (self.root, self.folder)
+
+    @property
+    def left_out(self) -> list[dict[str, Any]]:
+        return self.about["left_out"]
+
+    def annotations(self, segment: int) -> dict[str, np.ndarray]:
+        """`beat_ends`, `beat_codes`, `rhythm_codes` of one segment, (beats,) each."""
+        row = self.segments[segment]
+        stretch = slice(row["first"], row["first"] + row["beats"])
+        return {name: array[stretch] for name, array in self.arrays.items()}
+
+    def record_path(self, segment: int) -> Path:
+        """Without extension."""
+        return self.root / self.segments["path"][segment].decode()
+
+    def header(self, segment: int) -> Header:
+        row = self.segments[segment]
+        return Header(*(row[name].item() for name in Header._fields))
+
+
+def open_index(root: Path, folder: Path | None = None) -> AnnotationIndex:
+    """Open the index of the data set at `root`; build it, or bring it up to date, first.
+
+    Args:
+        folder: where the index lies; by default in `root`.
+
+    Raises:
+        UserError: no data set at `root`, or the index cannot be written.
+    """
+    current = (folder or root / FOLDER) / "current"
+    old = _open_old(root, current)
+    if old and _unchanged_folders(old) and not _changed_records(old):
+        return old
+    records, folders = icentia11k.find_records(root)
+    try:
+        current.parent.mkdir(parents=True, exist_ok=True)
+        _build(root, current, records, folders, old)
+    except PermissionError as error:
+        raise UserError(f"cannot write {error.filename}: pass --index DIR") from None
+    return AnnotationIndex(root, current)
+
+
+def _open_old(root: Path, current: Path) -> AnnotationIndex | None:
+    try:
+        old = AnnotationIndex(root, current)
+    except (OSError, ValueError, KeyError, UserError):
+        return None
+    return old if old.about.get("version") == VERSION else None
+
+
+def _unchanged_folders(old: AnnotationIndex) -> bool:
+    return all(_changed_at(old.root / name) == time for name, time in old.about["folders"].items())
+
+
+def _changed_records(old: AnnotationIndex) -> set[int]:
+    """Patients of whom a segment was left out whose files are no longer the same."""
+    return {
+        out["patient"] for out in old.left_out if _sizes(old.root / out["record"]) != out["sizes"]
+    }
+
+
+def _changed_at(folder: Path) -> int | None:
+    return folder.stat().st_mtime_ns if folder.is_dir() else None
+
+
+def _sizes(record: Path) -> list[int]:
+    paths = (Path(f"{record}{suffix}") for suffix in (".hea", ".dat", ".atr"))
+    return [path.stat().st_size if path.exists() else -1 for path in paths]
+
+
+def _build(
+    root: Path,
+    current: Path,
+    records: dict[int, list[Path]],
+    folders: list[Path],
+    old: AnnotationIndex | None,
+) -> None:
+    partial = current.with_name(f"partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        # Taken first: what changes while the index is being built is seen next time.
+        times = {str(folder.relative_to(root)): _changed_at(folder) for folder in folders}
+        rows, left_out = [], []
+        files = {name: (partial / name).open("wb") for name in ARRAYS}
+        for patient, part in _read(root, records, old):
+            rows += [(patient, *row) for row in part.rows]
+            left_out += part.left_out
+            for name, dtype in ARRAYS.items():
+                part.arrays[name].astype(dtype).tofile(files[name])
+        for file in files.values():
+            file.close()
+        np.save(partial / "segments.npy", _segment_table(rows))
+        beats = sum(row[-1] for row in rows)
+        about = {"version": VERSION, "beats": beats, "folders": times, "left_out": left_out}
+        write_json(partial / "index.json", about)
+        shutil.rmtree(current, ignore_errors=True)
+        partial.rename(current)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _segment_table(rows: list[tuple]) -> np.ndarray:
+    longest = max((len(row[1]) for row in rows), default=1)
+    table = np.zeros(len(rows), [
+        ("patient", "i4"), ("path", f"S{longest}"), ("samples", "i8"), ("gain", "f8"),
+        ("baseline", "i4"), ("mapped", "?"), ("offset", "i8"), ("annotated", "?"), ("beats", "i8"),
+        ("first", "i8"),
+    ])  # fmt: skip
+    beats = np.array([row[-1] for row in rows], np.int64)
+    table[:] = [(*row, 0) for row in rows]
+    table["first"] = np.cumsum(beats) - beats
+    return table
+
+
+def _reusable(root: Path, records: dict[int, list[Path]], old: AnnotationIndex | None) -> set[int]:
+    """Patients of the old index whose folders and left-out files are as they were."""
+    if old is None:
+        return set()
+    times = old.about["folders"]
+    known = set(old.segments["patient"].tolist()) | {out["patient"] for out in old.left_out}
+    return {
+        patient
+        for patient in records.keys() & known - _changed_records(old)
+        if all(
+            times.get(str(folder.relative_to(root))) == _changed_at(folder)
+            for folder in {path.parent for path in records[patient]}
+        )
+    }
+
+
+def _part_of(old: AnnotationIndex, patient: int) -> Part:
+    numbers = np.flatnonzero(old.segments["patient"] == patient)
+    names = ("path", *Header._fields, "annotated", "beats")
+    rows = [tuple(old.segments[number][list(names)].tolist()) for number in numbers]
+    arrays = {
+        name: np.concatenate([np.zeros(0, dtype), *(old.annotations(n)[name] for n in numbers)])
+        for name, dtype in ARRAYS.items()
+    }
+    left_out = [out for out in old.left_out if out["patient"] == patient]
+    return Part([(row[0].decode(), *row[1:]) for row in rows], arrays, left_out)
+
+
+def _read(
+    root: Path, records: dict[int, list[Path]], old: AnnotationIndex | None
+) -> Iterator[tuple[int, Part]]:
+    """Parts of all patients in order, read in parallel where there is much to read."""
+    same = _reusable(root, records, old)
+    jobs = {patient: paths for patient, paths in records.items() if patient not in same}
+    count = sum(map(len, jobs.values()))
+    with tqdm(total=count, desc="annotations", unit="segment") as progress, _pool(count) as mapping:
+        parts = mapping(_read_patient, [root] * len(jobs), jobs, jobs.values())
+        for patient, paths in records.items():
+            if patient in same:
+                yield patient, _part_of(old, patient)
+            else:
+                yield patient, next(parts)
+                progress.update(len(paths))
+
+
+@contextmanager
+def _pool(records: int) -> Iterator[Callable]:
+    """`map`, in processes where there is much to do."""
+    if records < SMALL:
+        yield map
+        return
+    # Spawned, because a fork of a process that runs threads may hang.
+    executor = ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield executor.map
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _read_patient(root: Path, patient: int, paths: list[Path]) -> Part:
+    rows, left_out = [], []
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in ARRAYS}
+    for path in paths:
+        name = str(path.relative_to(root))
+        try:
+            header = icentia11k.read_header(path)
+            ends, codes, _, rhythm = icentia11k.read_annotations(path)
+        except Unusable as reason:
+            out = {"record": name, "patient": patient, "reason": str(reason)}
+            left_out.append(out | {"sizes": _sizes(path)})
+            continue
+        annotated = Path(f"{path}.atr").exists()
+        rows.append((name, *header, annotated, len(ends)))
+        for column, values in zip(columns.values(), (ends, codes, rhythm), strict=True):
+            column.append(values)
+    arrays = {
+        name: np.concatenate([np.zeros(0, ARRAYS[name]), *column])
+        for name, column in columns.items()
+    }
+    return Part(rows, arrays, left_out)

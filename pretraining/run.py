@@ -1,0 +1,177 @@
+"""One pretraining run: data, model, epochs, the chosen encoder."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from pretraining.batches import FrameBatches, load
+from pretraining.cohort import Cohort, choose_segments, manifest, split_patients, summary
+from pretraining.icentia11k import FS, Constants, read_constants
+from pretraining.index import open_index
+from pretraining.sampler import Sampler
+from pretraining.tasks import TASKS
+from utils import metrics, runlog
+from utils.checkpoint import load_encoder, save_weights, strip_head
+from utils.cli import UserError
+from utils.contract import Contract
+from utils.encoders import Classifier, build_encoder, count_parameters
+from utils.engine import Hardware, choose_hardware, predict, train_epoch
+from utils.files import write_json
+
+TRAINING, VALIDATION = 1, 2  # streams of random numbers
+STEPS_PER_EPOCH = 1000
+VALIDATED = {"loss": "val_loss", "acc": "val_acc", "f1": "f1"}  # columns of the history
+
+
+class Data(NamedTuple):
+    """Batches to train and to validate on, steps of an epoch, epochs, and what went into them."""
+
+    train: FrameBatches
+    validation: FrameBatches | None
+    steps: int
+    epochs: int
+    dataset: Constants
+    manifest: dict[str, Any]
+
+
+def run(args: argparse.Namespace) -> None:
+    """Pretrain as the flags of `pretraining.trainer` say."""
+    runlog.check_free(args.job_dir, args.overwrite)
+    hardware = choose_hardware(args.device, args.precision)
+    data = open_data(args)
+    model = hardware.place(build_model(args))
+    runlog.start_run(args, str(hardware))
+    write_json(args.job_dir / "manifest.json", data.manifest)
+    chosen = train(args, data, model, describe(args, data), hardware)
+    weights = args.job_dir / "weights.safetensors"
+    strip_head(epoch_file(args.job_dir, chosen), weights)
+    print(f"epoch {chosen} chosen by {args.val_metric}; its encoder: {weights}")
+
+
+def open_data(args: argparse.Namespace) -> Data:
+    """Choose the segments, split the patients, lay out the stream of batches."""
+    task = TASKS[args.task]
+    constants = read_constants(args.train)
+    index = open_index(args.train, args.index)
+    cohort, left_out = choose_segments(index, args.patient_ids, args.frame_size, task.annotated)
+    if left_out:
+        print(summary(left_out), file=sys.stderr)
+    train, val = split_patients(cohort, args.val_patients, args.seed)
+
+    def batches(cohort: Cohort, per_patient: int, stream: int, total: int) -> FrameBatches:
+        sampler = Sampler(
+            list(cohort.values()), index.segments["samples"], args.frame_size, per_patient,
+            (args.seed, stream),
+        )  # fmt: skip
+        return FrameBatches(index, sampler, constants, task.label_rule, args.batch_size, total)
+
+    steps_in_pass = -(-len(train) * args.samples_per_patient // args.batch_size)
+    steps = args.steps_per_epoch or min(STEPS_PER_EPOCH, steps_in_pass)
+    epochs = args.epochs or -(-steps_in_pass // steps)
+    total = steps * epochs * args.batch_size
+    per_patient = args.val_samples_per_patient or args.samples_per_patient
+    val_size = args.val_size or len(val) * per_patient
+    print(f"{constants.name}: {len(train)} patients train, {len(val)} validate")
+    return Data(
+        train=batches(train, args.samples_per_patient, TRAINING, total),
+        validation=batches(val, per_patient, VALIDATION, val_size) if val else None,
+        steps=steps,
+        epochs=epochs,
+        dataset=constants,
+        manifest=manifest(index, train, val, left_out),
+    )
+
+
+def build_model(args: argparse.Namespace) -> nn.Module:
+    """New network, or one around the encoder of `--weights-file`."""
+    generator = runlog.torch_generator(args.seed)
+    if args.weights_file:
+        transfer = load_encoder(args.weights_file, args.arch)
+        if args.stages not in (None, transfer.contract.stages):
+            raise UserError(f"{args.weights_file} has another number of --stages")
+        print(transfer.report(args.weights_file))
+        encoder, args.stages = transfer.encoder, transfer.contract.stages
+    else:
+        encoder = build_encoder(args.arch, 1, args.stages, generator)
+    model = Classifier(encoder, len(TASKS[args.task].classes), generator)
+    print(f"{args.arch}: {count_parameters(model):,} parameters")
+    return model
+
+
+def describe(args: argparse.Namespace, data: Data) -> Contract:
+    """What the weights of this run will say of themselves."""
+    return Contract(
+        architecture=args.arch,
+        stages=args.stages,
+        in_channels=1,
+        fs=FS,
+        unit="mV",
+        mean=data.dataset.mean,
+        sd=data.dataset.sd,
+        frame_size=args.frame_size,
+        task=args.task,
+        classes=list(TASKS[args.task].classes),
+        dataset=data.dataset.name,
+        manifest_sha256=runlog.digest(data.manifest),
+        seed=args.seed,
+        versions=runlog.versions(),
+    )
+
+
+def train(
+    args: argparse.Namespace, data: Data, model: nn.Module, contract: Contract, hardware: Hardware
+) -> int:
+    """Train all epochs, saving each; returns the number of the chosen one."""
+    optimizer = torch.optim.Adam(
+        model.parameters(), lr=args.lr, betas=(0.9, 0.98), eps=1e-9, fused=True
+    )
+    history = runlog.Table(args.job_dir / "history.csv")
+    timing = runlog.Table(args.job_dir / "timing.csv")
+    chosen, best = data.epochs, None
+    for epoch in range(1, data.epochs + 1):
+        began = time.perf_counter()
+        numbers = range((epoch - 1) * data.steps, epoch * data.steps)
+        batches = load(data.train, numbers, hardware.device, args.data_parallelism)
+        progress = tqdm(batches, f"epoch {epoch}/{data.epochs}", data.steps, unit="step")
+        loss, acc = train_epoch(model, progress, optimizer, TASKS[args.task].loss, hardware)
+        seconds = time.perf_counter() - began
+        row = {"loss": loss, "acc": acc, **validate(args, data, model, hardware)}
+        save_weights(epoch_file(args.job_dir, epoch), model.state_dict(), contract)
+        history.add(epoch=epoch, **row)
+        frames = data.steps * args.batch_size
+        timing.add(epoch=epoch, seconds=round(seconds, 3), frames_per_second=frames / seconds)
+        print(runlog.line(epoch, row, seconds))
+        value = row[VALIDATED[args.val_metric]]
+        if data.validation and metrics.better(args.val_metric, value, best):
+            chosen, best = epoch, value
+    return chosen
+
+
+def validate(
+    args: argparse.Namespace, data: Data, model: nn.Module, hardware: Hardware
+) -> dict[str, float | None]:
+    """Loss, accuracy and macro F1 on the validation patients; empty without any."""
+    if data.validation is None:
+        return dict.fromkeys(VALIDATED.values())
+    numbers = range(len(data.validation))
+    batches = load(data.validation, numbers, hardware.device, args.data_parallelism)
+    logits, labels = predict(
+        model, tqdm(batches, "validation", len(numbers), leave=False), hardware
+    )
+    predicted = logits.argmax(1)
+    return {
+        "val_loss": TASKS[args.task].loss(logits, labels).item(),
+        "val_acc": (predicted == labels).float().mean().item(),
+        "f1": metrics.macro_f1(labels.numpy(), predicted.numpy()),
+    }
+
+
+def epoch_file(job_dir: Path, epoch: int) -> Path:
+    """Weights of one epoch, classifier included."""
+    return job_dir / f"epoch_{epoch:02d}" / "model.safetensors"

@@ -1,0 +1,83 @@
+"""Pretrain an encoder on annotated single-lead recordings.
+
+    python -m pretraining.trainer --job-dir jobs/beat --task beat --train data/icentia11k
+
+Writes args.json, manifest.json, history.csv, timing.csv, epoch_NN/model.safetensors and
+weights.safetensors: the chosen epoch without its classifier.
+"""
+
+import argparse
+from pathlib import Path
+
+from utils import cli, names
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Flags of this command, checked."""
+    parser = cli.Parser(prog="python -m pretraining.trainer", description=__doc__.split("\n")[0])
+    flag = parser.add_argument
+    flag("--job-dir", type=Path, required=True, help="folder for what this run writes")
+    flag("--task", choices=names.TASKS, required=True, help="objective")
+    flag("--train", type=cli.existing, required=True, help="data set in Icentia11k's layout")
+    flag("--index", type=Path, help="folder of the annotation index; by default in the data set")
+    flag("--patient-ids", type=cli.id_list, help="such as 0,1,2 or 0-109; all by default")
+    flag(
+        "--val-patients",
+        type=cli.share_or_count,
+        default=0.05,
+        help="share or number of the patients that validate and never train; 0 for none",
+    )
+    flag(
+        "--val-size",
+        type=cli.count,
+        help="frames to validate on; by default --val-samples-per-patient of each patient",
+    )
+    flag("--weights-file", type=Path, help="start from this encoder")
+    flag("--arch", choices=names.ARCHITECTURES, default="resnet18", help="encoder")
+    flag("--stages", type=cli.count, help="keep the first stages of the encoder only")
+    flag("--frame-size", type=cli.count, default=2048, help="samples at 250 Hz")
+    flag("--batch-size", type=cli.count, default=64, help="frames")
+    flag("--samples-per-patient", type=cli.count, default=4096, help="frames of each in one pass")
+    flag(
+        "--val-samples-per-patient",
+        type=cli.count,
+        help="the same for validation; by default --samples-per-patient",
+    )
+    flag(
+        "--steps-per-epoch",
+        type=cli.count,
+        help="by default 1000, or one pass over the patients where that is less",
+    )
+    flag("--epochs", type=cli.count, help="by default as many as one pass over the patients takes")
+    flag(
+        "--val-metric", choices=names.PRETRAINING_METRICS, default="loss", help="chooses the epoch"
+    )
+    flag(
+        "--data-parallelism",
+        type=cli.count_or_zero,
+        default=0,
+        help="processes that read data; the frames do not depend on it",
+    )
+    flag("--lr", type=cli.positive, default=1e-3, help="Adam's learning rate")
+    flag("--device", choices=names.DEVICES, default="auto", help="auto: CUDA where there is one")
+    flag(
+        "--precision",
+        choices=names.PRECISIONS,
+        default="auto",
+        help="auto: bf16 where the device computes it natively",
+    )
+    flag("--seed", type=cli.count_or_zero, default=0, help="of everything random")
+    flag("--overwrite", action="store_true", help="replace the run in --job-dir")
+    return parser.parse_args()  # fmt: skip
+
+
+def main() -> None:
+    args = parse_arguments()
+    # Only now, so that --help and a mistyped flag are answered at once.
+    from pretraining.run import run
+
+    run(args)
+
+
+if __name__ == "__main__":
+    cli.run(main)

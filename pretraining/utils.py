@@ -1,0 +1,40 @@
+"""Pretrained weights without their head, from any epoch of a run.
+
+python -m pretraining.utils --checkpoint jobs/beat/epoch_02/model.safetensors --out FILE
+"""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils import cli
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def get_pretrained_weights(checkpoint_file: Path, out_file: Path | None = None) -> "nn.Module":
+    """Encoder of a checkpoint, (B, C, T) -> (B, D); its weights are written to `out_file`, if any.
+
+    Raises:
+        UserError: not a weights file, or its encoder is not whole.
+    """
+    from utils.checkpoint import load_encoder, strip_head
+
+    transfer = load_encoder(checkpoint_file)
+    if out_file:
+        strip_head(checkpoint_file, out_file)
+        print(f"{transfer.report(checkpoint_file)}; written: {out_file}")
+    return transfer.encoder
+
+
+def main() -> None:
+    parser = cli.Parser(prog="python -m pretraining.utils", description=__doc__.split("\n")[0])
+    parser.add_argument("--checkpoint", type=cli.existing, required=True, help="model.safetensors")
+    parser.add_argument("--out", type=Path, required=True, help="file for the encoder")
+    args: argparse.Namespace = parser.parse_args()
+    get_pretrained_weights(args.checkpoint, args.out)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,176 @@
+"""Records of an annotated WFDB database, converted to Icentia11k's layout."""
+
+import math
+import shutil
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import wfdb
+from scipy.signal import resample_poly
+from tqdm import tqdm
+
+from pretraining.icentia11k import DESCRIPTION, FS, Unusable
+from utils.annotations import ALPHABETS, Alphabet
+from utils.cli import UserError
+from utils.files import sha256, write_json
+from utils.runlog import versions
+
+GAIN = 1000  # units per mV
+LIMIT = np.iinfo(np.int16).max
+UNITS = {"mV": 1.0, "uV": 1e-3, "V": 1e3}
+
+
+def convert(source: str, folder: Path, out: Path, overwrite: bool) -> None:
+    """Write the records of `folder` to `out`, whole or not at all.
+
+    Raises:
+        UserError: no usable records, or `out` holds something that may not be replaced.
+    """
+    if out.exists() and not (overwrite and (out / DESCRIPTION).exists()):
+        raise UserError(f"{out} exists; choose another --out, or --overwrite a converted set")
+    headers = sorted(folder.glob("*.hea"))
+    if not headers:
+        raise UserError(f"{folder} holds no .hea files; name the folder of the records")
+    partial = out.with_name(f"{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        description = _convert_all(source, [path.with_suffix("") for path in headers], partial)
+        write_json(partial / DESCRIPTION, description)
+        if out.exists():
+            shutil.rmtree(out)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    print(
+        f"{out}: {description['patients']} patients, {description['segments']} segments, "
+        f"mean {description['mean_mv']:.4f} mV, sd {description['sd_mv']:.4f} mV"
+    )
+
+
+def _convert_all(source: str, records: list[Path], out: Path) -> dict[str, Any]:
+    """Convert each record; returns the set's description."""
+    sums = np.zeros(3)  # samples, their sum, their sum of squares, in mV
+    segments, clipped, converted, left_out, checksums = 0, 0, {}, {}, {}
+    patients = _patient_ids(records)
+    for record in tqdm(records, "converting", unit="record"):
+        patient = patients[record.name]
+        try:
+            signal, fs = _read_signal(record)
+            ends, symbols, zones = _read_annotations(record, ALPHABETS[source])
+        except Unusable as reason:
+            left_out[record.name] = str(reason)
+            continue
+        signal = resample(signal, fs)
+        digital = np.clip(np.rint(signal * GAIN), -LIMIT, LIMIT)
+        clipped += int((np.abs(signal * GAIN) > LIMIT).sum())
+        sums += digital.size, digital.sum() / GAIN, (digital**2).sum() / GAIN**2
+        ends = np.minimum(np.rint(ends * (FS / fs)).astype(np.int64), len(signal) - 1)
+        folder = out / f"p{patient // 1000:02d}" / f"p{patient:05d}"
+        folder.mkdir(parents=True)
+        for lead in range(signal.shape[1]):
+            name = f"p{patient:05d}_s{lead:02d}"
+            write_segment(
+                folder, name, digital[:, lead].astype(np.int16), GAIN, ends, symbols, zones
+            )
+        segments += signal.shape[1]
+        converted[record.name] = patient
+        for suffix in (".hea", ".dat", ".atr"):
+            if record.with_suffix(suffix).exists():
+                checksums[record.name + suffix] = sha256(record.with_suffix(suffix))
+    if not converted:
+        raise UserError(f"no record can be used; the first: {next(iter(left_out.items()))}")
+    mean = sums[1] / sums[0]
+    return {
+        "name": source, "fs": FS, "mean_mv": mean, "sd_mv": math.sqrt(sums[2] / sums[0] - mean**2),
+        "patients": len(converted), "segments": segments, "samples": int(sums[0]),
+        "clipped_samples": clipped, "patient_of_record": converted, "left_out": left_out,
+        "source_sha256": checksums, "versions": versions(),
+    }  # fmt: skip
+
+
+def _patient_ids(records: list[Path]) -> dict[str, int]:
+    """The record's number where all names are numbers of up to five digits, else its rank."""
+    names = [record.name for record in records]
+    if all(name.isdecimal() and len(name) <= 5 for name in names) and len(
+        set(map(int, names))
+    ) == len(names):
+        return {name: int(name) for name in names}
+    return {name: rank for rank, name in enumerate(names)}
+
+
+def _read_signal(record: Path) -> tuple[np.ndarray, float]:
+    """Signal in mV, (samples, leads) float64, and its rate in Hz."""
+    try:
+        read = wfdb.rdrecord(str(record))
+    except (OSError, ValueError, IndexError, KeyError, TypeError) as error:
+        raise Unusable(f"unreadable ({error})") from None
+    if any(unit not in UNITS for unit in read.units):
+        raise Unusable(f"unit {read.units} is not mV, uV or V")
+    signal = read.p_signal * [UNITS[unit] for unit in read.units]
+    if not np.isfinite(signal).all():
+        raise Unusable("missing (NaN) samples")
+    return signal, read.fs
+
+
+def _read_annotations(record: Path, alphabet: Alphabet) -> tuple[np.ndarray, list[str], list[str]]:
+    """Beat samples (n,) at the record's rate, Icentia11k's symbol and rhythm of each beat."""
+    try:
+        marks = wfdb.rdann(str(record), "atr")
+    except (OSError, ValueError, IndexError, KeyError, TypeError) as error:
+        raise Unusable(f"unreadable annotations ({error})") from None
+    ends, symbols, rhythms, rhythm = [], [], [], ""
+    for place, symbol, note in zip(marks.sample, marks.symbol, marks.aux_note, strict=True):
+        if symbol == "+" and note.startswith("("):
+            rhythm = alphabet.rhythms.get(note.strip("\0"), "")
+        elif symbol in alphabet.beats:
+            ends.append(place)
+            symbols.append(alphabet.beats[symbol])
+            rhythms.append(rhythm)
+    return np.array(ends, np.int64), symbols, rhythms
+
+
+def resample(signal: np.ndarray, fs: float) -> np.ndarray:
+    """(samples, leads) at `fs` Hz to 250 Hz, by scipy's polyphase filter."""
+    ratio = Fraction(FS) / Fraction(fs).limit_denominator(1000)
+    if ratio == 1:
+        return signal
+    # Continued in a line: leads have offsets, which zeros beyond the ends would turn into steps.
+    return resample_poly(signal, ratio.numerator, ratio.denominator, axis=0, padtype="line")
+
+
+def write_segment(
+    folder: Path, name: str, digital: np.ndarray, gain: float,
+    ends: np.ndarray, symbols: list[str], rhythms: list[str],
+) -> None:  # fmt: skip
+    """One segment as Icentia11k's WFDB files.
+
+    Args:
+        digital: (samples,) int16. gain: units per mV.
+        ends, symbols, rhythms: of each beat, its sample, `Q N S V`, and the mark that opens its
+            rhythm's zone, or an empty string.
+    """
+    wfdb.wrsamp(
+        name, fs=FS, units=["mV"], sig_name=["ecg"], d_signal=digital[:, None], fmt=["16"],
+        adc_gain=[gain], baseline=[0], write_dir=str(folder),
+    )  # fmt: skip
+    if len(ends):
+        places, marks, notes = _with_zones(ends, symbols, rhythms)
+        wfdb.wrann(name, "atr", places, marks, aux_note=notes, write_dir=str(folder))
+
+
+def _with_zones(
+    ends: np.ndarray, symbols: list[str], rhythms: list[str]
+) -> tuple[np.ndarray, list[str], list[str]]:
+    """Beats, and behind the first and last beat of each zone its rhythm mark."""
+    places, marks, notes = [], [], []
+    for i, (end, symbol, rhythm) in enumerate(zip(ends, symbols, rhythms, strict=True)):
+        opens = rhythm and (i == 0 or rhythms[i - 1] != rhythm)
+        closes = rhythm and (i + 1 == len(ends) or rhythms[i + 1] != rhythm)
+        note = (rhythm if opens else "") + (")" if closes else "")
+        for mark, text in ((symbol, ""), *((("+", note),) if note else ())):
+            places.append(end)
+            marks.append(mark)
+            notes.append(text)
+    return np.array(places), marks, notes

@@ -1,0 +1,110 @@
+"""Weights files: safetensors with a contract, saved whole, loaded strictly."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from utils.cli import UserError
+from utils.contract import Contract
+from utils.encoders import build_encoder
+from utils.files import atomic_path
+
+ENCODER = "encoder."
+
+
+class Transfer(NamedTuple):
+    """An encoder taken from a weights file, and what was done with each of its tensors."""
+
+    encoder: nn.Module
+    contract: Contract
+    transferred: list[str]
+    dropped: list[str]
+
+    def report(self, path: Path) -> str:
+        """One line for the log."""
+        dropped = ", ".join(self.dropped) or "nothing"
+        return f"{path}: {len(self.transferred)} encoder tensors transferred; dropped: {dropped}"
+
+
+def save_weights(path: Path, state: dict[str, Tensor], contract: Contract) -> None:
+    """Write `state` and its contract; equal content gives equal bytes."""
+    tensors = {
+        name: value.detach().cpu().contiguous()
+        for name, value in state.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    with atomic_path(path) as temporary:
+        try:
+            save_file(tensors, temporary, contract.to_metadata())
+        except SafetensorError as error:
+            raise OSError(0, f"cannot write the weights ({error})", str(path)) from None
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], Contract]:
+    """All tensors of a weights file, on the CPU, and its contract.
+
+    Raises:
+        UserError: missing file, not safetensors, cut short, or without a contract.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"weights file {path} does not exist")
+    try:
+        with safe_open(path, framework="pt") as file:
+            contract = Contract.from_metadata(file.metadata(), str(path))
+            return {name: file.get_tensor(name) for name in file.keys()}, contract  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a readable safetensors file ({error})") from None
+
+
+def load_encoder(path: Path, architecture: str | None = None) -> Transfer:
+    """Rebuild the encoder that a weights file holds; the head, if any, is dropped.
+
+    Args:
+        architecture: what the caller asks for, if anything.
+
+    Raises:
+        UserError: other architecture, or the encoder does not match to the last tensor.
+    """
+    tensors, contract = read_weights(path)
+    if architecture not in (None, contract.architecture):
+        raise UserError(f"{path} holds {contract.architecture}, not --arch {architecture}")
+    encoder = build_encoder(
+        contract.architecture, contract.in_channels, contract.stages, torch.Generator()
+    )
+    load_strictly(encoder, _strip(tensors), path)
+    kept = [name for name in tensors if name.startswith(ENCODER)]
+    return Transfer(encoder, contract, kept, [name for name in tensors if name not in kept])
+
+
+def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Load every tensor of `model`, none missing, none left over, all of the right shape.
+
+    Raises:
+        UserError: anything else; `path` is named.
+    """
+    own = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
+    wrong = sorted(own.keys() ^ state.keys())
+    wrong += sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
+    if wrong:
+        raise UserError(
+            f"{path} does not match the network: {len(wrong)} of {len(own)} tensors missing, "
+            f"unknown or of another shape, first {wrong[0]}"
+        )
+    model.load_state_dict(state, strict=False)
+
+
+def strip_head(checkpoint: Path, out: Path) -> None:
+    """Write the encoder of `checkpoint` to `out`, with the same contract."""
+    tensors, contract = read_weights(checkpoint)
+    kept = {name: value for name, value in tensors.items() if name.startswith(ENCODER)}
+    if not kept:
+        raise UserError(f"{checkpoint} holds no encoder")
+    save_weights(out, kept, contract)
+
+
+def _strip(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(ENCODER): v for k, v in tensors.items() if k.startswith(ENCODER)}

@@ -1,0 +1,50 @@
+"""What a weights file says of itself: all that is needed to rebuild the network and feed it."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+
+from utils.cli import UserError
+
+KEY = "contract"
+
+
+@dataclass(frozen=True)
+class Contract:
+    """One line of JSON in the file's metadata; holds no times, paths or host names.
+
+    Attributes:
+        architecture, stages, in_channels: the encoder, see `utils.encoders`.
+        fs: Hz. unit: of the signal before normalisation. mean, sd: in that unit.
+        frame_size: samples of one input.
+        task, classes: what it was trained for, in the order of the logits.
+        dataset, manifest_sha256: what it was trained on.
+        seed: of the run. versions: of the libraries.
+    """
+
+    architecture: str
+    stages: int | None
+    in_channels: int
+    fs: float
+    unit: str
+    mean: float
+    sd: float
+    frame_size: int
+    task: str
+    classes: list[str]
+    dataset: str
+    manifest_sha256: str
+    seed: int
+    versions: dict[str, str]
+
+    def to_metadata(self) -> dict[str, str]:
+        """One key only: safetensors writes several in no fixed order."""
+        return {KEY: json.dumps(asdict(self), sort_keys=True)}
+
+    @classmethod
+    def from_metadata(cls, metadata: dict[str, str] | None, source: str) -> "Contract":
+        """Raises `UserError` where the metadata of the file `source` is not a contract."""
+        try:
+            values = json.loads((metadata or {})[KEY])
+            return cls(**{field.name: values[field.name] for field in fields(cls)})
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{source} holds no weights of this project (no contract)") from None

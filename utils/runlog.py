@@ -1,0 +1,99 @@
+"""A run's job directory: who may write there, saved arguments, history, random seeds."""
+
+import argparse
+import hashlib
+import json
+import platform
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from utils.cli import UserError
+from utils.files import atomic_path, write_json
+
+ARGUMENTS = "args.json"
+# Everything a run writes; --overwrite removes these and nothing else.
+OUTPUTS = (
+    "args.json",
+    "manifest.json",
+    "history.csv",
+    "timing.csv",
+    "scores.json",
+    "*_predictions.csv",
+    "*.safetensors",
+    "epoch_*",
+)
+LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "wfdb")
+
+
+def check_free(job_dir: Path, overwrite: bool) -> None:
+    """Raises `UserError` where `job_dir` holds a run that may not be replaced."""
+    if job_dir.exists() and not job_dir.is_dir():
+        raise UserError(f"--job-dir {job_dir} is a file")
+    if (job_dir / ARGUMENTS).exists() and not overwrite:
+        raise UserError(f"{job_dir} holds a run; choose another --job-dir or pass --overwrite")
+
+
+def start_run(args: argparse.Namespace, hardware: str) -> None:
+    """Clear `args.job_dir` of an earlier run and save the arguments there.
+
+    Called once the data has been read, so that a mistyped path costs no earlier result.
+    """
+    check_free(args.job_dir, args.overwrite)
+    for pattern in OUTPUTS:
+        for path in args.job_dir.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    arguments = {
+        name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()
+    }
+    environment = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "hardware": hardware,
+        "threads": torch.get_num_threads(),
+        **versions(),
+    }
+    write_json(args.job_dir / ARGUMENTS, {"arguments": arguments, "environment": environment})
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that results depend on."""
+    return {name: version(name) for name in LIBRARIES}
+
+
+def digest(manifest: dict) -> str:
+    """SHA-256 of a manifest, the same wherever it was made."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def line(epoch: int, row: dict[str, float | None], seconds: float) -> str:
+    """One epoch in words: `epoch 3: loss 0.412, acc 0.871, … (93 s)`."""
+    known = (f"{name} {value:.4f}" for name, value in row.items() if value is not None)
+    return f"epoch {epoch}: {', '.join(known)} ({seconds:.0f} s)"
+
+
+def rng(seed: int, *path: int) -> np.random.Generator:
+    """NumPy generator for one purpose of one run; `path` tells the purposes apart."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=path))
+
+
+def torch_generator(seed: int) -> torch.Generator:
+    """PyTorch generator, for initial weights."""
+    return torch.Generator().manual_seed(seed)
+
+
+class Table:
+    """A CSV file that grows by a row at a time and is whole at any time."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.rows: list[dict] = []
+
+    def add(self, **row) -> None:
+        self.rows.append(row)
+        with atomic_path(self.path) as temporary:
+            pd.DataFrame(self.rows).to_csv(temporary, index=False, lineterminator="\n")
