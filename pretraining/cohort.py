@@ -1,6 +1,5 @@
 """Which patients and segments a run uses, which it leaves out and why, who validates."""
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from pretraining.index import AnnotationIndex
 from utils.cli import UserError
+from utils.manifest import summary
 from utils.runlog import rng
 
 NO_ANNOTATIONS = "no annotations"
@@ -92,16 +92,6 @@ def split_patients(cohort: Cohort, val_patients: float | int, seed: int) -> tupl
     chosen = set(rng(seed).permutation(list(cohort))[:count].tolist())
     train = {patient: rows for patient, rows in cohort.items() if patient not in chosen}
     return train, {patient: rows for patient, rows in cohort.items() if patient in chosen}
-
-
-def summary(left_out: list[dict[str, Any]]) -> str:
-    """`3 segments left out: 2 shorter than a frame, 1 no .dat`, or an empty string."""
-    if not left_out:
-        return ""
-    reasons = Counter(out["reason"] for out in left_out)
-    listed = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3))
-    more = "; …" if len(reasons) > 3 else ""
-    return f"{len(left_out)} segments left out: {listed}{more}"
 
 
 def manifest(

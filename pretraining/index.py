@@ -210,7 +210,8 @@ def _read(
     same = _reusable(root, records, old)
     jobs = {patient: paths for patient, paths in records.items() if patient not in same}
     count = sum(map(len, jobs.values()))
-    with tqdm(total=count, desc="annotations", unit="segment") as progress, _pool(count) as mapping:
+    progress = tqdm(total=count, desc="annotations", unit="segment", disable=None)
+    with progress, _pool(count) as mapping:
         parts = mapping(_read_patient, [root] * len(jobs), jobs, jobs.values())
         for patient, paths in records.items():
             if patient in same:

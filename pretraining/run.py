@@ -11,7 +11,7 @@ from torch import nn
 from tqdm import tqdm
 
 from pretraining.batches import FrameBatches, load
-from pretraining.cohort import Cohort, choose_segments, manifest, split_patients, summary
+from pretraining.cohort import Cohort, choose_segments, manifest, split_patients
 from pretraining.icentia11k import FS, Constants, read_constants
 from pretraining.index import open_index
 from pretraining.sampler import Sampler
@@ -23,6 +23,7 @@ from utils.contract import Contract
 from utils.encoders import Classifier, build_encoder, count_parameters
 from utils.engine import Hardware, choose_hardware, predict, train_epoch
 from utils.files import write_json
+from utils.manifest import digest, summary
 
 TRAINING, VALIDATION = 1, 2  # streams of random numbers
 STEPS_PER_EPOCH = 1000
@@ -118,7 +119,7 @@ def describe(args: argparse.Namespace, data: Data) -> Contract:
         task=args.task,
         classes=list(TASKS[args.task].classes),
         dataset=data.dataset.name,
-        manifest_sha256=runlog.digest(data.manifest),
+        manifest_sha256=digest(data.manifest),
         seed=args.seed,
         versions=runlog.versions(),
     )
@@ -138,7 +139,9 @@ def train(
         began = time.perf_counter()
         numbers = range((epoch - 1) * data.steps, epoch * data.steps)
         batches = load(data.train, numbers, hardware.device, args.data_parallelism)
-        progress = tqdm(batches, f"epoch {epoch}/{data.epochs}", data.steps, unit="step")
+        progress = tqdm(
+            batches, f"epoch {epoch}/{data.epochs}", data.steps, unit="step", disable=None
+        )
         loss, acc = train_epoch(model, progress, optimizer, TASKS[args.task].loss, hardware)
         seconds = time.perf_counter() - began
         row = {"loss": loss, "acc": acc, **validate(args, data, model, hardware)}
@@ -162,7 +165,7 @@ def validate(
     numbers = range(len(data.validation))
     batches = load(data.validation, numbers, hardware.device, args.data_parallelism)
     logits, labels = predict(
-        model, tqdm(batches, "validation", len(numbers), leave=False), hardware
+        model, tqdm(batches, "validation", len(numbers), leave=False, disable=None), hardware
     )
     predicted = logits.argmax(1)
     return {

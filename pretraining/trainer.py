@@ -66,7 +66,7 @@ def parse_arguments() -> argparse.Namespace:
         default="auto",
         help="auto: bf16 where the device computes it natively",
     )
-    flag("--seed", type=cli.count_or_zero, default=0, help="of everything random")
+    flag("--seed", type=cli.seed, default=0, help="of everything random")
     flag("--overwrite", action="store_true", help="replace the run in --job-dir")
     return parser.parse_args()  # fmt: skip
 

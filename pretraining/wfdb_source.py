@@ -16,6 +16,7 @@ from utils.annotations import ALPHABETS, Alphabet
 from utils.cli import UserError
 from utils.files import sha256, write_json
 from utils.runlog import versions
+from utils.segments import write_segment
 
 GAIN = 1000  # units per mV
 LIMIT = np.iinfo(np.int16).max
@@ -54,7 +55,7 @@ def _convert_all(source: str, records: list[Path], out: Path) -> dict[str, Any]:
     sums = np.zeros(3)  # samples, their sum, their sum of squares, in mV
     segments, clipped, converted, left_out, checksums = 0, 0, {}, {}, {}
     patients = _patient_ids(records)
-    for record in tqdm(records, "converting", unit="record"):
+    for record in tqdm(records, "converting", unit="record", disable=None):
         patient = patients[record.name]
         try:
             signal, fs = _read_signal(record)
@@ -138,39 +139,3 @@ def resample(signal: np.ndarray, fs: float) -> np.ndarray:
         return signal
     # Continued in a line: leads have offsets, which zeros beyond the ends would turn into steps.
     return resample_poly(signal, ratio.numerator, ratio.denominator, axis=0, padtype="line")
-
-
-def write_segment(
-    folder: Path, name: str, digital: np.ndarray, gain: float,
-    ends: np.ndarray, symbols: list[str], rhythms: list[str],
-) -> None:  # fmt: skip
-    """One segment as Icentia11k's WFDB files.
-
-    Args:
-        digital: (samples,) int16. gain: units per mV.
-        ends, symbols, rhythms: of each beat, its sample, `Q N S V`, and the mark that opens its
-            rhythm's zone, or an empty string.
-    """
-    wfdb.wrsamp(
-        name, fs=FS, units=["mV"], sig_name=["ecg"], d_signal=digital[:, None], fmt=["16"],
-        adc_gain=[gain], baseline=[0], write_dir=str(folder),
-    )  # fmt: skip
-    if len(ends):
-        places, marks, notes = _with_zones(ends, symbols, rhythms)
-        wfdb.wrann(name, "atr", places, marks, aux_note=notes, write_dir=str(folder))
-
-
-def _with_zones(
-    ends: np.ndarray, symbols: list[str], rhythms: list[str]
-) -> tuple[np.ndarray, list[str], list[str]]:
-    """Beats, and behind the first and last beat of each zone its rhythm mark."""
-    places, marks, notes = [], [], []
-    for i, (end, symbol, rhythm) in enumerate(zip(ends, symbols, rhythms, strict=True)):
-        opens = rhythm and (i == 0 or rhythms[i - 1] != rhythm)
-        closes = rhythm and (i + 1 == len(ends) or rhythms[i + 1] != rhythm)
-        note = (rhythm if opens else "") + (")" if closes else "")
-        for mark, text in ((symbol, ""), *((("+", note),) if note else ())):
-            places.append(end)
-            marks.append(mark)
-            notes.append(text)
-    return np.array(places), marks, notes

@@ -11,13 +11,17 @@ class UserError(Exception):
     """Something a person can put right; its message says what, where and what to do."""
 
 
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    def _get_help_string(self, action):
+        # A default of nothing is not worth a word.
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """Refuses unknown and shortened flags, in one line."""
 
     def __init__(self, **kwargs):
-        super().__init__(
-            allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs
-        )
+        super().__init__(allow_abbrev=False, formatter_class=_Formatter, **kwargs)
 
     def error(self, message: str):
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
@@ -25,6 +29,7 @@ class Parser(argparse.ArgumentParser):
 
 def run(main: Callable[[], None]) -> None:
     """Call `main`; report a `UserError` or a failed read or write in one line, exit code 2."""
+    sys.stdout.reconfigure(line_buffering=True)  # so that a log file can be followed
     try:
         main()
     except UserError as error:
@@ -50,6 +55,11 @@ def count(text: str) -> int:
 def count_or_zero(text: str) -> int:
     """A whole number, zero included."""
     return _checked(int(text), lambda value: value >= 0, "must not be negative")
+
+
+def seed(text: str) -> int:
+    """A seed that scikit-learn takes, too."""
+    return _checked(int(text), lambda value: 0 <= value < 2**32, "must be in [0, 2**32)")
 
 
 def positive(text: str) -> float:

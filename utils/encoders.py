@@ -43,6 +43,16 @@ class Classifier(nn.Module):
         nn.init.xavier_uniform_(self.head.weight, generator=generator)
         nn.init.zeros_(self.head.bias)
 
+    def freeze_encoder(self) -> None:
+        """Train the dense layer only; the encoder's batch statistics stay as they are, too."""
+        self.encoder.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Classifier":
+        super().train(mode)
+        frozen = not any(parameter.requires_grad for parameter in self.encoder.parameters())
+        self.encoder.train(mode and not frozen)
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.encoder(x))
 

@@ -1,8 +1,6 @@
 """A run's job directory: who may write there, saved arguments, history, random seeds."""
 
 import argparse
-import hashlib
-import json
 import platform
 import shutil
 from importlib.metadata import version
@@ -63,11 +61,6 @@ def start_run(args: argparse.Namespace, hardware: str) -> None:
 def versions() -> dict[str, str]:
     """Versions of the libraries that results depend on."""
     return {name: version(name) for name in LIBRARIES}
-
-
-def digest(manifest: dict) -> str:
-    """SHA-256 of a manifest, the same wherever it was made."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def line(epoch: int, row: dict[str, float | None], seconds: float) -> str:

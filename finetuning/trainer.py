@@ -1,0 +1,73 @@
+"""Fine-tune a network, with new or pretrained weights, to classify recordings.
+
+    python -m finetuning.trainer --job-dir jobs/af --train data/physionet_train.npz \\
+        --test data/physionet_test.npz --weights-file jobs/beat/weights.safetensors
+
+Writes args.json, history.csv, timing.csv, best_model.safetensors, {train,val,test}_predictions.csv
+and scores.json.
+"""
+
+import argparse
+from pathlib import Path
+
+from utils import cli, names
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Flags of this command, checked."""
+    parser = cli.Parser(prog="python -m finetuning.trainer", description=__doc__.split("\n")[0])
+    flag = parser.add_argument
+    flag("--job-dir", type=Path, required=True, help="folder for what this run writes")
+    flag("--train", type=cli.existing, required=True, help="prepared set (.npz) to train on")
+    flag("--val", type=cli.existing, help="to validate on; by default drawn from --train")
+    flag("--test", type=cli.existing, help="prepared set to predict once, at the end")
+    flag("--weights-file", type=Path, help="pretrained weights; its classifier, if any, is dropped")
+    flag(
+        "--val-size",
+        type=cli.share,
+        default=0.0625,
+        help="share of --train that validates, without --val; 0 for none",
+    )
+    flag("--arch", choices=names.ARCHITECTURES, help="by default the weights file's, else resnet18")
+    flag(
+        "--subset",
+        type=cli.share_or_one,
+        default=1.0,
+        help="train on this share of what validation leaves",
+    )
+    flag("--batch-size", type=cli.count, default=64, help="recordings")
+    flag("--val-metric", choices=names.FINETUNING_METRICS, default="f1", help="chooses the epoch")
+    flag("--channel", type=cli.count_or_zero, help="use this lead only; all by default")
+    flag("--epochs", type=cli.count, default=200, help="at most")
+    flag(
+        "--patience",
+        type=cli.count,
+        default=50,
+        help="stop after so many epochs without a better --stop-metric",
+    )
+    flag("--stop-metric", choices=names.STOP_METRICS, default="val_loss", help="see --patience")
+    flag("--freeze", action="store_true", help="train the classifier only")
+    flag("--lr", type=cli.positive, default=1e-3, help="Adam's learning rate")
+    flag("--device", choices=names.DEVICES, default="auto", help="auto: CUDA where there is one")
+    flag(
+        "--precision",
+        choices=names.PRECISIONS,
+        default="auto",
+        help="auto: bf16 where the device computes it natively",
+    )
+    flag("--seed", type=cli.seed, default=0, help="of everything random, the split included")
+    flag("--verbose", action="store_true", help="a progress bar, and every tensor transferred")
+    flag("--overwrite", action="store_true", help="replace the run in --job-dir")
+    return parser.parse_args()  # fmt: skip
+
+
+def main() -> None:
+    args = parse_arguments()
+    # Only now, so that --help and a mistyped flag are answered at once.
+    from finetuning.run import run
+
+    run(args)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,23 @@
+"""Manifests: what went into a data set or a run, and what was left out, as JSON.
+
+What was left out is a list of `{"record": …, "reason": …}`.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from typing import Any
+
+
+def digest(manifest: dict[str, Any]) -> str:
+    """SHA-256 of a manifest, the same wherever it was made."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def summary(left_out: list[dict[str, Any]]) -> str:
+    """`3 left out: 2 × no .dat, such as p00001_s00; 1 × …`, the commonest reasons first."""
+    examples = {out["reason"]: out["record"] for out in reversed(left_out)}
+    reasons = Counter(out["reason"] for out in left_out).most_common(3)
+    listed = [f"{count} × {reason}, such as {examples[reason]}" for reason, count in reasons]
+    more = ["…"] if len(examples) > len(reasons) else []
+    return f"{len(left_out)} left out: {'; '.join(listed + more)}"

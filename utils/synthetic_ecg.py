@@ -1,0 +1,187 @@
+"""Draw synthetic ECG: beats are sums of Gaussian waves on a drawn RR series.
+
+For the demo and the tests only: the waves are caricatures, so scores reached on them say nothing
+about real ECG. Gaussian waves after McSharry et al. 2003; atrial activity is a sawtooth of
+wandering rate (after Stridh & Sörnmo 2001). The ranges of rates and sizes are chosen to look
+plausible; they are not fitted to recordings.
+"""
+
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.random import Generator
+from scipy.ndimage import uniform_filter1d
+
+SINUS, AFIB, FLUTTER, NOISE = range(4)
+NORMAL, PAC, PVC = range(3)
+
+P, Q, R, S, T = range(5)
+AMPLITUDES = [0.12, -0.08, 1.0, -0.2, 0.25]  # mV
+CENTRES = [-0.17, -0.028, 0.0, 0.03, 0.28]  # s from the R peak
+WIDTHS = [0.022, 0.009, 0.011, 0.011, 0.05]  # s, standard deviation
+WAVES = np.transpose([AMPLITUDES, CENTRES, WIDTHS])
+
+# What differs between people, uniform in these ranges.
+FEATURES = {
+    "rate": (54, 96),  # sinus beats per minute
+    "variability": (0.02, 0.09),  # of sinus RR, relative
+    "pac": (0, 0.08),  # share of sinus beats
+    "pvc": (0, 0.08),  # share of sinus beats
+    "fib_rate": (65, 125),  # ventricular beats per minute in fibrillation
+    "fib_spread": (0.13, 0.28),  # of RR in fibrillation, relative
+    "fib_hertz": (4.5, 8.5),  # fibrillatory waves
+    "fib_size": (0.02, 0.08),  # mV
+    "flutter_hertz": (4.4, 5.5),
+    "conduction": (2, 5),  # flutter waves per beat, as a whole number below 5
+    "wander": (0.03, 0.15),  # baseline, mV
+    "noise": (0.01, 0.07),  # broadband, mV
+    "glitches": (0, 0.01),  # share of beats lost in a short artefact
+}
+
+Stretches = list[tuple[int, float]]  # rhythm, seconds
+
+
+class Grid(NamedTuple):
+    samples: int
+    hertz: int
+
+
+class Beats(NamedTuple):
+    """A series of beats; every array has shape (beats,)."""
+
+    times: np.ndarray  # R peaks, s
+    rr: np.ndarray  # interval before each beat, s
+    kinds: np.ndarray  # NORMAL, PAC or PVC
+    rhythms: np.ndarray  # of the interval that ends at the beat: SINUS, AFIB, FLUTTER or NOISE
+
+    def where(self, chosen: np.ndarray) -> "Beats":
+        return Beats(*(part[chosen] for part in self))
+
+
+def draw_patient(rng: Generator, **ranges: tuple[float, float]) -> SimpleNamespace:
+    """Draw a person's `FEATURES` (`ranges` replace those named) and wave `shapes`.
+
+    `shapes` is (3 kinds of beat, 5 waves, 3): amplitude in mV, centre and width in s.
+    """
+    features = {name: rng.uniform(*ends) for name, ends in (FEATURES | ranges).items()}
+    normal = WAVES * np.exp([0.3, 0.08, 0.12] * rng.standard_normal(WAVES.shape))
+    # An electrode pair worn the other way round turns every wave over.
+    normal[:, 0] *= rng.lognormal(0, 0.25) * rng.choice([1, -1], p=[0.85, 0.15])
+    pac = normal.copy()
+    pac[P] *= [rng.uniform(-0.8, 0.9), 0.8, 0.9]  # from another place in the atria
+    pvc = normal * [1.0, 1.0, 2.6]
+    pvc[[P, Q], 0] = 0
+    pvc[R, 0] *= rng.uniform(0.9, 1.5) * rng.choice([1, -1], p=[0.7, 0.3])
+    pvc[S] = [-0.35 * pvc[R, 0], 0.09, 0.032]
+    pvc[T] = [-0.35 * pvc[R, 0], 0.32, 0.06]
+    return SimpleNamespace(shapes=np.stack([normal, pac, pvc]), **features)
+
+
+def draw_beats(rng: Generator, patient: SimpleNamespace, stretches: Stretches) -> Beats:
+    """Draw the beats of consecutive stretches; time 0 is their start."""
+    parts = [_draw_rr(rng, patient, rhythm, seconds) for rhythm, seconds in stretches]
+    rhythms = np.repeat([rhythm for rhythm, _ in stretches], [len(part) for part in parts])
+    kinds = rng.choice(3, len(rhythms), p=[1 - patient.pac - patient.pvc, patient.pac, patient.pvc])
+    kinds[rhythms != SINUS] = NORMAL
+    kinds[1:][kinds[:-1] != NORMAL] = NORMAL  # no runs, so that each is early for a normal beat
+    # After a PVC the sinus rhythm is on time again; a PAC resets it.
+    early = np.where(kinds == NORMAL, 1, rng.uniform(0.55, 0.78, len(rhythms)))
+    pause = np.where(kinds == PVC, 2 - early, np.where(kinds == PAC, 1.05, 1))
+    rr = np.concatenate(parts) * early * np.concatenate([[1], pause[:-1]])
+    rhythms[rng.random(len(rr)) < patient.glitches] = NOISE
+    return Beats(np.cumsum(rr), rr, kinds, rhythms)
+
+
+def _draw_rr(rng: Generator, patient: SimpleNamespace, rhythm: int, seconds: float) -> np.ndarray:
+    n = int(seconds / 0.3) + 2
+    if rhythm == AFIB:
+        shape = patient.fib_spread**-2
+        rr = np.maximum(rng.gamma(shape, 60 / patient.fib_rate / shape, n), 0.3)
+    elif rhythm == FLUTTER:
+        ratio = np.where(rng.random(n) < 0.08, rng.integers(2, 5, n), int(patient.conduction))
+        rr = ratio / patient.flutter_hertz * (1 + 0.01 * rng.standard_normal(n))
+    else:
+        breath = np.sin(np.pi / 2 * np.arange(n) * 60 / patient.rate)  # 15 a minute
+        slow = 3 * uniform_filter1d(rng.standard_normal(n), 9)
+        deviation = 0.8 * breath + 0.6 * slow + 0.5 * rng.standard_normal(n)
+        rr = 60 / patient.rate * (1 + patient.variability * deviation.clip(-2.5, 2.5))
+    return rr[: max(1, np.searchsorted(np.cumsum(rr), seconds))]
+
+
+def draw_signal(rng: Generator, patient: SimpleNamespace, beats: Beats, grid: Grid) -> np.ndarray:
+    """Draw the ECG of `beats` in mV, shape (samples,)."""
+    fib = patient.fib_size * _atrial_waves(rng, grid, patient.fib_hertz, 0.12)
+    flutter = 0.1 * _atrial_waves(rng, grid, patient.flutter_hertz, 0.004)
+    signal = _beat_waves(rng, patient, beats, grid)
+    signal += _gate(beats, AFIB, grid) * fib + _gate(beats, FLUTTER, grid) * flutter
+    kept, artefact = _draw_artefact(rng, grid)
+    noisy = _gate(beats, NOISE, grid)
+    signal = signal * (1 - noisy * (1 - kept)) + noisy * artefact
+    signal += patient.wander * _band(rng, grid, 0.05, 0.5)
+    signal += patient.noise * _band(rng, grid, 0.5, 60)
+    return signal - signal.mean()  # the recorders are AC-coupled
+
+
+def _beat_waves(rng: Generator, patient: SimpleNamespace, beats: Beats, grid: Grid) -> np.ndarray:
+    shapes = patient.shapes[beats.kinds]  # (beats, 5, 3)
+    shapes[np.isin(beats.rhythms, (AFIB, FLUTTER)), P, 0] = 0
+    shapes[:, :, 0] *= 1 + 0.06 * rng.standard_normal(shapes.shape[:2])
+    # The T wave follows the heart rate as the QT interval does (Bazett 1920).
+    shapes[:, T, 1:] *= np.sqrt(beats.rr).clip(0.7, 1.15)[:, None]
+    window = np.arange(int(-0.35 * grid.hertz), int(0.65 * grid.hertz))
+    at = np.rint(beats.times * grid.hertz).astype(int)[:, None] + window  # (beats, window)
+    since = at / grid.hertz - beats.times[:, None]
+    waves = np.zeros(at.shape)
+    for amplitude, centre, width in shapes.transpose(1, 2, 0)[..., None]:  # each (beats, 1)
+        waves += amplitude * np.exp(-0.5 * ((since - centre) / width) ** 2)
+    inside = (at >= 0) & (at < grid.samples)
+    return np.bincount(at[inside], waves[inside], minlength=grid.samples)
+
+
+def _atrial_waves(rng: Generator, grid: Grid, rate: float, spread: float) -> np.ndarray:
+    """Sawtooth of three harmonics; `rate` (Hz) wanders by `spread`, relative; about unit size."""
+    rates = rate * (1 + spread * _band(rng, grid, 0.1, 1))
+    phase = 2 * np.pi * (np.cumsum(rates) / grid.hertz + rng.random())
+    saw = sum(np.sin(k * phase) / k for k in (1, 2, 3))
+    return saw * (1 + 2 * spread * _band(rng, grid, 0.1, 1))
+
+
+def _draw_artefact(rng: Generator, grid: Grid) -> tuple[float, np.ndarray]:
+    """Motion, muscle or a lost electrode: share of the ECG that is left, and the artefact in mV."""
+    sources = [(1, 0.9, 0.4, 5), (0.8, 0.5, 4, 60), (0.04, 0.12, 0.5, 60)]
+    kept, size, low, high = sources[rng.integers(3)]
+    bursts = size * rng.uniform(0.7, 1.4) * (0.5 + np.abs(_band(rng, grid, 0.1, 0.8)))
+    return kept, bursts * _band(rng, grid, low, high)
+
+
+def _band(rng: Generator, grid: Grid, low: float, high: float) -> np.ndarray:
+    """Gaussian noise between two frequencies (Hz), about unit standard deviation."""
+    spectrum = np.fft.rfft(rng.standard_normal(grid.samples))
+    frequencies = np.fft.rfftfreq(grid.samples, 1 / grid.hertz)
+    inside = (frequencies >= low) & (frequencies < high)
+    power = max(inside.mean(), 1 / grid.samples)  # no band at all in a very short signal
+    return np.fft.irfft(spectrum * inside, grid.samples) / np.sqrt(power)
+
+
+def _gate(beats: Beats, rhythm: int, grid: Grid) -> np.ndarray:
+    """1 within the intervals of `rhythm`, 0 elsewhere, with ramps of 0.2 s; shape (samples,)."""
+    following = np.searchsorted(beats.times, np.arange(grid.samples) / grid.hertz)
+    here = beats.rhythms[following.clip(max=len(beats.times) - 1)] == rhythm
+    return uniform_filter1d(here.astype(float), grid.hertz // 5)
+
+
+def draw_recording(
+    rng: Generator, patient: SimpleNamespace, stretches: Stretches, grid: Grid
+) -> tuple[np.ndarray, Beats, np.ndarray]:
+    """Draw a recording that passes through `stretches`, the last one as long as needed.
+
+    Returns the signal (samples,) in mV, the beats within it, and their R peaks as sample numbers.
+    """
+    seconds = grid.samples / grid.hertz
+    beats = draw_beats(rng, patient, [*stretches, (stretches[-1][0], seconds + 4)])
+    beats = beats._replace(times=beats.times - 1)  # waves reach in from beats outside
+    beats = beats.where(beats.times < seconds + 2)
+    peaks = np.rint(beats.times * grid.hertz).astype(int)
+    inside = (peaks >= 0) & (peaks < grid.samples)
+    return draw_signal(rng, patient, beats, grid), beats.where(inside), peaks[inside]
