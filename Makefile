@@ -1,0 +1,43 @@
+# make demo: the whole experiment on synthetic recordings. make test: lint and tests.
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= demo
+PY := $(VENV)/bin/python
+# The demo's sizes; the end-to-end check of .ci/run makes them smaller.
+COHORT ?= --patients 32 --segments 1 --samples 60000 --recordings 400
+PRETRAIN ?= --frame-size 1024 --batch-size 32 --steps-per-epoch 75 --epochs 2 --val-patients 4 --val-size 256
+PREPARE ?= --pad 2560 --test-size 0.5
+FINETUNE ?= --val-size 0.2 --batch-size 16 --epochs 8
+
+.PHONY: install demo test lint clean
+install: $(VENV)/.installed
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: requirements.txt | $(PY)
+	$(PY) -m pip install --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt requirements.txt | $(PY)
+	$(PY) -m pip install --disable-pip-version-check -r requirements-dev.txt
+	@touch $@ $(VENV)/.installed
+
+demo: install
+	$(PY) -m utils.synthetic --out $(DEMO)/data $(COHORT) --overwrite
+	$(PY) -m pretraining.trainer --job-dir $(DEMO)/beat --task beat --train $(DEMO)/data/icentia11k $(PRETRAIN) --overwrite
+	$(PY) -m finetuning.prepare --source $(DEMO)/data/training2017 --labels zip --out $(DEMO)/physionet $(PREPARE) --overwrite
+	$(PY) -m finetuning.trainer --job-dir $(DEMO)/random --train $(DEMO)/physionet_train.npz --test $(DEMO)/physionet_test.npz $(FINETUNE) --overwrite
+	$(PY) -m finetuning.trainer --job-dir $(DEMO)/pretrained --train $(DEMO)/physionet_train.npz --test $(DEMO)/physionet_test.npz --weights-file $(DEMO)/beat/weights.safetensors $(FINETUNE) --overwrite
+	$(PY) -m report.compare --jobs random=$(DEMO)/random pretrained=$(DEMO)/pretrained --figure $(DEMO)/demo.png --title "Demo on synthetic recordings"
+
+lint: $(VENV)/.installed-dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+test: lint
+	$(PY) -m pytest
+
+clean:
+	rm -rf $(VENV) $(DEMO)

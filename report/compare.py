@@ -1,0 +1,52 @@
+"""Compare fine-tuning runs: a table of test scores, and a figure.
+
+python -m report.compare --jobs random=jobs/random beat=jobs/beat1,jobs/beat2 --figure f1.png
+"""
+
+import argparse
+from pathlib import Path
+
+from utils import cli
+
+
+def scenario(text: str) -> tuple[str, list[Path]]:
+    """`name=folder,folder`: the runs of one scenario."""
+    name, _, folders = text.partition("=")
+    if not name or not folders:
+        raise argparse.ArgumentTypeError(f"{text} must read name=folder or name=folder,folder")
+    return name, [Path(folder) for folder in folders.split(",")]
+
+
+def main() -> None:
+    parser = cli.Parser(prog="python -m report.compare", description=__doc__.split("\n")[0])
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--jobs",
+        type=scenario,
+        nargs="+",
+        metavar="NAME=DIR[,DIR]",
+        help="runs by scenario; several are averaged",
+    )
+    source.add_argument("--results", type=cli.existing, help="folder written by --save")
+    parser.add_argument("--save", type=Path, help="folder for the predictions and histories")
+    parser.add_argument("--figure", type=Path, help="image to write (.png, .pdf or .svg)")
+    parser.add_argument(
+        "--title", default="Transfer learning for AF classification", help="of the figure"
+    )
+    args = parser.parse_args()  # fmt: skip
+    # Only now, so that --help and a mistyped flag are answered at once.
+    from report import collect, figures, statistics
+
+    results = collect.from_jobs(dict(args.jobs)) if args.jobs else collect.load(args.results)
+    scores = statistics.score_runs(results.predictions)
+    print(statistics.summarise(scores).to_string(index=False))
+    if args.save:
+        collect.save(results, args.save)
+        print(f"saved: {args.save}")
+    if args.figure:
+        figures.draw_comparison(results.history, scores, args.title, args.figure)
+        print(f"figure: {args.figure}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
