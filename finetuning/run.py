@@ -79,6 +79,8 @@ def open_data(args: argparse.Namespace, device: torch.device) -> Data:
                     f"--{name}: its {key} is {prepared.manifest.get(key)}, that of --train "
                     f"{train_set.manifest.get(key)}; prepare both alike"
                 )
+        if prepared.signal.shape[1] != train_set.signal.shape[1]:
+            raise UserError(f"--{name} has another number of leads than --train")
     chosen = {name: np.arange(len(prepared)) for name, prepared in sets.items()}
     if not args.val and args.val_size:
         sets["val"] = train_set
@@ -125,14 +127,8 @@ def build_model(args: argparse.Namespace, data: Data) -> tuple[Classifier, Contr
     channels = recordings.signal.shape[1]
     architecture, stages = args.arch or DEFAULT_ARCHITECTURE, None
     if args.weights_file:
-        transfer = load_encoder(args.weights_file, args.arch)
+        transfer = load_encoder(args.weights_file, args.arch, manifest["fs"], channels)
         architecture, stages = transfer.contract.architecture, transfer.contract.stages
-        for what, has, needs in (
-            ("Hz", transfer.contract.fs, manifest["fs"]),
-            ("leads", transfer.contract.in_channels, channels),
-        ):
-            if has != needs:
-                raise UserError(f"{args.weights_file} is for {has} {what}, the data has {needs}")
         print(transfer.report(args.weights_file))
         if args.verbose:
             print("\n".join(f"  transferred {name}" for name in transfer.transferred))
@@ -182,7 +178,8 @@ def train(
         row |= validate(args, data.parts.get("val"), model, hardware)
         seconds = time.perf_counter() - began
         value, stop_value = row[metric], row[stop_metric]
-        if value is None or metrics.better(metric, value, best):
+        # The first epoch even where its value is NaN: there is always one to predict with.
+        if value is None or epoch == 1 or metrics.better(metric, value, best):
             best, best_epoch = value, epoch
             save_weights(best_file, model.state_dict(), contract)
         history.add(epoch=epoch, **row)

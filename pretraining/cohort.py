@@ -1,6 +1,6 @@
 """Which patients and segments a run uses, which it leaves out and why, who validates."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,7 @@ def choose_segments(
         ]
     usable = np.flatnonzero(chosen & ~short & ~silent)
     patients, first = np.unique(table["patient"][usable], return_index=True)
-    cohort = dict(zip(patients.tolist(), np.split(usable, first[1:]), strict=True))
+    cohort = dict(zip(patients.tolist(), np.split(usable, first)[1:], strict=True))
     _check(index, patient_ids, cohort, left_out)
     return cohort, left_out
 
@@ -72,11 +72,15 @@ def _check(index, patient_ids, cohort: Cohort, left_out: list[dict[str, Any]]) -
         raise UserError(f"{index.root}: no segment can be used ({summary(left_out)})")
 
 
-def split_patients(cohort: Cohort, val_patients: float | int, seed: int) -> tuple[Cohort, Cohort]:
+def split_patients(
+    cohort: Cohort, val_patients: float | int, seed: int, same_subject: Mapping[int, int]
+) -> tuple[Cohort, Cohort]:
     """Training and validation patients, drawn at random; nobody is in both.
 
     Args:
         val_patients: a share of the patients (rounded, at least one), or their number; 0 for none.
+        same_subject: patients that are somebody else again, and who; they go together, so that
+            there may be a validation patient more.
 
     Raises:
         UserError: nobody would be left to train on.
@@ -84,12 +88,14 @@ def split_patients(cohort: Cohort, val_patients: float | int, seed: int) -> tupl
     count = val_patients
     if isinstance(val_patients, float):
         count = max(round(val_patients * len(cohort)), 1)
-    if count >= len(cohort):
+    drawn = rng(seed).permutation(list(cohort))[:count].tolist()
+    subjects = {same_subject.get(patient, patient) for patient in drawn}
+    chosen = {patient for patient in cohort if same_subject.get(patient, patient) in subjects}
+    if len(chosen) == len(cohort):
         raise UserError(
-            f"--val-patients {val_patients} takes {count} of {len(cohort)} patients and leaves "
-            "none to train on; use fewer, or 0 for no validation"
+            f"--val-patients {val_patients} takes all of {len(cohort)} patients and leaves none "
+            "to train on; use fewer, or 0 for no validation"
         )
-    chosen = set(rng(seed).permutation(list(cohort))[:count].tolist())
     train = {patient: rows for patient, rows in cohort.items() if patient not in chosen}
     return train, {patient: rows for patient, rows in cohort.items() if patient in chosen}
 
@@ -101,12 +107,10 @@ def manifest(
 
     def used(cohort: Cohort) -> dict[str, Any]:
         return {
-            "patients": list(cohort),
+            "patients": len(cohort),
             "segments": sum(map(len, cohort.values())),
             "samples": sum(int(index.segments["samples"][rows].sum()) for rows in cohort.values()),
-            "records": [
-                index.segments["path"][row].decode() for rows in cohort.values() for row in rows
-            ],
+            "segments_of_patient": {str(patient): len(rows) for patient, rows in cohort.items()},
         }
 
     return {"train": used(train), "validation": used(val), "left_out": left_out}

@@ -8,6 +8,7 @@ have the same layout and say their own mean and deviation in `dataset.json`.
 import os
 import re
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,15 +34,17 @@ UNITS_PER_MV = {"mV": 1.0, "uV": 1e-3, "V": 1e3}
 
 
 class Constants(NamedTuple):
-    """Name of a data set, mean and standard deviation of its signals in mV."""
+    """Name of a data set, mean and standard deviation of its signals in mV, and the patients who
+    are another patient again."""
 
     name: str
     mean: float
     sd: float
+    same_subject: Mapping[int, int]
 
 
 # Weimann & Conrad's code.
-ICENTIA11K = Constants("icentia11k", 0.0018, 1.3711)
+ICENTIA11K = Constants("icentia11k", 0.0018, 1.3711, {})
 
 
 class Header(NamedTuple):
@@ -71,9 +74,12 @@ def read_constants(root: Path) -> Constants:
     described = read_json(path)
     try:
         constants = Constants(
-            str(described["name"]), float(described["mean_mv"]), float(described["sd_mv"])
+            str(described["name"]),
+            float(described["mean_mv"]),
+            float(described["sd_mv"]),
+            {int(k): int(v) for k, v in described.get("same_subject", {}).items()},
         )
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise UserError(f"{path} must state name, mean_mv and sd_mv") from None
     if not (np.isfinite(constants.mean) and 0 < constants.sd < np.inf):
         raise UserError(f"{path}: mean_mv and sd_mv must be finite, sd_mv above 0")
@@ -146,20 +152,17 @@ def _rhythm_per_beat(ends: np.ndarray, marks: list[tuple[int, str]]) -> np.ndarr
     A zone that is not closed lasts until the next one opens, or to the last beat.
     """
     codes = np.full(len(ends), NO_ZONE, np.int8)
-    opened, code = 0, NO_ZONE
-
-    def close(beat: int) -> None:
-        codes[opened:beat] = code
-
-    for place, note in marks:
+    zone, first = NO_ZONE, 0
+    behind_all = ends[-1] + 1 if len(ends) else 0
+    for place, note in [*marks, (behind_all, "(")]:
         if note.startswith("("):
-            close(np.searchsorted(ends, place, "left"))
             opened = np.searchsorted(ends, place, "left")
-            code = RHYTHM_CODES.get(note.rstrip(")"), NO_ZONE)
+            codes[first:opened] = zone
+            zone, first = RHYTHM_CODES.get(note.rstrip(")"), NO_ZONE), opened
         if note.endswith(")"):
-            close(np.searchsorted(ends, place, "right"))
-            opened, code = len(ends), NO_ZONE
-    close(len(ends))
+            closed = np.searchsorted(ends, place, "right")
+            codes[first:closed] = zone
+            zone, first = NO_ZONE, closed
     return codes
 
 
@@ -179,8 +182,9 @@ def read_header(record_path: Path) -> Header:
         raise Unusable(f"unreadable header ({error})") from None
     if not header.n_sig or header.fs != FS:
         raise Unusable(f"{header.n_sig} leads at {header.fs} Hz, expected one at {FS} Hz")
-    if set(header.file_name) != {f"{record_path.name}.dat"}:
-        raise Unusable(f"header names another signal file ({header.file_name[0]})")
+    files = getattr(header, "file_name", None) or ["none"]  # a multi-segment header has none
+    if set(files) != {f"{record_path.name}.dat"}:
+        raise Unusable(f"header names another signal file ({files[0]})")
     unit, gain = header.units[0], header.adc_gain[0]
     if unit not in UNITS_PER_MV or not 0 < gain < float("inf") or not header.sig_len:
         raise Unusable(f"header says {header.sig_len} samples, {gain} units per {unit}")
@@ -223,6 +227,9 @@ class Signals:
 
     def __init__(self) -> None:
         self._open: OrderedDict[Path, np.ndarray] = OrderedDict()
+
+    def __reduce__(self):
+        return Signals, ()  # another process opens its own
 
     def get(self, record_path: Path, header: Header) -> np.ndarray:
         """Samples of one segment, (samples,) int16.

@@ -105,7 +105,7 @@ def open_index(root: Path, folder: Path | None = None) -> AnnotationIndex:
 def _open_old(root: Path, current: Path) -> AnnotationIndex | None:
     try:
         old = AnnotationIndex(root, current)
-    except (OSError, ValueError, KeyError, UserError):
+    except (OSError, EOFError, ValueError, KeyError, UserError):
         return None
     return old if old.about.get("version") == VERSION else None
 

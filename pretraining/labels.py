@@ -49,5 +49,5 @@ def count_codes(codes: np.ndarray, first: np.ndarray, stop: np.ndarray, classes:
     longest = max(int((stop - first).max(initial=0)), 0)
     places = first[:, None] + np.arange(longest)  # (n, longest)
     inside = places < stop[:, None]
-    found = np.where(inside, codes[np.where(inside, places, 0)] if len(codes) else 0, classes)
+    found = np.where(inside, codes[np.where(inside, places, 0)], classes)
     return (found[:, :, None] == np.arange(classes)).sum(1)

@@ -49,6 +49,8 @@ def run(args: argparse.Namespace) -> None:
     model = hardware.place(build_model(args))
     runlog.start_run(args, str(hardware))
     write_json(args.job_dir / "manifest.json", data.manifest)
+    if data.manifest["left_out"]:
+        print(summary(data.manifest["left_out"]), file=sys.stderr)
     chosen = train(args, data, model, describe(args, data), hardware)
     weights = args.job_dir / "weights.safetensors"
     strip_head(epoch_file(args.job_dir, chosen), weights)
@@ -61,9 +63,7 @@ def open_data(args: argparse.Namespace) -> Data:
     constants = read_constants(args.train)
     index = open_index(args.train, args.index)
     cohort, left_out = choose_segments(index, args.patient_ids, args.frame_size, task.annotated)
-    if left_out:
-        print(summary(left_out), file=sys.stderr)
-    train, val = split_patients(cohort, args.val_patients, args.seed)
+    train, val = split_patients(cohort, args.val_patients, args.seed, constants.same_subject)
 
     def batches(cohort: Cohort, per_patient: int, stream: int, total: int) -> FrameBatches:
         sampler = Sampler(
@@ -93,7 +93,7 @@ def build_model(args: argparse.Namespace) -> nn.Module:
     """New network, or one around the encoder of `--weights-file`."""
     generator = runlog.torch_generator(args.seed)
     if args.weights_file:
-        transfer = load_encoder(args.weights_file, args.arch)
+        transfer = load_encoder(args.weights_file, args.arch, FS, in_channels=1)
         if args.stages not in (None, transfer.contract.stages):
             raise UserError(f"{args.weights_file} has another number of --stages")
         print(transfer.report(args.weights_file))

@@ -12,7 +12,7 @@ from scipy.signal import resample_poly
 from tqdm import tqdm
 
 from pretraining.icentia11k import DESCRIPTION, FS, Unusable
-from utils.annotations import ALPHABETS, Alphabet
+from utils.annotations import ALPHABETS, SAME_SUBJECT, Alphabet
 from utils.cli import UserError
 from utils.files import sha256, write_json
 from utils.runlog import versions
@@ -87,6 +87,11 @@ def _convert_all(source: str, records: list[Path], out: Path) -> dict[str, Any]:
         "name": source, "fs": FS, "mean_mv": mean, "sd_mv": math.sqrt(sums[2] / sums[0] - mean**2),
         "patients": len(converted), "segments": segments, "samples": int(sums[0]),
         "clipped_samples": clipped, "patient_of_record": converted, "left_out": left_out,
+        "same_subject": {
+            converted[record]: converted[other]
+            for record, other in SAME_SUBJECT.get(source, {}).items()
+            if {record, other} <= converted.keys()
+        },
         "source_sha256": checksums, "versions": versions(),
     }  # fmt: skip
 

@@ -38,3 +38,6 @@ ALPHABETS = {
         _by_symbol({"N": "N L R B e j n", "S": "A a J S", "V": "V E r", "Q": "Q / f F ?"}), _RHYTHMS
     ),
 }
+
+# Records of which one is the other's subject again (Moody & Mark 2001).
+SAME_SUBJECT = {"mitdb": {"202": "201"}}

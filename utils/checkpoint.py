@@ -60,18 +60,29 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Contract]:
         raise UserError(f"{path} is not a readable safetensors file ({error})") from None
 
 
-def load_encoder(path: Path, architecture: str | None = None) -> Transfer:
+def load_encoder(
+    path: Path,
+    architecture: str | None = None,
+    fs: float | None = None,
+    in_channels: int | None = None,
+) -> Transfer:
     """Rebuild the encoder that a weights file holds; the head, if any, is dropped.
 
     Args:
-        architecture: what the caller asks for, if anything.
+        architecture, fs, in_channels: what the caller asks for, and what its data has, if anything.
 
     Raises:
-        UserError: other architecture, or the encoder does not match to the last tensor.
+        UserError: other architecture or input, or the encoder does not match to the last tensor.
     """
     tensors, contract = read_weights(path)
     if architecture not in (None, contract.architecture):
         raise UserError(f"{path} holds {contract.architecture}, not --arch {architecture}")
+    for what, has, needed in (
+        ("Hz", contract.fs, fs),
+        ("leads", contract.in_channels, in_channels),
+    ):
+        if needed not in (None, has):
+            raise UserError(f"{path} is for {has} {what}, the data has {needed}")
     encoder = build_encoder(
         contract.architecture, contract.in_channels, contract.stages, torch.Generator()
     )

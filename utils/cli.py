@@ -89,9 +89,12 @@ def id_list(text: str) -> list[int]:
     """`0,1,2` and ranges `0-109`, ends included; sorted, each once."""
     ids = set()
     for part in text.split(","):
-        first, _, last = part.partition("-")
-        ids.update(range(int(first), int(last or first) + 1))
-    return _checked(sorted(ids), bool, "holds an empty range")
+        first, dash, last = part.partition("-")
+        span = range(int(first), int(last if dash else first) + 1)
+        if not span:
+            raise argparse.ArgumentTypeError(f"{part} is an empty range")
+        ids.update(span)
+    return sorted(ids)
 
 
 def existing(text: str) -> Path:

@@ -76,19 +76,27 @@ def train_epoch(
         loss_sum += loss.detach() * len(y)
         hits += (logits.detach().argmax(-1) == y).sum()
         seen += len(y)
-    loss = loss_sum.item() / seen
-    if loss != loss or loss in (float("inf"), float("-inf")):
-        raise UserError("the loss is no longer finite; lower --lr or use --precision fp32")
-    return loss, hits.item() / seen
+    _check_finite(loss_sum)
+    return loss_sum.item() / seen, hits.item() / seen
 
 
 @torch.inference_mode()
 def predict(model: nn.Module, batches: Batches, hardware: Hardware) -> tuple[Tensor, Tensor]:
-    """Logits (n, classes) float32 and labels (n,), both on the CPU, in the order given."""
+    """Logits (n, classes) float32 and labels (n,), both on the CPU, in the order given.
+
+    Raises:
+        UserError: a logit is no longer finite.
+    """
     model.eval()
     logits, labels = [], []
     for x, y in batches:
         with hardware.autocast():
             logits.append(model(x).float().cpu())
         labels.append(y.cpu())
+    _check_finite(torch.cat(logits))
     return torch.cat(logits), torch.cat(labels)
+
+
+def _check_finite(values: Tensor) -> None:
+    if not values.isfinite().all():
+        raise UserError("the loss is no longer finite; lower --lr or use --precision fp32")

@@ -64,6 +64,6 @@ def scores(true: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) 
 
 def better(metric: str, value: float, best: float | None) -> bool:
     """Whether `value` beats `best`: losses fall, all other metrics rise; NaN never wins."""
-    if best is None:
+    if best is None or best != best:
         return value == value
     return value < best if metric.endswith("loss") else value > best

@@ -25,10 +25,11 @@ def write_predictions(
 ) -> None:
     """Write the table; `true` and `prob` are (n, classes)."""
     table = pd.DataFrame({"record_name": names})
+    # Nine digits tell any two float32 apart, so that scores counted from the table are the run's.
     table[[f"true_{name}" for name in classes]] = true.astype(np.uint8)
     table[[f"prob_{name}" for name in classes]] = prob
     with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6f", lineterminator="\n")
+        table.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
 
 
 def read_predictions(path: Path) -> Predictions:
@@ -37,10 +38,17 @@ def read_predictions(path: Path) -> Predictions:
     Raises:
         UserError: not such a table.
     """
-    table = pd.read_csv(path, dtype={"record_name": str}, keep_default_na=False)
+    try:
+        table = pd.read_csv(path, dtype={"record_name": str}, keep_default_na=False)
+        return _split_columns(table)
+    except ValueError:  # pandas' errors of parsing, too
+        raise UserError(f"{path} is not a table of predictions") from None
+
+
+def _split_columns(table: pd.DataFrame) -> Predictions:
     classes = [name.removeprefix("true_") for name in table if name.startswith("true_")]
     expected = ["record_name", *(f"{p}_{name}" for p in ("true", "prob") for name in classes)]
     if list(table) != expected or not classes:
-        raise UserError(f"{path} is not a table of predictions")
+        raise ValueError("other columns")
     true, prob = np.split(table[expected[1:]].to_numpy(float), 2, axis=1)
     return Predictions(table["record_name"].to_numpy(), classes, true.astype(int), prob)

@@ -3,6 +3,7 @@
 import argparse
 import platform
 import shutil
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,8 +33,15 @@ def check_free(job_dir: Path, overwrite: bool) -> None:
     """Raises `UserError` where `job_dir` holds a run that may not be replaced."""
     if job_dir.exists() and not job_dir.is_dir():
         raise UserError(f"--job-dir {job_dir} is a file")
-    if (job_dir / ARGUMENTS).exists() and not overwrite:
-        raise UserError(f"{job_dir} holds a run; choose another --job-dir or pass --overwrite")
+    found = next(_outputs(job_dir), None)
+    if found and not overwrite:
+        raise UserError(
+            f"{job_dir} holds a run ({found.name}); choose another --job-dir or pass --overwrite"
+        )
+
+
+def _outputs(job_dir: Path) -> Iterator[Path]:
+    return (path for pattern in OUTPUTS for path in job_dir.glob(pattern))
 
 
 def start_run(args: argparse.Namespace, hardware: str) -> None:
@@ -42,9 +50,8 @@ def start_run(args: argparse.Namespace, hardware: str) -> None:
     Called once the data has been read, so that a mistyped path costs no earlier result.
     """
     check_free(args.job_dir, args.overwrite)
-    for pattern in OUTPUTS:
-        for path in args.job_dir.glob(pattern):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in _outputs(args.job_dir):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     arguments = {
         name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()
     }
