@@ -110,7 +110,10 @@ def manifest(
             "patients": len(cohort),
             "segments": sum(map(len, cohort.values())),
             "samples": sum(int(index.segments["samples"][rows].sum()) for rows in cohort.values()),
-            "segments_of_patient": {str(patient): len(rows) for patient, rows in cohort.items()},
+            "records": {
+                str(patient): [index.record_path(row).name for row in rows]
+                for patient, rows in cohort.items()
+            },
         }
 
     return {"train": used(train), "validation": used(val), "left_out": left_out}

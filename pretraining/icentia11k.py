@@ -96,7 +96,7 @@ def find_records(root: Path) -> tuple[dict[int, list[Path]], list[Path]]:
         raise UserError(f"{root} is not a folder")
     records: dict[int, set[Path]] = {}
     folders = []
-    for folder, subfolders, files in os.walk(root):
+    for folder, subfolders, files in os.walk(root, followlinks=True):
         subfolders[:] = [name for name in subfolders if re.fullmatch(r"p\d+", name)]
         folders.append(Path(folder))
         for match in filter(None, map(RECORD_NAME.fullmatch, files)):

@@ -51,10 +51,11 @@ class AnnotationIndex:
         self.root, self.folder = root, folder
         self.about = read_json(folder / "index.json")
         self.segments = np.load(folder / "segments.npy", mmap_mode="r")
-        self.arrays = {
-            name: np.memmap(folder / name, dtype, "r")
-            if self.about["beats"]
-            else np.zeros(0, dtype)
+        beats = self.about["beats"]
+        self.arrays = {  # an empty file cannot be mapped
+            name: np.memmap(folder / name, dtype, "r", shape=(beats,))
+            if beats
+            else np.zeros(0, "i1")
             for name, dtype in ARRAYS.items()
         }
 
@@ -94,11 +95,7 @@ def open_index(root: Path, folder: Path | None = None) -> AnnotationIndex:
     if old and _unchanged_folders(old) and not _changed_records(old):
         return old
     records, folders = icentia11k.find_records(root)
-    try:
-        current.parent.mkdir(parents=True, exist_ok=True)
-        _build(root, current, records, folders, old)
-    except PermissionError as error:
-        raise UserError(f"cannot write {error.filename}: pass --index DIR") from None
+    _build(root, current, records, folders, old)
     return AnnotationIndex(root, current)
 
 
@@ -139,7 +136,10 @@ def _build(
 ) -> None:
     partial = current.with_name(f"partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    try:
+        partial.mkdir(parents=True)
+    except PermissionError:
+        raise UserError(f"{partial} cannot be written; name another folder by --index") from None
     try:
         # Taken first: what changes while the index is being built is seen next time.
         times = {str(folder.relative_to(root)): _changed_at(folder) for folder in folders}
@@ -179,20 +179,26 @@ def _reusable(root: Path, records: dict[int, list[Path]], old: AnnotationIndex |
     """Patients of the old index whose folders and left-out files are as they were."""
     if old is None:
         return set()
+    before = [
+        (patient, path.decode()) for patient, path in old.segments[["patient", "path"]].tolist()
+    ]
+    before += [(out["patient"], out["record"]) for out in old.left_out]
+    folders: dict[int, set[Path]] = {}  # those that are gone included
+    for patient, record in before:
+        folders.setdefault(patient, set()).add((root / record).parent)
     times = old.about["folders"]
-    known = set(old.segments["patient"].tolist()) | {out["patient"] for out in old.left_out}
     return {
         patient
-        for patient in records.keys() & known - _changed_records(old)
+        for patient in records.keys() & folders.keys() - _changed_records(old)
         if all(
             times.get(str(folder.relative_to(root))) == _changed_at(folder)
-            for folder in {path.parent for path in records[patient]}
+            for folder in folders[patient] | {path.parent for path in records[patient]}
         )
     }
 
 
 def _part_of(old: AnnotationIndex, patient: int) -> Part:
-    numbers = np.flatnonzero(old.segments["patient"] == patient)
+    numbers = range(*np.searchsorted(old.segments["patient"], [patient, patient + 1]))
     names = ("path", *Header._fields, "annotated", "beats")
     rows = [tuple(old.segments[number][list(names)].tolist()) for number in numbers]
     arrays = {

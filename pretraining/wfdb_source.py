@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from pretraining.icentia11k import DESCRIPTION, FS, Unusable
 from utils.annotations import ALPHABETS, SAME_SUBJECT, Alphabet
 from utils.cli import UserError
 from utils.files import sha256, write_json
+from utils.manifest import summary
 from utils.runlog import versions
 from utils.segments import write_segment
 
 GAIN = 1000  # units per mV
 LIMIT = np.iinfo(np.int16).max
 UNITS = {"mV": 1.0, "uV": 1e-3, "V": 1e3}
+UNREADABLE = (OSError, ValueError, IndexError, KeyError, TypeError)  # what wfdb raises
 
 
 def convert(source: str, folder: Path, out: Path, overwrite: bool) -> None:
@@ -48,12 +51,14 @@ def convert(source: str, folder: Path, out: Path, overwrite: bool) -> None:
         f"{out}: {description['patients']} patients, {description['segments']} segments, "
         f"mean {description['mean_mv']:.4f} mV, sd {description['sd_mv']:.4f} mV"
     )
+    if description["left_out"]:
+        print(summary(description["left_out"]), file=sys.stderr)
 
 
 def _convert_all(source: str, records: list[Path], out: Path) -> dict[str, Any]:
     """Convert each record; returns the set's description."""
     sums = np.zeros(3)  # samples, their sum, their sum of squares, in mV
-    segments, clipped, converted, left_out, checksums = 0, 0, {}, {}, {}
+    segments, clipped, converted, left_out, checksums = 0, 0, {}, [], {}
     patients = _patient_ids(records)
     for record in tqdm(records, "converting", unit="record", disable=None):
         patient = patients[record.name]
@@ -61,7 +66,7 @@ def _convert_all(source: str, records: list[Path], out: Path) -> dict[str, Any]:
             signal, fs = _read_signal(record)
             ends, symbols, zones = _read_annotations(record, ALPHABETS[source])
         except Unusable as reason:
-            left_out[record.name] = str(reason)
+            left_out.append({"record": record.name, "reason": str(reason)})
             continue
         signal = resample(signal, fs)
         digital = np.clip(np.rint(signal * GAIN), -LIMIT, LIMIT)
@@ -81,7 +86,7 @@ def _convert_all(source: str, records: list[Path], out: Path) -> dict[str, Any]:
             if record.with_suffix(suffix).exists():
                 checksums[record.name + suffix] = sha256(record.with_suffix(suffix))
     if not converted:
-        raise UserError(f"no record can be used; the first: {next(iter(left_out.items()))}")
+        raise UserError(f"no record can be used ({summary(left_out)})")
     mean = sums[1] / sums[0]
     return {
         "name": source, "fs": FS, "mean_mv": mean, "sd_mv": math.sqrt(sums[2] / sums[0] - mean**2),
@@ -110,8 +115,10 @@ def _read_signal(record: Path) -> tuple[np.ndarray, float]:
     """Signal in mV, (samples, leads) float64, and its rate in Hz."""
     try:
         read = wfdb.rdrecord(str(record))
-    except (OSError, ValueError, IndexError, KeyError, TypeError) as error:
-        raise Unusable(f"unreadable ({error})") from None
+    except UNREADABLE as error:
+        raise Unusable(f"unreadable ({_words(error)})") from None
+    if not read.n_sig:
+        raise Unusable("no leads")
     if any(unit not in UNITS for unit in read.units):
         raise Unusable(f"unit {read.units} is not mV, uV or V")
     signal = read.p_signal * [UNITS[unit] for unit in read.units]
@@ -124,8 +131,8 @@ def _read_annotations(record: Path, alphabet: Alphabet) -> tuple[np.ndarray, lis
     """Beat samples (n,) at the record's rate, Icentia11k's symbol and rhythm of each beat."""
     try:
         marks = wfdb.rdann(str(record), "atr")
-    except (OSError, ValueError, IndexError, KeyError, TypeError) as error:
-        raise Unusable(f"unreadable annotations ({error})") from None
+    except UNREADABLE as error:
+        raise Unusable(f"unreadable annotations ({_words(error)})") from None
     ends, symbols, rhythms, rhythm = [], [], [], ""
     for place, symbol, note in zip(marks.sample, marks.symbol, marks.aux_note, strict=True):
         if symbol == "+" and note.startswith("("):
@@ -135,6 +142,11 @@ def _read_annotations(record: Path, alphabet: Alphabet) -> tuple[np.ndarray, lis
             symbols.append(alphabet.beats[symbol])
             rhythms.append(rhythm)
     return np.array(ends, np.int64), symbols, rhythms
+
+
+def _words(error: Exception) -> str:
+    """What is wrong, without the path that a system error names."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def resample(signal: np.ndarray, fs: float) -> np.ndarray:

@@ -1,0 +1,51 @@
+"""Fixtures that several test files share."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from utils import cli
+from utils.synthetic import write_icentia11k
+
+
+@pytest.fixture(scope="session")
+def ecg_data() -> Path:
+    """Folder of real recordings, see the README; tests that need it are skipped without it."""
+    if "ECG_DATA" not in os.environ:
+        pytest.skip("needs real recordings (ECG_DATA)")
+    return Path(os.environ["ECG_DATA"])
+
+
+@pytest.fixture(scope="session")
+def cohort_folder(tmp_path_factory) -> Path:
+    """Synthetic Icentia11k: 6 patients, 2 segments each, 6,000 samples. Not to be changed."""
+    root = tmp_path_factory.mktemp("cohort") / "icentia11k"
+    write_icentia11k(root, patients=6, segments=2, samples=6000, seed=0)
+    return root
+
+
+@pytest.fixture
+def cohort_copy(cohort_folder, tmp_path) -> Path:
+    """A copy of it, without an index, to damage."""
+    ignored = shutil.ignore_patterns("annotation_index")
+    return shutil.copytree(cohort_folder, tmp_path / "icentia11k", ignore=ignored)
+
+
+@pytest.fixture
+def run_main(monkeypatch, capsys):
+    """Run a command in this process; returns exit code, output and error output."""
+
+    def run(main, *args) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [main.__module__, *map(str, args)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.run(main)
+        except SystemExit as stop:
+            code = stop.code or 0
+        return code, *capsys.readouterr()
+
+    return run

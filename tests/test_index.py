@@ -1,0 +1,269 @@
+"""The annotation index, and the choice of patients and segments from it."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from pretraining import icentia11k
+from pretraining import index as index_module
+from pretraining.cohort import choose_segments, manifest, split_patients
+from pretraining.icentia11k import Signals
+from pretraining.index import open_index
+from utils.cli import UserError
+
+
+@pytest.fixture(scope="module")
+def index(cohort_folder, tmp_path_factory):
+    """Index of the synthetic cohort, not to be changed."""
+    return open_index(cohort_folder, tmp_path_factory.mktemp("index"))
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """Names of the records whose headers are read from here on."""
+    names, original = [], icentia11k.read_header
+    monkeypatch.setattr(
+        icentia11k, "read_header", lambda path: names.append(path.name) or original(path)
+    )
+    return names
+
+
+def segment(index, name):
+    return index.segments["path"].tolist().index(name.encode())
+
+
+def signal_file(root, name="p00001_s01"):
+    return root / f"p00/{name[:6]}/{name}.dat"
+
+
+def cut_short(path, share=2):
+    """Rewrite in place, as an interrupted download does; returns what was there."""
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // share])
+    return whole
+
+
+def content(index):
+    arrays = {name: array.tobytes() for name, array in index.arrays.items()}
+    return index.segments.tobytes(), arrays, index.left_out
+
+
+def test_index_equals_direct_reading(index, cohort_folder):
+    records, _ = icentia11k.find_records(cohort_folder)
+    paths = [path for patient in records.values() for path in patient]
+    assert [index.record_path(number) for number in range(len(index.segments))] == paths
+    assert index.segments["patient"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert index.left_out == []
+    for number, path in enumerate(paths):
+        assert index.header(number) == icentia11k.read_header(path)
+        ends, codes, _, rhythm = icentia11k.read_annotations(path)
+        assert len(ends) > 10
+        found = index.annotations(number)
+        np.testing.assert_array_equal(found["beat_ends"], ends)
+        np.testing.assert_array_equal(found["beat_codes"], codes)
+        np.testing.assert_array_equal(found["rhythm_codes"], rhythm)
+
+
+def test_second_opening_reads_nothing(cohort_copy, read):
+    first = open_index(cohort_copy)
+    assert len(read) == 12
+    read.clear()
+    assert content(open_index(cohort_copy)) == content(first)
+    assert read == []
+
+
+def test_index_may_lie_elsewhere(cohort_copy, tmp_path, read):
+    before = sorted(cohort_copy.rglob("*"))
+    first = open_index(cohort_copy, tmp_path / "some/where")
+    read.clear()
+    assert content(open_index(cohort_copy, tmp_path / "some/where")) == content(first)
+    assert read == []
+    assert sorted(cohort_copy.rglob("*")) == before
+
+
+def test_added_patient_is_picked_up_and_read_alone(cohort_copy, tmp_path, read, index):
+    shutil.move(cohort_copy / "p00/p00002", tmp_path)
+    assert len(open_index(cohort_copy).segments) == 10
+    read.clear()
+    shutil.move(tmp_path / "p00002", cohort_copy / "p00")
+    assert content(open_index(cohort_copy)) == content(index)
+    assert read == ["p00002_s00", "p00002_s01"]
+
+
+def test_removed_segment_disappears(cohort_copy, read):
+    open_index(cohort_copy)
+    read.clear()
+    for path in cohort_copy.rglob("p00005_s00.*"):
+        path.unlink()
+    assert len(open_index(cohort_copy).segments) == 11
+    assert read == ["p00005_s01"]
+
+
+def test_removed_copy_of_a_patient_disappears(cohort_copy, tmp_path):
+    for path in (cohort_copy / "p00/p00004").iterdir():
+        shutil.copy(path, cohort_copy)
+    elsewhere = tmp_path / "index"
+    assert len(open_index(cohort_copy, elsewhere).segments) == 14
+    shutil.rmtree(cohort_copy / "p00/p00004")
+    found = open_index(cohort_copy, elsewhere).segments["path"].tolist()
+    assert len(found) == 12
+    assert b"p00004_s00" in found and b"p00/p00004/p00004_s00" not in found
+
+
+def test_truncated_file_is_picked_up_once_it_is_complete(cohort_copy, read, index):
+    path = signal_file(cohort_copy)
+    whole, folder = cut_short(path), path.parent.stat().st_mtime_ns
+    damaged = open_index(cohort_copy)
+    assert [(out["record"], out["patient"]) for out in damaged.left_out] == [
+        ("p00/p00001/p00001_s01", 1)
+    ]
+    assert damaged.left_out[0]["reason"] == "header says 6000 samples, file holds 3000"
+    read.clear()
+    open_index(cohort_copy)
+    assert read == []  # still as it was
+    path.write_bytes(whole)
+    assert path.parent.stat().st_mtime_ns == folder
+    assert content(open_index(cohort_copy)) == content(index)
+    assert read == ["p00001_s00", "p00001_s01"]
+
+
+@pytest.mark.parametrize("damage", [cut_short, lambda path: path.unlink()])
+def test_signal_damaged_since_is_one_clear_error(cohort_copy, damage):
+    index = open_index(cohort_copy)
+    number = segment(index, "p00/p00001/p00001_s01")
+    damage(signal_file(cohort_copy))
+    with pytest.raises(UserError, match=r"p00001_s01\.dat changed .* delete the index") as error:
+        Signals().get(index.record_path(number), index.header(number))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["index.json", "segments.npy", "beat_ends"])
+def test_damaged_index_is_built_again(cohort_copy, index, name):
+    open_index(cohort_copy)
+    (cohort_copy / "annotation_index/current" / name).write_bytes(b"")
+    assert content(open_index(cohort_copy)) == content(index)
+
+
+def test_interrupted_building_leaves_nothing(cohort_copy, monkeypatch):
+    def stop(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(icentia11k, "read_header", stop)
+    with pytest.raises(KeyboardInterrupt):
+        open_index(cohort_copy)
+    assert list((cohort_copy / "annotation_index").iterdir()) == []
+
+
+def test_reading_in_processes_gives_the_same(cohort_copy, tmp_path, monkeypatch):
+    cut_short(signal_file(cohort_copy))
+    serial = open_index(cohort_copy, tmp_path / "serial")
+    monkeypatch.setattr(index_module, "SMALL", 0)
+    assert content(open_index(cohort_copy, tmp_path / "parallel")) == content(serial)
+
+
+def test_all_segments_are_chosen(index):
+    cohort, left_out = choose_segments(index, None, 6000, annotated=True)
+    assert {patient: rows.tolist() for patient, rows in cohort.items()} == {
+        patient: [2 * patient, 2 * patient + 1] for patient in range(6)
+    }
+    assert left_out == []
+
+
+def test_patients_asked_for_are_chosen(index):
+    cohort, _ = choose_segments(index, [4, 1], 512, annotated=True)
+    assert list(cohort) == [1, 4]
+    with pytest.raises(UserError, match=r"patient 7 is not in .*icentia11k"):
+        choose_segments(index, [1, 7], 512, annotated=True)
+
+
+def test_what_cannot_be_used_is_left_out_with_its_reason(cohort_copy):
+    header = signal_file(cohort_copy, "p00000_s00").with_suffix(".hea")
+    header.write_text(header.read_text().replace(" 6000", " 3000"))
+    cut_short(signal_file(cohort_copy, "p00000_s00"))  # a short segment
+    cut_short(signal_file(cohort_copy, "p00001_s00"))  # a truncated one
+    signal_file(cohort_copy, "p00002_s00").with_suffix(".atr").unlink()
+    index = open_index(cohort_copy)
+    cohort, left_out = choose_segments(index, None, 4096, annotated=True)
+    assert {(out["record"][-10:], out["patient"], out["reason"]) for out in left_out} == {
+        ("p00000_s00", 0, "shorter than a frame of 4096 samples"),
+        ("p00001_s00", 1, "header says 6000 samples, file holds 3000"),
+        ("p00002_s00", 2, "no annotations"),
+    }
+    assert [len(rows) for rows in cohort.values()] == [1, 1, 1, 2, 2, 2]
+    cohort, left_out = choose_segments(index, [0, 2], 3000, annotated=False)
+    assert [len(rows) for rows in cohort.values()] == [2, 2] and left_out == []
+
+
+def test_named_patient_that_cannot_be_used_is_an_error(cohort_copy):
+    for name in ("p00003_s00", "p00003_s01"):
+        cut_short(signal_file(cohort_copy, name))
+    index = open_index(cohort_copy)
+    with pytest.raises(UserError, match="patient 3 cannot be used: header says 6000 samples"):
+        choose_segments(index, [2, 3], 512, annotated=True)
+    assert 3 not in choose_segments(index, None, 512, annotated=True)[0]
+
+
+def test_nothing_left_is_an_error(cohort_copy, index):
+    with pytest.raises(UserError, match=r"no segment can be used \(12 left out: 12 × shorter"):
+        choose_segments(index, None, 6001, annotated=True)
+    for path in cohort_copy.rglob("*.dat"):
+        cut_short(path)
+    with pytest.raises(UserError, match=r"no segment can be used \(12 left out: 12 × header says"):
+        choose_segments(open_index(cohort_copy), None, 512, annotated=True)
+
+
+COHORT = {patient: np.array([patient]) for patient in range(20)}
+
+
+@pytest.mark.parametrize(
+    ("asked", "count"), [(0, 0), (1, 1), (3, 3), (19, 19), (0.05, 1), (0.01, 1), (0.25, 5)]
+)
+def test_validation_patients_are_other_patients(asked, count):
+    train, val = split_patients(COHORT, asked, 0, {})
+    assert len(val) == count
+    assert not train.keys() & val.keys()
+    assert train.keys() | val.keys() == COHORT.keys()
+
+
+def test_records_of_one_subject_stay_together():
+    for seed in range(20):
+        _, val = split_patients(COHORT, 5, seed, {7: 3})
+        assert (7 in val) == (3 in val)
+        assert len(val) in (5, 6)
+    with pytest.raises(UserError, match="takes all of 2 patients"):
+        split_patients({3: COHORT[3], 7: COHORT[7]}, 1, 0, {7: 3})
+
+
+def test_seed_chooses_the_validation_patients():
+    chosen = [set(split_patients(COHORT, 5, seed, {})[1]) for seed in (0, 0, 1)]
+    assert chosen[0] == chosen[1] != chosen[2]
+
+
+@pytest.mark.parametrize(("patients", "asked"), [(1, 0.05), (1, 1), (20, 20), (20, 0.99), (20, 21)])
+def test_somebody_must_be_left_to_train_on(patients, asked):
+    cohort = {patient: COHORT[patient] for patient in range(patients)}
+    with pytest.raises(UserError, match=f"--val-patients {asked} takes all of {patients} patients"):
+        split_patients(cohort, asked, 0, {})
+
+
+def test_manifest_lists_all_and_names_no_machine(cohort_copy):
+    cut_short(signal_file(cohort_copy))
+    index = open_index(cohort_copy)
+    cohort, left_out = choose_segments(index, None, 512, annotated=True)
+    train, val = split_patients(cohort, 2, 0, {})
+    about = json.loads(json.dumps(manifest(index, train, val, left_out)))
+    assert str(cohort_copy.parent) not in json.dumps(about)
+    train, val = about["train"], about["validation"]
+    assert (train["patients"], val["patients"]) == (4, 2)
+    assert train["records"] | val["records"] == {
+        str(patient): [f"p{patient:05d}_s{segment:02d}" for segment in range(1 + (patient != 1))]
+        for patient in range(6)
+    }
+    assert train["segments"] + val["segments"] == 11
+    assert train["samples"] == 6000 * train["segments"]
+    reason = "header says 6000 samples, file holds 3000"
+    assert about["left_out"] == [
+        {"record": "p00/p00001/p00001_s01", "patient": 1, "reason": reason}
+    ]

@@ -1,0 +1,162 @@
+"""Which frames are drawn, and the batches made of them."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import wfdb
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pretraining import icentia11k, labels
+from pretraining import sampler as sampler_module
+from pretraining.batches import FrameBatches, load
+from pretraining.cohort import choose_segments
+from pretraining.icentia11k import Constants
+from pretraining.index import open_index
+from pretraining.sampler import MIXED_PATIENTS, Sampler
+from pretraining.tasks import TASKS
+
+PATIENTS, PER_PATIENT, FRAME = 40, 7, 100
+SEGMENTS = [np.array([2 * patient, 2 * patient + 1]) for patient in range(PATIENTS)]
+SAMPLES = 1000 + 10 * np.arange(2 * PATIENTS)
+ALL = PATIENTS * PER_PATIENT
+
+
+def make(*seed, segments=SEGMENTS, samples=SAMPLES, frame=FRAME, per_patient=PER_PATIENT):
+    return Sampler(segments, samples, frame, per_patient, seed or (0, 1))
+
+
+def patients(sampler, first, count):
+    return sampler.frames(first, count)[0] // 2
+
+
+def same(one, other):
+    return all(map(np.array_equal, one, other))
+
+
+def test_every_pass_takes_every_patient_equally():
+    sampler = make()
+    assert sampler.pass_length == ALL
+    for number in range(3):
+        counts = np.bincount(patients(sampler, number * ALL, ALL), minlength=PATIENTS)
+        assert set(counts) == {PER_PATIENT}
+
+
+def test_patients_are_mixed_sixteen_at_a_time():
+    drawn = patients(make(), 0, ALL)
+    groups = np.split(drawn, [16 * PER_PATIENT, 32 * PER_PATIENT])
+    assert [len(set(group)) for group in groups] == [MIXED_PATIENTS, MIXED_PATIENTS, 8]
+    for group in groups:
+        assert (np.diff(group) != 0).mean() > 0.7
+    first_seen = list(dict.fromkeys(drawn.tolist()))
+    assert first_seen != sorted(first_seen)
+
+
+def test_all_places_of_all_segments_are_drawn_and_no_others():
+    samples = np.array([FRAME, FRAME + 2, 99_999, FRAME + 1])
+    chosen = [np.array([0, 1]), np.array([3])]  # segment 2 was left out
+    segments, starts = make(segments=chosen, samples=samples, per_patient=200).frames(0, 400)
+    assert segments.dtype == starts.dtype == np.int64
+    drawn = {number: set(starts[segments == number].tolist()) for number in np.unique(segments)}
+    assert drawn == {0: {0}, 1: {0, 1, 2}, 3: {0, 1}}
+    assert 60 < (segments == 0).sum() < 140  # segments of one patient are equally likely
+
+
+def test_starts_are_uniform():
+    segments, starts = make(per_patient=500).frames(0, PATIENTS * 500)
+    places = starts / (SAMPLES[segments] - FRAME)
+    assert np.histogram(places, 10, (0, 1))[0] / len(places) == pytest.approx(0.1, abs=0.02)
+
+
+stretches = st.lists(st.tuples(st.integers(0, 3 * ALL), st.integers(1, ALL)), max_size=6)
+
+
+@settings(deadline=None, max_examples=25)
+@given(stretches)
+def test_any_stretch_in_any_order_is_the_same_stream(asked):
+    whole = np.stack(make().frames(0, 4 * ALL))
+    sampler = make()
+    for first, count in asked:
+        np.testing.assert_array_equal(sampler.frames(first, count), whole[:, first : first + count])
+
+
+def test_seeds_streams_and_passes_differ():
+    streams = [make(*seed).frames(0, ALL) for seed in [(0, 1), (1, 1), (0, 2)]]
+    streams += [make(0, 1).frames(number * ALL, ALL) for number in (1, 2)]
+    for one in range(len(streams)):
+        assert not any(same(streams[one], other) for other in streams[one + 1 :])
+    assert same(make(0, 1).frames(0, ALL), streams[0])
+
+
+def test_no_two_draws_share_a_generator(monkeypatch):
+    drawn, original = set(), sampler_module.rng
+
+    def recorded(*path):
+        drawn.add(original(*path).integers(2**63).item())
+        return original(*path)
+
+    monkeypatch.setattr(sampler_module, "rng", recorded)
+    for stream in (1, 2):
+        make(0, stream).frames(0, 3 * ALL)
+    orders, groups = 2 * 3, 2 * 3 * 3
+    assert len(drawn) == orders + groups
+
+
+def test_pickled_sampler_keeps_its_stream():
+    sampler = make(3, 1)
+    sampler.frames(0, 5)
+    assert same(pickle.loads(pickle.dumps(sampler)).frames(50, 400), sampler.frames(50, 400))
+
+
+@pytest.fixture(scope="module")
+def index(cohort_folder, tmp_path_factory):
+    return open_index(cohort_folder, tmp_path_factory.mktemp("index"))
+
+
+def make_batches(index, total=100, batch_size=32, frame=512):
+    cohort, _ = choose_segments(index, None, frame, annotated=True)
+    sampler = Sampler(list(cohort.values()), index.segments["samples"], frame, 8, (0, 1))
+    constants = Constants("synthetic", 0.02, 0.3, {})
+    return FrameBatches(index, sampler, constants, TASKS["beat"].label_rule, batch_size, total)
+
+
+def read_all(batches, workers=0):
+    loaded = load(batches, range(len(batches)), torch.device("cpu"), workers)
+    return list(map(list, zip(*loaded, strict=True)))
+
+
+def test_batches_hold_the_normalised_frames_and_their_labels(cohort_copy):
+    path = cohort_copy / "p00/p00001/p00001_s00.hea"
+    path.write_text(path.read_text().replace("74.36482269503546(0)/mV", "150(40)/mV"))
+    index = open_index(cohort_copy)
+    batches = make_batches(index)
+    signals, found = read_all(batches)
+    assert [tuple(signal.shape) for signal in signals] == [(32, 1, 512)] * 3 + [(4, 1, 512)]
+    assert signals[0].dtype == torch.float32 and found[0].dtype == torch.int64
+    signals, found = torch.cat(signals).numpy()[:, 0], torch.cat(found).numpy()
+    segments, starts = batches.sampler.frames(0, 100)
+    assert set(segments) == set(range(12))
+    for segment in range(12):
+        path = str(index.record_path(segment))
+        millivolts = wfdb.rdrecord(path).p_signal[:, 0]
+        ends, codes, _, _ = icentia11k.read_annotations(path)
+        for number in np.flatnonzero(segments == segment):
+            start = starts[number]
+            expected = (millivolts[start : start + 512] - 0.02) / 0.3
+            np.testing.assert_allclose(signals[number], expected, atol=1e-5)
+            label = labels.beat_labels(ends, codes, starts[[number]], 512)
+            assert found[number] == label.item()
+    assert len(set(found)) > 2
+
+
+def test_batches_do_not_depend_on_who_asks_or_when(index):
+    batches = make_batches(index)
+    expected = read_all(batches)
+    backwards = [make_batches(index)[number] for number in reversed(range(4))]
+    for number, frames in zip(reversed(range(4)), backwards, strict=True):
+        assert torch.equal(frames.labels, expected[1][number])
+        assert same(frames, pickle.loads(pickle.dumps(batches))[number])
+    for one, other in zip(read_all(batches, workers=2), expected, strict=True):
+        assert all(map(torch.equal, one, other))
