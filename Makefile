@@ -5,9 +5,9 @@ DEMO ?= demo
 PY := $(VENV)/bin/python
 # The demo's sizes; the end-to-end check of .ci/run makes them smaller.
 COHORT ?= --patients 32 --segments 1 --samples 60000 --recordings 400
-PRETRAIN ?= --frame-size 1024 --batch-size 32 --steps-per-epoch 75 --epochs 2 --val-patients 4 --val-size 256
-PREPARE ?= --pad 2560 --test-size 0.5
-FINETUNE ?= --val-size 0.2 --batch-size 16 --epochs 8
+PRETRAIN ?= --frame-size 512 --batch-size 32 --steps-per-epoch 150 --epochs 2 --val-patients 4 --val-size 256
+PREPARE ?= --pad 2560 --test-size 0.7
+FINETUNE ?= --val-size 0.25 --batch-size 8 --epochs 6
 
 .PHONY: install demo test lint clean
 install: $(VENV)/.installed

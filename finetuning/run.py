@@ -57,7 +57,8 @@ def run(args: argparse.Namespace) -> None:
     write_json(args.job_dir / "scores.json", {"epoch": epoch, **scores})
     for name, score in scores.items():
         print(describe_scores(name, score))
-    print(f"epoch {epoch} chosen by {args.val_metric}; predictions and scores: {args.job_dir}")
+    by = f"validation {args.val_metric}" if "val" in data.parts else "being the last"
+    print(f"epoch {epoch} chosen by {by}; predictions and scores: {args.job_dir}")
 
 
 def open_data(args: argparse.Namespace, device: torch.device) -> Data:
@@ -79,8 +80,8 @@ def open_data(args: argparse.Namespace, device: torch.device) -> Data:
                     f"--{name}: its {key} is {prepared.manifest.get(key)}, that of --train "
                     f"{train_set.manifest.get(key)}; prepare both alike"
                 )
-        if prepared.signal.shape[1] != train_set.signal.shape[1]:
-            raise UserError(f"--{name} has another number of leads than --train")
+        if args.channel is None and prepared.signal.shape[1] != train_set.signal.shape[1]:
+            raise UserError(f"--{name} has another number of leads than --train; pass --channel")
     chosen = {name: np.arange(len(prepared)) for name, prepared in sets.items()}
     if not args.val and args.val_size:
         sets["val"] = train_set

@@ -52,9 +52,10 @@ def run(args: argparse.Namespace) -> None:
     if data.manifest["left_out"]:
         print(summary(data.manifest["left_out"]), file=sys.stderr)
     chosen = train(args, data, model, describe(args, data), hardware)
+    by = f"validation {args.val_metric}" if data.validation else "being the last"
     weights = args.job_dir / "weights.safetensors"
     strip_head(epoch_file(args.job_dir, chosen), weights)
-    print(f"epoch {chosen} chosen by {args.val_metric}; its encoder: {weights}")
+    print(f"epoch {chosen} chosen by {by}; its encoder: {weights}")
 
 
 def open_data(args: argparse.Namespace) -> Data:

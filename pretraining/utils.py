@@ -3,7 +3,6 @@
 python -m pretraining.utils --checkpoint jobs/beat/epoch_02/model.safetensors --out FILE
 """
 
-import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +31,10 @@ def main() -> None:
     parser = cli.Parser(prog="python -m pretraining.utils", description=__doc__.split("\n")[0])
     parser.add_argument("--checkpoint", type=cli.existing, required=True, help="model.safetensors")
     parser.add_argument("--out", type=Path, required=True, help="file for the encoder")
-    args: argparse.Namespace = parser.parse_args()
+    parser.add_argument("--overwrite", action="store_true", help="replace --out")
+    args = parser.parse_args()
+    if args.out.exists() and not args.overwrite:
+        raise cli.UserError(f"{args.out} exists; name another file or pass --overwrite")
     get_pretrained_weights(args.checkpoint, args.out)
 
 

@@ -22,8 +22,9 @@ OUTPUTS = (
     "history.csv",
     "timing.csv",
     "scores.json",
+    "weights.safetensors",
+    "best_model.safetensors",
     "*_predictions.csv",
-    "*.safetensors",
     "epoch_*",
 )
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "wfdb")

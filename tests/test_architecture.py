@@ -1,0 +1,84 @@
+"""Who may import whom, and facts that are written down twice."""
+
+import ast
+import graphlib
+
+import pytest
+
+from finetuning import challenge17
+from finetuning import run as finetuning_run
+from pretraining import icentia11k, tasks
+from pretraining import run as pretraining_run
+from tests.helpers import ROOT
+from utils import annotations, encoders, names, segments, synthetic
+
+PACKAGES = ("utils", "pretraining", "finetuning")
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+    for package in PACKAGES
+    for path in sorted((ROOT / package).rglob("*.py"))
+    if path.stem != "__init__"
+}
+
+
+def imports(module: str) -> set[str]:
+    """Full names of what a module imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def packages(module: str) -> set[str]:
+    return {name.partition(".")[0] for name in imports(module)}
+
+
+def test_there_is_something_to_check():
+    assert {"utils.cli", "pretraining.run", "finetuning.run"} <= MODULES.keys()
+    assert {"torch", "utils"} <= packages("pretraining.run")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_arrows_point_one_way(module):
+    package = module.partition(".")[0]
+    others = {"pretraining", "finetuning", "report", "benchmarks", "tests"} - {package}
+    assert not packages(module) & others
+
+
+def test_no_cycles():
+    graph = {module: imports(module) & MODULES.keys() for module in MODULES}
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_modules_that_do_without():
+    assert not imports("utils.names")
+    assert "argparse" not in packages("utils.engine")
+    assert not {"torch", "pathlib"} & packages("utils.metrics")
+    assert packages("pretraining.labels") == {"numpy", "utils"}
+    ours = {name for name in imports("pretraining.labels") if name in MODULES}
+    assert ours == {"utils.annotations"}
+    assert not any(packages(module) & {"pickle", "dill", "joblib"} for module in MODULES)
+
+
+def test_names_agree_with_the_tables():
+    assert tuple(tasks.TASKS) == names.TASKS
+    assert tuple(encoders.ENCODERS) == names.ARCHITECTURES
+    assert tuple(annotations.ALPHABETS) == names.SOURCES
+    assert tuple(pretraining_run.VALIDATED) == names.PRETRAINING_METRICS
+    assert set(finetuning_run.COLUMNS) == {*names.FINETUNING_METRICS, *names.STOP_METRICS}
+
+
+def test_constants_written_down_twice_agree():
+    assert icentia11k.FS == segments.FS == synthetic.ICENTIA_HZ
+    assert icentia11k.GAIN == synthetic.ICENTIA_GAIN
+    assert challenge17.FS == synthetic.CHALLENGE_HZ
+    assert set(challenge17.CLASSES) == set(synthetic.PERCENT)
+    classes = set(annotations.BEAT_CLASSES)
+    assert set(annotations.ICENTIA_BEATS.values()) == classes
+    for alphabet in annotations.ALPHABETS.values():
+        assert set(alphabet.beats.values()) <= annotations.ICENTIA_BEATS.keys()
+        assert set(alphabet.rhythms.values()) <= annotations.ICENTIA_RHYTHMS.keys()

@@ -1,0 +1,159 @@
+"""Flags: what they accept, and the one line that says what is wrong."""
+
+import importlib
+import subprocess
+import sys
+from argparse import ArgumentTypeError
+
+import pytest
+
+from tests.helpers import ROOT, command
+from utils import cli
+
+COMMANDS = {
+    "pretraining.trainer": ["--job-dir", "x", "--task", "beat", "--train", "."],
+    "pretraining.convert": ["--source", "mitdb", "--from", ".", "--out", "x"],
+    "pretraining.utils": ["--checkpoint", ".", "--out", "x"],
+    "finetuning.prepare": ["--source", ".", "--labels", "zip"],
+    "finetuning.trainer": ["--job-dir", "x", "--train", "."],
+    "utils.synthetic": ["--out", "x"],
+}
+PRETRAIN, FINETUNE = "pretraining.trainer", "finetuning.trainer"
+
+
+def call(name, *flags):
+    return command(importlib.import_module(name).main, *COMMANDS[name], *flags)
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("0", [0]),
+        ("2,0,1", [0, 1, 2]),
+        ("0-3", [0, 1, 2, 3]),
+        ("5,1-3,2", [1, 2, 3, 5]),
+        ("10998-10999", [10998, 10999]),
+    ],
+)
+def test_id_list(text, ids):
+    assert cli.id_list(text) == ids
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,,2", "-1", "1-", "3-1", "1,3-1", "1.5"])
+def test_not_an_id_list(text):
+    with pytest.raises((ValueError, ArgumentTypeError)):
+        cli.id_list(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("0", 0), ("0.0", 0), ("0.05", 0.05), ("1", 1), ("20", 20)]
+)
+def test_share_or_count(text, value):
+    found = cli.share_or_count(text)
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize("text", ["-1", "-0.1", "1.5", "inf", "nan", "x"])
+def test_neither_share_nor_count(text):
+    with pytest.raises((ValueError, ArgumentTypeError)):
+        cli.share_or_count(text)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_unknown_flag(name):
+    call(name, "--bogus").refused("--bogus", "--help")
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        (PRETRAIN, ["--val-met", "f1"]),
+        (PRETRAIN, ["--over"]),
+        (FINETUNE, ["--val-met", "f1"]),
+        (FINETUNE, ["--weights", "x"]),
+    ],
+)
+def test_shortened_flag(name, flags):
+    call(name, *flags).refused("unrecognized", flags[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "flag", "value"),
+    [
+        (PRETRAIN, "--task", "sleep"),
+        (PRETRAIN, "--train", "no/such/folder"),
+        (PRETRAIN, "--patient-ids", "4-2"),
+        (PRETRAIN, "--val-patients", "1.5"),
+        (PRETRAIN, "--frame-size", "0"),
+        (PRETRAIN, "--batch-size", "many"),
+        (PRETRAIN, "--lr", "nan"),
+        (PRETRAIN, "--lr", "-1"),
+        (PRETRAIN, "--seed", "-1"),
+        (PRETRAIN, "--seed", str(2**32)),
+        (PRETRAIN, "--val-metric", "auc"),
+        (FINETUNE, "--val-size", "1"),
+        (FINETUNE, "--subset", "0"),
+        (FINETUNE, "--subset", "1.1"),
+        (FINETUNE, "--channel", "-1"),
+        (FINETUNE, "--patience", "0"),
+        (FINETUNE, "--stop-metric", "f1"),
+        (FINETUNE, "--train", "no/such/file"),
+    ],
+)
+def test_bad_value(name, flag, value):
+    call(name, f"{flag}={value}").refused(flag)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (cli.UserError("x.npz is odd; make it anew"), "x.npz is odd; make it anew"),
+        (FileNotFoundError(2, "No such file or directory", "gone.npz"), "gone.npz: No such file"),
+        (OSError(28, "No space left on device"), "file system: No space left on device; free"),
+    ],
+)
+def test_failures_are_one_line(error, words):
+    def main():
+        raise error
+
+    command(main).refused(words)
+
+
+def test_a_bug_keeps_its_traceback():
+    def main():
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        command(main)
+
+
+def test_as_a_process():
+    found = subprocess.run(
+        [sys.executable, "-m", PRETRAIN, "--bogus"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert found.returncode == 2
+    assert found.stderr.startswith("error: ") and found.stderr.count("\n") == 1
+    assert not found.stdout
+
+
+def test_help_is_instant():
+    """No command loads PyTorch, nor but one the scientific libraries, to print its flags."""
+    code = f"""
+import importlib, sys
+for name in {list(COMMANDS)}:
+    sys.argv = [name, "--help"]
+    try:
+        importlib.import_module(name).main()
+    except SystemExit as stop:
+        loaded = {{"torch", "scipy", "wfdb", "pandas", "sklearn"}} & set(sys.modules)
+        print("result", name, stop.code, *sorted(loaded), file=sys.stderr)
+"""
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    results = [line.split()[1:] for line in found.stderr.splitlines()]
+    assert [result[:2] for result in results] == [[name, "0"] for name in COMMANDS], found.stderr
+    loaded = {name: set(libraries) for name, _, *libraries in results}
+    assert "torch" not in loaded.pop("utils.synthetic")
+    assert not any(loaded.values()), loaded
+    assert found.stdout.count("usage: python -m ") == len(COMMANDS)
