@@ -30,7 +30,7 @@ def parse_arguments() -> argparse.Namespace:
     flag("--pad", type=cli.count, default=16384, help="samples a record is padded to in training")
     flag("--out", type=_prefix, default=Path("data/physionet"), help="beginning of the file names")
     flag("--overwrite", action="store_true", help="replace files that are there")
-    return parser.parse_args()  # fmt: skip
+    return parser.parse_args()
 
 
 def _labels(text: str) -> str | Path:

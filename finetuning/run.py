@@ -73,15 +73,8 @@ def open_data(args: argparse.Namespace, device: torch.device) -> Data:
         if path
     }
     train_set = sets["train"]
-    for name, prepared in sets.items():
-        for key in ("classes", "fs", "pad", "labels"):
-            if prepared.manifest.get(key) != train_set.manifest.get(key):
-                raise UserError(
-                    f"--{name}: its {key} is {prepared.manifest.get(key)}, that of --train "
-                    f"{train_set.manifest.get(key)}; prepare both alike"
-                )
-        if args.channel is None and prepared.signal.shape[1] != train_set.signal.shape[1]:
-            raise UserError(f"--{name} has another number of leads than --train; pass --channel")
+    for name in sets.keys() - {"train"}:
+        check_alike(train_set, sets[name], name, args.channel)
     chosen = {name: np.arange(len(prepared)) for name, prepared in sets.items()}
     if not args.val and args.val_size:
         sets["val"] = train_set
@@ -99,6 +92,24 @@ def open_data(args: argparse.Namespace, device: torch.device) -> Data:
     }
     print(", ".join(f"{name}: {len(part)} recordings" for name, part in parts.items()))
     return Data(parts, train_set.manifest)
+
+
+def check_alike(train_set: PreparedSet, other: PreparedSet, name: str, channel: int | None) -> None:
+    """Raises `UserError` where `--name` was prepared otherwise, or holds training recordings."""
+    for key in ("classes", "fs", "pad", "labels"):
+        if other.manifest.get(key) != train_set.manifest.get(key):
+            raise UserError(
+                f"--{name}: its {key} is {other.manifest.get(key)}, that of --train "
+                f"{train_set.manifest.get(key)}; prepare both alike"
+            )
+    if channel is None and other.signal.shape[1] != train_set.signal.shape[1]:
+        raise UserError(f"--{name} has another number of leads than --train; pass --channel")
+    shared = np.intersect1d(train_set.record_ids, other.record_ids)
+    if len(shared) and other.manifest["dataset"] == train_set.manifest["dataset"]:
+        raise UserError(
+            f"--{name} holds {len(shared)} recordings of --train, such as {shared[0]}; "
+            "use the two files of one split"
+        )
 
 
 def draw(

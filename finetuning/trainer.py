@@ -16,8 +16,8 @@ from utils import cli, names
 def parse_arguments() -> argparse.Namespace:
     """Flags of this command, checked."""
     parser = cli.Parser(prog="python -m finetuning.trainer", description=__doc__.split("\n")[0])
+    cli.add_run_flags(parser)
     flag = parser.add_argument
-    flag("--job-dir", type=Path, required=True, help="folder for what this run writes")
     flag("--train", type=cli.existing, required=True, help="prepared set (.npz) to train on")
     flag("--val", type=cli.existing, help="to validate on; by default drawn from --train")
     flag("--test", type=cli.existing, help="prepared set to predict once, at the end")
@@ -47,18 +47,8 @@ def parse_arguments() -> argparse.Namespace:
     )
     flag("--stop-metric", choices=names.STOP_METRICS, default="val_loss", help="see --patience")
     flag("--freeze", action="store_true", help="train the classifier only")
-    flag("--lr", type=cli.positive, default=1e-3, help="Adam's learning rate")
-    flag("--device", choices=names.DEVICES, default="auto", help="auto: CUDA where there is one")
-    flag(
-        "--precision",
-        choices=names.PRECISIONS,
-        default="auto",
-        help="auto: bf16 where the device computes it natively",
-    )
-    flag("--seed", type=cli.seed, default=0, help="of everything random, the split included")
     flag("--verbose", action="store_true", help="a progress bar, and every tensor transferred")
-    flag("--overwrite", action="store_true", help="replace the run in --job-dir")
-    return parser.parse_args()  # fmt: skip
+    return parser.parse_args()
 
 
 def main() -> None:

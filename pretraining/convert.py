@@ -23,7 +23,7 @@ def main() -> None:
     flag("--from", type=cli.existing, required=True, dest="folder", help="folder with its .hea")
     flag("--out", type=Path, required=True, help="new folder for the converted set")
     flag("--overwrite", action="store_true", help="replace a set that was converted to --out")
-    args = parser.parse_args()  # fmt: skip
+    args = parser.parse_args()
     from pretraining.wfdb_source import convert
 
     convert(args.source, args.folder, args.out, args.overwrite)

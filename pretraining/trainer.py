@@ -15,8 +15,8 @@ from utils import cli, names
 def parse_arguments() -> argparse.Namespace:
     """Flags of this command, checked."""
     parser = cli.Parser(prog="python -m pretraining.trainer", description=__doc__.split("\n")[0])
+    cli.add_run_flags(parser)
     flag = parser.add_argument
-    flag("--job-dir", type=Path, required=True, help="folder for what this run writes")
     flag("--task", choices=names.TASKS, required=True, help="objective")
     flag("--train", type=cli.existing, required=True, help="data set in Icentia11k's layout")
     flag("--index", type=Path, help="folder of the annotation index; by default in the data set")
@@ -58,17 +58,7 @@ def parse_arguments() -> argparse.Namespace:
         default=0,
         help="processes that read data; the frames do not depend on it",
     )
-    flag("--lr", type=cli.positive, default=1e-3, help="Adam's learning rate")
-    flag("--device", choices=names.DEVICES, default="auto", help="auto: CUDA where there is one")
-    flag(
-        "--precision",
-        choices=names.PRECISIONS,
-        default="auto",
-        help="auto: bf16 where the device computes it natively",
-    )
-    flag("--seed", type=cli.seed, default=0, help="of everything random")
-    flag("--overwrite", action="store_true", help="replace the run in --job-dir")
-    return parser.parse_args()  # fmt: skip
+    return parser.parse_args()
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument(
         "--title", default="Transfer learning for AF classification", help="of the figure"
     )
-    args = parser.parse_args()  # fmt: skip
+    args = parser.parse_args()
     # Only now, so that --help and a mistyped flag are answered at once.
     from report import collect, figures, statistics
 

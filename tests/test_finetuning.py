@@ -318,6 +318,12 @@ def test_validation_set_of_its_own(prepared, weights, tmp_path):
     assert scores["val"] == scores["test"] and scores["train"]["records"] == 48
 
 
+def test_sets_must_not_share_recordings(prepared, weights, tmp_path):
+    result = finetune(prepared, weights, tmp_path / "job", "--val", prepared / "p_train.npz")
+    assert result.code == 2 and result.err.count("\n") == 1
+    assert "--val holds 48 recordings of --train" in result.err
+
+
 LENGTHS, LEADS, SHORT = (3, 10, 5), 2, 5
 MEAN, SD = 0.25, 0.5
 

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from utils import names
+
 
 class UserError(Exception):
     """Something a person can put right; its message says what, where and what to do."""
@@ -25,6 +27,22 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
+def add_run_flags(parser: Parser) -> None:
+    """Flags that both trainers have."""
+    flag = parser.add_argument
+    flag("--job-dir", type=Path, required=True, help="folder for what this run writes")
+    flag("--lr", type=positive, default=1e-3, help="Adam's learning rate")
+    flag("--device", choices=names.DEVICES, default="auto", help="auto: CUDA where there is one")
+    flag(
+        "--precision",
+        choices=names.PRECISIONS,
+        default="auto",
+        help="auto: bf16 where the device computes it natively",
+    )
+    flag("--seed", type=seed, default=0, help="of everything random")
+    flag("--overwrite", action="store_true", help="replace the run in --job-dir")
 
 
 def run(main: Callable[[], None]) -> None:
