@@ -13,27 +13,26 @@ from utils.encoders import Classifier, build_encoder
 from utils.engine import Hardware, choose_hardware, native_bf16, train_epoch
 from utils.files import write_json
 
-PLAIN = "plain fp32, Conv1d"
+PLAIN = "plain fp32, Conv1d"  # as PyTorch computes it by default: with TF32 on CUDA
 FAST = "bf16, channels-last"
 
 
-def measure(args: argparse.Namespace) -> None:
-    """Time the variants in turns, print the table, write the JSON."""
+def measure(args: argparse.Namespace) -> dict[str, float]:
+    """Time the variants in turns, print the table, write the JSON; median frames/s of each."""
     hardware = choose_hardware(args.device, "fp32")
     variants = {PLAIN: make_step(args, hardware, channels_last=False)}
     if native_bf16(hardware.device):
         variants[FAST] = make_step(args, hardware._replace(bf16=True), channels_last=True)
-    speeds = {name: [] for name in variants}
+    steps = {name: round(args.seconds / timed(run, 1)) + 1 for name, run in variants.items()}
+    speeds: dict[str, list[float]] = {name: [] for name in variants}
     # They take turns, so that a drift of the machine's speed hits all alike.
     for _ in range(args.repeats):
         for name, run in variants.items():
-            began = time.perf_counter()
-            run(args.steps)
-            speeds[name].append(args.steps * args.batch_size / (time.perf_counter() - began))
+            speeds[name].append(steps[name] * args.batch_size / timed(run, steps[name]))
+    medians = {name: statistics.median(values) for name, values in speeds.items()}
     machine = describe_machine(hardware.device)
     print(f"{args.arch}, frame {args.frame_size}, batch {args.batch_size}; {machine}")
     print(f"{'':22}{'frames/s':>10}{'lowest':>10}{'highest':>10}{'ratio':>8}")
-    medians = {name: statistics.median(values) for name, values in speeds.items()}
     for name, values in speeds.items():
         row = (medians[name], min(values), max(values))
         print(f"{name:22}" + "".join(f"{v:10.1f}" for v in row) + f"{row[0] / medians[PLAIN]:8.2f}")
@@ -43,6 +42,14 @@ def measure(args: argparse.Namespace) -> None:
         settings = {name: getattr(args, name) for name in ("arch", "frame_size", "batch_size")}
         about = {"machine": machine, "torch": torch.__version__, **settings}
         write_json(args.out, {**about, "frames_per_second": speeds, "median": medians})
+    return medians
+
+
+def timed(run: Callable[[int], None], steps: int) -> float:
+    """Seconds that `steps` steps take."""
+    began = time.perf_counter()
+    run(steps)
+    return time.perf_counter() - began
 
 
 def make_step(
@@ -53,7 +60,7 @@ def make_step(
     encoder = build_encoder(args.arch, 1, None, generator)
     model = hardware.place(Classifier(encoder, 5, generator))
     encoder.channels_last = channels_last
-    optimizer = torch.optim.Adam(model.parameters(), fused=channels_last)
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
     x = torch.randn(args.batch_size, 1, args.frame_size, generator=generator).to(hardware.device)
     y = torch.randint(5, (args.batch_size,), generator=generator).to(hardware.device)
 

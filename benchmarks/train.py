@@ -14,7 +14,7 @@ def main() -> None:
     flag("--arch", choices=names.ARCHITECTURES, default="resnet18", help="encoder")
     flag("--frame-size", type=cli.count, default=2048, help="samples")
     flag("--batch-size", type=cli.count, default=64, help="frames")
-    flag("--steps", type=cli.count, default=3, help="in one repeat")
+    flag("--seconds", type=cli.positive, default=3.0, help="of one repeat")
     flag("--repeats", type=cli.count, default=5, help="the median is shown")
     flag("--device", choices=names.DEVICES, default="auto", help="auto: CUDA where there is one")
     flag("--out", type=Path, help="JSON file for the figures")

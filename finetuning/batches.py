@@ -44,11 +44,13 @@ def pad_recordings(
         channel: use this lead only; all by default.
 
     Raises:
-        UserError: no such lead.
+        UserError: no such lead, or a recording that is not of exactly one class.
     """
     manifest, leads = prepared.manifest, prepared.signal.shape[1]
     if channel is not None and channel >= leads:
         raise UserError(f"--channel {channel}: the recordings have leads 0 to {leads - 1}")
+    if (prepared.y[chosen].sum(1) != 1).any():
+        raise UserError("a recording has no class or several; each must have one")
     used = range(leads) if channel is None else [channel]
     pad = manifest["pad"]
     signal = np.zeros((len(chosen), len(used), pad), np.int16)

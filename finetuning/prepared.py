@@ -107,6 +107,8 @@ def _load_manifest(path: Path) -> dict[str, Any]:
     for key in _NUMBERS:
         if not _is_number(manifest.get(key)):
             raise UserError(f"{beside} gives no number for {key!r}; {_AGAIN}")
+    if not isinstance(manifest.get("dataset"), str):
+        raise UserError(f"{beside} names no dataset; {_AGAIN}")
     if manifest.get("unit") != UNIT:
         raise UserError(f"{beside} gives the unit {manifest.get('unit')!r}, not {UNIT}; {_AGAIN}")
     return manifest

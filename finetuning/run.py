@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,9 +73,9 @@ def open_data(args: argparse.Namespace, device: torch.device) -> Data:
         for name, path in (("train", args.train), ("val", args.val), ("test", args.test))
         if path
     }
+    for one, other in combinations(sets, 2):
+        check_alike(f"--{one}", sets[one], f"--{other}", sets[other], args.channel)
     train_set = sets["train"]
-    for name in sets.keys() - {"train"}:
-        check_alike(train_set, sets[name], name, args.channel)
     chosen = {name: np.arange(len(prepared)) for name, prepared in sets.items()}
     if not args.val and args.val_size:
         sets["val"] = train_set
@@ -94,21 +95,23 @@ def open_data(args: argparse.Namespace, device: torch.device) -> Data:
     return Data(parts, train_set.manifest)
 
 
-def check_alike(train_set: PreparedSet, other: PreparedSet, name: str, channel: int | None) -> None:
-    """Raises `UserError` where `--name` was prepared otherwise, or holds training recordings."""
-    for key in ("classes", "fs", "pad", "labels"):
-        if other.manifest.get(key) != train_set.manifest.get(key):
+def check_alike(
+    one_flag: str, one: PreparedSet, other_flag: str, other: PreparedSet, channel: int | None
+) -> None:
+    """Raises `UserError` where two sets were prepared differently, or share recordings."""
+    for key in ("classes", "fs", "pad", "mean_mv", "sd_mv", "labels"):
+        ours, theirs = one.manifest.get(key), other.manifest.get(key)
+        if ours != theirs:
             raise UserError(
-                f"--{name}: its {key} is {other.manifest.get(key)}, that of --train "
-                f"{train_set.manifest.get(key)}; prepare both alike"
+                f"{key} is {theirs} in {other_flag}, {ours} in {one_flag}; prepare both alike"
             )
-    if channel is None and other.signal.shape[1] != train_set.signal.shape[1]:
-        raise UserError(f"--{name} has another number of leads than --train; pass --channel")
-    shared = np.intersect1d(train_set.record_ids, other.record_ids)
-    if len(shared) and other.manifest["dataset"] == train_set.manifest["dataset"]:
+    if channel is None and one.signal.shape[1] != other.signal.shape[1]:
+        raise UserError(f"{other_flag} has other leads than {one_flag}; choose one by --channel")
+    shared = np.intersect1d(one.record_ids, other.record_ids)
+    if len(shared) and one.manifest["dataset"] == other.manifest["dataset"]:
         raise UserError(
-            f"--{name} holds {len(shared)} recordings of --train, such as {shared[0]}; "
-            "use the two files of one split"
+            f"{other_flag} holds {len(shared)} recordings of {one_flag}, such as {shared[0]}; "
+            "use the files of one split"
         )
 
 

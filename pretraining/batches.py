@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from pretraining.icentia11k import Constants, Signals
 from pretraining.index import AnnotationIndex
 from pretraining.sampler import Sampler
+from utils.cli import UserError
 
 # (annotations of a segment, starts (n,), frame_size) -> (n,) int64
 LabelRule = Callable[[dict[str, np.ndarray], np.ndarray, int], np.ndarray]
@@ -89,6 +90,15 @@ def load(
     loader = DataLoader(
         batches, batch_size=None, sampler=numbers, num_workers=workers, pin_memory=cuda
     )
-    for frames in loader:
+    for frames in _with_plain_errors(loader):
         signal, scale, shift, labels = (t.to(device, non_blocking=cuda) for t in frames)
         yield torch.addcmul(shift, signal.float(), scale), labels
+
+
+def _with_plain_errors(loader: DataLoader) -> Iterator[Frames]:
+    """A worker's `UserError` arrives with its traceback for a message; keep the last line."""
+    try:
+        yield from loader
+    except UserError as error:
+        message = str(error).strip().rpartition("\n")[2]
+        raise UserError(message.removeprefix(f"{UserError.__module__}.UserError: ")) from None

@@ -18,9 +18,8 @@ import wfdb
 from utils.annotations import BEAT_CLASSES, ICENTIA_BEATS, ICENTIA_RHYTHMS, RHYTHM_CLASSES
 from utils.cli import UserError
 from utils.files import read_json
+from utils.segments import FS
 
-FS = 250
-GAIN = 74.36482269503546  # units per mV
 OPEN_SIGNALS = 128
 INVALID = np.iinfo(np.int16).min  # WFDB's mark for a missing sample
 DESCRIPTION = "dataset.json"
@@ -30,7 +29,7 @@ RHYTHM_CODES = {mark: RHYTHM_CLASSES.index(name) for mark, name in ICENTIA_RHYTH
 # A beat in no zone was undefined, end or noise; which of them is no longer known.
 NO_ZONE = RHYTHM_CLASSES.index("noise")
 RECORD_NAME = re.compile(r"p(\d{5,})_s(\d{2,})\.(hea|dat|atr)")
-UNITS_PER_MV = {"mV": 1.0, "uV": 1e-3, "V": 1e3}
+MILLIVOLT = {"mV": 1.0, "uV": 1e-3, "V": 1e3}
 
 
 class Constants(NamedTuple):
@@ -186,7 +185,7 @@ def read_header(record_path: Path) -> Header:
     if set(files) != {f"{record_path.name}.dat"}:
         raise Unusable(f"header names another signal file ({files[0]})")
     unit, gain = header.units[0], header.adc_gain[0]
-    if unit not in UNITS_PER_MV or not 0 < gain < float("inf") or not header.sig_len:
+    if unit not in MILLIVOLT or not 0 < gain < float("inf") or not header.sig_len:
         raise Unusable(f"header says {header.sig_len} samples, {gain} units per {unit}")
     offset = header.byte_offset[0] or 0
     mapped = header.fmt == ["16"] and header.samps_per_frame == [1]
@@ -194,7 +193,7 @@ def read_header(record_path: Path) -> Header:
         size = Path(f"{record_path}.dat").stat().st_size - offset
         if size != 2 * header.sig_len:
             raise Unusable(f"header says {header.sig_len} samples, file holds {size / 2:g}")
-    found = Header(header.sig_len, gain / UNITS_PER_MV[unit], header.baseline[0], mapped, offset)
+    found = Header(header.sig_len, gain / MILLIVOLT[unit], header.baseline[0], mapped, offset)
     if (read_signal(record_path, found) == INVALID).any():
         raise Unusable("missing (NaN) samples")
     return found

@@ -2,14 +2,14 @@
 
 A folder `annotation_index/current` in the data set's folder, or in `--index DIR`:
 `segments.npy` (a row per segment), flat arrays of all beats in the same order, and `index.json`
-(what was left out and why; when each folder last changed). Only patients whose folder changed
-since, or of whom something had been left out that has changed, are read again.
+(what was left out and why; when each folder last changed). Only patients asked for are read, and
+again only those whose folder changed since, or of whom something left out has changed.
 """
 
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,12 +44,14 @@ class AnnotationIndex:
         segments: structured array with `path` (relative, without extension), `patient`,
             `samples`, `gain` (units per mV), `baseline`, `annotated`, `first` and `beats` (its
             stretch of the beat arrays).
+        patients: that were looked into.
         left_out: record, patient and reason of each segment that cannot be used.
     """
 
     def __init__(self, root: Path, folder: Path):
         self.root, self.folder = root, folder
         self.about = read_json(folder / "index.json")
+        self.patients = set(self.about["patients"])
         self.segments = np.load(folder / "segments.npy", mmap_mode="r")
         beats = self.about["beats"]
         self.arrays = {  # an empty file cannot be mapped
@@ -60,7 +62,7 @@ class AnnotationIndex:
         }
 
     def __reduce__(self):
-        return AnnotationIndex, (self.root, self.folder)
+        return _open_same, (self.root, self.folder, self.about)
 
     @property
     def left_out(self) -> list[dict[str, Any]]:
@@ -81,21 +83,40 @@ class AnnotationIndex:
         return Header(*(row[name].item() for name in Header._fields))
 
 
-def open_index(root: Path, folder: Path | None = None) -> AnnotationIndex:
+def _open_same(root: Path, folder: Path, about: dict[str, Any]) -> AnnotationIndex:
+    """The index again, in another process."""
+    index = AnnotationIndex(root, folder)
+    if index.about != about:
+        raise UserError(f"{folder} was built anew during the run; start again")
+    return index
+
+
+def open_index(
+    root: Path, folder: Path | None = None, patient_ids: Sequence[int] | None = None
+) -> AnnotationIndex:
     """Open the index of the data set at `root`; build it, or bring it up to date, first.
 
     Args:
         folder: where the index lies; by default in `root`.
+        patient_ids: whom to look into, beside those in the index already; everybody by default.
 
     Raises:
         UserError: no data set at `root`, or the index cannot be written.
     """
     current = (folder or root / FOLDER) / "current"
     old = _open_old(root, current)
-    if old and _unchanged_folders(old) and not _changed_records(old):
+    if (
+        old
+        and _unchanged_folders(old)
+        and not _changed_records(old)
+        and (old.about["complete"] if patient_ids is None else old.patients >= set(patient_ids))
+    ):
         return old
     records, folders = icentia11k.find_records(root)
-    _build(root, current, records, folders, old)
+    if patient_ids is not None:
+        wanted = set(patient_ids) | (old.patients if old else set())
+        records = {patient: paths for patient, paths in records.items() if patient in wanted}
+    _build(root, current, records, folders, old, complete=patient_ids is None)
     return AnnotationIndex(root, current)
 
 
@@ -133,13 +154,16 @@ def _build(
     records: dict[int, list[Path]],
     folders: list[Path],
     old: AnnotationIndex | None,
+    complete: bool,
 ) -> None:
     partial = current.with_name(f"partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-    except PermissionError:
-        raise UserError(f"{partial} cannot be written; name another folder by --index") from None
+    except OSError as error:
+        raise UserError(
+            f"{partial} cannot be made ({error.strerror}); name another folder by --index"
+        ) from None
     try:
         # Taken first: what changes while the index is being built is seen next time.
         times = {str(folder.relative_to(root)): _changed_at(folder) for folder in folders}
@@ -154,7 +178,14 @@ def _build(
             file.close()
         np.save(partial / "segments.npy", _segment_table(rows))
         beats = sum(row[-1] for row in rows)
-        about = {"version": VERSION, "beats": beats, "folders": times, "left_out": left_out}
+        about = {
+            "version": VERSION,
+            "beats": beats,
+            "patients": list(records),
+            "complete": complete,
+            "folders": times,
+            "left_out": left_out,
+        }
         write_json(partial / "index.json", about)
         shutil.rmtree(current, ignore_errors=True)
         partial.rename(current)
@@ -249,8 +280,9 @@ def _read_patient(root: Path, patient: int, paths: list[Path]) -> Part:
         try:
             header = icentia11k.read_header(path)
             ends, codes, _, rhythm = icentia11k.read_annotations(path)
-        except Unusable as reason:
-            out = {"record": name, "patient": patient, "reason": str(reason)}
+        except (Unusable, OSError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            out = {"record": name, "patient": patient, "reason": reason}
             left_out.append(out | {"sizes": _sizes(path)})
             continue
         annotated = Path(f"{path}.atr").exists()

@@ -62,7 +62,7 @@ def open_data(args: argparse.Namespace) -> Data:
     """Choose the segments, split the patients, lay out the stream of batches."""
     task = TASKS[args.task]
     constants = read_constants(args.train)
-    index = open_index(args.train, args.index)
+    index = open_index(args.train, args.index, args.patient_ids)
     cohort, left_out = choose_segments(index, args.patient_ids, args.frame_size, task.annotated)
     train, val = split_patients(cohort, args.val_patients, args.seed, constants.same_subject)
 
@@ -77,8 +77,7 @@ def open_data(args: argparse.Namespace) -> Data:
     steps = args.steps_per_epoch or min(STEPS_PER_EPOCH, steps_in_pass)
     epochs = args.epochs or -(-steps_in_pass // steps)
     total = steps * epochs * args.batch_size
-    per_patient = args.val_samples_per_patient or args.samples_per_patient
-    val_size = args.val_size or len(val) * per_patient
+    per_patient, val_size = validation_frames(args, len(val), steps * args.batch_size)
     print(f"{constants.name}: {len(train)} patients train, {len(val)} validate")
     return Data(
         train=batches(train, args.samples_per_patient, TRAINING, total),
@@ -88,6 +87,20 @@ def open_data(args: argparse.Namespace) -> Data:
         dataset=constants,
         manifest=manifest(index, train, val, left_out),
     )
+
+
+def validation_frames(args: argparse.Namespace, patients: int, epoch: int) -> tuple[int, int]:
+    """Frames of each validation patient, and in all.
+
+    `--val-size` alone is shared out equally. Without either flag they are a quarter of an `epoch`
+    of training frames, so that validation does not cost more than training.
+    """
+    if args.val_samples_per_patient:
+        per_patient = args.val_samples_per_patient
+    else:
+        total = args.val_size or min(patients * args.samples_per_patient, epoch // 4)
+        per_patient = max(-(-total // max(patients, 1)), 1)
+    return per_patient, args.val_size or patients * per_patient
 
 
 def build_model(args: argparse.Namespace) -> nn.Module:

@@ -27,11 +27,7 @@ def parse_arguments() -> argparse.Namespace:
         default=0.05,
         help="share or number of the patients that validate and never train; 0 for none",
     )
-    flag(
-        "--val-size",
-        type=cli.count,
-        help="frames to validate on; by default --val-samples-per-patient of each patient",
-    )
+    flag("--val-size", type=cli.count, help="frames to validate on, shared by those patients")
     flag("--weights-file", type=Path, help="start from this encoder")
     flag("--arch", choices=names.ARCHITECTURES, default="resnet18", help="encoder")
     flag("--stages", type=cli.count, help="keep the first stages of the encoder only")
@@ -41,7 +37,8 @@ def parse_arguments() -> argparse.Namespace:
     flag(
         "--val-samples-per-patient",
         type=cli.count,
-        help="the same for validation; by default --samples-per-patient",
+        help="the same for validation; by default so many that they are a quarter of an epoch,"
+        " at most --samples-per-patient",
     )
     flag(
         "--steps-per-epoch",

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def get_pretrained_weights(checkpoint_file: Path, out_file: Path | None = None) -> "nn.Module":
-    """Encoder of a checkpoint, (B, C, T) -> (B, D); its weights are written to `out_file`, if any.
+    """Encoder of a checkpoint, (B, C, T) -> (B, D), in evaluation mode.
+
+    Args:
+        out_file: where to write its weights, if anywhere.
 
     Raises:
         UserError: not a weights file, or its encoder is not whole.
@@ -24,7 +27,7 @@ def get_pretrained_weights(checkpoint_file: Path, out_file: Path | None = None) 
     if out_file:
         strip_head(checkpoint_file, out_file)
         print(f"{transfer.report(checkpoint_file)}; written: {out_file}")
-    return transfer.encoder
+    return transfer.encoder.eval()
 
 
 def main() -> None:

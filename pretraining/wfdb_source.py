@@ -1,7 +1,6 @@
 """Records of an annotated WFDB database, converted to Icentia11k's layout."""
 
 import math
-import shutil
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -12,17 +11,16 @@ import wfdb
 from scipy.signal import resample_poly
 from tqdm import tqdm
 
-from pretraining.icentia11k import DESCRIPTION, FS, Unusable
+from pretraining.icentia11k import DESCRIPTION, MILLIVOLT, Unusable
 from utils.annotations import ALPHABETS, SAME_SUBJECT, Alphabet
 from utils.cli import UserError
-from utils.files import sha256, write_json
+from utils.files import atomic_folder, sha256, write_json
 from utils.manifest import summary
 from utils.runlog import versions
-from utils.segments import write_segment
+from utils.segments import FS, write_segment
 
 GAIN = 1000  # units per mV
 LIMIT = np.iinfo(np.int16).max
-UNITS = {"mV": 1.0, "uV": 1e-3, "V": 1e3}
 UNREADABLE = (OSError, ValueError, IndexError, KeyError, TypeError)  # what wfdb raises
 
 
@@ -34,19 +32,14 @@ def convert(source: str, folder: Path, out: Path, overwrite: bool) -> None:
     """
     if out.exists() and not (overwrite and (out / DESCRIPTION).exists()):
         raise UserError(f"{out} exists; choose another --out, or --overwrite a converted set")
+    if out.resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise UserError(f"--from {folder} lies in --out {out}; choose another --out")
     headers = sorted(folder.glob("*.hea"))
     if not headers:
         raise UserError(f"{folder} holds no .hea files; name the folder of the records")
-    partial = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        description = _convert_all(source, [path.with_suffix("") for path in headers], partial)
-        write_json(partial / DESCRIPTION, description)
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with atomic_folder(out) as made:
+        description = _convert_all(source, [path.with_suffix("") for path in headers], made)
+        write_json(made / DESCRIPTION, description)
     print(
         f"{out}: {description['patients']} patients, {description['segments']} segments, "
         f"mean {description['mean_mv']:.4f} mV, sd {description['sd_mv']:.4f} mV"
@@ -119,9 +112,9 @@ def _read_signal(record: Path) -> tuple[np.ndarray, float]:
         raise Unusable(f"unreadable ({_words(error)})") from None
     if not read.n_sig:
         raise Unusable("no leads")
-    if any(unit not in UNITS for unit in read.units):
+    if any(unit not in MILLIVOLT for unit in read.units):
         raise Unusable(f"unit {read.units} is not mV, uV or V")
-    signal = read.p_signal * [UNITS[unit] for unit in read.units]
+    signal = read.p_signal * [MILLIVOLT[unit] for unit in read.units]
     if not np.isfinite(signal).all():
         raise Unusable("missing (NaN) samples")
     return signal, read.fs

@@ -1,6 +1,6 @@
-"""Results of fine-tuning runs as two tidy tables, from job directories or from saved files."""
+"""Results of fine-tuning runs as tidy tables, from job directories or from saved files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,35 +8,49 @@ import pandas as pd
 
 from utils.cli import UserError
 from utils.files import atomic_path, read_json
+from utils.predictions import read_predictions
 from utils.runlog import ARGUMENTS
+
+RUN = ["scenario", "seed"]  # what tells runs apart, in both tables
 
 
 class Results(NamedTuple):
-    """`history` has a row per epoch, `predictions` one per test recording; both tell `scenario`
-    and `seed` of the run."""
+    """`history` has a row per epoch, `predictions` one per test recording, of every run."""
 
     history: pd.DataFrame
     predictions: pd.DataFrame
 
 
-def from_jobs(scenarios: Mapping[str, Sequence[Path]]) -> Results:
+def from_jobs(scenarios: Sequence[tuple[str, Sequence[Path]]]) -> Results:
     """Collect finished runs, given by scenario.
 
     Raises:
-        UserError: a folder is not a finished fine-tuning run with a test set.
+        UserError: a folder is not a finished run with a test set, or the runs cannot be compared.
     """
-    tables: dict[str, list[pd.DataFrame]] = {"history": [], "test_predictions": []}
-    for scenario, folders in scenarios.items():
-        for folder in folders:
-            if not (folder / "scores.json").exists():
-                raise UserError(f"{folder} holds no finished fine-tuning run (no scores.json)")
-            seed = read_json(folder / ARGUMENTS)["arguments"]["seed"]
-            for name, parts in tables.items():
-                part = _read(folder / f"{name}.csv")
-                part.insert(0, "seed", seed)
-                part.insert(0, "scenario", scenario)
-                parts.append(part)
-    return Results(*(pd.concat(parts, ignore_index=True) for parts in tables.values()))
+    runs = [_read_job(scenario, job) for scenario, jobs in scenarios for job in jobs]
+    seen = set()
+    for scenario, seed, job, _, predictions in runs:
+        if (scenario, seed) in seen:
+            raise UserError(f"{job}: {scenario} has two runs with seed {seed}; name them apart")
+        seen.add((scenario, seed))
+        if not predictions["record_name"].equals(runs[0][-1]["record_name"]):
+            raise UserError(f"{job} was tested on other recordings than {runs[0][2]}")
+    keys = [(scenario, seed) for scenario, seed, *_ in runs]
+    return Results(
+        *(
+            pd.concat([run[place] for run in runs], keys=keys, names=RUN).reset_index(level=RUN)
+            for place in (-2, -1)
+        )
+    )
+
+
+def _read_job(scenario: str, job: Path) -> tuple[str, int, Path, pd.DataFrame, pd.DataFrame]:
+    if not (job / "scores.json").exists():
+        raise UserError(f"{job} holds no finished fine-tuning run (no scores.json)")
+    seed = read_json(job / ARGUMENTS)["arguments"]["seed"]
+    predictions = job / "test_predictions.csv"
+    read_predictions(predictions)  # refuses what is no such table
+    return scenario, seed, job, _read(job / "history.csv"), _read(predictions)
 
 
 def save(results: Results, folder: Path) -> None:
@@ -49,7 +63,7 @@ def save(results: Results, folder: Path) -> None:
 
 
 def load(folder: Path) -> Results:
-    """Read what `save` wrote, scenarios in the order of their names, `random` first.
+    """Read what `save` wrote, `random` first, then by name.
 
     Raises:
         UserError: nothing was saved in `folder`.
@@ -64,6 +78,11 @@ def load(folder: Path) -> Results:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    if not path.exists():
-        raise UserError(f"{path} does not exist; run the trainer with --test")
-    return pd.read_csv(path, dtype={"record_name": str, "scenario": str})
+    # Only an empty cell is missing: NA may be the name of a recording.
+    return pd.read_csv(
+        path,
+        dtype={"record_name": str, "scenario": str},
+        keep_default_na=False,
+        na_values=[""],
+        compression="gzip" if path.suffix == ".gz" else None,
+    )

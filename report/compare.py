@@ -17,6 +17,13 @@ def scenario(text: str) -> tuple[str, list[Path]]:
     return name, [Path(folder) for folder in folders.split(",")]
 
 
+def image(text: str) -> Path:
+    """A file to draw to."""
+    if not text.endswith((".png", ".pdf", ".svg")):
+        raise argparse.ArgumentTypeError(f"{text} must end in .png, .pdf or .svg")
+    return Path(text)
+
+
 def main() -> None:
     parser = cli.Parser(prog="python -m report.compare", description=__doc__.split("\n")[0])
     source = parser.add_mutually_exclusive_group(required=True)
@@ -29,7 +36,7 @@ def main() -> None:
     )
     source.add_argument("--results", type=cli.existing, help="folder written by --save")
     parser.add_argument("--save", type=Path, help="folder for the predictions and histories")
-    parser.add_argument("--figure", type=Path, help="image to write (.png, .pdf or .svg)")
+    parser.add_argument("--figure", type=image, help="image to write (.png, .pdf or .svg)")
     parser.add_argument(
         "--title", default="Transfer learning for AF classification", help="of the figure"
     )
@@ -37,7 +44,7 @@ def main() -> None:
     # Only now, so that --help and a mistyped flag are answered at once.
     from report import collect, figures, statistics
 
-    results = collect.from_jobs(dict(args.jobs)) if args.jobs else collect.load(args.results)
+    results = collect.from_jobs(args.jobs) if args.jobs else collect.load(args.results)
     scores = statistics.score_runs(results.predictions)
     print(statistics.summarise(scores).to_string(index=False))
     if args.save:

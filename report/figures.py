@@ -1,5 +1,6 @@
 """Figures of collected results."""
 
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
@@ -23,7 +24,7 @@ def draw_comparison(history: pd.DataFrame, scores: pd.DataFrame, title: str, pat
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     figure.suptitle(title)
-    scenarios = dict(zip(scores["scenario"].unique(), COLOURS, strict=False))
+    scenarios = dict(zip(scores["scenario"].unique(), cycle(COLOURS), strict=False))
     _draw_validation(left, history, scenarios)
     _draw_test(right, scores, scenarios)
     with atomic_path(path) as temporary:

@@ -2,18 +2,19 @@
 
 import pandas as pd
 
+from report.collect import RUN
 from utils import metrics
+from utils.predictions import split_columns
 
 COLUMNS = {"macro_f1": "macro F1", "cinc3": "CinC-3"}
 
 
 def score_runs(predictions: pd.DataFrame) -> pd.DataFrame:
     """Test scores, one row per run: `scenario`, `seed`, macro F1, CinC-3, F1 of each class."""
-    classes = [name.removeprefix("true_") for name in predictions if name.startswith("true_")]
     rows = []
-    for (scenario, seed), run in predictions.groupby(["scenario", "seed"], sort=False):
-        true = run[[f"true_{name}" for name in classes]].to_numpy().argmax(1)
-        scores = metrics.scores(true, run[[f"prob_{name}" for name in classes]].to_numpy(), classes)
+    for (scenario, seed), run in predictions.groupby(RUN, sort=False):
+        _, classes, true, prob = split_columns(run.drop(columns=RUN))
+        scores = metrics.scores(true.argmax(1), prob, classes)
         row = {label: scores[key] for key, label in COLUMNS.items() if scores[key] is not None}
         row |= {f"F1 {name}": value for name, value in scores["f1"].items()}
         rows.append({"scenario": scenario, "seed": seed, **row})

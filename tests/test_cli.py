@@ -16,6 +16,8 @@ COMMANDS = {
     "pretraining.utils": ["--checkpoint", ".", "--out", "x"],
     "finetuning.prepare": ["--source", ".", "--labels", "zip"],
     "finetuning.trainer": ["--job-dir", "x", "--train", "."],
+    "report.compare": ["--results", "."],
+    "benchmarks.train": [],
     "utils.synthetic": ["--out", "x"],
 }
 PRETRAIN, FINETUNE = "pretraining.trainer", "finetuning.trainer"

@@ -177,6 +177,16 @@ def test_existing_set_is_kept_without_overwrite(call, source, out):
     assert described(out)["patients"] == 1
 
 
+def test_a_set_that_holds_the_source_is_never_replaced(call, source, out):
+    call(source)
+    inside = out / "source"
+    shutil.copytree(source, inside)
+    before = sorted(out.rglob("*"))
+    code, _, err = call(inside, "--overwrite")
+    assert code == 2 and "lies in --out" in err and err.count("\n") == 1
+    assert sorted(out.rglob("*")) == before
+
+
 def test_other_folder_is_never_overwritten(call, source, out):
     out.mkdir(parents=True)
     (out / "thesis.txt").write_text("mine")

@@ -312,16 +312,22 @@ def test_without_validation_the_last_epoch_is_chosen(prepared, weights, tmp_path
 
 
 def test_validation_set_of_its_own(prepared, weights, tmp_path):
-    flags = ["--val", prepared / "p_test.npz", "--epochs", 1]
-    assert finetune(prepared, weights, tmp_path / "job", *flags).code == 0
+    flags = ["--job-dir", tmp_path / "job", "--weights-file", weights, "--epochs", 1]
+    sets = ["--train", prepared / "p_train.npz", "--val", prepared / "p_test.npz"]
+    result = command(trainer.main, *sets, *flags)
+    assert result.code == 0, result
     scores = json.loads((tmp_path / "job" / "scores.json").read_text())
-    assert scores["val"] == scores["test"] and scores["train"]["records"] == 48
+    assert (scores["train"]["records"], scores["val"]["records"]) == (48, 12)
+    assert "test" not in scores
 
 
 def test_sets_must_not_share_recordings(prepared, weights, tmp_path):
-    result = finetune(prepared, weights, tmp_path / "job", "--val", prepared / "p_train.npz")
-    assert result.code == 2 and result.err.count("\n") == 1
-    assert "--val holds 48 recordings of --train" in result.err
+    for shared, words in (
+        ("train", "--val holds 48 recordings of --train"),
+        ("test", "--test holds 12 recordings of --val"),
+    ):
+        path = prepared / f"p_{shared}.npz"
+        finetune(prepared, weights, tmp_path / "job", "--val", path).refused(words)
 
 
 LENGTHS, LEADS, SHORT = (3, 10, 5), 2, 5

@@ -12,7 +12,7 @@ from pretraining import icentia11k
 from pretraining.icentia11k import ICENTIA11K, Constants, Signals, Unusable
 from utils.annotations import RHYTHM_CLASSES
 from utils.cli import UserError
-from utils.segments import write_segment
+from utils.segments import GAIN, write_segment
 
 NAME = "p00000_s00"
 SIGNAL = (np.arange(2000) % 301 - 150).astype(np.int16)
@@ -259,4 +259,4 @@ def test_known_facts_of_patient_0(ecg_data):
         total.update(codes.tolist())
     assert total == {1: 106_362, 0: 3_158, 2: 1}
     header = icentia11k.read_header(records[0][0])
-    assert header == (2**20 + 1, icentia11k.GAIN, 0, True, 0)
+    assert header == (2**20 + 1, GAIN, 0, True, 0)

@@ -1,6 +1,7 @@
 """The annotation index, and the choice of patients and segments from it."""
 
 import json
+import pickle
 import shutil
 
 import numpy as np
@@ -246,6 +247,28 @@ def test_somebody_must_be_left_to_train_on(patients, asked):
     cohort = {patient: COHORT[patient] for patient in range(patients)}
     with pytest.raises(UserError, match=f"--val-patients {asked} takes all of {patients} patients"):
         split_patients(cohort, asked, 0, {})
+
+
+def test_only_patients_asked_for_are_read(cohort_copy, read):
+    def patients(index):
+        return set(index.segments["patient"].tolist())
+
+    for _ in range(2):
+        assert patients(open_index(cohort_copy, patient_ids=[2])) == {2}
+    assert read == ["p00002_s00", "p00002_s01"]
+    assert patients(open_index(cohort_copy, patient_ids=[4])) == {2, 4}
+    assert patients(open_index(cohort_copy)) == set(range(6))
+    assert len(read) == len(set(read)) == 12
+
+
+def test_another_process_refuses_an_index_built_anew(cohort_copy):
+    index = open_index(cohort_copy, patient_ids=[2])
+    same = pickle.loads(pickle.dumps(index))
+    assert content(same) == content(index)
+    message = pickle.dumps(index)
+    open_index(cohort_copy)
+    with pytest.raises(UserError, match="built anew"):
+        pickle.loads(message)
 
 
 def test_manifest_lists_all_and_names_no_machine(cohort_copy):

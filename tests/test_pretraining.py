@@ -1,5 +1,6 @@
 """Pretraining from end to end, on a handful of synthetic patients and a short network."""
 
+import argparse
 import json
 import shutil
 
@@ -197,6 +198,24 @@ def test_loss_falls(cohort, tmp_path):
     assert loss[2] < 0.9 * loss[0]
 
 
+@pytest.mark.parametrize(
+    ("flags", "patients", "expected"),
+    [
+        ({}, 2, (800, 1600)),  # a quarter of an epoch
+        ({}, 20, (80, 1600)),
+        ({"samples_per_patient": 100}, 2, (100, 200)),
+        ({"val_size": 30}, 4, (8, 30)),  # of all four, not of the first only
+        ({"val_samples_per_patient": 9}, 4, (9, 36)),
+        ({"val_samples_per_patient": 9, "val_size": 30}, 4, (9, 30)),
+        ({}, 0, (1, 0)),
+    ],
+)
+def test_validation_frames(flags, patients, expected):
+    defaults = {"val_size": None, "val_samples_per_patient": None, "samples_per_patient": 4096}
+    args = argparse.Namespace(**defaults | flags)
+    assert run.validation_frames(args, patients, epoch=6400) == expected
+
+
 def test_a_run_is_not_replaced_by_accident(cohort, job, tmp_path):
     before = contents(job)
     pretrain(cohort, job).refused(str(job), "--overwrite")
@@ -208,12 +227,13 @@ def test_a_run_is_not_replaced_by_accident(cohort, job, tmp_path):
     assert contents(job) == before
 
 
-def test_files_of_no_run_are_not_removed_either(cohort, tmp_path):
+def test_files_of_no_run_are_never_removed(cohort, tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()
-    (folder / "precious.safetensors").write_text("weights from elsewhere")
-    pretrain(cohort, folder).refused(str(folder), "precious.safetensors", "--overwrite")
-    assert list(contents(folder)) == ["precious.safetensors"]
+    (folder / "manifest.json").write_text("from elsewhere")
+    pretrain(cohort, folder).refused(str(folder), "manifest.json of no run")
+    pretrain(cohort, folder, "--overwrite").refused(str(folder), "manifest.json of no run")
+    assert contents(folder) == {"manifest.json": b"from elsewhere"}
 
 
 def test_overwrite_replaces_a_run_and_nothing_else(cohort, job, tmp_path):

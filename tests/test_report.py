@@ -1,14 +1,15 @@
 """Tables and figures of finished runs."""
 
 import json
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from report import collect, compare, statistics
-from utils import cli, metrics
+from tests.helpers import command, contents
+from utils import metrics
+from utils.cli import UserError
 from utils.predictions import write_predictions
 
 CLASSES = ["A", "N", "O", "~"]
@@ -37,7 +38,7 @@ def runs(tmp_path):
 
 def test_scores_of_each_run_are_recomputed(runs):
     flags, expected = runs
-    results = collect.from_jobs(dict(compare.scenario(flag) for flag in flags))
+    results = collect.from_jobs([compare.scenario(flag) for flag in flags])
     for _, row in statistics.score_runs(results.predictions).iterrows():
         run = expected[row["scenario"], row["seed"]]
         assert row["macro F1"] == pytest.approx(run["macro_f1"], abs=1e-6)
@@ -55,29 +56,37 @@ def test_summary_is_rounded_and_uses_the_sample_deviation():
     assert statistics.summarise(scores)["macro F1"][0] == "0.750 ± 0.071"
 
 
-def test_command_saves_results_that_give_the_same_table(runs, tmp_path, monkeypatch, capsys):
+def test_command_saves_results_that_give_the_same_table(runs, tmp_path):
     flags, _ = runs
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["compare", *map(str, arguments)])
-        cli.run(compare.main)
-        return capsys.readouterr().out
-
-    first = call("--jobs", *flags, "--save", tmp_path / "saved", "--figure", tmp_path / "f.png")
-    assert (tmp_path / "f.png").read_bytes()[:4] == b"\x89PNG"
-    again = call("--results", tmp_path / "saved")
-    assert set(first.splitlines()[1:3]) == set(again.splitlines()[1:3])
-    before = {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()}
-    call("--jobs", *flags, "--save", tmp_path / "saved")
-    assert before == {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()}
+    saved, figure = tmp_path / "saved", tmp_path / "f.png"
+    first = command(compare.main, "--jobs", *flags, "--save", saved, "--figure", figure)
+    assert first.code == 0 and figure.read_bytes()[:4] == b"\x89PNG", first
+    again = command(compare.main, "--results", saved)
+    assert set(again.out.splitlines()) <= set(first.out.splitlines())
+    assert len(again.out.splitlines()) == 3
+    before = contents(saved)
+    command(compare.main, "--jobs", *flags, "--save", saved)
+    assert contents(saved) == before
 
 
-@pytest.mark.parametrize("flags", [
-    ["--jobs", "random=nowhere"], ["--jobs", "random"], ["--results", "nowhere"], [],
-])  # fmt: skip
-def test_bad_input_is_one_line(flags, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["compare", *flags])
-    with pytest.raises(SystemExit) as stop:
-        cli.run(compare.main)
-    err = capsys.readouterr().err
-    assert stop.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1
+def test_runs_that_cannot_be_compared(tmp_path):
+    make_run(tmp_path / "one", 10)
+    make_run(tmp_path / "again", 10)
+    make_run(tmp_path / "other", 20, records=41)
+    for name, words in (("again", "two runs with seed 10"), ("other", "other recordings")):
+        with pytest.raises(UserError, match=words):
+            collect.from_jobs([("beat", [tmp_path / "one", tmp_path / name])])
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--jobs", "random=nowhere"], "nowhere"),
+        (["--jobs", "random"], "name=folder"),
+        (["--results", "nowhere"], "nowhere"),
+        (["--results", ".", "--figure", "f.xyz"], ".png"),
+        ([], "--jobs"),
+    ],
+)
+def test_bad_input_is_one_line(flags, words):
+    command(compare.main, *flags).refused(words)

@@ -12,7 +12,7 @@ import pytest
 import wfdb
 from scipy.io import loadmat
 
-from utils import cli, synthetic, synthetic_ecg
+from utils import cli, segments, synthetic, synthetic_ecg
 from utils.annotations import ICENTIA_BEATS, ICENTIA_RHYTHMS
 from utils.synthetic_ecg import AFIB, FLUTTER, NOISE, NORMAL, PAC, PVC, SINUS, Grid
 
@@ -91,7 +91,7 @@ def test_zones_open_and_close_on_beats_and_leave_noise_out(icentia):
             if symbol != "+":
                 assert beat is None or sample > beat
                 assert symbol in ICENTIA_BEATS
-                assert note == "None" and (zone is None or symbol != "Q")
+                assert note == "" and (zone is None or symbol != "Q")
                 beat, last = sample, symbol
                 seen[symbol] += 1
                 continue
@@ -109,8 +109,8 @@ def test_zones_open_and_close_on_beats_and_leave_noise_out(icentia):
 
 def test_zone_of_one_beat_has_one_mark():
     rhythms = np.array([SINUS, NOISE, AFIB, AFIB, FLUTTER, NOISE])
-    marks = synthetic._zone_marks(rhythms, np.arange(6) * 100)
-    assert marks == [
+    marks = segments._marks(np.arange(6) * 100, "N" * 6, synthetic.ZONES[rhythms])
+    assert [mark for mark in marks if mark[1] == "+"] == [
         (0, "+", "(N)"),
         (200, "+", "(AFIB"),
         (300, "+", ")"),

@@ -55,6 +55,11 @@ def run(main: Callable[[], None]) -> None:
     except OSError as error:
         hint = "; free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         sys.exit(_fail(f"{error.filename or 'file system'}: {error.strerror or error}{hint}"))
+    except (MemoryError, RuntimeError) as error:
+        # torch.OutOfMemoryError, and what torch says where the CPU's memory is short.
+        if "memory" not in f"{type(error).__name__} {error}".lower():
+            raise
+        sys.exit(_fail("out of memory; lower --batch-size"))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -40,12 +40,15 @@ def read_predictions(path: Path) -> Predictions:
     """
     try:
         table = pd.read_csv(path, dtype={"record_name": str}, keep_default_na=False)
-        return _split_columns(table)
+        return split_columns(table)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
     except ValueError:  # pandas' errors of parsing, too
         raise UserError(f"{path} is not a table of predictions") from None
 
 
-def _split_columns(table: pd.DataFrame) -> Predictions:
+def split_columns(table: pd.DataFrame) -> Predictions:
+    """Raises `ValueError` where the columns are not those of a table of predictions."""
     classes = [name.removeprefix("true_") for name in table if name.startswith("true_")]
     expected = ["record_name", *(f"{p}_{name}" for p in ("true", "prob") for name in classes)]
     if list(table) != expected or not classes:

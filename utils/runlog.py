@@ -35,10 +35,11 @@ def check_free(job_dir: Path, overwrite: bool) -> None:
     if job_dir.exists() and not job_dir.is_dir():
         raise UserError(f"--job-dir {job_dir} is a file")
     found = next(_outputs(job_dir), None)
+    if found and not (job_dir / ARGUMENTS).exists():
+        # Not even --overwrite: nobody knows whose these are.
+        raise UserError(f"{job_dir} holds {found.name} of no run; choose another --job-dir")
     if found and not overwrite:
-        raise UserError(
-            f"{job_dir} holds a run ({found.name}); choose another --job-dir or pass --overwrite"
-        )
+        raise UserError(f"{job_dir} holds a run; choose another --job-dir or pass --overwrite")
 
 
 def _outputs(job_dir: Path) -> Iterator[Path]:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import wfdb
 
-FS = 250
+FS = 250  # Hz
+GAIN = 74.36482269503546  # units per mV in Icentia11k's headers on PhysioNet
 
 
 def write_segment(

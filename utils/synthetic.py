@@ -5,7 +5,6 @@
 For the demo and the tests only; see `utils.synthetic_ecg` for what is drawn.
 """
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,9 @@ from scipy.io import savemat
 from tqdm import tqdm
 
 from utils import cli
-from utils.files import write_json
+from utils.files import atomic_folder, write_json
+from utils.segments import FS as ICENTIA_HZ
+from utils.segments import GAIN as ICENTIA_GAIN
 from utils.segments import write_segment
 from utils.synthetic_ecg import (
     AFIB,
@@ -27,7 +28,6 @@ from utils.synthetic_ecg import (
     draw_recording,
 )
 
-ICENTIA_HZ, ICENTIA_GAIN = 250, 74.36482269503546  # units per mV, as in the headers on PhysioNet
 CHALLENGE_HZ, CHALLENGE_GAIN = 300, 1000
 MARKER = "synthetic.json"  # tells a folder made here from one with real recordings
 
@@ -125,17 +125,12 @@ def main() -> None:
     args = parser.parse_args()
     out = args.out.resolve()
     _check_free(out, args.overwrite)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        made = Path(temporary) / "made"
+    with atomic_folder(out) as made:
         size = args.patients, args.segments, args.samples
         write_icentia11k(made / "icentia11k", *size, args.seed)
         write_challenge17(made / "training2017", args.recordings, args.seed)
         sizes = ("patients", "segments", "samples", "recordings", "seed")
         write_json(made / MARKER, {name: vars(args)[name] for name in sizes})
-        if out.exists():
-            out.rename(Path(temporary) / "earlier")
-        made.rename(out)
 
 
 def _check_free(out: Path, overwrite: bool) -> None:
