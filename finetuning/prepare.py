@@ -34,7 +34,9 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def _labels(text: str) -> str | Path:
-    return text if text in ("zip", "v3") else cli.existing(text)
+    if text not in ("zip", "v3") and not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"{text} is neither zip nor v3 nor a file")
+    return text if text in ("zip", "v3") else Path(text)
 
 
 def _rate(text: str) -> int:
@@ -46,7 +48,7 @@ def _rate(text: str) -> int:
 
 def _prefix(text: str) -> Path:
     path = Path(text)
-    if path.name in ("", ".."):
+    if path.name in ("", "..") or text.endswith("/"):
         raise argparse.ArgumentTypeError(f"{text} must end with the beginning of a file name")
     return path
 

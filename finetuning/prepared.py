@@ -94,6 +94,8 @@ def load_prepared(path: Path) -> PreparedSet:
 def _load_manifest(path: Path) -> dict[str, Any]:
     beside = manifest_path(path)
     if not beside.is_file():
+        if "_" not in path.stem:
+            raise UserError(f"{path} is not named as a prepared set is (…_train.npz); {_AGAIN}")
         raise UserError(f"{path} has no manifest {beside.name} beside it; copy it too or {_AGAIN}")
     manifest = read_json(beside)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):

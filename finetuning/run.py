@@ -126,8 +126,11 @@ def draw(
     labels = prepared.y[pool].argmax(1)
     try:
         first, second = train_test_split(pool, random_state=seed, stratify=labels, **sizes)
-    except ValueError as error:
-        raise UserError(f"{flag}: {len(pool)} recordings cannot be split ({error})") from None
+    except ValueError:
+        raise UserError(
+            f"{flag} {next(iter(sizes.values())):g} of {len(pool)} recordings: every class needs "
+            "two recordings, and a place in both parts; choose another share"
+        ) from None
     return np.sort(first), np.sort(second)
 
 

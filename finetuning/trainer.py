@@ -8,7 +8,6 @@ and scores.json.
 """
 
 import argparse
-from pathlib import Path
 
 from utils import cli, names
 
@@ -18,10 +17,14 @@ def parse_arguments() -> argparse.Namespace:
     parser = cli.Parser(prog="python -m finetuning.trainer", description=__doc__.split("\n")[0])
     cli.add_run_flags(parser)
     flag = parser.add_argument
-    flag("--train", type=cli.existing, required=True, help="prepared set (.npz) to train on")
-    flag("--val", type=cli.existing, help="to validate on; by default drawn from --train")
-    flag("--test", type=cli.existing, help="prepared set to predict once, at the end")
-    flag("--weights-file", type=Path, help="pretrained weights; its classifier, if any, is dropped")
+    flag("--train", type=cli.file, required=True, help="prepared set (.npz) to train on")
+    flag("--val", type=cli.file, help="to validate on; by default drawn from --train")
+    flag("--test", type=cli.file, help="prepared set to predict once, at the end")
+    flag(
+        "--weights-file",
+        type=cli.file,
+        help="pretrained weights; its classifier, if any, is dropped",
+    )
     flag(
         "--val-size",
         type=cli.share,

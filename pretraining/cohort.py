@@ -93,8 +93,8 @@ def split_patients(
     chosen = {patient for patient in cohort if same_subject.get(patient, patient) in subjects}
     if len(chosen) == len(cohort):
         raise UserError(
-            f"--val-patients {val_patients} takes all of {len(cohort)} patients and leaves none "
-            "to train on; use fewer, or 0 for no validation"
+            f"--val-patients {val_patients} takes all of {len(cohort)} usable patients and leaves "
+            "none to train on; use fewer, or 0 for no validation"
         )
     train = {patient: rows for patient, rows in cohort.items() if patient not in chosen}
     return train, {patient: rows for patient, rows in cohort.items() if patient in chosen}

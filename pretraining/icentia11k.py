@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import wfdb
 
+from pretraining import wfdb_io
+from pretraining.wfdb_io import MILLIVOLT, Unusable, read_marks, words
 from utils.annotations import BEAT_CLASSES, ICENTIA_BEATS, ICENTIA_RHYTHMS, RHYTHM_CLASSES
 from utils.cli import UserError
 from utils.files import read_json
@@ -29,7 +31,6 @@ RHYTHM_CODES = {mark: RHYTHM_CLASSES.index(name) for mark, name in ICENTIA_RHYTH
 # A beat in no zone was undefined, end or noise; which of them is no longer known.
 NO_ZONE = RHYTHM_CLASSES.index("noise")
 RECORD_NAME = re.compile(r"p(\d{5,})_s(\d{2,})\.(hea|dat|atr)")
-MILLIVOLT = {"mV": 1.0, "uV": 1e-3, "V": 1e3}
 
 
 class Constants(NamedTuple):
@@ -55,10 +56,6 @@ class Header(NamedTuple):
     baseline: int
     mapped: bool
     offset: int
-
-
-class Unusable(Exception):
-    """Why a segment cannot be used."""
 
 
 def read_constants(root: Path) -> Constants:
@@ -102,7 +99,10 @@ def find_records(root: Path) -> tuple[dict[int, list[Path]], list[Path]]:
             name = match[0].rpartition(".")[0]
             records.setdefault(int(match[1]), set()).add(Path(folder) / name)
     if not records:
-        raise UserError(f"{root} holds no records named pNNNNN_sMM.hea")
+        raise UserError(
+            f"{root} holds no records named pNNNNN_sMM.hea; name the folder that holds p00, or "
+            "convert another database first (python -m pretraining.convert)"
+        )
     return {patient: sorted(records[patient]) for patient in sorted(records)}, sorted(folders)
 
 
@@ -121,16 +121,10 @@ def read_annotations(
     Raises:
         Unusable: the annotations cannot be read.
     """
-    path = Path(f"{record_path}.atr")
-    if not path.exists():
+    if not Path(f"{record_path}.atr").exists():
         ends, codes = np.zeros(0, np.int64), np.zeros(0, np.int8)
         return ends, codes, ends, codes
-    if path.read_bytes()[-2:] != b"\0\0":
-        raise Unusable("annotations cut short")
-    try:
-        marks = wfdb.rdann(str(record_path), "atr")
-    except (ValueError, IndexError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise Unusable(f"unreadable annotations ({error})") from None
+    marks = read_marks(record_path)
     places = np.asarray(marks.sample, np.int64)
     codes = np.array([BEAT_CODES.get(symbol, -1) for symbol in marks.symbol], np.int8)
     beats = codes >= 0
@@ -175,25 +169,26 @@ def read_header(record_path: Path) -> Header:
     for suffix in (".hea", ".dat"):
         if not Path(f"{record_path}{suffix}").exists():
             raise Unusable(f"no {suffix}")
-    try:
-        header = wfdb.rdheader(str(record_path))
-    except (ValueError, IndexError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise Unusable(f"unreadable header ({error})") from None
-    if not header.n_sig or header.fs != FS:
-        raise Unusable(f"{header.n_sig} leads at {header.fs} Hz, expected one at {FS} Hz")
-    files = getattr(header, "file_name", None) or ["none"]  # a multi-segment header has none
-    if set(files) != {f"{record_path.name}.dat"}:
-        raise Unusable(f"header names another signal file ({files[0]})")
-    unit, gain = header.units[0], header.adc_gain[0]
-    if unit not in MILLIVOLT or not 0 < gain < float("inf") or not header.sig_len:
-        raise Unusable(f"header says {header.sig_len} samples, {gain} units per {unit}")
+    header = wfdb_io.read_header(record_path)
+    if header.fs != FS:
+        raise Unusable(f"header says {header.fs} Hz, not {FS}")
+    if set(header.file_name) != {f"{record_path.name}.dat"}:
+        raise Unusable(f"header names another signal file ({header.file_name[0]})")
+    if not header.sig_len:
+        raise Unusable(f"header says {header.sig_len} samples")
     offset = header.byte_offset[0] or 0
     mapped = header.fmt == ["16"] and header.samps_per_frame == [1]
     if mapped:
         size = Path(f"{record_path}.dat").stat().st_size - offset
         if size != 2 * header.sig_len:
             raise Unusable(f"header says {header.sig_len} samples, file holds {size / 2:g}")
-    found = Header(header.sig_len, gain / MILLIVOLT[unit], header.baseline[0], mapped, offset)
+    found = Header(
+        header.sig_len,
+        header.adc_gain[0] / MILLIVOLT[header.units[0]],
+        header.baseline[0],
+        mapped,
+        offset,
+    )
     if (read_signal(record_path, found) == INVALID).any():
         raise Unusable("missing (NaN) samples")
     return found
@@ -211,8 +206,8 @@ def read_signal(record_path: Path, header: Header) -> np.ndarray:
                 f"{record_path}.dat", "<i2", "r", offset=header.offset, shape=(header.samples,)
             )
         record = wfdb.rdrecord(str(record_path), channels=[0], physical=False)
-    except (ValueError, IndexError, KeyError, TypeError) as error:
-        raise Unusable(f"unreadable signal ({error})") from None
+    except wfdb_io.ERRORS as error:
+        raise Unusable(f"unreadable signal ({words(error)})") from None
     signal = record.d_signal[:, 0]
     if len(signal) != header.samples:
         raise Unusable(f"header says {header.samples} samples, file holds {len(signal)}")

@@ -19,7 +19,8 @@ import numpy as np
 from tqdm import tqdm
 
 from pretraining import icentia11k
-from pretraining.icentia11k import Header, Unusable
+from pretraining.icentia11k import Header
+from pretraining.wfdb_io import Unusable, words
 from utils.cli import UserError
 from utils.files import read_json, write_json
 
@@ -281,7 +282,7 @@ def _read_patient(root: Path, patient: int, paths: list[Path]) -> Part:
             header = icentia11k.read_header(path)
             ends, codes, _, rhythm = icentia11k.read_annotations(path)
         except (Unusable, OSError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
+            reason = words(error)
             out = {"record": name, "patient": patient, "reason": reason}
             left_out.append(out | {"sizes": _sizes(path)})
             continue

@@ -49,8 +49,6 @@ def run(args: argparse.Namespace) -> None:
     model = hardware.place(build_model(args))
     runlog.start_run(args, str(hardware))
     write_json(args.job_dir / "manifest.json", data.manifest)
-    if data.manifest["left_out"]:
-        print(summary(data.manifest["left_out"]), file=sys.stderr)
     chosen = train(args, data, model, describe(args, data), hardware)
     by = f"validation {args.val_metric}" if data.validation else "being the last"
     weights = args.job_dir / "weights.safetensors"
@@ -64,6 +62,8 @@ def open_data(args: argparse.Namespace) -> Data:
     constants = read_constants(args.train)
     index = open_index(args.train, args.index, args.patient_ids)
     cohort, left_out = choose_segments(index, args.patient_ids, args.frame_size, task.annotated)
+    if left_out:
+        print(summary(left_out), file=sys.stderr)
     train, val = split_patients(cohort, args.val_patients, args.seed, constants.same_subject)
 
     def batches(cohort: Cohort, per_patient: int, stream: int, total: int) -> FrameBatches:

@@ -28,7 +28,7 @@ def parse_arguments() -> argparse.Namespace:
         help="share or number of the patients that validate and never train; 0 for none",
     )
     flag("--val-size", type=cli.count, help="frames to validate on, shared by those patients")
-    flag("--weights-file", type=Path, help="start from this encoder")
+    flag("--weights-file", type=cli.file, help="start from this encoder")
     flag("--arch", choices=names.ARCHITECTURES, default="resnet18", help="encoder")
     flag("--stages", type=cli.count, help="keep the first stages of the encoder only")
     flag("--frame-size", type=cli.count, default=2048, help="samples at 250 Hz")

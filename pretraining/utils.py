@@ -32,7 +32,7 @@ def get_pretrained_weights(checkpoint_file: Path, out_file: Path | None = None) 
 
 def main() -> None:
     parser = cli.Parser(prog="python -m pretraining.utils", description=__doc__.split("\n")[0])
-    parser.add_argument("--checkpoint", type=cli.existing, required=True, help="model.safetensors")
+    parser.add_argument("--checkpoint", type=cli.file, required=True, help="model.safetensors")
     parser.add_argument("--out", type=Path, required=True, help="file for the encoder")
     parser.add_argument("--overwrite", action="store_true", help="replace --out")
     args = parser.parse_args()

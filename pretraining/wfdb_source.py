@@ -11,7 +11,8 @@ import wfdb
 from scipy.signal import resample_poly
 from tqdm import tqdm
 
-from pretraining.icentia11k import DESCRIPTION, MILLIVOLT, Unusable
+from pretraining.icentia11k import DESCRIPTION
+from pretraining.wfdb_io import ERRORS, MILLIVOLT, Unusable, read_header, read_marks, words
 from utils.annotations import ALPHABETS, SAME_SUBJECT, Alphabet
 from utils.cli import UserError
 from utils.files import atomic_folder, sha256, write_json
@@ -21,7 +22,6 @@ from utils.segments import FS, write_segment
 
 GAIN = 1000  # units per mV
 LIMIT = np.iinfo(np.int16).max
-UNREADABLE = (OSError, ValueError, IndexError, KeyError, TypeError)  # what wfdb raises
 
 
 def convert(source: str, folder: Path, out: Path, overwrite: bool) -> None:
@@ -56,7 +56,7 @@ def _convert_all(source: str, records: list[Path], out: Path) -> dict[str, Any]:
     for record in tqdm(records, "converting", unit="record", disable=None):
         patient = patients[record.name]
         try:
-            signal, fs = _read_signal(record)
+            signal, fs = _read_signal(record, ALPHABETS[source].fs)
             ends, symbols, zones = _read_annotations(record, ALPHABETS[source])
         except Unusable as reason:
             left_out.append({"record": record.name, "reason": str(reason)})
@@ -104,16 +104,15 @@ def _patient_ids(records: list[Path]) -> dict[str, int]:
     return {name: rank for rank, name in enumerate(names)}
 
 
-def _read_signal(record: Path) -> tuple[np.ndarray, float]:
+def _read_signal(record: Path, fs: float | None) -> tuple[np.ndarray, float]:
     """Signal in mV, (samples, leads) float64, and its rate in Hz."""
+    header = read_header(record)
+    if fs not in (None, header.fs):
+        raise Unusable(f"header says {header.fs} Hz, not {fs}")
     try:
         read = wfdb.rdrecord(str(record))
-    except UNREADABLE as error:
-        raise Unusable(f"unreadable ({_words(error)})") from None
-    if not read.n_sig:
-        raise Unusable("no leads")
-    if any(unit not in MILLIVOLT for unit in read.units):
-        raise Unusable(f"unit {read.units} is not mV, uV or V")
+    except ERRORS as error:
+        raise Unusable(f"unreadable signal ({words(error)})") from None
     signal = read.p_signal * [MILLIVOLT[unit] for unit in read.units]
     if not np.isfinite(signal).all():
         raise Unusable("missing (NaN) samples")
@@ -122,10 +121,7 @@ def _read_signal(record: Path) -> tuple[np.ndarray, float]:
 
 def _read_annotations(record: Path, alphabet: Alphabet) -> tuple[np.ndarray, list[str], list[str]]:
     """Beat samples (n,) at the record's rate, Icentia11k's symbol and rhythm of each beat."""
-    try:
-        marks = wfdb.rdann(str(record), "atr")
-    except UNREADABLE as error:
-        raise Unusable(f"unreadable annotations ({_words(error)})") from None
+    marks = read_marks(record)
     ends, symbols, rhythms, rhythm = [], [], [], ""
     for place, symbol, note in zip(marks.sample, marks.symbol, marks.aux_note, strict=True):
         if symbol == "+" and note.startswith("("):
@@ -135,11 +131,6 @@ def _read_annotations(record: Path, alphabet: Alphabet) -> tuple[np.ndarray, lis
             symbols.append(alphabet.beats[symbol])
             rhythms.append(rhythm)
     return np.array(ends, np.int64), symbols, rhythms
-
-
-def _words(error: Exception) -> str:
-    """What is wrong, without the path that a system error names."""
-    return getattr(error, "strerror", None) or str(error)
 
 
 def resample(signal: np.ndarray, fs: float) -> np.ndarray:

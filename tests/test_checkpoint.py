@@ -171,7 +171,10 @@ def test_pretrained_weights_from_the_command_line(tmp_path, saved):
     assert out.read_bytes() == (tmp_path / "stripped").read_bytes()
     text = tmp_path / "text"
     text.write_text("no weights")
-    command(pretrained.main, "--checkpoint", text, "--out", out).refused("text", "safetensors")
+    command(pretrained.main, "--checkpoint", text, "--out", out).refused("exists", "--overwrite")
+    flags = ["--checkpoint", text, "--out", out, "--overwrite"]
+    command(pretrained.main, *flags).refused("text", "safetensors")
+    assert out.read_bytes() == (tmp_path / "stripped").read_bytes()
     absent = tmp_path / "absent"
     command(pretrained.main, "--checkpoint", absent, "--out", out).refused("absent does not exist")
 

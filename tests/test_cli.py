@@ -13,9 +13,9 @@ from utils import cli
 COMMANDS = {
     "pretraining.trainer": ["--job-dir", "x", "--task", "beat", "--train", "."],
     "pretraining.convert": ["--source", "mitdb", "--from", ".", "--out", "x"],
-    "pretraining.utils": ["--checkpoint", ".", "--out", "x"],
+    "pretraining.utils": ["--checkpoint", __file__, "--out", "x"],
     "finetuning.prepare": ["--source", ".", "--labels", "zip"],
-    "finetuning.trainer": ["--job-dir", "x", "--train", "."],
+    "finetuning.trainer": ["--job-dir", "x", "--train", __file__],
     "report.compare": ["--results", "."],
     "benchmarks.train": [],
     "utils.synthetic": ["--out", "x"],

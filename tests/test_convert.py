@@ -1,6 +1,7 @@
 """Other annotated databases in Icentia11k's layout."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -238,9 +239,24 @@ def lose_sample(source):
     )
 
 
+def cut_annotations(source):
+    path = source / "100.atr"
+    path.write_bytes(path.read_bytes()[:20])
+
+
+def zero_gain(source):
+    path = source / "100.hea"
+    path.write_text(re.sub(r" 212 \S+/mV", " 212 0/mV", path.read_text()))
+
+
+def other_rate(source):
+    path = source / "100.hea"
+    path.write_text(path.read_text().replace(" 360 ", " 300 "))
+
+
 DAMAGES = (
     damage_header, remove_signal, cut_signal, remove_annotations, keep_no_leads, keep_record_line,
-    other_unit, lose_sample,
+    other_unit, lose_sample, cut_annotations, zero_gain, other_rate,
 )  # fmt: skip
 
 

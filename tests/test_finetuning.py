@@ -187,7 +187,7 @@ def test_sizes_of_the_reproduction():
 
 
 def test_too_few_recordings_to_split():
-    with pytest.raises(UserError, match="--val-size: 8 recordings cannot be split"):
+    with pytest.raises(UserError, match="--val-size .* of 8 recordings: every class needs"):
         run.draw(labelled([2, 2, 2, 2]), np.arange(8), 0, "--val-size", test_size=0.1)
 
 
@@ -403,8 +403,8 @@ def test_sets_with_other_leads(prepared, weights, tmp_path):
 
 def test_bad_input_is_one_line(prepared, weights, tmp_path):
     for flags, words in (
-        (["--val-size", 0.01], ["--val-size", "cannot be split"]),
-        (["--subset", 0.01], ["--subset", "cannot be split"]),
+        (["--val-size", 0.01], ["--val-size 0.01 of 48", "every class"]),
+        (["--subset", 0.01], ["--subset 0.01 of", "every class"]),
         (["--channel", 1], ["--channel 1", "leads 0 to 0"]),
         (["--weights-file", tmp_path / "absent"], ["absent does not exist"]),
         (["--train", prepared / "p_manifest.json"], ["p_manifest.json is not a prepared set"]),

@@ -233,7 +233,7 @@ def test_records_of_one_subject_stay_together():
         _, val = split_patients(COHORT, 5, seed, {7: 3})
         assert (7 in val) == (3 in val)
         assert len(val) in (5, 6)
-    with pytest.raises(UserError, match="takes all of 2 patients"):
+    with pytest.raises(UserError, match="takes all of 2 usable patients"):
         split_patients({3: COHORT[3], 7: COHORT[7]}, 1, 0, {7: 3})
 
 
@@ -245,7 +245,7 @@ def test_seed_chooses_the_validation_patients():
 @pytest.mark.parametrize(("patients", "asked"), [(1, 0.05), (1, 1), (20, 20), (20, 0.99), (20, 21)])
 def test_somebody_must_be_left_to_train_on(patients, asked):
     cohort = {patient: COHORT[patient] for patient in range(patients)}
-    with pytest.raises(UserError, match=f"--val-patients {asked} takes all of {patients} patients"):
+    with pytest.raises(UserError, match=f"{asked} takes all of {patients} usable patients"):
         split_patients(cohort, asked, 0, {})
 
 

@@ -21,6 +21,7 @@ class Alphabet(NamedTuple):
 
     beats: dict[str, str]
     rhythms: dict[str, str]
+    fs: float | None  # Hz, where all records have the same
 
 
 def _by_symbol(table: dict[str, str]) -> dict[str, str]:
@@ -32,10 +33,12 @@ _RHYTHMS = {"(N": "(N", "(SBR": "(N", "(AFIB": "(AFIB", "(AFL": "(AFL"}
 # MIT-BIH (Moody & Mark 2001), and PhysioNet's further beat symbols, which MIT-BIH does not use.
 ALPHABETS = {
     "mitdb": Alphabet(
-        _by_symbol({"N": "N L R e j", "S": "A a J S", "V": "V E", "Q": "Q / f F"}), _RHYTHMS
+        _by_symbol({"N": "N L R e j", "S": "A a J S", "V": "V E", "Q": "Q / f F"}), _RHYTHMS, 360
     ),
     "wfdb": Alphabet(
-        _by_symbol({"N": "N L R B e j n", "S": "A a J S", "V": "V E r", "Q": "Q / f F ?"}), _RHYTHMS
+        _by_symbol({"N": "N L R B e j n", "S": "A a J S", "V": "V E r", "Q": "Q / f F ?"}),
+        _RHYTHMS,
+        None,
     ),
 }
 

@@ -1,5 +1,6 @@
 """Weights files: safetensors with a contract, saved whole, loaded strictly."""
 
+import errno
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,7 +42,8 @@ def save_weights(path: Path, state: dict[str, Tensor], contract: Contract) -> No
         try:
             save_file(tensors, temporary, contract.to_metadata())
         except SafetensorError as error:
-            raise OSError(0, f"cannot write the weights ({error})", str(path)) from None
+            full = f"os error {errno.ENOSPC}" in str(error)
+            raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(path)) from None
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], Contract]:

@@ -2,6 +2,8 @@
 
 import argparse
 import errno
+import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -48,13 +50,14 @@ def add_run_flags(parser: Parser) -> None:
 def run(main: Callable[[], None]) -> None:
     """Call `main`; report a `UserError` or a failed read or write in one line, exit code 2."""
     sys.stdout.reconfigure(line_buffering=True)  # so that a log file can be followed
+    # As an exception, so that temporary files are removed on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         main()
     except UserError as error:
         sys.exit(_fail(str(error)))
     except OSError as error:
-        hint = "; free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        sys.exit(_fail(f"{error.filename or 'file system'}: {error.strerror or error}{hint}"))
+        sys.exit(_fail(_describe(error)))
     except (MemoryError, RuntimeError) as error:
         # torch.OutOfMemoryError, and what torch says where the CPU's memory is short.
         if "memory" not in f"{type(error).__name__} {error}".lower():
@@ -65,6 +68,13 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(130)
 
 
+def _describe(error: OSError) -> str:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # Without a number it comes from NumPy, which counts what it could not write.
+    hint = "; free some space" if full else "; is the disk full?" if error.errno is None else ""
+    return f"{error.filename or 'file system'}: {error.strerror or error}{hint}"
+
+
 def _fail(message: str) -> int:
     print(f"error: {message}", file=sys.stderr)
     return 2
@@ -72,50 +82,52 @@ def _fail(message: str) -> int:
 
 def count(text: str) -> int:
     """A whole number above zero."""
-    return _checked(int(text), lambda value: value > 0, "must be above 0")
+    return _number(text, int, lambda value: value > 0, "a whole number above 0")
 
 
 def count_or_zero(text: str) -> int:
     """A whole number, zero included."""
-    return _checked(int(text), lambda value: value >= 0, "must not be negative")
+    return _number(text, int, lambda value: value >= 0, "a whole number from 0 on")
 
 
 def seed(text: str) -> int:
     """A seed that scikit-learn takes, too."""
-    return _checked(int(text), lambda value: 0 <= value < 2**32, "must be in [0, 2**32)")
+    return _number(text, int, lambda value: 0 <= value < 2**32, "a whole number below 2**32")
 
 
 def positive(text: str) -> float:
     """A finite number above zero."""
-    return _checked(float(text), lambda value: 0 < value < float("inf"), "must be above 0")
+    return _number(text, float, lambda value: 0 < value < float("inf"), "a number above 0")
 
 
 def share(text: str) -> float:
     """A fraction in [0, 1)."""
-    return _checked(float(text), lambda value: 0 <= value < 1, "must be in [0, 1)")
+    return _number(text, float, lambda value: 0 <= value < 1, "a share from 0 to below 1")
 
 
 def share_or_one(text: str) -> float:
     """A fraction in (0, 1]."""
-    return _checked(float(text), lambda value: 0 < value <= 1, "must be in (0, 1]")
+    return _number(text, float, lambda value: 0 < value <= 1, "a share above 0, at most 1")
 
 
 def share_or_count(text: str) -> float | int:
     """A fraction in [0, 1) or a whole number of things."""
-    value = float(text)
-    if 0 < value < 1:
-        return value
-    return int(_checked(value, lambda v: v >= 0 and v.is_integer(), "must be a share or a count"))
+
+    def holds(value: float) -> bool:
+        return 0 < value < 1 or (value >= 0 and value.is_integer())
+
+    value = _number(text, float, holds, "a share below 1 or a whole number")
+    return value if 0 < value < 1 else int(value)
 
 
 def id_list(text: str) -> list[int]:
     """`0,1,2` and ranges `0-109`, ends included; sorted, each once."""
     ids = set()
     for part in text.split(","):
-        first, dash, last = part.partition("-")
-        span = range(int(first), int(last if dash else first) + 1)
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        span = range(int(match[1]), int(match[2] or match[1]) + 1) if match else ()
         if not span:
-            raise argparse.ArgumentTypeError(f"{part} is an empty range")
+            raise argparse.ArgumentTypeError(f"{text!r} does not read like 0,1,2 or 0-109")
         ids.update(span)
     return sorted(ids)
 
@@ -128,7 +140,20 @@ def existing(text: str) -> Path:
     return path
 
 
-def _checked(value, holds: Callable, message: str):
+def file(text: str) -> Path:
+    """A file that is there."""
+    path = existing(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"{text} is a folder; name a file in it")
+    return path
+
+
+def _number(text: str, kind: Callable, holds: Callable, words: str):
+    """`text` as a number that `holds`; `words` say what it has to be."""
+    try:
+        value = kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {words}") from None
     if not holds(value):
-        raise argparse.ArgumentTypeError(f"{value} {message}")
+        raise argparse.ArgumentTypeError(f"{text} is not {words}")
     return value
