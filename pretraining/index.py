@@ -2,40 +2,19 @@
 
 A folder `annotation_index/current` in the data set's folder, or in `--index DIR`:
 `segments.npy` (a row per segment), flat arrays of all beats in the same order, and `index.json`
-(what was left out and why; when each folder last changed). Only patients asked for are read, and
-again only those whose folder changed since, or of whom something left out has changed.
+(what was left out and why; when each folder last changed). `pretraining.indexing` builds it.
 """
 
-import multiprocessing
-import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from pretraining import icentia11k
 from pretraining.icentia11k import Header
-from pretraining.wfdb_io import Unusable, words
 from utils.cli import UserError
-from utils.files import read_json, write_json
+from utils.files import read_json
 
-VERSION = 1
-FOLDER = "annotation_index"
 ARRAYS = {"beat_ends": "<i4", "beat_codes": "i1", "rhythm_codes": "i1"}
-SMALL = 64  # records: below this, starting processes costs more than it saves
-
-
-class Part(NamedTuple):
-    """What was read of one patient; arrays run over the beats of all segments."""
-
-    rows: list[tuple]  # (path, samples, gain, baseline, mapped, offset, annotated, beats)
-    arrays: dict[str, np.ndarray]
-    left_out: list[dict[str, Any]]
 
 
 class AnnotationIndex:
@@ -54,13 +33,15 @@ class AnnotationIndex:
         self.about = read_json(folder / "index.json")
         self.patients = set(self.about["patients"])
         self.segments = np.load(folder / "segments.npy", mmap_mode="r")
-        beats = self.about["beats"]
-        self.arrays = {  # an empty file cannot be mapped
-            name: np.memmap(folder / name, dtype, "r", shape=(beats,))
-            if beats
-            else np.zeros(0, "i1")
+        self.arrays = {
+            name: self._map(folder / name, dtype, self.about["beats"])
             for name, dtype in ARRAYS.items()
         }
+
+    @staticmethod
+    def _map(path: Path, dtype: str, length: int) -> np.ndarray:
+        # An empty file cannot be mapped.
+        return np.memmap(path, dtype, "r", shape=(length,)) if length else np.zeros(0, dtype)
 
     def __reduce__(self):
         return _open_same, (self.root, self.folder, self.about)
@@ -90,208 +71,3 @@ def _open_same(root: Path, folder: Path, about: dict[str, Any]) -> AnnotationInd
     if index.about != about:
         raise UserError(f"{folder} was built anew during the run; start again")
     return index
-
-
-def open_index(
-    root: Path, folder: Path | None = None, patient_ids: Sequence[int] | None = None
-) -> AnnotationIndex:
-    """Open the index of the data set at `root`; build it, or bring it up to date, first.
-
-    Args:
-        folder: where the index lies; by default in `root`.
-        patient_ids: whom to look into, beside those in the index already; everybody by default.
-
-    Raises:
-        UserError: no data set at `root`, or the index cannot be written.
-    """
-    current = (folder or root / FOLDER) / "current"
-    old = _open_old(root, current)
-    if (
-        old
-        and _unchanged_folders(old)
-        and not _changed_records(old)
-        and (old.about["complete"] if patient_ids is None else old.patients >= set(patient_ids))
-    ):
-        return old
-    records, folders = icentia11k.find_records(root)
-    if patient_ids is not None:
-        wanted = set(patient_ids) | (old.patients if old else set())
-        records = {patient: paths for patient, paths in records.items() if patient in wanted}
-    _build(root, current, records, folders, old, complete=patient_ids is None)
-    return AnnotationIndex(root, current)
-
-
-def _open_old(root: Path, current: Path) -> AnnotationIndex | None:
-    try:
-        old = AnnotationIndex(root, current)
-    except (OSError, EOFError, ValueError, KeyError, UserError):
-        return None
-    return old if old.about.get("version") == VERSION else None
-
-
-def _unchanged_folders(old: AnnotationIndex) -> bool:
-    return all(_changed_at(old.root / name) == time for name, time in old.about["folders"].items())
-
-
-def _changed_records(old: AnnotationIndex) -> set[int]:
-    """Patients of whom a segment was left out whose files are no longer the same."""
-    return {
-        out["patient"] for out in old.left_out if _sizes(old.root / out["record"]) != out["sizes"]
-    }
-
-
-def _changed_at(folder: Path) -> int | None:
-    return folder.stat().st_mtime_ns if folder.is_dir() else None
-
-
-def _sizes(record: Path) -> list[int]:
-    paths = (Path(f"{record}{suffix}") for suffix in (".hea", ".dat", ".atr"))
-    return [path.stat().st_size if path.exists() else -1 for path in paths]
-
-
-def _build(
-    root: Path,
-    current: Path,
-    records: dict[int, list[Path]],
-    folders: list[Path],
-    old: AnnotationIndex | None,
-    complete: bool,
-) -> None:
-    partial = current.with_name(f"partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(
-            f"{partial} cannot be made ({error.strerror}); name another folder by --index"
-        ) from None
-    try:
-        # Taken first: what changes while the index is being built is seen next time.
-        times = {str(folder.relative_to(root)): _changed_at(folder) for folder in folders}
-        rows, left_out = [], []
-        files = {name: (partial / name).open("wb") for name in ARRAYS}
-        for patient, part in _read(root, records, old):
-            rows += [(patient, *row) for row in part.rows]
-            left_out += part.left_out
-            for name, dtype in ARRAYS.items():
-                part.arrays[name].astype(dtype).tofile(files[name])
-        for file in files.values():
-            file.close()
-        np.save(partial / "segments.npy", _segment_table(rows))
-        beats = sum(row[-1] for row in rows)
-        about = {
-            "version": VERSION,
-            "beats": beats,
-            "patients": list(records),
-            "complete": complete,
-            "folders": times,
-            "left_out": left_out,
-        }
-        write_json(partial / "index.json", about)
-        shutil.rmtree(current, ignore_errors=True)
-        partial.rename(current)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _segment_table(rows: list[tuple]) -> np.ndarray:
-    longest = max((len(row[1]) for row in rows), default=1)
-    table = np.zeros(len(rows), [
-        ("patient", "i4"), ("path", f"S{longest}"), ("samples", "i8"), ("gain", "f8"),
-        ("baseline", "i4"), ("mapped", "?"), ("offset", "i8"), ("annotated", "?"), ("beats", "i8"),
-        ("first", "i8"),
-    ])  # fmt: skip
-    beats = np.array([row[-1] for row in rows], np.int64)
-    table[:] = [(*row, 0) for row in rows]
-    table["first"] = np.cumsum(beats) - beats
-    return table
-
-
-def _reusable(root: Path, records: dict[int, list[Path]], old: AnnotationIndex | None) -> set[int]:
-    """Patients of the old index whose folders and left-out files are as they were."""
-    if old is None:
-        return set()
-    before = [
-        (patient, path.decode()) for patient, path in old.segments[["patient", "path"]].tolist()
-    ]
-    before += [(out["patient"], out["record"]) for out in old.left_out]
-    folders: dict[int, set[Path]] = {}  # those that are gone included
-    for patient, record in before:
-        folders.setdefault(patient, set()).add((root / record).parent)
-    times = old.about["folders"]
-    return {
-        patient
-        for patient in records.keys() & folders.keys() - _changed_records(old)
-        if all(
-            times.get(str(folder.relative_to(root))) == _changed_at(folder)
-            for folder in folders[patient] | {path.parent for path in records[patient]}
-        )
-    }
-
-
-def _part_of(old: AnnotationIndex, patient: int) -> Part:
-    numbers = range(*np.searchsorted(old.segments["patient"], [patient, patient + 1]))
-    names = ("path", *Header._fields, "annotated", "beats")
-    rows = [tuple(old.segments[number][list(names)].tolist()) for number in numbers]
-    arrays = {
-        name: np.concatenate([np.zeros(0, dtype), *(old.annotations(n)[name] for n in numbers)])
-        for name, dtype in ARRAYS.items()
-    }
-    left_out = [out for out in old.left_out if out["patient"] == patient]
-    return Part([(row[0].decode(), *row[1:]) for row in rows], arrays, left_out)
-
-
-def _read(
-    root: Path, records: dict[int, list[Path]], old: AnnotationIndex | None
-) -> Iterator[tuple[int, Part]]:
-    """Parts of all patients in order, read in parallel where there is much to read."""
-    same = _reusable(root, records, old)
-    jobs = {patient: paths for patient, paths in records.items() if patient not in same}
-    count = sum(map(len, jobs.values()))
-    progress = tqdm(total=count, desc="annotations", unit="segment", disable=None)
-    with progress, _pool(count) as mapping:
-        parts = mapping(_read_patient, [root] * len(jobs), jobs, jobs.values())
-        for patient, paths in records.items():
-            if patient in same:
-                yield patient, _part_of(old, patient)
-            else:
-                yield patient, next(parts)
-                progress.update(len(paths))
-
-
-@contextmanager
-def _pool(records: int) -> Iterator[Callable]:
-    """`map`, in processes where there is much to do."""
-    if records < SMALL:
-        yield map
-        return
-    # Spawned, because a fork of a process that runs threads may hang.
-    executor = ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"))
-    try:
-        yield executor.map
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
-def _read_patient(root: Path, patient: int, paths: list[Path]) -> Part:
-    rows, left_out = [], []
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in ARRAYS}
-    for path in paths:
-        name = str(path.relative_to(root))
-        try:
-            header = icentia11k.read_header(path)
-            ends, codes, _, rhythm = icentia11k.read_annotations(path)
-        except (Unusable, OSError) as error:
-            reason = words(error)
-            out = {"record": name, "patient": patient, "reason": reason}
-            left_out.append(out | {"sizes": _sizes(path)})
-            continue
-        annotated = Path(f"{path}.atr").exists()
-        rows.append((name, *header, annotated, len(ends)))
-        for column, values in zip(columns.values(), (ends, codes, rhythm), strict=True):
-            column.append(values)
-    arrays = {
-        name: np.concatenate([np.zeros(0, ARRAYS[name]), *column])
-        for name, column in columns.items()
-    }
-    return Part(rows, arrays, left_out)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from pretraining.batches import FrameBatches, load
 from pretraining.cohort import Cohort, choose_segments, manifest, split_patients
 from pretraining.icentia11k import FS, Constants, read_constants
-from pretraining.index import open_index
+from pretraining.indexing import open_index
 from pretraining.sampler import Sampler
 from pretraining.tasks import TASKS
 from utils import metrics, runlog

@@ -187,7 +187,7 @@ def test_sizes_of_the_reproduction():
 
 
 def test_too_few_recordings_to_split():
-    with pytest.raises(UserError, match="--val-size .* of 8 recordings: every class needs"):
+    with pytest.raises(UserError, match=r"--val-size .* of 8 recordings: every class needs"):
         run.draw(labelled([2, 2, 2, 2]), np.arange(8), 0, "--val-size", test_size=0.1)
 
 

@@ -7,11 +7,10 @@ import shutil
 import numpy as np
 import pytest
 
-from pretraining import icentia11k
-from pretraining import index as index_module
+from pretraining import icentia11k, indexing
 from pretraining.cohort import choose_segments, manifest, split_patients
 from pretraining.icentia11k import Signals
-from pretraining.index import open_index
+from pretraining.indexing import open_index
 from utils.cli import UserError
 
 
@@ -160,7 +159,7 @@ def test_interrupted_building_leaves_nothing(cohort_copy, monkeypatch):
 def test_reading_in_processes_gives_the_same(cohort_copy, tmp_path, monkeypatch):
     cut_short(signal_file(cohort_copy))
     serial = open_index(cohort_copy, tmp_path / "serial")
-    monkeypatch.setattr(index_module, "SMALL", 0)
+    monkeypatch.setattr(indexing, "SMALL", 0)
     assert content(open_index(cohort_copy, tmp_path / "parallel")) == content(serial)
 
 

@@ -14,7 +14,7 @@ from pretraining import sampler as sampler_module
 from pretraining.batches import FrameBatches, load
 from pretraining.cohort import choose_segments
 from pretraining.icentia11k import Constants
-from pretraining.index import open_index
+from pretraining.indexing import open_index
 from pretraining.sampler import MIXED_PATIENTS, Sampler
 from pretraining.tasks import TASKS
 
