@@ -17,6 +17,9 @@ class Hardware(NamedTuple):
     device: torch.device
     bf16: bool
 
+    def __str__(self) -> str:
+        return f"{self.device}, {'bf16' if self.bf16 else 'fp32'}"
+
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
