@@ -2,12 +2,10 @@
 
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
-from utils import cli
 from utils.synthetic import write_icentia11k
 
 
@@ -32,20 +30,3 @@ def cohort_copy(cohort_folder, tmp_path) -> Path:
     """A copy of it, without an index, to damage."""
     ignored = shutil.ignore_patterns("annotation_index")
     return shutil.copytree(cohort_folder, tmp_path / "icentia11k", ignore=ignored)
-
-
-@pytest.fixture
-def run_main(monkeypatch, capsys):
-    """Run a command in this process; returns exit code, output and error output."""
-
-    def run(main, *args) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [main.__module__, *map(str, args)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.run(main)
-        except SystemExit as stop:
-            code = stop.code or 0
-        return code, *capsys.readouterr()
-
-    return run

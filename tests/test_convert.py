@@ -10,6 +10,7 @@ import wfdb
 from scipy.signal import resample_poly
 
 from pretraining import convert, icentia11k, wfdb_source
+from tests.helpers import command
 from utils.annotations import BEAT_CLASSES, RHYTHM_CLASSES
 from utils.files import sha256
 
@@ -52,9 +53,9 @@ def out(tmp_path):
 
 
 @pytest.fixture
-def call(run_main, out):
+def call(out):
     def call(folder, *flags, source="mitdb"):
-        return run_main(
+        return command(
             convert.main, "--source", source, "--from", folder, "--out", out, *flags
         )  # fmt: skip
 

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import sys
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -14,7 +13,8 @@ from scipy.io import savemat
 
 from finetuning import challenge17, preparation, prepare
 from finetuning.prepared import load_prepared, manifest_path
-from utils import cli
+from tests import helpers
+from utils.cli import UserError
 from utils.files import sha256, write_json
 
 CLASSES = "ANO~"
@@ -52,19 +52,12 @@ def source(tmp_path):
 
 
 @pytest.fixture
-def command(monkeypatch, tmp_path, capsys):
-    """Run the command in this process; returns exit code, output and error output."""
+def command(tmp_path):
+    """Prepare in this process; returns exit code, output and error output."""
 
     def run(source, *flags, labels="zip", out="out/p"):
         arguments = ["--source", source, "--labels", labels, "--out", tmp_path / out, *flags]
-        monkeypatch.setattr(sys, "argv", ["prepare", *map(str, arguments)])
-        code = 0
-        try:
-            cli.run(prepare.main)
-        except SystemExit as stop:
-            code = stop.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        return helpers.command(prepare.main, *arguments)
 
     return run
 
@@ -74,11 +67,8 @@ def fails(command, tmp_path):
     """Expect exit code 2, nothing written and one line that holds `words`."""
 
     def check(words, *arguments, **options):
-        code, _, err = command(*arguments, **options)
-        assert code == 2
-        assert err.startswith("error: ") and err.count("\n") == 1, err
-        for word in [words] if isinstance(words, str) else words:
-            assert word in err, err
+        words = [words] if isinstance(words, str) else words
+        command(*arguments, **options).refused(*words)
         assert not list(tmp_path.glob("out/*.npz"))
 
     return check
@@ -363,11 +353,8 @@ def test_bad_flags(source, fails, flags):
     fails(flags[0], source, *flags)
 
 
-def test_labels_have_no_default(source, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["prepare", "--source", str(source)])
-    with pytest.raises(SystemExit, match="2"):
-        cli.run(prepare.main)
-    assert "--labels" in capsys.readouterr().err
+def test_labels_have_no_default(source):
+    helpers.command(prepare.main, "--source", source).refused("--labels")
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
@@ -409,27 +396,27 @@ def test_other_bytes_are_refused(prepared):
     data = bytearray(prepared.read_bytes())
     data[len(data) // 2] ^= 1
     prepared.write_bytes(data)
-    with pytest.raises(cli.UserError, match=r"p_train.npz does not have the checksum .* again"):
+    with pytest.raises(UserError, match=r"p_train.npz does not have the checksum .* again"):
         load_prepared(prepared)
 
 
 def test_manifest_is_needed(prepared, tmp_path):
     copy = tmp_path / "other_train.npz"
     shutil.copy(prepared, copy)
-    with pytest.raises(cli.UserError, match=r"no manifest other_manifest.json beside it"):
+    with pytest.raises(UserError, match=r"no manifest other_manifest.json beside it"):
         load_prepared(copy)
     shutil.copy(manifest_path(prepared), manifest_path(copy))
-    with pytest.raises(cli.UserError, match=r"does not list other_train.npz"):
+    with pytest.raises(UserError, match=r"does not list other_train.npz"):
         load_prepared(copy)
 
 
 @pytest.mark.parametrize("content", [b"time,mV\n0,1\n", b"", b"\x93NUMPY"])
 def test_other_kind_of_file(prepared, content):
     prepared.write_bytes(content)
-    with pytest.raises(cli.UserError, match=r"p_train.npz is not a prepared set"):
+    with pytest.raises(UserError, match=r"p_train.npz is not a prepared set"):
         load_prepared(prepared)
     prepared.unlink()
-    with pytest.raises(cli.UserError, match=r"is not a file"):
+    with pytest.raises(UserError, match=r"is not a file"):
         load_prepared(prepared)
 
 
@@ -453,7 +440,7 @@ def test_other_kind_of_file(prepared, content):
 )
 def test_arrays_that_break_the_contract(prepared, changes):
     rewrite(prepared, **changes)
-    with pytest.raises(cli.UserError, match=r"p_train.npz.*again"):
+    with pytest.raises(UserError, match=r"p_train.npz.*again"):
         load_prepared(prepared)
 
 
@@ -461,7 +448,7 @@ def test_arrays_that_break_the_contract(prepared, changes):
 def test_manifest_that_breaks_the_contract(prepared, changes):
     path = manifest_path(prepared)
     write_json(path, json.loads(path.read_text()) | changes)
-    with pytest.raises(cli.UserError, match=r"p_manifest.json.*again"):
+    with pytest.raises(UserError, match=r"p_manifest.json.*again"):
         load_prepared(prepared)
 
 

@@ -2,8 +2,6 @@
 
 import csv
 import hashlib
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +10,8 @@ import pytest
 import wfdb
 from scipy.io import loadmat
 
-from utils import cli, segments, synthetic, synthetic_ecg
+from tests.helpers import Result, command
+from utils import segments, synthetic, synthetic_ecg
 from utils.annotations import ICENTIA_BEATS, ICENTIA_RHYTHMS
 from utils.synthetic_ecg import AFIB, FLUTTER, NOISE, NORMAL, PAC, PVC, SINUS, Grid
 
@@ -31,17 +30,8 @@ def digest(root: Path) -> dict[str, str]:
     return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-@pytest.fixture
-def command(monkeypatch):
-    def call(*flags) -> int:
-        monkeypatch.setattr(sys, "argv", ["synthetic", *map(str, flags)])
-        try:
-            cli.run(synthetic.main)
-        except SystemExit as end:
-            return end.code
-        return 0
-
-    return call
+def run(*flags) -> Result:
+    return command(synthetic.main, *flags)
 
 
 @pytest.fixture(scope="module")
@@ -244,34 +234,30 @@ def test_challenge_recordings_read_alike_as_matlab_and_wfdb(challenge):
     assert (challenge / "A00001.mat").stat().st_size == 24 + 2 * int(header.split()[3])
 
 
-def test_command_refuses_folders_in_use(command, capsys, tmp_path):
+def test_command_refuses_folders_in_use(tmp_path):
     small = ("--patients", 1, "--segments", 1, "--samples", 2000, "--recordings", 3)
     out = tmp_path / "cohort"
     out.mkdir()
-    assert command("--out", out, *small) == 0
+    assert run("--out", out, *small).code == 0
     before = digest(out)
     assert {"synthetic.json", "training2017/REFERENCE.csv"} <= set(before)
-    capsys.readouterr()
-    assert command("--out", out, *small, "--seed", 1) == 2
-    message = capsys.readouterr().err
-    assert message.count("\n") == 1 and "--overwrite" in message and digest(out) == before
-    assert command("--out", out, *small, "--seed", 1, "--overwrite") == 0
+    run("--out", out, *small, "--seed", 1).refused("--overwrite")
+    assert digest(out) == before
+    assert run("--out", out, *small, "--seed", 1, "--overwrite").code == 0
     assert digest(out) != before
     assert list(tmp_path.iterdir()) == [out]
 
 
 def test_command_never_replaces_what_it_did_not_make(tmp_path):
     (tmp_path / "real.dat").write_bytes(b"recording")
-    words = [sys.executable, "-m", "utils.synthetic", "--out", str(tmp_path), "--overwrite"]
-    refused = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert refused.returncode == 2 and refused.stderr.startswith("error: --out")
+    run("--out", tmp_path, "--overwrite").refused("--out")
     assert [path.name for path in tmp_path.iterdir()] == ["real.dat"]
 
 
-def test_a_failed_run_leaves_nothing(command, monkeypatch, tmp_path):
+def test_a_failed_run_leaves_nothing(monkeypatch, tmp_path):
     def fail(*_):
         raise OSError("disk full")
 
     monkeypatch.setattr(synthetic, "write_challenge17", fail)
-    assert command("--out", tmp_path / "x", "--patients", 1, "--samples", 500) == 2
+    run("--out", tmp_path / "x", "--patients", 1, "--samples", 500).refused("disk full")
     assert not list(tmp_path.iterdir())

@@ -53,7 +53,8 @@ def start_run(args: argparse.Namespace, hardware: str) -> None:
     """
     check_free(args.job_dir, args.overwrite)
     for path in _outputs(args.job_dir):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if path.name != ARGUMENTS:  # replaced below; until then it marks these files as a run's
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     arguments = {
         name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()
     }
