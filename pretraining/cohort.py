@@ -10,8 +10,6 @@ from utils.cli import UserError
 from utils.manifest import summary
 from utils.runlog import rng
 
-NO_ANNOTATIONS = "no annotations"
-
 Cohort = dict[int, np.ndarray]  # patient: numbers of the segments used, (segments,) int64
 
 
@@ -32,7 +30,7 @@ def choose_segments(
         UserError: a patient asked for is not there or cannot be used, or nothing is left.
     """
     table = index.segments
-    asked = sorted(_known_patients(index) if patient_ids is None else set(patient_ids))
+    asked = sorted(index.patients if patient_ids is None else set(patient_ids))
     chosen = np.isin(table["patient"], asked)
     short = chosen & (table["samples"] < frame_size)
     silent = chosen & ~short & ~table["annotated"] if annotated else np.zeros_like(chosen)
@@ -43,7 +41,7 @@ def choose_segments(
     ]
     for mask, reason in (
         (short, f"shorter than a frame of {frame_size} samples"),
-        (silent, NO_ANNOTATIONS),
+        (silent, "no annotations"),
     ):
         left_out += [
             {"record": row["path"].decode(), "patient": int(row["patient"]), "reason": reason}
@@ -54,10 +52,6 @@ def choose_segments(
     cohort = dict(zip(patients.tolist(), np.split(usable, first)[1:], strict=True))
     _check(index, patient_ids, cohort, left_out)
     return cohort, left_out
-
-
-def _known_patients(index: AnnotationIndex) -> set[int]:
-    return set(index.segments["patient"].tolist()) | {out["patient"] for out in index.left_out}
 
 
 def _check(index, patient_ids, cohort: Cohort, left_out: list[dict[str, Any]]) -> None:

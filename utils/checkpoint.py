@@ -33,11 +33,7 @@ class Transfer(NamedTuple):
 
 def save_weights(path: Path, state: dict[str, Tensor], contract: Contract) -> None:
     """Write `state` and its contract; equal content gives equal bytes."""
-    tensors = {
-        name: value.detach().cpu().contiguous()
-        for name, value in state.items()
-        if not name.endswith("num_batches_tracked")
-    }
+    tensors = {name: value.detach().cpu().contiguous() for name, value in _kept(state).items()}
     with atomic_path(path) as temporary:
         try:
             save_file(tensors, temporary, contract.to_metadata())
@@ -88,9 +84,9 @@ def load_encoder(
     encoder = build_encoder(
         contract.architecture, contract.in_channels, contract.stages, torch.Generator()
     )
-    load_strictly(encoder, _strip(tensors), path)
-    kept = [name for name in tensors if name.startswith(ENCODER)]
-    return Transfer(encoder, contract, kept, [name for name in tensors if name not in kept])
+    kept = _encoder_of(tensors)
+    load_strictly(encoder, {k.removeprefix(ENCODER): v for k, v in kept.items()}, path)
+    return Transfer(encoder, contract, list(kept), [k for k in tensors if k not in kept])
 
 
 def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
@@ -99,7 +95,7 @@ def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path) -> Non
     Raises:
         UserError: anything else; `path` is named.
     """
-    own = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
+    own = _kept(model.state_dict())
     wrong = sorted(own.keys() ^ state.keys())
     wrong += sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
     if wrong:
@@ -113,11 +109,16 @@ def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path) -> Non
 def strip_head(checkpoint: Path, out: Path) -> None:
     """Write the encoder of `checkpoint` to `out`, with the same contract."""
     tensors, contract = read_weights(checkpoint)
-    kept = {name: value for name, value in tensors.items() if name.startswith(ENCODER)}
+    kept = _encoder_of(tensors)
     if not kept:
         raise UserError(f"{checkpoint} holds no encoder")
     save_weights(out, kept, contract)
 
 
-def _strip(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(ENCODER): v for k, v in tensors.items() if k.startswith(ENCODER)}
+def _encoder_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in tensors.items() if name.startswith(ENCODER)}
+
+
+def _kept(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a file holds: BN counts its batches, too, which nothing here needs."""
+    return {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
