@@ -1,8 +1,9 @@
 """Annotation index: headers and annotations of a data set, read once, then memory-mapped.
 
 A folder `annotation_index/current` in the data set's folder, or in `--index DIR`:
-`segments.npy` (a row per segment), flat arrays of all beats in the same order, and `index.json`
-(what was left out and why; when each folder last changed). `pretraining.indexing` builds it.
+`segments.npy` (a row per segment), flat arrays of all beats and rhythm intervals in the same order,
+and `index.json` (what was left out and why; when each folder last changed). `pretraining.indexing`
+builds it.
 """
 
 from pathlib import Path
@@ -14,7 +15,12 @@ from pretraining.icentia11k import Header
 from utils.cli import UserError
 from utils.files import read_json
 
-ARRAYS = {"beat_ends": "<i4", "beat_codes": "i1", "rhythm_codes": "i1"}
+# The flat arrays of each kind of annotation.
+ARRAYS = {
+    "beats": {"beat_ends": "<i4", "beat_codes": "i1"},
+    "rhythms": {"rhythm_ends": "<i4", "rhythm_codes": "i1"},
+}
+DTYPES = {name: dtype for arrays in ARRAYS.values() for name, dtype in arrays.items()}
 
 
 class AnnotationIndex:
@@ -22,8 +28,8 @@ class AnnotationIndex:
 
     Attributes:
         segments: structured array with `path` (relative, without extension), `patient`,
-            `samples`, `gain` (units per mV), `baseline`, `annotated`, `first` and `beats` (its
-            stretch of the beat arrays).
+            `samples`, `gain` (units per mV), `baseline`, `annotated`, and how many `beats` and
+            `rhythms` it has, the first of which are at `first_beats` and `first_rhythms`.
         patients: that were looked into.
         left_out: record, patient and reason of each segment that cannot be used.
     """
@@ -34,8 +40,9 @@ class AnnotationIndex:
         self.patients = set(self.about["patients"])
         self.segments = np.load(folder / "segments.npy", mmap_mode="r")
         self.arrays = {
-            name: self._map(folder / name, dtype, self.about["beats"])
-            for name, dtype in ARRAYS.items()
+            name: self._map(folder / name, dtype, self.about[kind])
+            for kind, arrays in ARRAYS.items()
+            for name, dtype in arrays.items()
         }
 
     @staticmethod
@@ -51,10 +58,14 @@ class AnnotationIndex:
         return self.about["left_out"]
 
     def annotations(self, segment: int) -> dict[str, np.ndarray]:
-        """`beat_ends`, `beat_codes`, `rhythm_codes` of one segment, (beats,) each."""
+        """`beat_ends` and `beat_codes` of one segment, (beats,); `rhythm_ends` and `rhythm_codes`,
+        (rhythms,): neighbouring intervals of one rhythm are one."""
         row = self.segments[segment]
-        stretch = slice(row["first"], row["first"] + row["beats"])
-        return {name: array[stretch] for name, array in self.arrays.items()}
+        return {
+            name: self.arrays[name][row[f"first_{kind}"] : row[f"first_{kind}"] + row[kind]]
+            for kind, names in ARRAYS.items()
+            for name in names
+        }
 
     def record_path(self, segment: int) -> Path:
         """Without extension."""

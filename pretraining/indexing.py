@@ -18,20 +18,20 @@ from tqdm import tqdm
 
 from pretraining import icentia11k
 from pretraining.icentia11k import Header
-from pretraining.index import ARRAYS, AnnotationIndex
+from pretraining.index import ARRAYS, DTYPES, AnnotationIndex
 from pretraining.wfdb_io import Unusable, words
 from utils.cli import UserError
 from utils.files import write_json
 
-VERSION = 1
+VERSION = 2
 FOLDER = "annotation_index"
 SMALL = 64  # records: below this, starting processes costs more than it saves
 
 
 class Part(NamedTuple):
-    """What was read of one patient; arrays run over the beats of all segments."""
+    """What was read of one patient; arrays run over the annotations of all segments."""
 
-    rows: list[tuple]  # (path, samples, gain, baseline, mapped, offset, annotated, beats)
+    rows: list[tuple]  # (path, samples, gain, baseline, mapped, offset, annotated, beats, rhythms)
     arrays: dict[str, np.ndarray]
     left_out: list[dict[str, Any]]
 
@@ -113,19 +113,19 @@ def _build(
         # Taken first: what changes while the index is being built is seen next time.
         times = {str(folder.relative_to(root)): _changed_at(folder) for folder in folders}
         rows, left_out = [], []
-        files = {name: (partial / name).open("wb") for name in ARRAYS}
+        files = {name: (partial / name).open("wb") for name in DTYPES}
         for patient, part in _read(root, records, old):
             rows += [(patient, *row) for row in part.rows]
             left_out += part.left_out
-            for name, dtype in ARRAYS.items():
+            for name, dtype in DTYPES.items():
                 part.arrays[name].astype(dtype).tofile(files[name])
         for file in files.values():
             file.close()
-        np.save(partial / "segments.npy", _segment_table(rows))
-        beats = sum(row[-1] for row in rows)
+        table = _segment_table(rows)
+        np.save(partial / "segments.npy", table)
         about = {
             "version": VERSION,
-            "beats": beats,
+            **{kind: int(table[kind].sum()) for kind in ARRAYS},
             "patients": list(records),
             "complete": complete,
             "folders": times,
@@ -143,11 +143,11 @@ def _segment_table(rows: list[tuple]) -> np.ndarray:
     table = np.zeros(len(rows), [
         ("patient", "i4"), ("path", f"S{longest}"), ("samples", "i8"), ("gain", "f8"),
         ("baseline", "i4"), ("mapped", "?"), ("offset", "i8"), ("annotated", "?"), ("beats", "i8"),
-        ("first", "i8"),
+        ("rhythms", "i8"), ("first_beats", "i8"), ("first_rhythms", "i8"),
     ])  # fmt: skip
-    beats = np.array([row[-1] for row in rows], np.int64)
-    table[:] = [(*row, 0) for row in rows]
-    table["first"] = np.cumsum(beats) - beats
+    table[:] = [(*row, 0, 0) for row in rows]
+    for kind in ARRAYS:
+        table[f"first_{kind}"] = np.cumsum(table[kind]) - table[kind]
     return table
 
 
@@ -175,11 +175,11 @@ def _reusable(root: Path, records: dict[int, list[Path]], old: AnnotationIndex |
 
 def _part_of(old: AnnotationIndex, patient: int) -> Part:
     numbers = range(*np.searchsorted(old.segments["patient"], [patient, patient + 1]))
-    names = ("path", *Header._fields, "annotated", "beats")
+    names = ("path", *Header._fields, "annotated", *ARRAYS)
     rows = [tuple(old.segments[number][list(names)].tolist()) for number in numbers]
     arrays = {
         name: np.concatenate([np.zeros(0, dtype), *(old.annotations(n)[name] for n in numbers)])
-        for name, dtype in ARRAYS.items()
+        for name, dtype in DTYPES.items()
     }
     left_out = [out for out in old.left_out if out["patient"] == patient]
     return Part([(row[0].decode(), *row[1:]) for row in rows], arrays, left_out)
@@ -219,23 +219,30 @@ def _pool(records: int) -> Iterator[Callable]:
 
 def _read_patient(root: Path, patient: int, paths: list[Path]) -> Part:
     rows, left_out = [], []
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in ARRAYS}
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in DTYPES}
     for path in paths:
         name = str(path.relative_to(root))
         try:
             header = icentia11k.read_header(path)
-            ends, codes, _, rhythm = icentia11k.read_annotations(path)
+            beat_ends, beat_codes, *rhythm = icentia11k.read_annotations(path)
         except (Unusable, OSError) as error:
             reason = words(error)
             out = {"record": name, "patient": patient, "reason": reason}
             left_out.append(out | {"sizes": _sizes(path)})
             continue
         annotated = Path(f"{path}.atr").exists()
-        rows.append((name, *header, annotated, len(ends)))
-        for column, values in zip(columns.values(), (ends, codes, rhythm), strict=True):
+        rhythm = merge_runs(*rhythm)
+        rows.append((name, *header, annotated, len(beat_ends), len(rhythm[0])))
+        for column, values in zip(columns.values(), (beat_ends, beat_codes, *rhythm), strict=True):
             column.append(values)
     arrays = {
-        name: np.concatenate([np.zeros(0, ARRAYS[name]), *column])
+        name: np.concatenate([np.zeros(0, DTYPES[name]), *column])
         for name, column in columns.items()
     }
     return Part(rows, arrays, left_out)
+
+
+def merge_runs(ends: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Neighbouring intervals of one code as one: the sum over each code stays, in any frame."""
+    last = np.append(codes[1:] != codes[:-1], True)[: len(codes)]
+    return ends[last], codes[last]

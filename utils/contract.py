@@ -1,7 +1,7 @@
 """What a weights file says of itself: all that is needed to rebuild the network and feed it."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 
 from utils.cli import UserError
 
@@ -19,6 +19,7 @@ class Contract:
         task, classes: what it was trained for, in the order of the logits.
         dataset, manifest_sha256: what it was trained on.
         seed: of the run. versions: of the libraries.
+        spectrogram: settings of 2-D networks, see `utils.spectrogram`.
     """
 
     architecture: str
@@ -35,6 +36,7 @@ class Contract:
     manifest_sha256: str
     seed: int
     versions: dict[str, str]
+    spectrogram: dict[str, int | str] | None = None
 
     def to_metadata(self) -> dict[str, str]:
         """One key only: safetensors writes several in no fixed order."""
@@ -45,6 +47,8 @@ class Contract:
         """Raises `UserError` where the metadata of the file `source` is not a contract."""
         try:
             values = json.loads((metadata or {})[KEY])
-            return cls(**{field.name: values[field.name] for field in fields(cls)})
-        except (KeyError, TypeError, ValueError):
+            needed = {field.name for field in fields(cls) if field.default is MISSING}
+            known = needed | values.keys() & {field.name for field in fields(cls)}
+            return cls(**{name: values[name] for name in known})
+        except (AttributeError, KeyError, TypeError, ValueError):
             raise UserError(f"{source} holds no weights of this project (no contract)") from None
