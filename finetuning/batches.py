@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from finetuning.prepared import PreparedSet
+from finetuning.targets import TARGETS
 from utils.cli import UserError
 
 
@@ -17,19 +18,21 @@ class Recordings(NamedTuple):
     Attributes:
         signal: (n, C, T) int16 in microvolt, padded in front; only the end of longer ones.
         valid: (n,) samples at the end that are signal.
-        labels: (n,) int64.
+        y: (n, classes) uint8 of 0 and 1.
+        labels: what is learned of them, (n,) int64 or (n, classes) float32.
         record_ids: (n,).
         classes: in the order of the labels.
-        mean, sd: in mV.
+        mean, sd: in mV; lists have one for each lead.
     """
 
     signal: Tensor
     valid: Tensor
+    y: np.ndarray
     labels: Tensor
     record_ids: np.ndarray
     classes: list[str]
-    mean: float
-    sd: float
+    mean: float | list[float]
+    sd: float | list[float]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -49,8 +52,9 @@ def pad_recordings(
     manifest, leads = prepared.manifest, prepared.signal.shape[1]
     if channel is not None and channel >= leads:
         raise UserError(f"--channel {channel}: the recordings have leads 0 to {leads - 1}")
-    if (prepared.y[chosen].sum(1) != 1).any():
-        raise UserError("a recording has no class or several; each must have one")
+    y = prepared.y[chosen]
+    if not prepared.multi_label and (y.sum(1) != 1).any():
+        raise UserError("a recording has no class or several, in a set that is not multi-label")
     used = range(leads) if channel is None else [channel]
     pad = manifest["pad"]
     signal = np.zeros((len(chosen), len(used), pad), np.int16)
@@ -60,26 +64,36 @@ def pad_recordings(
     return Recordings(
         torch.from_numpy(signal).to(device),
         torch.from_numpy(valid).to(device),
-        torch.from_numpy(prepared.y[chosen].argmax(1)).to(device),
+        y,
+        torch.from_numpy(TARGETS[prepared.multi_label].labels(y)).to(device),
         prepared.record_ids[chosen],
         prepared.classes.tolist(),
-        manifest["mean_mv"],
-        manifest["sd_mv"],
+        *(_of_lead(manifest[name], channel) for name in ("mean_mv", "sd_mv")),
     )
+
+
+def _of_lead(values: float | list[float], channel: int | None) -> float | list[float]:
+    return values if channel is None or not isinstance(values, list) else values[channel]
 
 
 def batches(
     recordings: Recordings, batch_size: int, order: np.ndarray | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Inputs (B, C, T) float32, normalised and then padded with zeros, and labels (B,).
+    """Inputs (B, C, T) float32, normalised and then padded with zeros, and their labels.
 
     Args:
         order: numbers of the recordings; as they come by default.
     """
     order = np.arange(len(recordings)) if order is None else order
     device = recordings.signal.device
+    mean, sd = (_by_lead(value, device) for value in (recordings.mean, recordings.sd))
     places = torch.arange(recordings.signal.shape[-1], device=device)
     for chosen in torch.from_numpy(order).to(device).split(batch_size):
         millivolt = recordings.signal[chosen].float() / 1000
         inside = places >= len(places) - recordings.valid[chosen, None, None]
-        yield inside * (millivolt - recordings.mean) / recordings.sd, recordings.labels[chosen]
+        yield inside * (millivolt - mean) / sd, recordings.labels[chosen]
+
+
+def _by_lead(values: float | list[float], device: torch.device) -> float | Tensor:
+    """A number as it is, a list as (C, 1)."""
+    return torch.tensor(values, device=device)[:, None] if isinstance(values, list) else values

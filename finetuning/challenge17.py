@@ -4,19 +4,21 @@ The set is read as it is distributed: the folder `training2017`, or `training201
 """
 
 import hashlib
-import io
 import math
 import re
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from finetuning.listing import Listing, multi_hot
 from utils.cli import UserError
+from utils.recordings import Recording, check_signal, read_val
+from utils.wfdb_io import Unusable
 
 NAME = "challenge17"
 CLASSES = ("A", "N", "O", "~")  # AF, normal, other rhythm, noisy: the order of the published tables
@@ -34,23 +36,8 @@ _BAD_ZIP = (zipfile.BadZipFile, zlib.error, RuntimeError)
 Folder = Path | zipfile.Path
 
 
-class UnusableRecord(Exception):
-    """A record found in the set that cannot be used; its message is the reason."""
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What a copy of the set holds, in the order of its RECORDS file."""
-
-    root: Folder  # where the recordings are
-    records: tuple[str, ...]
-    y: np.ndarray  # (records,) int64, index into CLASSES
-    labels: str  # "zip", "v3" or the name of a label file
-    checksums: dict[str, str]  # SHA-256 of what was read: "records", "labels" and, of a zip, "zip"
-
-
 def read_listing(source: Path, labels: str | Path) -> Listing:
-    """Read the names and labels of all recordings.
+    """Read the names and labels of all recordings, in the order of RECORDS.
 
     `source` is a folder or zip with RECORDS in it or in its `training2017/`. `labels` is "zip"
     (REFERENCE.csv in the source), "v3" (REFERENCE-v3.csv in the source, then beside it) or a file.
@@ -69,29 +56,32 @@ def read_listing(source: Path, labels: str | Path) -> Listing:
     if isinstance(outer, zipfile.Path):
         with Path(source).open("rb") as file:
             checksums["zip"] = hashlib.file_digest(file, "sha256").hexdigest()
-    y = np.array([CLASSES.index(classes[record]) for record in records], dtype=np.int64)
-    version = labels.name if isinstance(labels, Path) else labels
-    return Listing(root, tuple(records), y, version, checksums)
+    return Listing(
+        records=np.array(records),
+        y=multi_hot([{classes[record]} for record in records], CLASSES),
+        classes=CLASSES,
+        read=partial(read_signal, root),
+        labels=labels.name if isinstance(labels, Path) else labels,
+        checksums=checksums,
+        beyond="constant",  # zeros, as ever: prepared sets stay comparable
+    )
 
 
-def read_signal(root: Folder, record: str) -> np.ndarray:
-    """Read one recording: float64 (samples, 1) in mV at 300 Hz.
+def read_signal(root: Folder, record: str) -> Recording:
+    """Read one recording of one lead at 300 Hz.
 
-    Raises `UnusableRecord` where header or signal is missing, damaged, shorter than a second, or
+    Raises `Unusable` where header or signal is missing, damaged, shorter than a second, or
     the two disagree.
     """
     gain, length = _parse_header(_member(root, f"{record}.hea").decode("ascii", "replace"))
-    values = _parse_mat(_member(root, f"{record}.mat"))
+    values = read_val(_member(root, f"{record}.mat"))
     if values.ndim != 2 or values.shape[0] != 1 or values.dtype.kind not in "iuf":
-        raise UnusableRecord(f"'val' is {values.dtype} of shape {values.shape}, not one lead")
+        raise Unusable(f"'val' is {values.dtype} of shape {values.shape}, not one lead")
     if values.shape[1] != length:
-        raise UnusableRecord(f"header says {length} samples, signal has {values.shape[1]}")
-    if length < FS:
-        raise UnusableRecord(f"{length} samples are shorter than 1 s")
-    signal = values.T.astype(np.float64) / gain
-    if not np.isfinite(signal).all():
-        raise UnusableRecord("signal holds NaN or infinite values")
-    return signal
+        raise Unusable(f"header says {length} samples, signal has {values.shape[1]}")
+    recording = Recording(values.T.astype(np.float64) / gain, FS)
+    check_signal(recording)
+    return recording
 
 
 def _open(source: Path) -> tuple[Folder, Folder]:
@@ -196,9 +186,9 @@ def _member(root: Folder, name: str) -> bytes:
     try:
         return (root / name).read_bytes()
     except FileNotFoundError:
-        raise UnusableRecord(f"{name} is missing") from None
+        raise Unusable(f"{name} is missing") from None
     except Exception as error:  # a damaged zip member raises errors of several libraries
-        raise UnusableRecord(f"{name} cannot be read: {type(error).__name__}") from None
+        raise Unusable(f"{name} cannot be read: {type(error).__name__}") from None
 
 
 def _parse_header(text: str) -> tuple[float, int]:
@@ -208,25 +198,14 @@ def _parse_header(text: str) -> tuple[float, int]:
     """
     lines = [line.split() for line in text.splitlines() if line.strip() and line[0] != "#"]
     if len(lines) != 2 or len(lines[0]) < 4 or len(lines[1]) < 5 or lines[0][1] != "1":
-        raise UnusableRecord("header does not describe one lead")
+        raise Unusable("header does not describe one lead")
     _, _, rate, samples = lines[0][:4]
     _, _, gain_text, _, zero = lines[1][:5]
     if rate != str(FS):
-        raise UnusableRecord(f"header says {rate} Hz, not {FS}")
+        raise Unusable(f"header says {rate} Hz, not {FS}")
     gain = _GAIN.fullmatch(gain_text)
     if not gain or not math.isfinite(float(gain[1])) or float(gain[1]) <= 0 or zero != "0":
-        raise UnusableRecord(f"header says gain {gain_text} and zero {zero}, not a gain per mV")
+        raise Unusable(f"header says gain {gain_text} and zero {zero}, not a gain per mV")
     if not re.fullmatch(r"\d{1,9}", samples):
-        raise UnusableRecord(f"header says {samples} samples")
+        raise Unusable(f"header says {samples} samples")
     return float(gain[1]), int(samples)
-
-
-def _parse_mat(content: bytes) -> np.ndarray:
-    from scipy.io import loadmat
-
-    try:
-        return np.asarray(loadmat(io.BytesIO(content), variable_names=["val"])["val"])
-    except KeyError:
-        raise UnusableRecord(".mat holds no 'val'") from None
-    except Exception as error:  # scipy's reader raises almost any error on damaged bytes
-        raise UnusableRecord(f".mat cannot be read: {' '.join(str(error).split())}") from None

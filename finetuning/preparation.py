@@ -1,155 +1,215 @@
-"""Recordings of a data set to the two prepared sets and their manifest."""
+"""Recordings of any data set to its prepared sets and their manifest."""
 
 import argparse
 import sys
 from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.signal import resample_poly
-from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
-from finetuning.challenge17 import (
-    CLASSES,
-    FS,
-    MEAN_MV,
-    NAME,
-    SD_MV,
-    Listing,
-    UnusableRecord,
-    read_listing,
-    read_signal,
-)
+from finetuning import challenge17, challenge20, ptbxl, table
+from finetuning.listing import PARTS, Listing
 from finetuning.prepared import UNIT, manifest_path, write_prepared
+from finetuning.splitting import divide
 from utils.cli import UserError
 from utils.files import sha256, write_json
 from utils.manifest import summary
+from utils.recordings import Recording, in_order
+from utils.wfdb_io import Unusable
 
-SPLITS = ("train", "test")
+# Each has read_listing, and the mean and sd of its signals, one for each lead; None: to measure.
+DATASETS = {reader.NAME: reader for reader in (challenge17, challenge20, ptbxl, table)}
+SHOWN_CLASSES = 8  # more do not fit into a line
 
 
-def prepare(args: argparse.Namespace) -> None:
-    """Read, resample, split and write as the flags of `finetuning.prepare` say."""
-    paths = output_paths(args.out)
+def prepare(args: argparse.Namespace, own: dict[str, Any]) -> None:
+    """Read, resample, split and write as the flags of `finetuning.prepare` say.
+
+    Args:
+        own: what the reader of `args.dataset` takes.
+    """
+    reader = DATASETS[args.dataset]
+    listing = reader.read_listing(**own)
+    paths = output_paths(args.out, listing)
     for path in paths.values():
         if path.exists() and not args.overwrite:
             raise UserError(f"{path} exists; choose another --out or give --overwrite")
-    listing = read_listing(args.source, args.labels)
-    kept, signals, left_out, clipped = read_all(listing, args.fs)
-    y = listing.y[kept]
-    splits = dict(zip(SPLITS, split(y, args.test_size, args.seed), strict=True))
-    one_hot = np.eye(len(CLASSES), dtype=np.uint8)[y]
+    listing, signals, clipped = read_all(listing, args.fs)
+    splits = split(listing, args.test_size, args.seed)
+    constants = {"mean_mv": reader.MEAN_MV, "sd_mv": reader.SD_MV}
+    if reader.MEAN_MV is None:
+        constants = measure([signals[i] for i in splits["train"]]) | {"measured_on": "train"}
     for name, chosen in splits.items():
-        records = [listing.records[kept[i]] for i in chosen]
-        write_prepared(paths[name], [signals[i] for i in chosen], one_hot[chosen], records, CLASSES)
-    counts = {"all": count_classes(y)} | {name: count_classes(y[i]) for name, i in splits.items()}
+        part = listing.keep(chosen)
+        write_prepared(
+            paths[name], [signals[i] for i in chosen], part.y, part.records, listing.classes
+        )
+    shares = {"all": np.arange(len(listing.records))} | splits
+    counts = {name: count_classes(listing.keep(chosen)) for name, chosen in shares.items()}
+    drawn = listing.parts is None
     manifest = {
-        "dataset": NAME,
+        "dataset": args.dataset,
         "labels": listing.labels,
         "source_sha256": listing.checksums,
-        "classes": list(CLASSES),
-        "left_out": left_out,
+        "classes": list(listing.classes),
+        "multi_label": listing.multi_label,
+        "left_out": listing.left_out,
         "fs": args.fs,
         "unit": UNIT,
         "pad": args.pad,
-        "mean_mv": MEAN_MV,
-        "sd_mv": SD_MV,
+        **constants,
         "clipped_samples": clipped,
-        "seed": args.seed,
-        "test_size": args.test_size,
+        "seed": args.seed if drawn else None,
+        "test_size": args.test_size if drawn else None,
         "class_counts": counts,
         "files": {
             name: {"name": paths[name].name, "sha256": sha256(paths[name]), "records": len(chosen)}
             for name, chosen in splits.items()
         },
         "versions": {name: version(name) for name in ("numpy", "scipy", "scikit-learn")},
+        **number_patients(listing),
     }
     write_json(paths["manifest"], manifest)
-    if left_out:
-        print(f"{summary(left_out)} (all: {paths['manifest']})", file=sys.stderr)
-    print_table(counts, paths)
+    if listing.left_out:
+        print(f"{summary(listing.left_out)} (all: {paths['manifest']})", file=sys.stderr)
+    if clipped:
+        print(f"{clipped} samples beyond ±32.767 mV were clipped", file=sys.stderr)
+    print_table(counts, {name: len(chosen) for name, chosen in shares.items()}, paths)
 
 
-def output_paths(out: Path) -> dict[str, Path]:
-    """The three files that are written, as "train", "test" and "manifest"."""
-    paths = {name: out.with_name(f"{out.name}_{name}.npz") for name in SPLITS}
-    return paths | {"manifest": manifest_path(paths["train"])}
+def output_paths(out: Path, listing: Listing) -> dict[str, Path]:
+    """The files that are written, as "train", "test", … and "manifest"."""
+    names = ("train", "test") if listing.parts is None else _present(listing.parts)
+    paths = {name: out.with_name(f"{out.name}_{name}.npz") for name in names}
+    return paths | {"manifest": manifest_path(out.with_name(f"{out.name}_train.npz"))}
 
 
-def read_all(
-    listing: Listing, fs: int
-) -> tuple[list[int], list[np.ndarray], list[dict[str, str]], int]:
+def read_all(listing: Listing, fs: int) -> tuple[Listing, list[np.ndarray], int]:
     """Read and resample every record.
 
-    Returns the indices of the usable records, their signals (int16 (samples, 1), microvolt), what
-    was left out with the reason, and the number of clipped samples.
+    Returns the listing of the usable ones, with the others left out, their signals (int16
+    (samples, leads), microvolt), and the number of clipped samples.
 
     Raises:
         UserError: no record is usable.
     """
-    kept, signals, left_out, clipped = [], [], [], 0
+    kept, signals, left_out, clipped = [], [], list(listing.left_out), 0
+    count, leads = listing.leads and len(listing.leads), listing.leads
     for index, record in enumerate(tqdm(listing.records, "reading", leave=False, disable=None)):
         try:
-            signal, out_of_range = to_microvolt(read_signal(listing.root, record), fs)
-        except UnusableRecord as error:
-            left_out.append({"record": record, "reason": str(error)})
+            recording = listing.read(record)
+            count, leads = count or recording.signal.shape[1], leads or recording.leads
+            ordered = recording._replace(signal=in_order(recording, count, leads))
+        except Unusable as error:
+            left_out.append({"record": str(record), "reason": str(error)})
             continue
+        signal, out_of_range = to_microvolt(ordered, fs, listing.beyond)
         kept.append(index)
         signals.append(signal)
         clipped += out_of_range
     if not kept:
-        raise UserError(f"{listing.root}: no record is usable ({summary(left_out)})")
-    return kept, signals, left_out, clipped
+        raise UserError(f"no record is usable ({summary(left_out)})")
+    return listing.keep(kept, left_out=left_out), signals, clipped
 
 
-def to_microvolt(signal: np.ndarray, fs: int) -> tuple[np.ndarray, int]:
-    """Resample mV at 300 Hz, (samples, channels), to int16 microvolt at `fs` Hz.
+def to_microvolt(recording: Recording, fs: int, beyond: str) -> tuple[np.ndarray, int]:
+    """Resample a recording to int16 microvolt at `fs` Hz, (samples, leads).
 
     Also returns how many samples were clipped to the range of int16, ±32.767 mV.
+
+    Args:
+        beyond: the ends, as scipy's `padtype`.
     """
-    ratio = Fraction(fs, FS)
-    microvolt = np.rint(resample_poly(signal, ratio.numerator, ratio.denominator, axis=0) * 1000)
+    ratio = fs / Fraction(recording.fs).limit_denominator(100)
+    signal = resample_poly(
+        recording.signal, ratio.numerator, ratio.denominator, axis=0, padtype=beyond
+    )
+    microvolt = np.rint(signal * 1000)
     limits = np.iinfo(np.int16)
     clipped = int(((microvolt < limits.min) | (microvolt > limits.max)).sum())
     return microvolt.clip(limits.min, limits.max).astype(np.int16), clipped
 
 
-def split(y: np.ndarray, test_size: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the train and of the test set, ascending, classes in equal shares.
-
-    Args:
-        y: (records,) class indices.
+def split(listing: Listing, test_size: float, seed: int) -> dict[str, np.ndarray]:
+    """Numbers of the records of each part, ascending: the set's own parts, or train and test.
 
     Raises:
-        UserError: a class has fewer than two records or would be missing from one of the sets.
+        UserError: nothing is left to train on, or a class that has to be in both parts is not.
     """
-    counts = count_classes(y)
+    if listing.parts is not None:
+        parts = {name: np.flatnonzero(listing.parts == name) for name in _present(listing.parts)}
+        if "train" not in parts:
+            raise UserError("no usable record is to train on; see the split")
+        return parts
+    counts = count_classes(listing)
+    every = not listing.multi_label and listing.patients is None  # class is in both parts
     rarest = min(counts, key=counts.get)
-    problem = f"class {rarest} has {counts[rarest]} of {len(y)} records, too few"
-    if counts[rarest] < 2:
+    problem = f"class {rarest} has {counts[rarest]} of {len(listing.y)} records, too few"
+    if every and counts[rarest] < 2:
         raise UserError(f"{problem} for a train and a test set; add records of it")
+    flag = f"--test-size {test_size:g}"
     try:
-        train, test = train_test_split(
-            np.arange(len(y)), test_size=test_size, random_state=seed, stratify=y
-        )
+        parts = divide(listing.y, listing.multi_label, listing.patients, seed, test_size=test_size)
     except ValueError:  # fewer places in one of the sets than there are classes
-        train = test = np.arange(0)
-    if any(len(np.unique(y[part])) < len(CLASSES) for part in (train, test)):
-        raise UserError(f"{problem} for --test-size {test_size:g}: both sets need every class")
-    return np.sort(train), np.sort(test)
+        if not every:
+            raise UserError(f"{flag} of {len(listing.y)} records leaves a set empty") from None
+        parts = ()
+    if every and not (parts and all(listing.y[part].any(0).all() for part in parts)):
+        raise UserError(f"{problem} for {flag}: both sets need every class")
+    return dict(zip(("train", "test"), parts, strict=True))
 
 
-def count_classes(y: np.ndarray) -> dict[str, int]:
-    """Records of each class; `y` is (records,) class indices."""
-    return dict(zip(CLASSES, np.bincount(y, minlength=len(CLASSES)).tolist(), strict=True))
+def measure(signals: list[np.ndarray]) -> dict[str, Any]:
+    """Mean and sd in mV over all samples: a number for one lead, a list for several.
+
+    Args:
+        signals: int16 (samples, leads) in microvolt.
+
+    Raises:
+        UserError: a lead is flat.
+    """
+    samples = sum(map(len, signals))
+    mean = sum(signal.sum(0, dtype=np.float64) for signal in signals) / samples
+    square = sum(np.square(signal - mean).sum(0) for signal in signals) / samples
+    flat = np.flatnonzero(square == 0)
+    if len(flat):
+        raise UserError(f"lead {flat[0]} is flat in every recording; leave it out of the files")
+    values = {"mean_mv": mean / 1000, "sd_mv": np.sqrt(square) / 1000}
+    several = len(mean) > 1
+    return {k: v.round(6).tolist() if several else round(float(v[0]), 6) for k, v in values.items()}
 
 
-def print_table(class_counts: dict[str, dict[str, int]], paths: dict[str, Path]) -> None:
-    """Records per class and split, and the files."""
-    print("      ", *(f"{name:>6}" for name in (*CLASSES, "total")), " file")
-    for name, counts in class_counts.items():
-        numbers = (*counts.values(), sum(counts.values()))
-        file = paths["manifest" if name == "all" else name]
-        print(f"{name:6}", *(f"{number:>6}" for number in numbers), f" {file}")
+def number_patients(listing: Listing) -> dict[str, dict[str, int]]:
+    """For the manifest, where patients are known: a number by record, for later splits."""
+    if listing.patients is None:
+        return {}
+    numbers = np.unique(listing.patients, return_inverse=True)[1].tolist()
+    return {"patients": dict(zip(listing.records.tolist(), numbers, strict=True))}
+
+
+def count_classes(listing: Listing) -> dict[str, int]:
+    """Records of each class."""
+    return dict(zip(listing.classes, listing.y.sum(0, dtype=int).tolist(), strict=True))
+
+
+def print_table(
+    class_counts: dict[str, dict[str, int]], records: dict[str, int], paths: dict[str, Path]
+) -> None:
+    """Records per class, where these are few, and in all, by part, and the files."""
+    classes = list(class_counts["all"])
+    shown = classes if len(classes) <= SHOWN_CLASSES else []
+    names = (*shown, "total")
+    widths = [max(6, len(name)) for name in names]
+    print("      ", *(f"{name:>{n}}" for name, n in zip(names, widths, strict=True)), " file")
+    for part, counts in class_counts.items():
+        numbers = (*(counts[name] for name in shown), records[part])
+        cells = (f"{number:>{n}}" for number, n in zip(numbers, widths, strict=True))
+        print(f"{part:6}", *cells, f" {paths['manifest' if part == 'all' else part]}")
+
+
+def _present(parts: np.ndarray) -> list[str]:
+    return [name for name in PARTS if name in parts]

@@ -17,7 +17,8 @@ from utils.files import atomic_path, read_json, sha256
 
 UNIT = "uV"
 _KEYS = ("signal", "offsets", "y", "record_ids", "classes")
-_NUMBERS = ("fs", "pad", "mean_mv", "sd_mv")
+_NUMBERS = ("fs", "pad")
+_CONSTANTS = ("mean_mv", "sd_mv")
 _AGAIN = "prepare the set again"
 
 
@@ -27,13 +28,24 @@ class PreparedSet:
 
     signal: np.ndarray  # (total samples, channels) int16, microvolt
     offsets: np.ndarray  # (records + 1,) int64, in samples
-    y: np.ndarray  # (records, classes) uint8, 0 or 1; one-hot for single-label sets
+    y: np.ndarray  # (records, classes) uint8, 0 or 1; one-hot unless the set is multi-label
     record_ids: np.ndarray  # (records,) unicode
     classes: np.ndarray  # (classes,) unicode
     manifest: dict[str, Any]  # `fs` in Hz, `pad` in samples, `mean_mv`, `sd_mv`; see `prepare`
 
     def __len__(self) -> int:
         return len(self.record_ids)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a record may have several classes, or none."""
+        return self.manifest.get("multi_label", False)
+
+    @property
+    def patients(self) -> np.ndarray | None:
+        """(records,) number of the patient, where they are known."""
+        numbers = self.manifest.get("patients")
+        return numbers and np.array([numbers[record] for record in self.record_ids])
 
 
 def manifest_path(path: Path) -> Path:
@@ -88,6 +100,7 @@ def load_prepared(path: Path) -> PreparedSet:
     _check_arrays(path, arrays)
     if list(arrays["classes"]) != manifest.get("classes"):
         raise UserError(f"{path} and {manifest_path(path)} name different classes; {_AGAIN}")
+    _check_numbers(manifest_path(path), manifest, arrays)
     return PreparedSet(**arrays, manifest=manifest)
 
 
@@ -114,6 +127,17 @@ def _load_manifest(path: Path) -> dict[str, Any]:
     if manifest.get("unit") != UNIT:
         raise UserError(f"{beside} gives the unit {manifest.get('unit')!r}, not {UNIT}; {_AGAIN}")
     return manifest
+
+
+def _check_numbers(beside: Path, manifest: dict, arrays: dict[str, np.ndarray]) -> None:
+    leads, patients = arrays["signal"].shape[1], manifest.get("patients")
+    for key in _CONSTANTS:
+        given = manifest.get(key)
+        values = given if isinstance(given, list) else [given] * leads
+        if len(values) != leads or not all(map(_is_number, values)):
+            raise UserError(f"{beside}: {key!r} is no number, nor one for each lead; {_AGAIN}")
+    if patients is not None and not set(arrays["record_ids"]) <= set(patients):
+        raise UserError(f"{beside} lists no patient of some records; {_AGAIN}")
 
 
 def _is_number(value: Any) -> bool:

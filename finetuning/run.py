@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from sklearn.model_selection import train_test_split
 from torch import nn
 from tqdm import tqdm
 
 from finetuning.batches import Recordings, batches, pad_recordings
 from finetuning.prepared import PreparedSet, load_prepared
+from finetuning.splitting import divide
+from finetuning.targets import TARGETS, Targets
 from utils import metrics, runlog
 from utils.checkpoint import load_encoder, load_strictly, read_weights, save_weights
 from utils.cli import UserError
@@ -34,10 +34,11 @@ COLUMNS = {"loss": "val_loss", "acc": "val_acc", "f1": "f1", "auc": "auc", "val_
 
 class Data(NamedTuple):
     """Parts of the data by name (`train`, `val`, `test`; the latter two may be missing), and the
-    manifest of the set that is trained on."""
+    manifest and kind of targets of the set that is trained on."""
 
     parts: dict[str, Recordings]
     manifest: dict
+    targets: Targets
 
 
 def run(args: argparse.Namespace) -> None:
@@ -51,13 +52,10 @@ def run(args: argparse.Namespace) -> None:
     best = args.job_dir / "best_model.safetensors"
     epoch = train(args, data, model, contract, hardware, best)
     load_strictly(model, read_weights(best)[0], best)
-    scores = {
-        name: evaluate(model, part, args, hardware, args.job_dir / f"{name}_predictions.csv")
-        for name, part in data.parts.items()
-    }
+    scores = {name: evaluate(model, data, name, args, hardware) for name in data.parts}
     write_json(args.job_dir / "scores.json", {"epoch": epoch, **scores})
     for name, score in scores.items():
-        print(describe_scores(name, score))
+        print(describe_scores(name, score, data.targets))
     by = f"validation {args.val_metric}" if "val" in data.parts else "being the last"
     print(f"epoch {epoch} chosen by {by}; predictions and scores: {args.job_dir}")
 
@@ -92,7 +90,7 @@ def open_data(args: argparse.Namespace, device: torch.device) -> Data:
         if name in sets
     }
     print(", ".join(f"{name}: {len(part)} recordings" for name, part in parts.items()))
-    return Data(parts, train_set.manifest)
+    return Data(parts, train_set.manifest, TARGETS[train_set.multi_label])
 
 
 def check_alike(
@@ -105,6 +103,10 @@ def check_alike(
             raise UserError(
                 f"{key} is {theirs} in {other_flag}, {ours} in {one_flag}; prepare both alike"
             )
+    if one.multi_label != other.multi_label:
+        raise UserError(
+            f"only one of {one_flag} and {other_flag} is multi-label; prepare both alike"
+        )
     if channel is None and one.signal.shape[1] != other.signal.shape[1]:
         raise UserError(f"{other_flag} has other leads than {one_flag}; choose one by --channel")
     shared = np.intersect1d(one.record_ids, other.record_ids)
@@ -118,20 +120,20 @@ def check_alike(
 def draw(
     prepared: PreparedSet, pool: np.ndarray, seed: int, flag: str, **sizes: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split `pool` (numbers of recordings) in two, classes in equal shares, both in order.
+    """Split `pool` (numbers of recordings) in two, see `divide`; both in order.
 
     Raises:
         UserError: a class has too few recordings, or there are fewer places than classes.
     """
-    labels = prepared.y[pool].argmax(1)
+    patients = None if prepared.patients is None else prepared.patients[pool]
     try:
-        first, second = train_test_split(pool, random_state=seed, stratify=labels, **sizes)
+        parts = divide(prepared.y[pool], prepared.multi_label, patients, seed, **sizes)
     except ValueError:
         raise UserError(
             f"{flag} {next(iter(sizes.values())):g} of {len(pool)} recordings: every class needs "
             "two recordings, and a place in both parts; choose another share"
         ) from None
-    return np.sort(first), np.sort(second)
+    return pool[parts[0]], pool[parts[1]]
 
 
 def build_model(args: argparse.Namespace, data: Data) -> tuple[Classifier, Contract]:
@@ -172,6 +174,7 @@ def build_model(args: argparse.Namespace, data: Data) -> tuple[Classifier, Contr
         manifest_sha256=digest(manifest),
         seed=args.seed,
         versions=runlog.versions(),
+        multi_label=data.targets is TARGETS[True],
     )
     return model, contract
 
@@ -192,8 +195,8 @@ def train(
     best, best_epoch, stop, stop_epoch = None, 0, None, 0
     for epoch in range(1, args.epochs + 1):
         began = time.perf_counter()
-        row = train_once(args, data.parts["train"], model, optimizer, hardware, epoch)
-        row |= validate(args, data.parts.get("val"), model, hardware)
+        row = train_once(args, data, model, optimizer, hardware, epoch)
+        row |= validate(args, data, model, hardware)
         seconds = time.perf_counter() - began
         value, stop_value = row[metric], row[stop_metric]
         # The first epoch even where its value is NaN: there is always one to predict with.
@@ -211,8 +214,9 @@ def train(
     return best_epoch
 
 
-def train_once(args, recordings, model, optimizer, hardware, epoch: int) -> dict[str, float]:
+def train_once(args, data: Data, model, optimizer, hardware, epoch: int) -> dict[str, float]:
     """One epoch over the training recordings, in an order of its own."""
+    recordings = data.parts["train"]
     order = runlog.rng(args.seed, ORDER, epoch).permutation(len(recordings))
     steps = -(-len(order) // args.batch_size)
     loader = tqdm(
@@ -222,43 +226,40 @@ def train_once(args, recordings, model, optimizer, hardware, epoch: int) -> dict
         leave=False,
         disable=not args.verbose,
     )
-    loss, acc = train_epoch(model, loader, optimizer, F.cross_entropy, hardware)
+    loss, acc = train_epoch(model, loader, optimizer, data.targets.loss, hardware)
     return {"loss": loss, "acc": acc}
 
 
 def validate(
-    args: argparse.Namespace, recordings: Recordings | None, model: nn.Module, hardware: Hardware
+    args: argparse.Namespace, data: Data, model: nn.Module, hardware: Hardware
 ) -> dict[str, float | None]:
     """Scores on the validation recordings; empty without any."""
-    columns = ["val_loss", "val_acc", "f1", "cinc3"] + ["auc"] * (args.val_metric == "auc")
+    targets, recordings = data.targets, data.parts.get("val")
+    columns = [name for name in targets.history if name != "auc" or args.val_metric == "auc"]
     if recordings is None:
-        return dict.fromkeys(columns)
+        return dict.fromkeys(["val_loss", *columns])
     logits, labels = predict(model, batches(recordings, args.batch_size), hardware)
-    scores = metrics.scores(labels.numpy(), logits.softmax(1).numpy(), recordings.classes)
-    values = {
-        "val_loss": F.cross_entropy(logits, labels).item(),
-        "val_acc": scores["accuracy"],
-        "f1": scores["macro_f1"],
-        "cinc3": scores["cinc3"],
-        "auc": scores["auc"],
-    }
-    return {column: values[column] for column in columns}
+    probabilities = targets.probabilities(logits).numpy()
+    scores = targets.scores(labels.numpy(), probabilities, recordings.classes)
+    loss = targets.loss(logits, labels).item()
+    return {"val_loss": loss} | {name: scores[targets.history[name]] for name in columns}
 
 
 def evaluate(
-    model: nn.Module, recordings: Recordings, args: argparse.Namespace, hardware: Hardware,
-    out: Path,
-) -> dict:  # fmt: skip
-    """Predict `recordings`, write the table, return the scores."""
+    model: nn.Module, data: Data, name: str, args: argparse.Namespace, hardware: Hardware
+) -> dict:
+    """Predict one part of the data, write the table, return the scores."""
+    targets, recordings = data.targets, data.parts[name]
     logits, labels = predict(model, batches(recordings, args.batch_size), hardware)
-    probabilities, labels = logits.softmax(1).numpy(), labels.numpy()
-    one_hot = np.eye(len(recordings.classes), dtype=np.uint8)[labels]
-    write_predictions(out, recordings.record_ids, recordings.classes, one_hot, probabilities)
-    return metrics.scores(labels, probabilities, recordings.classes)
+    probabilities = targets.probabilities(logits).numpy()
+    out = args.job_dir / f"{name}_predictions.csv"
+    write_predictions(out, recordings.record_ids, recordings.classes, recordings.y, probabilities)
+    return targets.scores(labels.numpy(), probabilities, recordings.classes)
 
 
-def describe_scores(name: str, scores: dict) -> str:
+def describe_scores(name: str, scores: dict, targets: Targets) -> str:
     """`test: macro F1 0.731, CinC-3 0.770 (A 0.711, N 0.898, …)`."""
-    cinc3 = f", CinC-3 {scores['cinc3']:.3f}" if scores["cinc3"] is not None else ""
+    shown = [(label, scores[key]) for key, label in targets.shown.items()]
+    known = ", ".join(f"{label} {value:.3f}" for label, value in shown if value is not None)
     each = ", ".join(f"{label} {value:.3f}" for label, value in scores["f1"].items())
-    return f"{name}: macro F1 {scores['macro_f1']:.3f}{cinc3} ({each})"
+    return f"{name}: {known} ({each})"

@@ -15,12 +15,12 @@ from typing import NamedTuple
 import numpy as np
 import wfdb
 
-from pretraining import wfdb_io
-from pretraining.wfdb_io import MILLIVOLT, Unusable, read_marks, words
+from utils import wfdb_io
 from utils.annotations import BEAT_CLASSES, ICENTIA_BEATS, ICENTIA_RHYTHMS, RHYTHM_CLASSES
 from utils.cli import UserError
 from utils.files import read_json
 from utils.segments import FS
+from utils.wfdb_io import MILLIVOLT, Unusable, read_marks, words
 
 OPEN_SIGNALS = 128
 INVALID = np.iinfo(np.int16).min  # WFDB's mark for a missing sample

@@ -19,9 +19,9 @@ from tqdm import tqdm
 from pretraining import icentia11k
 from pretraining.icentia11k import Header
 from pretraining.index import ARRAYS, DTYPES, AnnotationIndex
-from pretraining.wfdb_io import Unusable, words
 from utils.cli import UserError
 from utils.files import write_json
+from utils.wfdb_io import Unusable, words
 
 VERSION = 2
 FOLDER = "annotation_index"

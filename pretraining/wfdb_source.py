@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import wfdb
 from scipy.signal import resample_poly
 from tqdm import tqdm
 
 from pretraining.icentia11k import DESCRIPTION
-from pretraining.wfdb_io import ERRORS, MILLIVOLT, Unusable, read_header, read_marks, words
 from utils.annotations import ALPHABETS, SAME_SUBJECT, Alphabet
 from utils.cli import UserError
 from utils.files import atomic_folder, sha256, write_json
 from utils.manifest import summary
+from utils.recordings import read_wfdb
 from utils.runlog import versions
 from utils.segments import FS, write_segment
+from utils.wfdb_io import Unusable, read_marks
 
 GAIN = 1000  # units per mV
 LIMIT = np.iinfo(np.int16).max
@@ -106,17 +106,12 @@ def _patient_ids(records: list[Path]) -> dict[str, int]:
 
 def _read_signal(record: Path, fs: float | None) -> tuple[np.ndarray, float]:
     """Signal in mV, (samples, leads) float64, and its rate in Hz."""
-    header = read_header(record)
-    if fs not in (None, header.fs):
-        raise Unusable(f"header says {header.fs} Hz, not {fs}")
-    try:
-        read = wfdb.rdrecord(str(record))
-    except ERRORS as error:
-        raise Unusable(f"unreadable signal ({words(error)})") from None
-    signal = read.p_signal * [MILLIVOLT[unit] for unit in read.units]
-    if not np.isfinite(signal).all():
+    recording = read_wfdb(record)
+    if fs not in (None, recording.fs):
+        raise Unusable(f"header says {recording.fs} Hz, not {fs}")
+    if not np.isfinite(recording.signal).all():
         raise Unusable("missing (NaN) samples")
-    return signal, read.fs
+    return recording.signal, recording.fs
 
 
 def _read_annotations(record: Path, alphabet: Alphabet) -> tuple[np.ndarray, list[str], list[str]]:

@@ -49,7 +49,8 @@ def _read_job(scenario: str, job: Path) -> tuple[str, int, Path, pd.DataFrame, p
         raise UserError(f"{job} holds no finished fine-tuning run (no scores.json)")
     seed = read_json(job / ARGUMENTS)["arguments"]["seed"]
     predictions = job / "test_predictions.csv"
-    read_predictions(predictions)  # refuses what is no such table
+    if (read_predictions(predictions).true.sum(1) != 1).any():
+        raise UserError(f"{job} has several classes to a recording; its scores are in scores.json")
     return scenario, seed, job, _read(job / "history.csv"), _read(predictions)
 
 

@@ -15,6 +15,7 @@ from utils.encoders import build_encoder
 from utils.files import atomic_path
 
 ENCODER = "encoder."
+FIRST_KERNEL = "encoder.conv1.weight"  # (out, leads, …)
 
 
 class Transfer(NamedTuple):
@@ -24,11 +25,14 @@ class Transfer(NamedTuple):
     contract: Contract
     transferred: list[str]
     dropped: list[str]
+    repeated: int = 1  # leads that share the first kernel of an encoder for one
 
     def report(self, path: Path) -> str:
         """One line for the log."""
         dropped = ", ".join(self.dropped) or "nothing"
-        return f"{path}: {len(self.transferred)} encoder tensors transferred; dropped: {dropped}"
+        line = f"{path}: {len(self.transferred)} encoder tensors transferred; dropped: {dropped}"
+        shared = f"; {FIRST_KERNEL} of one lead repeated over {self.repeated}, each its share"
+        return line + shared * (self.repeated > 1)
 
 
 def save_weights(path: Path, state: dict[str, Tensor], contract: Contract) -> None:
@@ -66,6 +70,9 @@ def load_encoder(
 ) -> Transfer:
     """Rebuild the encoder that a weights file holds; the head, if any, is dropped.
 
+    An encoder for one lead serves several: its first kernel is repeated over them and divided by
+    their number, so that equal leads have the features of one.
+
     Args:
         architecture, fs, in_channels: what the caller asks for, and what its data has, if anything.
 
@@ -75,19 +82,20 @@ def load_encoder(
     tensors, contract = read_weights(path)
     if architecture not in (None, contract.architecture):
         raise UserError(f"{path} holds {contract.architecture}, not --arch {architecture}")
-    for what, has, needed in (
-        ("Hz", contract.fs, fs),
-        ("leads", contract.in_channels, in_channels),
-    ):
-        if needed not in (None, has):
-            raise UserError(f"{path} is for {has} {what}, the data has {needed}")
+    leads = in_channels or contract.in_channels
+    if fs not in (None, contract.fs):
+        raise UserError(f"{path} is for {contract.fs} Hz, the data has {fs}")
+    if contract.in_channels not in (1, leads):
+        raise UserError(f"{path} is for {contract.in_channels} leads, the data has {leads}")
     encoder = build_encoder(
-        contract.architecture, contract.in_channels, contract.stages, torch.Generator(),
-        contract.spectrogram,
-    )  # fmt: skip
+        contract.architecture, leads, contract.stages, torch.Generator(), contract.spectrogram
+    )
     kept = _encoder_of(tensors)
+    repeated = leads // contract.in_channels
+    if repeated > 1 and FIRST_KERNEL in kept:
+        kept[FIRST_KERNEL] = torch.cat([kept[FIRST_KERNEL]] * repeated, 1) / repeated
     load_strictly(encoder, {k.removeprefix(ENCODER): v for k, v in kept.items()}, path)
-    return Transfer(encoder, contract, list(kept), [k for k in tensors if k not in kept])
+    return Transfer(encoder, contract, list(kept), [k for k in tensors if k not in kept], repeated)
 
 
 def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:

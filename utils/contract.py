@@ -14,9 +14,11 @@ class Contract:
 
     Attributes:
         architecture, stages, in_channels: the encoder, see `utils.encoders`.
-        fs: Hz. unit: of the signal before normalisation. mean, sd: in that unit.
+        fs: Hz. unit: of the signal before normalisation. mean, sd: in that unit;
+            lists have one for each lead.
         frame_size: samples of one input.
         task, classes: what it was trained for, in the order of the logits.
+        multi_label: whether an input may have several classes: sigmoid instead of softmax.
         dataset, manifest_sha256: what it was trained on.
         seed: of the run. versions: of the libraries.
         spectrogram: settings of 2-D networks, see `utils.spectrogram`.
@@ -27,8 +29,8 @@ class Contract:
     in_channels: int
     fs: float
     unit: str
-    mean: float
-    sd: float
+    mean: float | list[float]
+    sd: float | list[float]
     frame_size: int
     task: str
     classes: list[str]
@@ -37,6 +39,7 @@ class Contract:
     seed: int
     versions: dict[str, str]
     spectrogram: dict[str, int | str] | None = None
+    multi_label: bool = False
 
     def to_metadata(self) -> dict[str, str]:
         """One key only: safetensors writes several in no fixed order."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from utils.cli import UserError
 
-Batches = Iterable[tuple[Tensor, Tensor]]  # (B, C, T) float32 and (B,) int64, on the device
+Batches = Iterable[tuple[Tensor, Tensor]]  # (B, C, T) float32 and labels, on the device
 
 
 class Hardware(NamedTuple):
@@ -60,7 +60,8 @@ def train_epoch(
 ) -> tuple[float, float]:
     """One pass over `batches`; returns the mean loss and the accuracy over its examples.
 
-    Sums stay on the device: nothing waits for it before the end.
+    Labels are (B,) int64, or (B, classes) floats of 0 and 1, of which each counts for itself. Sums
+    stay on the device: nothing waits for it before the end.
 
     Raises:
         UserError: the loss is no longer finite.
@@ -77,7 +78,7 @@ def train_epoch(
         loss.backward()
         optimizer.step()
         loss_sum += loss.detach() * len(y)
-        hits += (logits.detach().argmax(-1) == y).sum()
+        hits += _hits(logits.detach(), y)
         seen += len(y)
     _check_finite(loss_sum)
     return loss_sum.item() / seen, hits.item() / seen
@@ -85,7 +86,7 @@ def train_epoch(
 
 @torch.inference_mode()
 def predict(model: nn.Module, batches: Batches, hardware: Hardware) -> tuple[Tensor, Tensor]:
-    """Logits (n, classes) float32 and labels (n,), both on the CPU, in the order given.
+    """Logits (n, classes) float32 and their labels, both on the CPU, in the order given.
 
     Raises:
         UserError: a logit is no longer finite.
@@ -98,6 +99,12 @@ def predict(model: nn.Module, batches: Batches, hardware: Hardware) -> tuple[Ten
         labels.append(y.cpu())
     _check_finite(torch.cat(logits))
     return torch.cat(logits), torch.cat(labels)
+
+
+def _hits(logits: Tensor, y: Tensor) -> Tensor:
+    if y.is_floating_point():
+        return ((logits > 0) == (y > 0)).float().mean(-1).sum()
+    return (logits.argmax(-1) == y).sum()
 
 
 def _check_finite(values: Tensor) -> None:

@@ -22,12 +22,14 @@ def macro_auc(true: np.ndarray, probabilities: np.ndarray) -> float:
     """Mean one-against-rest AUC over the classes of which both sides are present, else NaN.
 
     Args:
-        true: (n,) class numbers. probabilities: (n, classes).
+        true: (n,) class numbers, or (n, classes) of 0 and 1. probabilities: (n, classes).
     """
+    classes = range(probabilities.shape[1])
+    columns = true.T > 0 if true.ndim == 2 else [true == k for k in classes]
     areas = [
-        roc_auc_score(true == k, probabilities[:, k])
-        for k in range(probabilities.shape[1])
-        if 0 < np.sum(true == k) < len(true)
+        roc_auc_score(column, probabilities[:, k])
+        for k, column in zip(classes, columns, strict=True)
+        if 0 < np.sum(column) < len(column)
     ]
     return float(np.mean(areas)) if areas else float("nan")
 
@@ -58,6 +60,79 @@ def scores(true: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) 
         "auc": macro_auc(true, probabilities),
         "f1": dict(zip(classes, map(float, f1), strict=True)),
         "confusion": confusion_matrix(true, predicted, labels=range(len(classes))).tolist(),
+        "records": len(true),
+    }
+
+
+def f_max(true: np.ndarray, probabilities: np.ndarray) -> float:
+    """Best F1 over the thresholds 0 to 1 in 100 steps, counted by record.
+
+    At each threshold, precision is the mean over the records with any class predicted, recall the
+    mean over those that have any (Strodthoff et al. 2021); NaN where none has.
+
+    Args:
+        true: (n, classes) of 0 and 1. probabilities: (n, classes).
+    """
+    true = true > 0
+    labelled, best = true.any(1), 0.0
+    if not labelled.any():
+        return float("nan")
+    for threshold in np.linspace(0, 1, 100):
+        predicted = probabilities > threshold
+        some, hits = predicted.any(1), (predicted & true).sum(1)
+        if hits.any():
+            precision = np.mean(hits[some] / predicted[some].sum(1))
+            recall = np.mean(hits[labelled] / true[labelled].sum(1))
+            best = max(best, 2 * precision * recall / (precision + recall))
+    return float(best)
+
+
+def challenge2020(true: np.ndarray, predicted: np.ndarray, beta: float = 2) -> tuple[float, float]:
+    """F-beta and G-beta of the Challenge 2020, means over the classes present or predicted.
+
+    Each record weighs 1 / the number of its true classes; one without any weighs 1. NaN where no
+    class is present or predicted (Perez Alday et al. 2020; Strodthoff et al. 2021).
+
+    Args:
+        true, predicted: (n, classes) of 0 and 1.
+    """
+    true, predicted = true > 0, predicted > 0
+    weights = 1 / np.maximum(true.sum(1, keepdims=True), 1)
+    tp, fp, fn = (
+        (weights * cases).sum(0)
+        for cases in (true & predicted, ~true & predicted, true & ~predicted)
+    )
+    seen = (true | predicted).any(0)
+    if not seen.any():
+        return float("nan"), float("nan")
+    tp, fp, fn = tp[seen], fp[seen], fn[seen]
+    hits = (1 + beta**2) * tp
+    f_beta, g_beta = hits / (hits + fp + beta**2 * fn), tp / (tp + fp + beta * fn)
+    return float(f_beta.mean()), float(g_beta.mean())
+
+
+def multi_label_scores(true: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> dict:
+    """Scores where a record may have several classes; predicted are those above 0.5.
+
+    Macro F1 is the mean over the classes present or predicted, macro AUC over those of which both
+    sides are present; F1 of a class neither present nor predicted is 0. Accuracy is the share of
+    right answers over all records and classes.
+
+    Args:
+        true: (n, classes) of 0 and 1. probabilities: (n, classes).
+    """
+    true, predicted = true > 0, probabilities > 0.5
+    counts = true.sum(0) + predicted.sum(0)
+    f1 = 2 * (true & predicted).sum(0) / np.maximum(counts, 1)
+    f_beta, g_beta = challenge2020(true, predicted)
+    return {
+        "macro_f1": float(f1[counts > 0].mean()) if counts.any() else float("nan"),
+        "auc": macro_auc(true, probabilities),
+        "f_max": f_max(true, probabilities),
+        "f_beta": f_beta,
+        "g_beta": g_beta,
+        "accuracy": float(np.mean(true == predicted)),
+        "f1": dict(zip(classes, map(float, f1), strict=True)),
         "records": len(true),
     }
 

@@ -9,3 +9,7 @@ PRETRAINING_METRICS = ("loss", "acc", "f1")
 FINETUNING_METRICS = ("loss", "acc", "f1", "auc")
 STOP_METRICS = ("val_loss", "val_f1", "train_acc")
 SOURCES = ("mitdb", "wfdb")
+DATASETS = ("challenge17", "challenge20", "ptbxl", "table")
+PTBXL_CATEGORIES = ("diagnostic", "form", "rhythm")
+PTBXL_RATES = (500, 100)  # Hz
+UNITS = ("mV", "uV", "V", "adu")
