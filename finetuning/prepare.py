@@ -12,31 +12,32 @@ from typing import Any
 
 from utils import cli, names
 
-# Flags that not all data sets have, with their defaults; `...` has to be given.
+OUT = {"challenge17": "physionet"}  # where --out is not the name of the data set
+# Flags that not all data sets have, and whether they have to be given.
 OWN = {
-    "challenge17": {"source": ..., "labels": ..., "test_size": 0.2},
-    "challenge20": {"source": ..., "test_size": 0.2},
+    "challenge17": {"source": True, "labels": True, "test_size": False},
+    "challenge20": {"source": True, "test_size": False},
     "ptbxl": {
-        "source": ..., "category": "rhythm", "ptbxl_rate": 500, "val_folds": [9],
-        "test_folds": [10],
+        "source": True, "category": False, "ptbxl_rate": False, "val_folds": False,
+        "test_folds": False,
     },
     "table": {
-        "source": None, "table": ..., "record_fs": None, "unit": None, "gain": None,
-        "test_size": 0.2,
+        "source": False, "table": True, "record_fs": False, "unit": False, "gain": False,
+        "test_size": False,
     },
 }  # fmt: skip
 
 
 def parse_arguments() -> tuple[argparse.Namespace, dict[str, Any]]:
-    """Flags of this command, checked; what the data set's reader takes apart."""
+    """Flags of this command, checked, and those that the reader takes."""
     parser = cli.Parser(prog="python -m finetuning.prepare", description=__doc__.split("\n")[0])
     flag = parser.add_argument
     flag("--dataset", choices=names.DATASETS, default="challenge17", help="layout of --source")
     flag(
         "--source",
         type=cli.existing,
-        help="folder of the recordings; [challenge17] training2017, or its zip; [table] that the"
-        " paths start from (default: the table's)",
+        help="folder of the recordings; [challenge17] training2017, or its zip; [table] where the"
+        " paths start, by default beside the table",
     )
     flag(
         "--labels",
@@ -49,16 +50,18 @@ def parse_arguments() -> tuple[argparse.Namespace, dict[str, Any]]:
     flag(
         "--category",
         choices=names.PTBXL_CATEGORIES,
-        help="[ptbxl] statements to classify (default: rhythm)",
+        default="rhythm",
+        help="[ptbxl] statements to classify",
     )
     flag(
         "--ptbxl-rate",
         type=int,
         choices=names.PTBXL_RATES,
-        help="[ptbxl] Hz of the recordings to read (default: 500)",
+        default=500,
+        help="[ptbxl] Hz of the recordings to read",
     )
-    flag("--val-folds", type=cli.id_list, help="[ptbxl] to validate on (default: 9)")
-    flag("--test-folds", type=cli.id_list, help="[ptbxl] to test on (default: 10); others train")
+    flag("--val-folds", type=cli.id_list, default="9", help="[ptbxl] to validate on")
+    flag("--test-folds", type=cli.id_list, default="10", help="[ptbxl] to test on; others train")
     flag("--table", type=cli.file, help="[table] CSV file: file, label and more, see the README")
     flag("--record-fs", type=cli.positive, help="[table] Hz, where neither table nor file says")
     flag("--unit", choices=names.UNITS, help="[table] where neither table nor file says")
@@ -67,36 +70,26 @@ def parse_arguments() -> tuple[argparse.Namespace, dict[str, Any]]:
     flag(
         "--test-size",
         type=cli.share,
-        help="share of the records in the test set; not for ptbxl (default: 0.2)",
+        default=0.2,
+        help="[all but ptbxl] share of the records in the test set",
     )
     flag("--seed", type=cli.seed, default=0, help="of the split")
     flag("--pad", type=cli.count, default=16384, help="samples a record is padded to in training")
     flag(
         "--out",
         type=_prefix,
-        help="beginning of the file names (default: data/physionet of challenge17, data/DATASET)",
+        help="beginning of the file names; by default data/physionet of challenge17, data/DATASET",
     )
     flag("--overwrite", action="store_true", help="replace files that are there")
     args = parser.parse_args()
-    default = "physionet" if args.dataset == "challenge17" else args.dataset
-    args.out = args.out or Path("data") / default
-    own = own_flags(parser, args)
-    args.test_size = own.pop("test_size", None)
-    return args, own
-
-
-def own_flags(parser: cli.Parser, args: argparse.Namespace) -> dict[str, Any]:
-    """Flags that the data set has and others may not; ends where one of those is given."""
-    own = dict(OWN[args.dataset])
-    for name in dict.fromkeys(name for flags in OWN.values() for name in flags):
-        flag, value = f"--{name.replace('_', '-')}", getattr(args, name)
-        if value is not None and name not in own:
-            parser.error(f"{flag} is not for --dataset {args.dataset}")
-        if value is not None:
-            own[name] = value
-        if own.get(name) is ...:
-            parser.error(f"--dataset {args.dataset} needs {flag}")
-    return own
+    own = OWN[args.dataset]
+    others = {name for flags in OWN.values() for name in flags} - own.keys()
+    parser.refuse(others, f"not for --dataset {args.dataset}")
+    for name, needed in own.items():
+        if needed and getattr(args, name) is None:
+            parser.error(f"--dataset {args.dataset} needs --{name}")
+    args.out = args.out or Path("data", OUT.get(args.dataset, args.dataset))
+    return args, {name: getattr(args, name) for name in own if name != "test_size"}
 
 
 def _labels(text: str) -> str | Path:
