@@ -13,19 +13,19 @@ from typing import Any
 from utils import cli, names
 
 OUT = {"challenge17": "physionet"}  # where --out is not the name of the data set
-# Flags that not all data sets have, and whether they have to be given.
-OWN = {
-    "challenge17": {"source": True, "labels": True, "test_size": False},
-    "challenge20": {"source": True, "test_size": False},
-    "ptbxl": {
-        "source": True, "category": False, "ptbxl_rate": False, "val_folds": False,
-        "test_folds": False,
-    },
-    "table": {
-        "source": False, "table": True, "record_fs": False, "unit": False, "gain": False,
-        "test_size": False,
-    },
-}  # fmt: skip
+# Flags that not all data sets have.
+NEEDED = {
+    "challenge17": ["source", "labels"],
+    "challenge20": ["source"],
+    "ptbxl": ["source"],
+    "table": ["table"],
+}
+OPTIONAL = {
+    "challenge17": ["test_size"],
+    "challenge20": ["test_size"],
+    "ptbxl": ["category", "ptbxl_rate", "val_folds", "test_folds"],
+    "table": ["source", "record_fs", "unit", "gain", "test_size"],
+}
 
 
 def parse_arguments() -> tuple[argparse.Namespace, dict[str, Any]]:
@@ -82,11 +82,11 @@ def parse_arguments() -> tuple[argparse.Namespace, dict[str, Any]]:
     )
     flag("--overwrite", action="store_true", help="replace files that are there")
     args = parser.parse_args()
-    own = OWN[args.dataset]
-    others = {name for flags in OWN.values() for name in flags} - own.keys()
+    own = NEEDED[args.dataset] + OPTIONAL[args.dataset]
+    others = set().union(*NEEDED.values(), *OPTIONAL.values()) - set(own)
     parser.refuse(others, f"not for --dataset {args.dataset}")
-    for name, needed in own.items():
-        if needed and getattr(args, name) is None:
+    for name in NEEDED[args.dataset]:
+        if getattr(args, name) is None:
             parser.error(f"--dataset {args.dataset} needs --{name}")
     args.out = args.out or Path("data", OUT.get(args.dataset, args.dataset))
     return args, {name: getattr(args, name) for name in own if name != "test_size"}

@@ -123,7 +123,7 @@ def _parts(table: Path, rows: pd.DataFrame) -> np.ndarray | None:
     parts, patients = (_column(table, rows, name) for name in ("split", "patient"))
     if parts is None:
         return None
-    unknown = sorted(set(parts) - set(PARTS))
+    unknown = sorted(set(parts.tolist()) - set(PARTS))
     if unknown:
         raise UserError(f"{table}: unknown split {unknown[0]!r}; known: {', '.join(PARTS)}")
     if patients is not None:

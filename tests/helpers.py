@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
+import numpy as np
 import torch
+from scipy.io import savemat
 
 from utils import cli
+from utils.checkpoint import save_weights
 from utils.contract import Contract
 from utils.encoders import Classifier, build_encoder
+from utils.recordings import TWELVE_LEADS
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,3 +70,28 @@ def make_classifier(stages: int = 1, classes: int = 4, in_channels: int = 1) -> 
     with torch.no_grad():
         model(torch.randn(4, in_channels, 64, generator=generator))
     return model
+
+
+def noise(samples=600, leads=12, seed=0) -> np.ndarray:
+    """(samples, leads) int16, each lead louder than the one before."""
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal((samples, leads)) * (100 + 20 * np.arange(leads))).astype(np.int16)
+
+
+def put_challenge(path: Path, units: np.ndarray, fs=500, leads=TWELVE_LEADS, comments=()) -> None:
+    """Write `path`.mat and .hea as the PhysioNet Challenges do; `units` (samples, leads) in uV."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    savemat(f"{path}.mat", {"val": units.T}, format="4")
+    lines = [f"{path.name} {units.shape[1]} {fs} {len(units)} 12-May-2020 12:33:59"]
+    for column, lead in zip(units.T, leads, strict=True):
+        checksum = column.sum(dtype=np.int16)
+        lines.append(f"{path.name}.mat 16+24 1000/mV 16 0 {column[0]} {checksum} 0 {lead}")
+    Path(f"{path}.hea").write_text("\n".join([*lines, *comments]) + "\n")
+
+
+def put_weights(path: Path, **changes) -> Path:
+    """Weights of a network of one stage, with a classifier for five classes."""
+    contract = make_contract(**changes)
+    model = make_classifier(classes=5, in_channels=contract.in_channels)
+    save_weights(path, model.state_dict(), contract)
+    return path

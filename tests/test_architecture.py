@@ -5,12 +5,12 @@ import graphlib
 
 import pytest
 
-from finetuning import challenge17
+from finetuning import challenge17, preparation, prepare, ptbxl
 from finetuning import run as finetuning_run
 from pretraining import icentia11k, tasks
 from pretraining import run as pretraining_run
 from tests.helpers import ROOT
-from utils import annotations, encoders, names, segments, synthetic
+from utils import annotations, encoders, names, recordings, segments, synthetic
 
 PACKAGES = ("utils", "pretraining", "finetuning")
 MODULES = {
@@ -69,6 +69,10 @@ def test_names_agree_with_the_tables():
     assert tuple(encoders.ENCODERS) == names.ARCHITECTURES
     assert tuple(annotations.ALPHABETS) == names.SOURCES
     assert tuple(pretraining_run.VALIDATED) == names.PRETRAINING_METRICS
+    assert tuple(preparation.DATASETS) == tuple(prepare.NEEDED) == names.DATASETS
+    assert prepare.OPTIONAL.keys() == prepare.NEEDED.keys()
+    assert tuple(ptbxl.FILE_NAMES) == names.PTBXL_RATES
+    assert recordings.UNITS == names.UNITS
     assert set(finetuning_run.COLUMNS) == {*names.FINETUNING_METRICS, *names.STOP_METRICS}
 
 

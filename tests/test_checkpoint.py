@@ -91,6 +91,21 @@ def test_load_encoder_says_what_it_took(saved, model):
     assert f"{len(encoder)} encoder tensors" in report and "head.weight" in report
 
 
+@pytest.mark.parametrize("architecture", ["resnet18", "resnet18_2d"])
+def test_an_encoder_for_one_lead_serves_several(tmp_path, architecture):
+    generator = torch.Generator().manual_seed(0)
+    one = build_encoder(architecture, 1, 1, generator)
+    state = {f"encoder.{name}": value for name, value in one.state_dict().items()}
+    save_weights(tmp_path / "one", state, make_contract(architecture=architecture))
+    transfer = load_encoder(tmp_path / "one", in_channels=12)
+    x = torch.randn(2, 1, 512, generator=generator)
+    torch.testing.assert_close(transfer.encoder.eval()(x.expand(2, 12, 512)), one.eval()(x))
+    assert "encoder.conv1.weight of one lead repeated over 12" in transfer.report(tmp_path / "one")
+    assert "repeated" not in load_encoder(tmp_path / "one").report(tmp_path / "one")
+    several = load_encoder(tmp_path / "one", in_channels=2).encoder.conv1.weight
+    assert torch.equal(several, torch.cat([one.conv1.weight] * 2, 1) / 2)
+
+
 def drop(tensors):
     del tensors[KERNEL]
 
@@ -141,10 +156,14 @@ def test_weights_for_something_else(tmp_path, saved):
     for asked, words in (
         (("resnet34",), "holds resnet18, not --arch resnet34"),
         (("resnet18", 300), "is for 250 Hz, the data has 300"),
-        (("resnet18", 250, 12), "is for 1 leads, the data has 12"),
     ):
         with pytest.raises(UserError, match=words):
             load_encoder(saved, *asked)
+    save_weights(tmp_path / "three", make_classifier(in_channels=3).state_dict(),
+                 make_contract(in_channels=3))  # fmt: skip
+    for leads in (1, 2, 12):
+        with pytest.raises(UserError, match=f"is for 3 leads, the data has {leads}"):
+            load_encoder(tmp_path / "three", in_channels=leads)
     unknown = make_contract(architecture="resnet99")
     save_weights(tmp_path / "unknown", read_weights(saved)[0], unknown)
     with pytest.raises(UserError, match="unknown architecture 'resnet99'"):

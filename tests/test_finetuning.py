@@ -13,9 +13,9 @@ import torch
 from finetuning import prepare, run, trainer
 from finetuning.batches import batches, pad_recordings
 from finetuning.prepared import PreparedSet, load_prepared, write_prepared
-from tests.helpers import command, contents, make_classifier, make_contract
+from tests.helpers import command, contents, put_weights
 from utils import metrics
-from utils.checkpoint import load_encoder, load_strictly, read_weights, save_weights
+from utils.checkpoint import load_encoder, load_strictly, read_weights
 from utils.cli import UserError
 from utils.encoders import Classifier
 from utils.engine import Hardware, predict
@@ -46,7 +46,7 @@ def prepared(tmp_path_factory):
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A short network with another classifier: what makes these tests fast."""
-    return write_weights(tmp_path_factory.mktemp("weights") / "weights.safetensors")
+    return put_weights(tmp_path_factory.mktemp("weights") / "weights.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +56,6 @@ def job(prepared, weights, tmp_path_factory):
     result = finetune(prepared, weights, folder, "--seed", 0)
     assert result.code == 0, result
     return folder
-
-
-def write_weights(path, **changes):
-    contract = make_contract(**changes)
-    model = make_classifier(classes=5, in_channels=contract.in_channels)
-    save_weights(path, model.state_dict(), contract)
-    return path
 
 
 def finetune(prepared, weights, job_dir, *flags):
@@ -222,7 +215,7 @@ def test_a_new_network_is_the_whole_one(prepared, capsys):
     ],
 )
 def test_weights_for_something_else(prepared, tmp_path, changes, flags, words):
-    path = write_weights(tmp_path / "weights", **changes)
+    path = put_weights(tmp_path / "weights", **changes)
     finetune(prepared, path, tmp_path / "job", *flags).refused(str(path), words)
     assert not (tmp_path / "job").exists()
 

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score, roc_auc_score
 
 from utils import metrics
 from utils.cli import UserError
@@ -128,3 +129,85 @@ def test_not_a_table_of_predictions(tmp_path, text):
     path.write_text(text)
     with pytest.raises(UserError, match=r"predictions\.csv is not a table of predictions"):
         read_predictions(path)
+
+
+# Several labels to a record
+
+
+def slow_f_max(true, prob):
+    best = 0
+    for threshold in np.linspace(0, 1, 100):
+        precisions, recalls = [], []
+        for row, predicted in zip(true, prob > threshold, strict=True):
+            hits = sum(t and p for t, p in zip(row, predicted, strict=True))
+            if sum(predicted):
+                precisions.append(hits / sum(predicted))
+            if sum(row):
+                recalls.append(hits / sum(row))
+        if precisions and sum(precisions) + sum(recalls):
+            p, r = np.mean(precisions), np.mean(recalls)
+            best = max(best, 2 * p * r / (p + r))
+    return best
+
+
+def slow_challenge2020(true, predicted, beta=2):
+    f_betas, g_betas = [], []
+    for k in range(true.shape[1]):
+        tp = fp = fn = 0
+        for row, answers in zip(true, predicted, strict=True):
+            weight = 1 / max(sum(row), 1)
+            tp += weight * (row[k] == answers[k] == 1)
+            fp += weight * (row[k] == 0 and answers[k] == 1)
+            fn += weight * (row[k] == 1 and answers[k] == 0)
+        if tp or fp or fn:
+            f_betas.append((1 + beta**2) * tp / ((1 + beta**2) * tp + fp + beta**2 * fn))
+            g_betas.append(tp / (tp + fp + beta * fn))
+    return np.mean(f_betas), np.mean(g_betas)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("empty", [False, True])
+def test_multi_label_scores_as_written_out(seed, empty):
+    rng = np.random.default_rng(seed)
+    true = (rng.random((30, 5)) < 0.3).astype(np.uint8)
+    prob = np.clip(true * 0.3 + rng.random((30, 5)) * 0.7, 0, 1)
+    true[:, 4] = 0  # never present
+    if empty:
+        prob[:, 4] = 0  # nor predicted
+        true[:10] = 0
+    else:
+        true[true.sum(1) == 0, 0] = 1
+    scores = metrics.multi_label_scores(true, prob, list("abcde"))
+    predicted = (prob > 0.5).astype(int)
+    assert scores["f_max"] == pytest.approx(slow_f_max(true, prob))
+    assert (scores["f_beta"], scores["g_beta"]) == pytest.approx(
+        slow_challenge2020(true, predicted)
+    )
+    each = [f1_score(true[:, k], predicted[:, k], zero_division=0) for k in range(5)]
+    assert list(scores["f1"].values()) == pytest.approx(each)
+    assert scores["macro_f1"] == pytest.approx(np.mean(each[: 4 if empty else 5]))
+    areas = [roc_auc_score(true[:, k], prob[:, k]) for k in range(4)]
+    assert scores["auc"] == pytest.approx(np.mean(areas))
+    assert scores["accuracy"] == pytest.approx(np.mean(true == predicted))
+    assert scores["records"] == 30
+
+
+def test_challenge2020_by_hand():
+    true = np.array([[1, 1], [1, 0], [0, 0]])
+    predicted = np.array([[1, 0], [0, 1], [0, 1]])
+    # Weights 1/2, 1 and 1. First class: tp 1/2, fn 1. Second: fn 1/2, fp 1 + 1.
+    f_beta, g_beta = metrics.challenge2020(true, predicted)
+    assert f_beta == pytest.approx((2.5 / (2.5 + 4) + 0) / 2)
+    assert g_beta == pytest.approx((0.5 / (0.5 + 2) + 0) / 2)
+
+
+def test_perfect_answers_and_none_at_all():
+    true = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 0]])
+    perfect = metrics.multi_label_scores(true, true.astype(float), list("abc"))
+    for name in ("macro_f1", "auc", "f_max", "f_beta", "g_beta", "accuracy"):
+        assert perfect[name] == 1, name
+    silent = metrics.multi_label_scores(true, np.zeros((3, 3)), list("abc"))
+    assert (silent["macro_f1"], silent["f_max"], silent["f_beta"], silent["g_beta"]) == (0, 0, 0, 0)
+    nothing = metrics.multi_label_scores(np.zeros((3, 3)), np.zeros((3, 3)), list("abc"))
+    for name in ("macro_f1", "auc", "f_max", "f_beta", "g_beta"):
+        assert math.isnan(nothing[name]), name

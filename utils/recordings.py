@@ -158,25 +158,28 @@ def _names(recording: Recording) -> list[str] | None:
 
 
 def _read_text(content: bytes) -> tuple[np.ndarray, list[str] | None]:
-    """Columns of numbers, with a line of names above them or not.
+    """Columns of numbers, with a line of names (or of 0, 1, 2 …) above them or not.
 
     A first column that rises at every sample is time, or a count, and no lead: it is not read.
     """
     try:
         text = content.decode("utf-8-sig")
-        lines = (line for line in text.splitlines() if line.strip() and line[0] != "#")
-        first = next(lines, "")
+        lines = (line.strip() for line in text.splitlines() if not line.startswith("#"))
+        first = next(filter(None, lines), "")
         separator = next((mark for mark in ",;\t" if mark in first), r"\s+")
-        named = any(not _is_number(cell) for cell in re.split(separator, first.strip()))
+        cells = re.split(separator, first)
+        named = not all(map(_is_number, cells))
+        counted = len(cells) > 1 and cells == [str(place) for place in range(len(cells))]
         table = pd.read_csv(
-            io.StringIO(text), sep=separator, header=0 if named else None, comment="#",
+            io.StringIO(text), sep=separator, header=0 if named or counted else None, comment="#",
             index_col=False, skipinitialspace=True,
         )  # fmt: skip
         values = table.to_numpy(np.float64)
     except ValueError as error:  # pandas' own errors, and of decoding
         raise Unusable(f"not columns of numbers ({str(error).splitlines()[0]})") from None
     timed = values.shape[1] > 1 and len(values) > 1 and (np.diff(values[:, 0]) > 0).all()
-    return values[:, timed:], [str(name) for name in table.columns[timed:]] if named else None
+    leads = slice(1 if timed else 0, None)
+    return values[:, leads], [str(name) for name in table.columns[leads]] if named else None
 
 
 def _is_number(text: str) -> bool:

@@ -1,0 +1,188 @@
+"""Twelve leads and several diagnoses to a record: from Challenge 2020's files to scores."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.signal import resample_poly
+
+from finetuning import challenge20, prepare, trainer
+from finetuning.prepared import load_prepared
+from report import compare
+from tests.helpers import command, noise, put_challenge, put_weights
+from utils import metrics
+from utils.checkpoint import read_weights
+from utils.predictions import read_predictions
+from utils.recordings import TWELVE_LEADS
+
+SINUS, AF, PAC = "426783006", "164889003", "284470004"
+DIAGNOSES = (SINUS, AF, f"{PAC},{AF}", f"{PAC}, {SINUS}")
+RATES = (500, 257, 1000)
+
+
+def put(folder, name, dx=f"# Dx: {SINUS}", **options):
+    units = options.pop("units", noise(seed=options.pop("seed", 0), samples=1100))
+    comments = ["# Age: 60", *([dx] if dx else []), "# Rx: Unknown"]
+    put_challenge(folder / name, units, comments=comments, **options)
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Twenty records, half of them in a folder of their own."""
+    folder = tmp_path / "training"
+    for number in range(20):
+        name = f"{'g1/' if number % 2 else ''}A{number:04}"
+        mark = "#" if number % 3 else "# "
+        dx = f"{mark}Dx: {DIAGNOSES[number % 4]}"
+        put(folder, name, dx, seed=number, fs=RATES[number % 3])
+    return folder
+
+
+@pytest.fixture
+def command_on(tmp_path):
+    def run(source, *flags):
+        out = ["--out", tmp_path / "out/c", "--pad", 256]
+        return command(
+            prepare.main, "--dataset", "challenge20", "--source", source, *out, *flags
+        )  # fmt: skip
+
+    return run
+
+
+def test_contract(source, command_on, tmp_path):
+    result = command_on(source, "--test-size", 0.25, "--seed", 3)
+    assert (result.code, result.err) == (0, ""), result
+    train, test = (load_prepared(tmp_path / f"out/c_{name}.npz") for name in ("train", "test"))
+    assert (len(train), len(test)) == (15, 5)
+    assert train.classes.tolist() == sorted([SINUS, AF, PAC])
+    found = dict(zip(train.record_ids, train.y, strict=True))
+    found |= dict(zip(test.record_ids, test.y, strict=True))
+    assert sorted(found) == sorted(f"{'g1/' * (n % 2)}A{n:04}" for n in range(20))
+    assert found["A0002"].tolist() == [1, 1, 0] and found["g1/A0003"].tolist() == [0, 1, 1]
+    manifest = train.manifest
+    assert manifest["multi_label"] is True and manifest["labels"] == "Dx"
+    assert (manifest["mean_mv"], manifest["sd_mv"]) == ([0.0] * 12, list(challenge20.SD_MV))
+    assert manifest["class_counts"]["all"] == {AF: 10, PAC: 10, SINUS: 10}
+    header, whole = result.out.splitlines()[:2]
+    assert header.split() == [AF, PAC, SINUS, "total", "file"]
+    assert whole.split()[:5] == ["all", "10", "10", "10", "20"]
+
+
+def test_each_record_is_resampled_from_its_own_rate(source, command_on, tmp_path):
+    command_on(source)
+    part = load_prepared(tmp_path / "out/c_train.npz")
+    for record, start, end in zip(part.record_ids, part.offsets, part.offsets[1:], strict=False):
+        number = int(record[-4:])
+        fs = RATES[number % 3]
+        assert end - start == -(-1100 * 250 // fs)
+        if fs == 500:
+            microvolt = noise(seed=number, samples=1100).astype(float)
+            expected = resample_poly(microvolt, 1, 2, axis=0, padtype="line")
+            assert np.abs(part.signal[start:end] - expected).max() <= 0.5001
+
+
+def test_leads_are_put_in_order_by_name(tmp_path, command_on):
+    folder = tmp_path / "training"
+    put(folder, "A1", leads=[name.upper() for name in reversed(TWELVE_LEADS)])
+    put(folder, "A2", units=noise(1100)[:, ::-1])
+    put(folder, "A3", units=noise(1100)[:, ::-1], leads=["lead"] * 12)
+    assert command_on(folder).code == 0
+    parts = (load_prepared(tmp_path / f"out/c_{name}.npz") for name in ("train", "test"))
+    signals = {
+        record: part.signal[start:end]
+        for part in parts
+        for record, start, end in zip(
+            part.record_ids, part.offsets[:-1], part.offsets[1:], strict=True
+        )
+    }
+    assert np.array_equal(signals["A1"], signals["A2"])
+    assert np.array_equal(signals["A3"], signals["A2"])  # as it comes, where names tell nothing
+
+
+UNUSABLE = {
+    "header without a diagnosis": {"dx": None},
+    "diagnosis 'Unknown' is not a code": {"dx": "# Dx: Unknown"},
+    "number of leads is 2, not 12": {"units": noise(1100, 2), "leads": ["I", "II"]},
+    "leads are A, B,": {"leads": list("ABCDEFGHIJKL")},
+    "499 samples are shorter than 1 s": {"units": noise(499)},
+    "NaN": {"units": np.full((1100, 12), -(2**15), np.int16)},
+}
+
+
+@pytest.mark.parametrize("reason", UNUSABLE)
+def test_unusable_record_is_left_out(source, command_on, tmp_path, reason):
+    put(source, "A0001x", **UNUSABLE[reason])
+    result = command_on(source)
+    assert result.code == 0 and result.err.startswith("1 left out: 1 × "), result
+    manifest = load_prepared(tmp_path / "out/c_train.npz").manifest
+    (entry,) = manifest["left_out"]
+    assert entry["record"] == "A0001x" and reason in entry["reason"]
+    assert sum(entry["records"] for entry in manifest["files"].values()) == 20
+
+
+def test_no_signal_file(source, command_on):
+    (source / "A0000.mat").unlink()
+    assert "1 × unreadable signal" in command_on(source).err
+
+
+def test_what_is_refused(source, command_on, tmp_path):
+    (tmp_path / "empty").mkdir()
+    command_on(tmp_path / "empty").refused("empty holds no .hea files")
+    for path in source.rglob("*.hea"):
+        path.write_text(path.read_text().replace("Dx:", "Hx:"))
+    command_on(source).refused("no record is usable", "20 × header without a diagnosis")
+    for flags in (["--labels", "zip"], ["--val-folds", 3], ["--gain", 200]):
+        command_on(source, *flags).refused(str(flags[0]), "not for --dataset challenge20")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def job(source, command_on, tmp_path):
+    """One epoch from one-lead weights."""
+    assert command_on(source).code == 0
+    weights = put_weights(tmp_path / "one")
+
+    def run(folder, *flags):
+        parts = ["--train", tmp_path / "out/c_train.npz", "--test", tmp_path / "out/c_test.npz"]
+        small = ["--epochs", 1, "--device", "cpu", "--precision", "fp32", "--val-size", 0.25]
+        start = ["--weights-file", weights, "--job-dir", tmp_path / folder]
+        return command(trainer.main, *parts, *small, *start, *flags)
+
+    return run
+
+
+def test_training_on_several_labels(job, tmp_path):
+    result = job("job", "--val-metric", "auc", "--subset", 0.5)
+    assert result.code == 0, result
+    assert "encoder.conv1.weight of one lead repeated over 12" in result.out
+    assert "F-max" in result.out and "G-beta" in result.out
+    history = pd.read_csv(tmp_path / "job/history.csv")
+    assert list(history)[3:] == ["val_loss", "val_acc", "f1", "f_max", "auc"]
+    assert 0 <= history["acc"][0] <= 1
+    contract = read_weights(tmp_path / "job/best_model.safetensors")[1]
+    assert contract.multi_label and contract.sd == list(challenge20.SD_MV)
+    table = read_predictions(tmp_path / "job/test_predictions.csv")
+    test = load_prepared(tmp_path / "out/c_test.npz")
+    assert np.array_equal(table.true, test.y) and table.record_names[0] == test.record_ids[0]
+    assert ((table.prob > 0) & (table.prob < 1)).all() and not np.allclose(table.prob.sum(1), 1)
+    scores = json.loads((tmp_path / "job/scores.json").read_text())["test"]
+    again = metrics.multi_label_scores(table.true, table.prob, table.classes)
+    assert scores == again
+    command(compare.main, "--jobs", f"x={tmp_path / 'job'}").refused("several classes")
+
+
+def test_one_lead_of_several(job, tmp_path):
+    result = job("job", "--channel", 6)
+    assert result.code == 0 and "repeated" not in result.out, result
+    contract = read_weights(tmp_path / "job/best_model.safetensors")[1]
+    assert (contract.in_channels, contract.sd) == (1, challenge20.SD_MV[6])
+
+
+def test_sets_of_both_kinds_are_not_mixed(job, tmp_path):
+    other = shutil.copytree(tmp_path / "out", tmp_path / "other")
+    path = other / "c_manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"multi_label": False}))
+    job("job", "--test", other / "c_test.npz").refused("--train", "--test", "multi-label")
+    job("job", "--train", other / "c_train.npz", "--test", other / "c_test.npz").refused("several")

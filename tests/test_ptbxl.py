@@ -1,0 +1,173 @@
+"""PTB-XL's files to prepared sets: statements to classes, folds to parts."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import wfdb
+
+from finetuning import prepare, ptbxl, run
+from finetuning.prepared import load_prepared
+from tests.helpers import command, noise
+from utils.recordings import TWELVE_LEADS
+
+STATEMENTS = pd.DataFrame(
+    {
+        "description": ["normal", "AV block", "sinus", "low voltage", "fibrillation"],
+        "diagnostic": [1.0, 1.0, np.nan, np.nan, np.nan],
+        "form": [np.nan, 1.0, np.nan, 1.0, np.nan],
+        "rhythm": [np.nan, np.nan, 1.0, np.nan, 1.0],
+    },
+    index=["NORM", "1AVB", "SR", "LVOLT", "AFIB"],
+)
+CODES = ({"NORM": 100.0, "SR": 0.0}, {"1AVB": 50.0, "AFIB": 0.0}, {"LVOLT": 0.0})
+NAMES = [name.upper() for name in TWELVE_LEADS]  # AVR, as in PTB-XL's headers
+
+
+def row(number):
+    return {
+        "ecg_id": number, "patient_id": f"{100 + number // 2}.0", "report": "one, two\nlines",
+        "scp_codes": str(CODES[number % 3]), "strat_fold": number % 10 + 1,
+        "filename_lr": f"records100/{number:05}_lr", "filename_hr": f"records500/{number:05}_hr",
+    }  # fmt: skip
+
+
+def rows(**changes):
+    """Thirty, of which the one with ecg_id 7 is changed."""
+    return [row(number) | (changes if number == 7 else {}) for number in range(30)]
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    root = tmp_path_factory.mktemp("ptbxl")
+    for fs, ending in ((500, "hr"), (100, "lr")):
+        (root / f"records{fs}").mkdir()
+        for number in range(30):
+            wfdb.wrsamp(
+                f"{number:05}_{ending}", fs, ["mV"] * 12, NAMES, fmt=["16"] * 12,
+                d_signal=noise(2 * fs, seed=number), adc_gain=[1000.0] * 12, baseline=[0] * 12,
+                write_dir=str(root / f"records{fs}"),
+            )  # fmt: skip
+    return root
+
+
+@pytest.fixture
+def source(original, tmp_path):
+    """The tables, to change, beside the recordings."""
+    folder = tmp_path / "ptbxl"
+    folder.mkdir()
+    for name in ("records500", "records100"):
+        (folder / name).symlink_to(original / name)
+    put(folder, rows())
+    STATEMENTS.to_csv(folder / "scp_statements.csv")
+    return folder
+
+
+def put(folder, rows):
+    pd.DataFrame(rows).to_csv(folder / "ptbxl_database.csv", index=False)
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    def run(source, *flags):
+        flags = ["--dataset", "ptbxl", "--source", source, "--out", tmp_path / "out/p", *flags]
+        return command(prepare.main, *flags)
+
+    return run
+
+
+def load(tmp_path):
+    return {
+        name: load_prepared(tmp_path / f"out/p_{name}.npz") for name in ("train", "val", "test")
+    }
+
+
+def test_folds_and_classes(source, prepared, tmp_path):
+    result = prepared(source)
+    assert result.code == 0 and "10 × no rhythm statement, such as 2 " in result.err, result
+    parts = load(tmp_path)
+    folds = {name: {int(r) % 10 + 1 for r in part.record_ids} for name, part in parts.items()}
+    assert folds["val"] == {9} and folds["test"] == {10} and not folds["train"] & {9, 10}
+    assert sum(map(len, parts.values())) == 20
+    for part in parts.values():
+        assert part.classes.tolist() == ["SR", "AFIB"]
+        assert [row.tolist() for row in part.y] == [
+            [int(int(r) % 3 == 0), int(int(r) % 3 == 1)] for r in part.record_ids
+        ]
+    manifest = parts["train"].manifest
+    assert (manifest["labels"], manifest["seed"], manifest["test_size"]) == ("rhythm", None, None)
+    assert (manifest["mean_mv"], manifest["sd_mv"]) == (list(ptbxl.MEAN_MV), list(ptbxl.SD_MV))
+    assert parts["train"].signal.shape[1] == 12
+    assert f"{tmp_path / 'out/p_val.npz'}" in result.out
+
+
+@pytest.mark.parametrize(
+    ("category", "classes", "records"),
+    [("diagnostic", ["NORM", "1AVB"], 20), ("form", ["1AVB", "LVOLT"], 20)],
+)
+def test_category(source, prepared, tmp_path, category, classes, records):
+    assert prepared(source, "--category", category).code == 0
+    parts = load(tmp_path)
+    assert parts["train"].classes.tolist() == classes
+    assert sum(map(len, parts.values())) == records
+
+
+def test_other_folds_and_rate(source, prepared, tmp_path):
+    flags = ["--val-folds", "1,2", "--test-folds", "3-5", "--ptbxl-rate", 100, "--fs", 100]
+    assert prepared(source, *flags).code == 0
+    parts = load(tmp_path)
+    folds = {name: {int(r) % 10 + 1 for r in part.record_ids} for name, part in parts.items()}
+    assert folds["val"] == {1, 2} and folds["test"] == {3, 4, 5} and folds["train"] >= {9, 10}
+    first = parts["train"].signal[: parts["train"].offsets[1]]
+    assert np.array_equal(first, noise(200, seed=int(parts["train"].record_ids[0])))
+
+
+def test_patients_stay_together_when_validation_is_drawn(source, prepared, tmp_path):
+    prepared(source)
+    train = load(tmp_path)["train"]
+    kept, drawn = run.draw(train, np.arange(len(train)), 0, "--val-size", test_size=0.3)
+    patients = [{int(r) // 2 for r in train.record_ids[part]} for part in (kept, drawn)]
+    assert all(patients) and not patients[0] & patients[1]
+    assert sorted([*kept, *drawn]) == list(range(len(train)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"scp_codes": "__import__('os').abort()"}, "ecg_id 7: scp_codes is not a dictionary"),
+        ({"scp_codes": "['SR']"}, "ecg_id 7: scp_codes is not a dictionary"),
+        ({"scp_codes": "{'SR': 0.0"}, "ecg_id 7: scp_codes is not a dictionary"),
+        ({"scp_codes": "{" * 9999}, "ecg_id 7: scp_codes is not a dictionary"),
+        ({"filename_hr": "../secret"}, "ecg_id 7: '../secret' is no file of the set"),
+        ({"filename_hr": "/etc/secret"}, "ecg_id 7: '/etc/secret' is no file of the set"),
+        ({"filename_hr": ""}, "ecg_id 7: '' is no file of the set"),
+        ({"strat_fold": "x"}, "ecg_id 7: strat_fold 'x' is no number"),
+        ({"ecg_id": 6}, "names an ecg_id twice"),
+    ],
+    ids=str,
+)
+def test_rows_that_make_no_sense(source, prepared, tmp_path, changes, words):
+    put(source, rows(**changes))
+    prepared(source).refused("ptbxl_database.csv", words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_missing(source, prepared):
+    prepared(source, "--val-folds", 11).refused("no record in fold 11")
+    prepared(source, "--val-folds", "9,10").refused("fold 10 is in --val-folds and")
+    prepared(source, "--labels", "zip").refused("--labels", "not for --dataset ptbxl")
+    prepared(source, "--category", "beats").refused("--category")
+    STATEMENTS.drop(columns="rhythm").to_csv(source / "scp_statements.csv")
+    prepared(source).refused("scp_statements.csv has no column rhythm")
+    put(source, [{"ecg_id": 1}])
+    prepared(source).refused("ptbxl_database.csv has no column patient_id, scp_codes")
+    (source / "ptbxl_database.csv").unlink()
+    prepared(source).refused("ptbxl_database.csv does not exist")
+
+
+def test_a_missing_recording_is_left_out(source, prepared, tmp_path):
+    put(source, rows(filename_hr="records500/none"))
+    assert prepared(source).code == 0
+    left_out = load(tmp_path)["train"].manifest["left_out"]
+    assert [entry["reason"] for entry in left_out if entry["record"] == "7"] == [
+        "unreadable header (No such file or directory)"
+    ]
