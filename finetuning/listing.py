@@ -59,13 +59,15 @@ def multi_hot(labels: Sequence[Collection[str]], classes: Sequence[str]) -> np.n
 
 
 def read_table(path: Path, needed: Sequence[str]) -> pd.DataFrame:
-    """Read a CSV file with a line of names, all cells as text, "" where empty.
+    """Read a CSV file with a line of names, all cells as text without blanks around it.
 
     Raises:
         UserError: not such a file, without rows, or without one of the `needed` columns.
     """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        table = pd.read_csv(
+            path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True
+        )
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; download or write it") from None
     except ValueError as error:  # pandas' errors of parsing, too
@@ -76,4 +78,4 @@ def read_table(path: Path, needed: Sequence[str]) -> pd.DataFrame:
         raise UserError(f"{path} has no column {', '.join(missing)}, only: {found}")
     if table.empty:
         raise UserError(f"{path} has no rows; list a recording in each")
-    return table
+    return table.apply(lambda column: column.str.strip())

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from finetuning import challenge17, challenge20, ptbxl, table
 from finetuning.listing import PARTS, Listing
 from finetuning.prepared import UNIT, manifest_path, write_prepared
-from finetuning.splitting import divide
+from finetuning.splitting import divide, stratified
 from utils.cli import UserError
 from utils.files import sha256, write_json
 from utils.manifest import summary
@@ -45,13 +45,29 @@ def prepare(args: argparse.Namespace, own: dict[str, Any]) -> None:
         constants = measure([signals[i] for i in splits["train"]]) | {"measured_on": "train"}
     for name, chosen in splits.items():
         part = listing.keep(chosen)
-        write_prepared(
-            paths[name], [signals[i] for i in chosen], part.y, part.records, listing.classes
-        )
-    shares = {"all": np.arange(len(listing.records))} | splits
-    counts = {name: count_classes(listing.keep(chosen)) for name, chosen in shares.items()}
+        used = [signals[i] for i in chosen]
+        write_prepared(paths[name], used, part.y, part.records, listing.classes)
+    constants["clipped_samples"] = clipped
+    manifest = describe(args, listing, constants, splits, paths)
+    write_json(paths["manifest"], manifest)
+    if listing.left_out:
+        print(f"{summary(listing.left_out)} (all: {paths['manifest']})", file=sys.stderr)
+    if clipped:
+        print(f"{clipped} samples beyond ±32.767 mV were clipped", file=sys.stderr)
+    print_table(manifest["class_counts"], {"all": len(listing.y)} | lengths(splits), paths)
+
+
+def describe(
+    args: argparse.Namespace,
+    listing: Listing,
+    constants: dict[str, Any],
+    splits: dict[str, np.ndarray],
+    paths: dict[str, Path],
+) -> dict[str, Any]:
+    """The manifest of the files that have been written."""
+    parts = {"all": listing} | {name: listing.keep(chosen) for name, chosen in splits.items()}
     drawn = listing.parts is None
-    manifest = {
+    return {
         "dataset": args.dataset,
         "labels": listing.labels,
         "source_sha256": listing.checksums,
@@ -62,23 +78,21 @@ def prepare(args: argparse.Namespace, own: dict[str, Any]) -> None:
         "unit": UNIT,
         "pad": args.pad,
         **constants,
-        "clipped_samples": clipped,
         "seed": args.seed if drawn else None,
         "test_size": args.test_size if drawn else None,
-        "class_counts": counts,
+        "class_counts": {name: count_classes(part) for name, part in parts.items()},
         "files": {
-            name: {"name": paths[name].name, "sha256": sha256(paths[name]), "records": len(chosen)}
-            for name, chosen in splits.items()
+            name: {"name": paths[name].name, "sha256": sha256(paths[name]), "records": records}
+            for name, records in lengths(splits).items()
         },
         "versions": {name: version(name) for name in ("numpy", "scipy", "scikit-learn")},
         **number_patients(listing),
     }
-    write_json(paths["manifest"], manifest)
-    if listing.left_out:
-        print(f"{summary(listing.left_out)} (all: {paths['manifest']})", file=sys.stderr)
-    if clipped:
-        print(f"{clipped} samples beyond ±32.767 mV were clipped", file=sys.stderr)
-    print_table(counts, {name: len(chosen) for name, chosen in shares.items()}, paths)
+
+
+def lengths(splits: dict[str, np.ndarray]) -> dict[str, int]:
+    """Records of each part."""
+    return {name: len(chosen) for name, chosen in splits.items()}
 
 
 def output_paths(out: Path, listing: Listing) -> dict[str, Path]:
@@ -146,7 +160,7 @@ def split(listing: Listing, test_size: float, seed: int) -> dict[str, np.ndarray
             raise UserError("no usable record is to train on; see the split")
         return parts
     counts = count_classes(listing)
-    every = not listing.multi_label and listing.patients is None  # class is in both parts
+    every = stratified(listing.multi_label, listing.patients)
     rarest = min(counts, key=counts.get)
     problem = f"class {rarest} has {counts[rarest]} of {len(listing.y)} records, too few"
     if every and counts[rarest] < 2:
@@ -175,12 +189,12 @@ def measure(signals: list[np.ndarray]) -> dict[str, Any]:
     samples = sum(map(len, signals))
     mean = sum(signal.sum(0, dtype=np.float64) for signal in signals) / samples
     square = sum(np.square(signal - mean).sum(0) for signal in signals) / samples
-    flat = np.flatnonzero(square == 0)
-    if len(flat):
-        raise UserError(f"lead {flat[0]} is flat in every recording; leave it out of the files")
     values = {"mean_mv": mean / 1000, "sd_mv": np.sqrt(square) / 1000}
-    several = len(mean) > 1
-    return {k: v.round(6).tolist() if several else round(float(v[0]), 6) for k, v in values.items()}
+    rounded = {name: value.round(6).tolist() for name, value in values.items()}
+    if 0 in rounded["sd_mv"]:
+        lead = rounded["sd_mv"].index(0)
+        raise UserError(f"lead {lead} is flat in every recording; leave it out of the files")
+    return rounded if len(mean) > 1 else {name: only for name, (only,) in rounded.items()}
 
 
 def number_patients(listing: Listing) -> dict[str, dict[str, int]]:

@@ -45,7 +45,9 @@ class PreparedSet:
     def patients(self) -> np.ndarray | None:
         """(records,) number of the patient, where they are known."""
         numbers = self.manifest.get("patients")
-        return numbers and np.array([numbers[record] for record in self.record_ids])
+        if numbers is None:
+            return None
+        return np.array([numbers[record] for record in self.record_ids])
 
 
 def manifest_path(path: Path) -> Path:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from finetuning.batches import Recordings, batches, pad_recordings
 from finetuning.prepared import PreparedSet, load_prepared
-from finetuning.splitting import divide
+from finetuning.splitting import divide, stratified
 from finetuning.targets import TARGETS, Targets
 from utils import metrics, runlog
 from utils.checkpoint import load_encoder, load_strictly, read_weights, save_weights
@@ -129,9 +129,12 @@ def draw(
     try:
         parts = divide(prepared.y[pool], prepared.multi_label, patients, seed, **sizes)
     except ValueError:
+        why = "a part would be empty"
+        if stratified(prepared.multi_label, patients):
+            why = "every class needs two recordings, and a place in both parts"
         raise UserError(
-            f"{flag} {next(iter(sizes.values())):g} of {len(pool)} recordings: every class needs "
-            "two recordings, and a place in both parts; choose another share"
+            f"{flag} {next(iter(sizes.values())):g} of {len(pool)} recordings: {why}; "
+            "choose another share"
         ) from None
     return pool[parts[0]], pool[parts[1]]
 

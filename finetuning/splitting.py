@@ -4,13 +4,19 @@ import numpy as np
 from sklearn.model_selection import GroupShuffleSplit, train_test_split
 
 
+def stratified(multi_label: bool, patients: np.ndarray | None) -> bool:
+    """Whether classes are shared out in equal parts, so that each has to be in both."""
+    return not multi_label and patients is None
+
+
 def divide(
     y: np.ndarray, multi_label: bool, patients: np.ndarray | None, seed: int, **sizes: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the recordings of two parts, each ascending; equal seeds, equal parts.
 
-    Known patients are shuffled whole. Else recordings are: with one class each in equal shares of
-    every class, with several regardless of them, as most combinations occur once.
+    Known patients are shuffled whole, whatever their classes. Else recordings are: with one class
+    each in equal shares of every class, with several regardless of them, as many combinations
+    occur once.
 
     Args:
         y: (recordings, classes) of 0 and 1. patients: (recordings,).
@@ -24,6 +30,6 @@ def divide(
         splitter = GroupShuffleSplit(1, random_state=seed, **sizes)
         parts = next(splitter.split(places, groups=patients))
     else:
-        strata = None if multi_label else y.argmax(1)
+        strata = y.argmax(1) if stratified(multi_label, patients) else None
         parts = train_test_split(places, random_state=seed, stratify=strata, **sizes)
     return np.sort(parts[0]), np.sort(parts[1])

@@ -59,7 +59,7 @@ def read_listing(
     sources = {row["file"]: read_row(table, folder, row, flags) for row in rows.to_dict("records")}
     if gain is not None and all(source.unit != ADU for source in sources.values()):
         raise UserError(f"--gain is for recordings in {ADU}; {table} has none, nor --unit")
-    labels = [set(re.split(r"\s*[;|]\s*", text.strip())) - {""} for text in rows["label"]]
+    labels = [set(re.split(r"\s*[;|]\s*", text)) - {""} for text in rows["label"]]
     classes = sorted(set().union(*labels))
     if len(classes) < 2:
         raise UserError(f"{table} names {len(classes)} classes; at least two are needed")
@@ -102,7 +102,7 @@ def read_signal(sources: dict[str, Source], record: str) -> Recording:
 
 
 def _positive(where: str, row: dict[str, str], name: str) -> float | None:
-    text = row.get(name, "").strip()
+    text = row.get(name)
     value = pd.to_numeric(text, errors="coerce") if text else None
     if value is not None and not 0 < value < float("inf"):
         raise UserError(f"{where}: {name} {text!r} is not a number above 0")
@@ -114,9 +114,9 @@ def _column(table: Path, rows: pd.DataFrame, name: str) -> np.ndarray | None:
     if name not in rows:
         return None
     for file, cell in zip(rows["file"], rows[name], strict=True):
-        if not cell.strip():
+        if not cell:
             raise UserError(f"{table}, {file!r}: {name} is empty; fill it in or drop the column")
-    return rows[name].str.strip().to_numpy(np.str_)
+    return rows[name].to_numpy(np.str_)
 
 
 def _parts(table: Path, rows: pd.DataFrame) -> np.ndarray | None:

@@ -15,6 +15,7 @@ from utils.wfdb_io import ERRORS, MILLIVOLT, Unusable, read_header, words
 TWELVE_LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 ADU = "adu"  # units of the digitiser, so many per mV
 UNITS = (*MILLIVOLT, ADU)
+RATES = (20, 20_000)  # Hz; others are mistakes, or no ECG
 
 
 class Recording(NamedTuple):
@@ -32,21 +33,19 @@ def read_recording(
 
     A WFDB record is named by its `.hea`, or by its `.dat` or `.mat` beside that, or without any
     ending; its header says how it was sampled. Of all other formats the longer axis is time, and
-    the caller says the rest.
+    the arguments say the rest.
 
     Args:
         fs: Hz. unit: one of `UNITS`. gain: units per mV, where the unit is "adu".
 
     Raises:
-        Unusable: missing, damaged, shorter than a second, with missing samples, of another rate
-            than `fs`, or of unknown format, rate or unit.
+        Unusable: missing, damaged, shorter than a second, with missing samples, or of unknown
+            format, rate or unit.
     """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix in ("", ".hea", ".dat") or (suffix == ".mat" and path.with_suffix(".hea").exists()):
         recording = read_wfdb(path.with_suffix(""))
-        if fs not in (None, recording.fs):
-            raise Unusable(f"header says {recording.fs:g} Hz, not {fs:g}")
     elif suffix in FORMATS:
         if fs is None:
             raise Unusable(f"{suffix} without a sampling rate")
@@ -106,8 +105,10 @@ def millivolt(unit: str | None, gain: float | None) -> float:
 
 
 def check_signal(recording: Recording) -> None:
-    """Raises `Unusable` where a signal is shorter than a second or not finite throughout."""
+    """Raises `Unusable` at a rate of no ECG, under a second, or with samples that are missing."""
     length = len(recording.signal)
+    if not RATES[0] <= recording.fs <= RATES[1]:
+        raise Unusable(f"{recording.fs:g} Hz is not from {RATES[0]} to {RATES[1]}")
     if length < recording.fs:
         raise Unusable(f"{length} samples are shorter than 1 s")
     if not np.isfinite(recording.signal).all():
