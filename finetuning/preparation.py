@@ -154,26 +154,29 @@ def split(listing: Listing, test_size: float, seed: int) -> dict[str, np.ndarray
     Raises:
         UserError: nothing is left to train on, or a class that has to be in both parts is not.
     """
+    lost = f" ({summary(listing.left_out)})" if listing.left_out else ""
     if listing.parts is not None:
         parts = {name: np.flatnonzero(listing.parts == name) for name in _present(listing.parts)}
         if "train" not in parts:
-            raise UserError("no usable record is to train on; see the split")
+            raise UserError(f"no usable record is to train on; see the split{lost}")
         return parts
     counts = count_classes(listing)
     every = stratified(listing.multi_label, listing.patients)
     rarest = min(counts, key=counts.get)
     problem = f"class {rarest} has {counts[rarest]} of {len(listing.y)} records, too few"
     if every and counts[rarest] < 2:
-        raise UserError(f"{problem} for a train and a test set; add records of it")
+        raise UserError(f"{problem} for a train and a test set; add records of it{lost}")
     flag = f"--test-size {test_size:g}"
     try:
         parts = divide(listing.y, listing.multi_label, listing.patients, seed, test_size=test_size)
     except ValueError:  # fewer places in one of the sets than there are classes
         if not every:
-            raise UserError(f"{flag} of {len(listing.y)} records leaves a set empty") from None
+            raise UserError(
+                f"{flag} of {len(listing.y)} records leaves a set empty{lost}"
+            ) from None
         parts = ()
     if every and not (parts and all(listing.y[part].any(0).all() for part in parts)):
-        raise UserError(f"{problem} for {flag}: both sets need every class")
+        raise UserError(f"{problem} for {flag}: both sets need every class{lost}")
     return dict(zip(("train", "test"), parts, strict=True))
 
 

@@ -259,6 +259,13 @@ def test_what_is_left_out(make, tmp_path):
     assert "not a plain array" in reasons["r7.npy"]
 
 
+def test_too_little_left_is_said_with_the_reason(make, tmp_path):
+    table = rows(2)
+    make(table, *SAID)
+    np.save(tmp_path / "mine/r1.npy", noise(600, 3) / 1000)
+    make(table, *SAID, write=False).refused("class N has 0 of 1", "1 × number of leads is 3, not 2")
+
+
 def test_paths_start_at_the_source_and_may_leave_it(make, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
