@@ -12,7 +12,9 @@ from tests.helpers import make_classifier
 from utils.cli import UserError
 from utils.encoders import Classifier, build_encoder, count_parameters
 from utils.engine import Hardware, choose_hardware, predict, train_epoch
-from utils.resnet1d import BatchNorm, ResNet1d, SameConv1d, same_padding
+from utils.keras_rules import same_padding
+from utils.residual import BasicBlock
+from utils.resnet1d import BatchNorm, ResNet1d, SameConv1d
 
 # samples, kernel, stride: zeros in front, behind
 PADDING = {
@@ -85,7 +87,7 @@ def test_convolution_equals_the_sum_written_out(case, dimensions):
 @pytest.mark.parametrize("length", [16, 17, 18])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_stem_equals_convolution_and_pooling_written_out(length, channels_last):
-    encoder, x = ResNet1d((), 1, generator()).eval(), noise(1, 1, length)
+    encoder, x = ResNet1d(BasicBlock, (), 1, generator()).eval(), noise(1, 1, length)
     encoder.channels_last = channels_last
     y = F.relu(encoder.bn1(encoder.conv1(x)))[0].detach().numpy()
     expected = windows(y, 3, 2, outside=-np.inf).max(-1).mean(0)

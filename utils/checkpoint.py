@@ -82,8 +82,9 @@ def load_encoder(
         if needed not in (None, has):
             raise UserError(f"{path} is for {has} {what}, the data has {needed}")
     encoder = build_encoder(
-        contract.architecture, contract.in_channels, contract.stages, torch.Generator()
-    )
+        contract.architecture, contract.in_channels, contract.stages, torch.Generator(),
+        contract.spectrogram,
+    )  # fmt: skip
     kept = _encoder_of(tensors)
     load_strictly(encoder, {k.removeprefix(ENCODER): v for k, v in kept.items()}, path)
     return Transfer(encoder, contract, list(kept), [k for k in tensors if k not in kept])

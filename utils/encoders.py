@@ -1,47 +1,77 @@
 """Table of encoders, (B, C, T) -> (B, D), and the classifier that puts a dense layer on one."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from utils.cli import UserError
+from utils.keras_rules import glorot_
+from utils.residual import BasicBlock, Bottleneck
 from utils.resnet1d import ResNet1d
+from utils.resnet2d import ResNet2d
+from utils.spectrogram import Settings
 
-# architecture: (constructor, blocks of each stage)
-ENCODERS: dict[str, tuple[Callable, tuple[int, ...]]] = {
-    "resnet18": (ResNet1d, (2, 2, 2, 2)),
+
+class Architecture(NamedTuple):
+    """Constructor of an encoder, blocks of each stage, and whether it sees spectrograms."""
+
+    constructor: Callable[..., nn.Module]
+    blocks: tuple[int, ...]
+    spectral: bool = False
+
+
+ENCODERS = {
+    "resnet18": Architecture(partial(ResNet1d, BasicBlock), (2, 2, 2, 2)),
+    "resnet34": Architecture(partial(ResNet1d, BasicBlock), (3, 4, 6, 3)),
+    "resnet50": Architecture(partial(ResNet1d, Bottleneck), (3, 4, 6, 3)),
+    "resnet18_2d": Architecture(ResNet2d, (2, 2, 2, 2), spectral=True),
 }
 
 
 def build_encoder(
-    architecture: str, in_channels: int, stages: int | None, generator: torch.Generator
+    architecture: str,
+    in_channels: int,
+    stages: int | None,
+    generator: torch.Generator,
+    spectrogram: dict[str, Any] | None = None,
 ) -> nn.Module:
-    """Encoder with new weights; `stages` keeps the first ones only.
+    """Encoder with new weights.
+
+    Args:
+        stages: keep the first ones only.
+        spectrogram: settings of a network that sees one, see `utils.spectrogram.Settings`; the
+            replication's by default.
 
     Raises:
-        UserError: unknown architecture, or more stages than it has.
+        UserError: unknown architecture or settings, or more stages than there are.
     """
     if architecture not in ENCODERS:
         raise UserError(f"unknown architecture {architecture!r}; known: {', '.join(ENCODERS)}")
-    constructor, blocks = ENCODERS[architecture]
+    constructor, blocks, spectral = ENCODERS[architecture]
     if stages is not None and not 1 <= stages <= len(blocks):
         raise UserError(f"--stages {stages}: {architecture} has 1 to {len(blocks)}")
-    return constructor(blocks[:stages], in_channels, generator)
+    if not spectral:
+        return constructor(blocks[:stages], in_channels, generator)
+    settings = Settings(**(spectrogram or {}))
+    return constructor(blocks[:stages], in_channels, generator, settings)
+
+
+def spectrogram_settings(encoder: nn.Module) -> dict[str, Any] | None:
+    """For the contract; None of an encoder that sees no spectrogram."""
+    front = getattr(encoder, "spectrogram", None)
+    return front and front.settings._asdict()
 
 
 class Classifier(nn.Module):
-    """Encoder and dense layer, (B, C, T) -> (B, classes) logits.
-
-    The dense layer starts as Keras' does: Glorot uniform, zero bias.
-    """
+    """Encoder and dense layer, (B, C, T) -> (B, classes) logits."""
 
     def __init__(self, encoder: nn.Module, classes: int, generator: torch.Generator):
         super().__init__()
         self.encoder = encoder
-        self.head = nn.Linear(encoder.out_features, classes)
-        nn.init.xavier_uniform_(self.head.weight, generator=generator)
-        nn.init.zeros_(self.head.bias)
+        self.head = glorot_(nn.Linear(encoder.out_features, classes), generator)
 
     def freeze_encoder(self) -> None:
         """Train the dense layer only; the encoder's batch statistics stay as they are, too."""

@@ -1,7 +1,8 @@
 """Names that flags accept. Imports nothing, so that `--help` is instant."""
 
-TASKS = ("beat",)
-ARCHITECTURES = ("resnet18",)
+TASKS = ("beat", "rhythm", "hr", "cpc")
+ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet18_2d")
+SPECTROGRAM_SCALES = ("linear", "db")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16")
 PRETRAINING_METRICS = ("loss", "acc", "f1")
