@@ -59,8 +59,8 @@ def build_encoder(
     return constructor(blocks[:stages], in_channels, generator, settings)
 
 
-def spectrogram_settings(encoder: nn.Module) -> dict[str, Any] | None:
-    """For the contract; None of an encoder that sees no spectrogram."""
+def settings_of(encoder: nn.Module) -> dict[str, Any] | None:
+    """Its spectrogram's settings, for the contract; None where it sees none."""
     front = getattr(encoder, "spectrogram", None)
     return front and front.settings._asdict()
 
