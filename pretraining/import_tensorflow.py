@@ -33,7 +33,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.out.exists() and not args.overwrite:
         raise cli.UserError(f"{args.out} exists; name another file or pass --overwrite")
-    from pretraining.tensorflow_weights import import_weights
+    from pretraining.tensorflow.weights import import_weights
 
     import_weights(args)
 

@@ -17,8 +17,9 @@ class Contract:
         fs: Hz. unit: of the signal before normalisation. mean, sd: in that unit.
         frame_size: samples of one input.
         task, classes: what it was trained for, in the order of the logits.
-        dataset, manifest_sha256: what it was trained on.
-        seed: of the run. versions: of the libraries.
+        dataset, manifest_sha256: what it was trained on; of imported weights, the sum of the files
+            that they come from.
+        seed: of the run, where it is known. versions: of the libraries.
         spectrogram: settings of 2-D networks, see `utils.spectrogram`.
     """
 
@@ -34,7 +35,7 @@ class Contract:
     classes: list[str]
     dataset: str
     manifest_sha256: str
-    seed: int
+    seed: int | None
     versions: dict[str, str]
     spectrogram: dict[str, int | str] | None = None
 

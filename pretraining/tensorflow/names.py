@@ -16,9 +16,13 @@ from utils.residual import FILTERS
 
 OF_TRAINING = re.compile(r"(optimizer|keras_api|save_counter)/|.*/\.OPTIMIZER_SLOT/")
 IN_CLASSIFIER = "layer_with_weights-0/layer_with_weights-0/"  # an encoder being pretrained
+# Applied in this order.
 SPELLINGS = (
     (r"/\.ATTRIBUTES/VARIABLE_VALUE$", ""),
-    (rf"^(signal_embedding/layer_with_weights-0/|{IN_CLASSIFIER}|layer_with_weights-0/)", "encoder/"),
+    (
+        f"^{IN_CLASSIFIER}|^signal_embedding/layer_with_weights-0/|^layer_with_weights-0/",
+        "encoder/",
+    ),
     (r"^layer_with_weights-1/", "head/"),
     (r"^attn_pooling/pool_token_embedding$", "pool_token"),
     (r"^attn_pooling/transformer/enc_layers/", "layers/"),
@@ -34,39 +38,41 @@ SPELLINGS = (
     (r"/(proj|res)_bn/", "/shortcut/1/"),
     (r"/(kernel|gamma)$", "/weight"),
     (r"/beta$", "/bias"),
-    (r"/moving_(mean|variance)$", r"/running_\1"),
+    (r"/moving_mean$", "/running_mean"),
+    (r"/moving_variance$", "/running_var"),
 )
-# (in, out), (k, in, out) and (kh, kw, in, out), as PyTorch has them.
+# (in, out), (k, in, out) and (kh, kw, in, out) to PyTorch's order.
 AXES = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1)}
 
 
 class Variable(NamedTuple):
-    """Name in the checkpoint, value in PyTorch's layout, float32."""
+    """Name in the checkpoint, and float32 value in PyTorch's layout."""
 
     name: str
     value: np.ndarray
 
 
 def translate(variables: Mapping[str, np.ndarray]) -> dict[str, Variable]:
-    """Variables of the model by this project's names; what only training needs is left out.
+    """Variables of the model by this project's names; those of its training are left out.
 
     A variable that nothing is known of gets a name that no network has.
 
     Raises:
         UserError: two variables for one tensor.
     """
-    spelled = {
-        name: (_spell(name), np.ascontiguousarray(value.transpose(AXES.get(value.ndim)), np.float32))
+    spelled = [
+        (_spell(name), Variable(name, _turn(value)))
         for name, value in variables.items()
         if not OF_TRAINING.match(name)
-    }
-    places = _places(dict(spelled.values()))
+    ]
+    places = _places({name: len(variable.value) for name, variable in spelled})
     tensors = {}
-    for name, (ours, value) in spelled.items():
-        ours = re.sub(r"/blocks/\d+/", lambda at: places.get(at[0], at[0]), ours).replace("/", ".")
-        if ours in tensors:
-            raise UserError(f"{name} and {tensors[ours].name} are for the same tensor, {ours}")
-        tensors[ours] = Variable(name, value)
+    for name, variable in spelled:
+        name = re.sub(r"/blocks/\d+/", lambda at: places.get(at[0], at[0]), name).replace("/", ".")
+        if name in tensors:
+            other = tensors[name].name
+            raise UserError(f"--checkpoint holds {variable.name} and {other}: the same tensor")
+        tensors[name] = variable
     return tensors
 
 
@@ -76,13 +82,17 @@ def _spell(name: str) -> str:
     return name
 
 
-def _places(tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """1-D blocks are numbered through all stages: the filters tell which stage one belongs to."""
+def _turn(value: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(value.transpose(AXES.get(value.ndim)), np.float32)
+
+
+def _places(filters: Mapping[str, int]) -> dict[str, str]:
+    """1-D blocks are numbered through all stages: their filters tell which stage they belong to."""
     places, first = {}, {}
     for number in itertools.count():
-        kernel = tensors.get(f"encoder/blocks/{number}/conv1/weight")
-        if kernel is None or len(kernel) not in FILTERS:
+        width = filters.get(f"encoder/blocks/{number}/conv1/weight")
+        if width not in FILTERS:
             return places
-        stage = FILTERS.index(len(kernel))
+        stage = FILTERS.index(width)
         place = number - first.setdefault(stage, number)
         places[f"/blocks/{number}/"] = f"/stages/{stage}/{place}/"

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from pretraining.crc32c import crc32c
+from pretraining.tensorflow.crc32c import crc32c
 
 MAGIC = bytes.fromhex("57fb808b247547db")
 FOOTER = 48  # bytes

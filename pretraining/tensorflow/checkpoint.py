@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pretraining.string_table import Damaged, check, read_message, read_table
+from pretraining.tensorflow.string_table import Damaged, check, read_message, read_table
 from utils.cli import UserError
 
 STRING, BFLOAT16 = 7, 14  # TensorFlow's numbers of types, `types.proto`
