@@ -99,7 +99,9 @@ def train(
         )
         loss, acc = train_epoch(model, progress, optimizer, TASKS[args.task].loss, hardware)
         seconds = time.perf_counter() - began
-        row = {"loss": loss, "acc": acc, **validate(args, data, model, hardware)}
+        scores, ignorant = validate(args, data, model, hardware)
+        row = {"loss": loss, "acc": acc}
+        row |= {column: scores.get(metric) for metric, column in VALIDATED.items()}
         save_weights(epoch_file(args.job_dir, epoch), model.state_dict(), contract)
         history.add(epoch=epoch, **row)
         frames = data.steps * args.batch_size
@@ -108,26 +110,29 @@ def train(
         value = row[VALIDATED[args.val_metric]]
         if data.validation and metrics.better(args.val_metric, value, best):
             chosen, best = epoch, value
+            results = {"epoch": epoch, "validation": scores, "without_input": ignorant}
+            write_json(args.job_dir / "scores.json", results)
+    if data.validation:
+        print(f"answers that ignore the signal: {runlog.words(ignorant)}")
     return chosen
 
 
 def validate(
     args: argparse.Namespace, data: Data, model: nn.Module, hardware: Hardware
-) -> dict[str, float | None]:
-    """Loss, accuracy and macro F1 on the validation patients; empty without any."""
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Loss, accuracy and macro F1 on the validation patients, and without looking at them."""
     if data.validation is None:
-        return dict.fromkeys(VALIDATED.values())
+        return {}, {}
     numbers = range(len(data.validation))
     batches = load(data.validation, numbers, hardware.device, args.data_parallelism)
     logits, labels = predict(
         model, tqdm(batches, "validation", len(numbers), leave=False, disable=None), hardware
     )
-    predicted = logits.argmax(1)
-    return {
-        "val_loss": TASKS[args.task].loss(logits, labels).item(),
-        "val_acc": (predicted == labels).float().mean().item(),
-        "f1": metrics.macro_f1(labels.numpy(), predicted.numpy()),
-    }
+    loss = TASKS[args.task].loss(logits, labels).item()
+    labels, predicted = labels.numpy(), logits.argmax(1).numpy()
+    acc = float((predicted == labels).mean())
+    scores = {"loss": loss, "acc": acc, "f1": metrics.macro_f1(labels, predicted)}
+    return scores, metrics.without_input(labels)
 
 
 def epoch_file(job_dir: Path, epoch: int) -> Path:

@@ -88,11 +88,13 @@ def check(parser: cli.Parser, args: argparse.Namespace) -> None:
         parser.refuse(CPC_FLAGS, "only for --task cpc")
     if args.arch not in names.SPECTRAL_ARCHITECTURES:
         parser.refuse(
-            [flag for flag in vars(args) if flag.startswith("spectrogram_")],
+            [*cli.spectrogram_flags(), "spectrogram_input"],
             "only for 2-D networks, such as --arch resnet18_2d",
         )
     elif args.weights_file:
         parser.refuse(cli.spectrogram_flags(), "comes with --weights-file")
+    if args.cache_val and args.cache_val.exists() and not args.overwrite:
+        parser.error(f"argument --cache-val: {args.cache_val} exists; see --overwrite")
     if args.val_file:
         parser.refuse(
             ("val_patients", "val_size", "val_samples_per_patient", "cache_val"),
