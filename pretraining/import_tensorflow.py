@@ -23,8 +23,8 @@ def main() -> None:
         "--dataset",
         help="what it was trained on; by default icentia11k, of a fine-tuned network challenge17",
     )
-    flag("--mean", type=float, help="of another --dataset, in mV")
-    flag("--sd", type=cli.positive, help="of another --dataset, in mV")
+    flag("--mean", type=cli.number, help="of that dataset, millivolt")
+    flag("--sd", type=cli.positive, help="of that dataset, millivolt")
     flag(
         "--frame-size",
         type=cli.count,

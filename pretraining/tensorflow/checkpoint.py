@@ -83,8 +83,10 @@ def _entries(index: bytes) -> tuple[int, dict[str, _Entry]]:
         dims = (dim for shape in parts[2] for dim in read_message(shape)[1][2])
         shape = [read_message(dim)[0][1] for dim in dims]
         entry = _Entry(numbers[1], shape, *(numbers[field] for field in (3, 4, 5, 6)))
-        if not name.isprintable() or entry.dtype not in (*DTYPES, STRING):
-            raise Damaged(f"{name!a} is of a type (number {entry.dtype}) that is not supported")
+        if not name.isprintable():
+            raise Damaged("a name that is no text")
+        if entry.dtype not in (*DTYPES, STRING):
+            raise Damaged(f"{name} is of a type (number {entry.dtype}) that is not supported")
         if entry.dtype != STRING:
             entries[name] = entry
     return header[1], entries

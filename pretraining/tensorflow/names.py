@@ -7,6 +7,7 @@ the 2-D network of the replication.
 import itertools
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -52,13 +53,13 @@ class Variable(NamedTuple):
     value: np.ndarray
 
 
-def translate(variables: Mapping[str, np.ndarray]) -> dict[str, Variable]:
+def translate(variables: Mapping[str, np.ndarray], path: Path) -> dict[str, Variable]:
     """Variables of the model by this project's names; those of its training are left out.
 
     A variable that nothing is known of gets a name that no network has.
 
     Raises:
-        UserError: two variables for one tensor.
+        UserError: two variables for one tensor; `path` is named.
     """
     spelled = [
         (_spell(name), Variable(name, _turn(value)))
@@ -71,7 +72,7 @@ def translate(variables: Mapping[str, np.ndarray]) -> dict[str, Variable]:
         name = re.sub(r"/blocks/\d+/", lambda at: places.get(at[0], at[0]), name).replace("/", ".")
         if name in tensors:
             other = tensors[name].name
-            raise UserError(f"--checkpoint holds {variable.name} and {other}: the same tensor")
+            raise UserError(f"{path} holds {variable.name} and {other}: one tensor")
         tensors[name] = variable
     return tensors
 

@@ -14,8 +14,8 @@ import numpy as np
 from pretraining.tensorflow.crc32c import crc32c
 
 MAGIC = bytes.fromhex("57fb808b247547db")
-FOOTER = 48  # bytes
-LARGEST, LONGEST_KEY = 2**20, 512  # bytes; the networks here need 10,000 and 150
+FOOTER, TRAILER = 48, 5  # bytes
+LARGEST, LONGEST_KEY = 2**18, 512  # bytes; the networks here need 10,000 to 60,000, and 150
 FIXED = {1: 8, 5: 4}  # protobuf's wire types of fixed size, in bytes
 
 
@@ -23,7 +23,7 @@ class Damaged(Exception):
     """What does not hold, in words that fit behind the file's name."""
 
 
-def check(data: bytes | np.ndarray, masked: int) -> None:
+def check(data: bytes, masked: int) -> None:
     """Raises `Damaged` where `data` has not the sum that was stored with it."""
     crc = crc32c(np.frombuffer(data, np.uint8))
     if (crc >> 15 | crc << 17) + 0xA282EAD8 & 0xFFFFFFFF != masked:
@@ -41,7 +41,7 @@ def read_table(data: bytes) -> dict[bytes, bytes]:
         offset, size = _varint(stream), _varint(stream)
         if offset < end:  # or a small file could name the same block for hours
             raise Damaged("blocks overlap")
-        end = offset + size
+        end = offset + size + TRAILER
         rows += _block(data, offset, size)
     if any(key >= following for (key, _), (following, _) in pairwise(rows)):
         raise Damaged("keys out of order")
@@ -50,7 +50,7 @@ def read_table(data: bytes) -> dict[bytes, bytes]:
 
 def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
     """Keys and values; a key begins with a part of the one before it."""
-    stream = BytesIO(data[offset:])
+    stream = BytesIO(data[offset : offset + size + TRAILER])
     content, checksum = _take(stream, size + 1), _take(stream, 4)
     check(content, int.from_bytes(checksum, "little"))
     if content[-1]:

@@ -13,7 +13,7 @@ from pretraining.tensorflow.network import (
     FINE_TUNED,
     PRETRAINING,
     Network,
-    rebuild,
+    recognise,
 )
 from utils import runlog
 from utils.checkpoint import save_weights
@@ -22,20 +22,20 @@ from utils.contract import Contract
 from utils.encoders import ENCODERS, count_parameters, settings_of
 
 CHALLENGE17 = Constants("challenge17", 0.0075, 0.2373, {})  # Weimann & Conrad's code
-AF_CLASSES = list("ANO~")
+AF_CLASSES = ("A", "N", "O", "~")  # Challenge 2017's, in the order of the logits
 
 
 def import_weights(args: argparse.Namespace) -> None:
     """Do what the flags of `pretraining.import_tensorflow` say."""
     checkpoint = read_checkpoint(args.checkpoint)
-    network = rebuild(checkpoint.variables, args.checkpoint)
+    network = recognise(checkpoint.variables, args.checkpoint)
     contract = describe(network, checkpoint.files, args)
-    save_weights(args.out, network.model.state_dict(), contract)
-    parameters = count_parameters(network.model)
+    save_weights(args.out, network.state, contract)
+    stages = f"{network.stages} of {len(ENCODERS[network.architecture].blocks)} stages"
     print(
-        f"{network.kind}: {network.architecture}, {network.stages} stages, "
-        f"{parameters:,} parameters, task {contract.task}, {network.classes or 'no'} classes"
-        f"; written: {args.out}"
+        f"{network.kind}: {network.architecture}, {stages}, "
+        f"{count_parameters(network.model):,} parameters\n"
+        f"{args.out}: task {contract.task}, {network.classes or 'no'} classes"
     )
 
 
@@ -52,7 +52,7 @@ def describe(network: Network, files: list[Path], args: argparse.Namespace) -> C
     return Contract(
         architecture=network.architecture,
         stages=None if network.stages == len(architecture.blocks) else network.stages,
-        in_channels=network.in_channels,
+        in_channels=network.state["encoder.conv1.weight"].shape[1],
         fs=FS,
         unit="mV",
         mean=dataset.mean,
@@ -94,7 +94,7 @@ def _task(network: Network, asked: str | None, dataset: str) -> tuple[str, list[
     if network.kind == FINE_TUNED and dataset == CHALLENGE17.name:
         if network.classes != len(AF_CLASSES):
             raise UserError(f"{network.classes} classes are not those of {dataset}; name --dataset")
-        return task, AF_CLASSES
+        return task, list(AF_CLASSES)
     return task, [str(number) for number in range(network.classes)]
 
 
