@@ -13,7 +13,8 @@ from utils.cli import UserError
 
 STRING, BFLOAT16 = 7, 14  # TensorFlow's numbers of types, `types.proto`
 DTYPES = {
-    1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 5: "<i2", 6: "i1", 9: "<i8", BFLOAT16: "<u2", 19: "<f2",
+    1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 5: "<i2", 6: "i1", 9: "<i8", 10: "?", BFLOAT16: "<u2",
+    17: "<u2", 19: "<f2", 22: "<u4", 23: "<u8",
 }  # fmt: skip
 MOST_DIMENSIONS = 8
 
