@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pretraining.icentia11k import Constants, Signals
+from pretraining.distributions import Signals
+from pretraining.icentia11k import Constants
 from pretraining.index import AnnotationIndex
 from pretraining.sampler import Sampler
 from utils.cli import UserError
@@ -61,9 +62,12 @@ class FrameBatches(Dataset):
         labels = np.empty(len(starts), np.int64)
         for segment in np.unique(segments):
             chosen = np.flatnonzero(segments == segment)
-            samples = self.signals.get(self.index.record_path(segment), self.index.header(segment))
-            windows = np.lib.stride_tricks.sliding_window_view(samples, frame_size)
-            signal[chosen, 0] = windows[starts[chosen]]
+            signal[chosen, 0] = self.signals.windows(
+                self.index.record_path(segment),
+                self.index.header(segment),
+                starts[chosen],
+                frame_size,
+            )
             labels[chosen] = self.label_rule(
                 self.index.annotations(segment), starts[chosen], frame_size
             )
