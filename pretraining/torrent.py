@@ -62,6 +62,11 @@ def files(record: Path) -> list[Path]:
 watched = files  # patients share a folder
 
 
+def read_from(record: Path) -> list[Path]:
+    """Of `files`, those that are read: of signal and labels the first that is there."""
+    return [path for path in (_first(record, SIGNALS), _first(record, LABELS)) if path]
+
+
 def read(record: Path) -> Iterator[tuple[Path, Segment | Unusable]]:
     """Each segment of a patient, or why it cannot be used.
 
