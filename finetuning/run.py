@@ -17,9 +17,9 @@ from finetuning.batches import Recordings, batches, pad_recordings
 from finetuning.prepared import PreparedSet, load_prepared
 from utils import metrics, runlog
 from utils.checkpoint import load_encoder, load_strictly, read_weights, save_weights
-from utils.cli import UserError
+from utils.cli import UserError, spectrogram_settings
 from utils.contract import Contract
-from utils.encoders import Classifier, build_encoder, count_parameters
+from utils.encoders import Classifier, build_encoder, count_parameters, settings_of
 from utils.engine import Hardware, choose_hardware, predict, train_epoch
 from utils.files import write_json
 from utils.manifest import digest
@@ -143,7 +143,7 @@ def build_model(args: argparse.Namespace, data: Data) -> tuple[Classifier, Contr
     generator = runlog.torch_generator(args.seed)
     manifest, recordings = data.manifest, data.parts["train"]
     channels = recordings.signal.shape[1]
-    architecture, stages = args.arch or DEFAULT_ARCHITECTURE, None
+    architecture, stages = args.arch or DEFAULT_ARCHITECTURE, args.stages
     if args.weights_file:
         transfer = load_encoder(args.weights_file, args.arch, manifest["fs"], channels)
         architecture, stages = transfer.contract.architecture, transfer.contract.stages
@@ -152,7 +152,8 @@ def build_model(args: argparse.Namespace, data: Data) -> tuple[Classifier, Contr
             print("\n".join(f"  transferred {name}" for name in transfer.transferred))
         encoder = transfer.encoder
     else:
-        encoder = build_encoder(architecture, channels, stages, generator)
+        settings = spectrogram_settings(args)
+        encoder = build_encoder(architecture, channels, stages, generator, settings)
     model = Classifier(encoder, len(recordings.classes), generator)
     if args.freeze:
         model.freeze_encoder()
@@ -172,6 +173,7 @@ def build_model(args: argparse.Namespace, data: Data) -> tuple[Classifier, Contr
         manifest_sha256=digest(manifest),
         seed=args.seed,
         versions=runlog.versions(),
+        spectrogram=settings_of(encoder),
     )
     return model, contract
 

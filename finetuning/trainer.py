@@ -9,7 +9,7 @@ and scores.json.
 
 import argparse
 
-from utils import cli, names
+from utils import cli, names, presets
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -32,6 +32,7 @@ def parse_arguments() -> argparse.Namespace:
         help="share of --train that validates, without --val; 0 for none",
     )
     flag("--arch", choices=names.ARCHITECTURES, help="by default the weights file's, else resnet18")
+    flag("--stages", type=cli.count, help="keep the first stages of a new network only")
     flag(
         "--subset",
         type=cli.share_or_one,
@@ -51,7 +52,13 @@ def parse_arguments() -> argparse.Namespace:
     flag("--stop-metric", choices=names.STOP_METRICS, default="val_loss", help="see --patience")
     flag("--freeze", action="store_true", help="train the classifier only")
     flag("--verbose", action="store_true", help="a progress bar, and every tensor transferred")
-    return parser.parse_args()
+    cli.add_spectrogram_flags(parser)
+    args = parser.parse_with_preset(presets.FINETUNING)
+    if args.weights_file:
+        parser.refuse(["stages", *cli.spectrogram_flags()], "comes with --weights-file")
+    elif args.arch not in names.SPECTRAL_ARCHITECTURES:
+        parser.refuse(cli.spectrogram_flags(), "only for 2-D networks, such as --arch resnet18_2d")
+    return args
 
 
 def main() -> None:

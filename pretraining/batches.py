@@ -1,6 +1,6 @@
-"""Sampler, reader and labels to tensors."""
+"""Examples and reader to tensors."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -9,21 +9,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pretraining.distributions import Signals
+from pretraining.examples import Examples
 from pretraining.icentia11k import Constants
 from pretraining.index import AnnotationIndex
-from pretraining.sampler import Sampler
 from utils.cli import UserError
-
-# (annotations of a segment, starts (n,), frame_size) -> (n,) int64
-LabelRule = Callable[[dict[str, np.ndarray], np.ndarray, int], np.ndarray]
 
 
 class Frames(NamedTuple):
-    """One batch as it was read; normalised, it is `signal * scale + shift`."""
+    """One batch as it was read, K frames of each example; normalised, `signal * scale + shift`."""
 
-    signal: Tensor  # (B, 1, T) int16
-    scale: Tensor  # (B, 1, 1) float32
-    shift: Tensor  # (B, 1, 1) float32
+    signal: Tensor  # (B, K, T) int16
+    scale: Tensor  # (B, K, 1) float32
+    shift: Tensor  # (B, K, 1) float32
     labels: Tensor  # (B,) int64
 
 
@@ -31,22 +28,20 @@ class FrameBatches(Dataset):
     """Batch number -> `Frames`, the same whoever asks and in whatever order.
 
     Args:
-        total: frames in all; the last batch may be smaller.
+        total: examples in all; the last batch may be smaller.
     """
 
     def __init__(
         self,
         index: AnnotationIndex,
-        sampler: Sampler,
+        examples: Examples,
         constants: Constants,
-        label_rule: LabelRule,
         batch_size: int,
         total: int,
     ):
         self.index = index
-        self.sampler = sampler
+        self.examples = examples
         self.constants = constants
-        self.label_rule = label_rule
         self.batch_size = batch_size
         self.total = total
         self.signals = Signals()
@@ -56,35 +51,35 @@ class FrameBatches(Dataset):
 
     def __getitem__(self, number: int) -> Frames:
         first = number * self.batch_size
-        segments, starts = self.sampler.frames(first, min(self.batch_size, self.total - first))
-        frame_size = self.sampler.frame_size
-        signal = np.empty((len(starts), 1, frame_size), np.int16)
-        labels = np.empty(len(starts), np.int64)
+        count = min(self.batch_size, self.total - first)
+        segments, starts, labels = self.examples(first, count)
+        signal = self._read(segments.ravel(), starts.ravel()).reshape(*segments.shape, -1)
+        scale, shift = self._scaling(segments)
+        return Frames(*map(torch.from_numpy, (signal, scale, shift, labels)))
+
+    def _read(self, segments: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """Frames that start there, (n, T) int16."""
+        length = self.examples.frame_size
+        signal = np.empty((len(starts), length), np.int16)
         for segment in np.unique(segments):
             chosen = np.flatnonzero(segments == segment)
-            signal[chosen, 0] = self.signals.windows(
-                self.index.record_path(segment),
-                self.index.header(segment),
-                starts[chosen],
-                frame_size,
+            signal[chosen] = self.signals.windows(
+                self.index.record_path(segment), self.index.header(segment), starts[chosen], length
             )
-            labels[chosen] = self.label_rule(
-                self.index.annotations(segment), starts[chosen], frame_size
-            )
-        return Frames(torch.from_numpy(signal), *self._scaling(segments), torch.from_numpy(labels))
+        return signal
 
-    def _scaling(self, segments: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Factor and shift from int16 to normalised mV, (B, 1, 1) each."""
+    def _scaling(self, segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Factor and shift from int16 to normalised mV, (B, K, 1) float32 each."""
         rows = self.index.segments[segments]
         scale = 1 / (rows["gain"] * self.constants.sd)
         shift = -rows["baseline"] * scale - self.constants.mean / self.constants.sd
-        return tuple(torch.from_numpy(v.astype(np.float32))[:, None, None] for v in (scale, shift))
+        return tuple(values.astype(np.float32)[..., None] for values in (scale, shift))
 
 
 def load(
-    batches: FrameBatches, numbers: range, device: torch.device, workers: int = 0
+    batches: Dataset, numbers: range, device: torch.device, workers: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalised frames (B, 1, T) float32 and labels (B,) on the device, in order.
+    """Normalised frames (B, K, T) float32 and labels (B,) on the device, in order.
 
     Args:
         numbers: of the batches.

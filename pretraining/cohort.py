@@ -1,10 +1,12 @@
 """Which patients and segments a run uses, which it leaves out and why, who validates."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pretraining.icentia11k import Constants
 from pretraining.index import AnnotationIndex
 from utils.cli import UserError
 from utils.manifest import summary
@@ -16,14 +18,14 @@ Cohort = dict[int, np.ndarray]  # patient: numbers of the segments used, (segmen
 def choose_segments(
     index: AnnotationIndex,
     patient_ids: Sequence[int] | None,
-    frame_size: int,
+    window: int,
     annotated: bool,
 ) -> tuple[Cohort, list[dict[str, Any]]]:
     """Segments that can be used, by patient, and the record and reason of those left out.
 
     Args:
         patient_ids: patients asked for, or None for all that there are.
-        frame_size: samples; shorter segments are left out.
+        window: samples that an example takes; shorter segments are left out.
         annotated: leave out segments without annotations.
 
     Raises:
@@ -32,7 +34,7 @@ def choose_segments(
     table = index.segments
     asked = sorted(index.patients if patient_ids is None else set(patient_ids))
     chosen = np.isin(table["patient"], asked)
-    short = chosen & (table["samples"] < frame_size)
+    short = chosen & (table["samples"] < window)
     silent = chosen & ~short & ~table["annotated"] if annotated else np.zeros_like(chosen)
     left_out = [
         {"record": out["record"], "patient": out["patient"], "reason": out["reason"]}
@@ -40,7 +42,7 @@ def choose_segments(
         if out["patient"] in asked
     ]
     for mask, reason in (
-        (short, f"shorter than a frame of {frame_size} samples"),
+        (short, f"shorter than an example of {window} samples"),
         (silent, "no annotations"),
     ):
         left_out += [
@@ -92,6 +94,25 @@ def split_patients(
         )
     train = {patient: rows for patient, rows in cohort.items() if patient not in chosen}
     return train, {patient: rows for patient, rows in cohort.items() if patient in chosen}
+
+
+def without(cohort: Cohort, about: Mapping[str, Any], constants: Constants, source: Path) -> Cohort:
+    """The patients of `cohort` who are not validated on in a file of frames.
+
+    Args:
+        about: what the file says of its frames: `dataset` and `patients`. source: its path.
+
+    Raises:
+        UserError: nobody would be left to train on.
+    """
+    same = constants.same_subject
+    taken = set()
+    if about["dataset"] == constants.name:
+        taken = {same.get(patient, patient) for patient in about["patients"]}
+    train = {p: rows for p, rows in cohort.items() if same.get(p, p) not in taken}
+    if not train:
+        raise UserError(f"{source} holds frames of all usable patients; none is left to train on")
+    return train
 
 
 def manifest(

@@ -1,15 +1,18 @@
 """Frame labels from annotations. Pure rules, vectorised over frames.
 
-A frame is samples [start, end). An annotation's index marks the end of its beat. The rules are
-those of Weimann & Conrad's code.
+A frame is samples [start, end). An annotation's index marks the end of its beat or rhythm interval.
+The rules are those of Weimann & Conrad's code.
 """
 
 import numpy as np
 
-from utils.annotations import BEAT_CLASSES
+from utils.annotations import BEAT_CLASSES, HEART_RATE_CLASSES, RHYTHM_CLASSES
 
-NORMAL = BEAT_CLASSES.index("normal")
 ECTOPIC = BEAT_CLASSES.index("pac")  # pac, aberrated, pvc: from here to the end
+# Rhythms that decide a frame wherever they occur, and the others.
+DECISIVE = np.array([RHYTHM_CLASSES.index(name) for name in ("undefined", "afib", "aflut")])
+COMMON = np.array([RHYTHM_CLASSES.index(name) for name in ("end", "noise", "normal")])
+TACHYCARDIA, BRADYCARDIA, NORMAL_RATE, NOISE = range(len(HEART_RATE_CLASSES))
 
 
 def beat_labels(
@@ -33,6 +36,71 @@ def beat_labels(
     return np.where(ectopic.any(1), ECTOPIC + ectopic.argmax(1), common)
 
 
+def heart_rate_labels(
+    ends: np.ndarray, starts: np.ndarray, frame_size: int, fs: float
+) -> np.ndarray:
+    """Heart-rate class of each frame, (n,) int64.
+
+    From the mean interval between the ends of its complete beats: below 60 bpm bradycardia, up to
+    100 bpm normal, above that tachycardia; noise where there are fewer than two.
+
+    Args:
+        ends, starts, frame_size: as for `beat_labels`. fs: Hz.
+    """
+    first, stop = complete_beats(ends, starts, frame_size)
+    intervals = stop - first - 1
+    counted = intervals > 0
+    first, last = np.where(counted, first, 0), np.where(counted, stop - 1, 0)
+    padded = ends if len(ends) else np.zeros(1, np.int64)
+    span = padded[last].astype(np.int64) - padded[first]  # samples of so many intervals
+    # Multiplied out, so that 60 and 100 bpm are met exactly: bpm = 60 fs intervals / span.
+    slow = fs * intervals < span
+    fast = 60 * fs * intervals > 100 * span
+    rate = np.where(slow, BRADYCARDIA, np.where(fast, TACHYCARDIA, NORMAL_RATE))
+    return np.where(counted, rate, NOISE)
+
+
+def rhythm_labels(
+    ends: np.ndarray, codes: np.ndarray, starts: np.ndarray, frame_size: int
+) -> np.ndarray:
+    """Rhythm class of each frame, (n,) int64.
+
+    The longest of undefined, afib and aflut if any occurs, else the longest of end, noise and
+    normal; the lowest code wins a tie, and a frame behind the last annotation is undefined.
+
+    Args:
+        ends: (intervals,) sample that ends each interval, ascending.
+        codes: (intervals,) rhythm of each, see `utils.annotations.RHYTHM_CLASSES`.
+        starts: (n,) first sample of each frame.
+        frame_size: samples.
+    """
+    durations = rhythm_durations(ends, codes, starts, frame_size)
+    decisive, common = durations[:, DECISIVE], durations[:, COMMON]
+    found = np.where(common.any(1), COMMON[common.argmax(1)], RHYTHM_CLASSES.index("undefined"))
+    return np.where(decisive.any(1), DECISIVE[decisive.argmax(1)], found)
+
+
+def rhythm_durations(
+    ends: np.ndarray, codes: np.ndarray, starts: np.ndarray, frame_size: int
+) -> np.ndarray:
+    """Samples of each rhythm in each frame, (n, classes) int64.
+
+    The interval that the frame starts in counts from there; the last one that begins in the frame
+    counts up to its end, even where the annotations end earlier.
+    """
+    stops = starts + frame_size
+    first = np.searchsorted(ends, starts, "right")
+    stop = np.minimum(np.searchsorted(ends, stops, "left") + 1, len(ends))
+    places, inside = _stretches(first, stop)
+    if not places.size:
+        return np.zeros((len(starts), len(RHYTHM_CLASSES)), np.int64)
+    begin = np.where(places == first[:, None], starts[:, None], ends[places - 1])
+    end = np.where(places == stop[:, None] - 1, stops[:, None], ends[places])
+    length = np.where(inside, end - begin, 0)
+    code = codes[places]
+    return np.stack([(length * (code == k)).sum(1) for k in range(len(RHYTHM_CLASSES))], axis=1)
+
+
 def complete_beats(
     ends: np.ndarray, starts: np.ndarray, frame_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -46,8 +114,14 @@ def complete_beats(
 
 def count_codes(codes: np.ndarray, first: np.ndarray, stop: np.ndarray, classes: int) -> np.ndarray:
     """How often each code occurs in `codes[first:stop]`, (n, classes)."""
-    longest = max(int((stop - first).max(initial=0)), 0)
-    places = first[:, None] + np.arange(longest)  # (n, longest)
-    inside = places < stop[:, None]
-    found = np.where(inside, codes[np.where(inside, places, 0)], classes)
+    places, inside = _stretches(first, stop)
+    found = np.where(inside, codes[places], classes)
     return (found[:, :, None] == np.arange(classes)).sum(1)
+
+
+def _stretches(first: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers first … stop - 1 of each frame, (n, longest), 0 beyond; and which are not."""
+    longest = max(int((stop - first).max(initial=0)), 0)
+    places = first[:, None] + np.arange(longest)
+    inside = places < stop[:, None]
+    return np.where(inside, places, 0), inside

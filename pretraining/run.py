@@ -1,44 +1,27 @@
 """One pretraining run: data, model, epochs, the chosen encoder."""
 
 import argparse
-import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from pretraining.batches import FrameBatches, load
-from pretraining.cohort import Cohort, choose_segments, manifest, split_patients
-from pretraining.icentia11k import FS, Constants, read_constants
-from pretraining.indexing import open_index
-from pretraining.sampler import Sampler
+from pretraining.batches import load
+from pretraining.data import Data, cache_validation, open_data
+from pretraining.icentia11k import FS
 from pretraining.tasks import TASKS
 from utils import metrics, runlog
 from utils.checkpoint import load_encoder, save_weights, strip_head
-from utils.cli import UserError
+from utils.cli import UserError, spectrogram_settings
 from utils.contract import Contract
-from utils.encoders import Classifier, build_encoder, count_parameters
+from utils.encoders import build_encoder, count_parameters, settings_of
 from utils.engine import Hardware, choose_hardware, predict, train_epoch
 from utils.files import write_json
-from utils.manifest import digest, summary
+from utils.manifest import digest
 
-TRAINING, VALIDATION = 1, 2  # streams of random numbers
-STEPS_PER_EPOCH = 1000
 VALIDATED = {"loss": "val_loss", "acc": "val_acc", "f1": "f1"}  # columns of the history
-
-
-class Data(NamedTuple):
-    """Batches to train and to validate on, steps of an epoch, epochs, and what went into them."""
-
-    train: FrameBatches
-    validation: FrameBatches | None
-    steps: int
-    epochs: int
-    dataset: Constants
-    manifest: dict[str, Any]
 
 
 def run(args: argparse.Namespace) -> None:
@@ -49,58 +32,14 @@ def run(args: argparse.Namespace) -> None:
     model = hardware.place(build_model(args))
     runlog.start_run(args, str(hardware))
     write_json(args.job_dir / "manifest.json", data.manifest)
-    chosen = train(args, data, model, describe(args, data), hardware)
+    if args.cache_val:
+        cache_validation(args, data)
+    contract = describe(args, data, model)
+    chosen = train(args, data, model, contract, hardware)
     by = f"validation {args.val_metric}" if data.validation else "being the last"
     weights = args.job_dir / "weights.safetensors"
     strip_head(epoch_file(args.job_dir, chosen), weights)
     print(f"epoch {chosen} chosen by {by}; its encoder: {weights}")
-
-
-def open_data(args: argparse.Namespace) -> Data:
-    """Choose the segments, split the patients, lay out the stream of batches."""
-    task = TASKS[args.task]
-    constants = read_constants(args.train)
-    index = open_index(args.train, args.index, args.patient_ids)
-    cohort, left_out = choose_segments(index, args.patient_ids, args.frame_size, task.annotated)
-    if left_out:
-        print(summary(left_out), file=sys.stderr)
-    train, val = split_patients(cohort, args.val_patients, args.seed, constants.same_subject)
-
-    def batches(cohort: Cohort, per_patient: int, stream: int, total: int) -> FrameBatches:
-        sampler = Sampler(
-            list(cohort.values()), index.segments["samples"], args.frame_size, per_patient,
-            (args.seed, stream),
-        )  # fmt: skip
-        return FrameBatches(index, sampler, constants, task.label_rule, args.batch_size, total)
-
-    steps_in_pass = -(-len(train) * args.samples_per_patient // args.batch_size)
-    steps = args.steps_per_epoch or min(STEPS_PER_EPOCH, steps_in_pass)
-    epochs = args.epochs or -(-steps_in_pass // steps)
-    total = steps * epochs * args.batch_size
-    per_patient, val_size = validation_frames(args, len(val), steps * args.batch_size)
-    print(f"{constants.name}: {len(train)} patients train, {len(val)} validate")
-    return Data(
-        train=batches(train, args.samples_per_patient, TRAINING, total),
-        validation=batches(val, per_patient, VALIDATION, val_size) if val else None,
-        steps=steps,
-        epochs=epochs,
-        dataset=constants,
-        manifest=manifest(index, train, val, left_out),
-    )
-
-
-def validation_frames(args: argparse.Namespace, patients: int, epoch: int) -> tuple[int, int]:
-    """Frames of each validation patient, and in all.
-
-    `--val-size` alone is shared out equally. Without either flag they are a quarter of an `epoch`
-    of training frames, so that validation does not cost more than training.
-    """
-    if args.val_samples_per_patient:
-        per_patient = args.val_samples_per_patient
-    else:
-        total = args.val_size or min(patients * args.samples_per_patient, epoch // 4)
-        per_patient = max(-(-total // max(patients, 1)), 1)
-    return per_patient, args.val_size or patients * per_patient
 
 
 def build_model(args: argparse.Namespace) -> nn.Module:
@@ -113,13 +52,14 @@ def build_model(args: argparse.Namespace) -> nn.Module:
         print(transfer.report(args.weights_file))
         encoder, args.stages = transfer.encoder, transfer.contract.stages
     else:
-        encoder = build_encoder(args.arch, 1, args.stages, generator)
-    model = Classifier(encoder, len(TASKS[args.task].classes), generator)
+        settings = spectrogram_settings(args)
+        encoder = build_encoder(args.arch, 1, args.stages, generator, settings)
+    model = TASKS[args.task].model(encoder, args, generator)
     print(f"{args.arch}: {count_parameters(model):,} parameters")
     return model
 
 
-def describe(args: argparse.Namespace, data: Data) -> Contract:
+def describe(args: argparse.Namespace, data: Data, model: nn.Module) -> Contract:
     """What the weights of this run will say of themselves."""
     return Contract(
         architecture=args.arch,
@@ -136,6 +76,7 @@ def describe(args: argparse.Namespace, data: Data) -> Contract:
         manifest_sha256=digest(data.manifest),
         seed=args.seed,
         versions=runlog.versions(),
+        spectrogram=settings_of(model.encoder),
     )
 
 
@@ -158,7 +99,9 @@ def train(
         )
         loss, acc = train_epoch(model, progress, optimizer, TASKS[args.task].loss, hardware)
         seconds = time.perf_counter() - began
-        row = {"loss": loss, "acc": acc, **validate(args, data, model, hardware)}
+        scores, ignorant = validate(args, data, model, hardware)
+        row = {"loss": loss, "acc": acc}
+        row |= {column: scores.get(metric) for metric, column in VALIDATED.items()}
         save_weights(epoch_file(args.job_dir, epoch), model.state_dict(), contract)
         history.add(epoch=epoch, **row)
         frames = data.steps * args.batch_size
@@ -167,26 +110,29 @@ def train(
         value = row[VALIDATED[args.val_metric]]
         if data.validation and metrics.better(args.val_metric, value, best):
             chosen, best = epoch, value
+            results = {"epoch": epoch, "validation": scores, "without_input": ignorant}
+            write_json(args.job_dir / "scores.json", results)
+    if data.validation:
+        print(f"answers that ignore the signal: {runlog.words(ignorant)}")
     return chosen
 
 
 def validate(
     args: argparse.Namespace, data: Data, model: nn.Module, hardware: Hardware
-) -> dict[str, float | None]:
-    """Loss, accuracy and macro F1 on the validation patients; empty without any."""
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Loss, accuracy and macro F1 on the validation patients, and without looking at them."""
     if data.validation is None:
-        return dict.fromkeys(VALIDATED.values())
+        return {}, {}
     numbers = range(len(data.validation))
     batches = load(data.validation, numbers, hardware.device, args.data_parallelism)
     logits, labels = predict(
         model, tqdm(batches, "validation", len(numbers), leave=False, disable=None), hardware
     )
-    predicted = logits.argmax(1)
-    return {
-        "val_loss": TASKS[args.task].loss(logits, labels).item(),
-        "val_acc": (predicted == labels).float().mean().item(),
-        "f1": metrics.macro_f1(labels.numpy(), predicted.numpy()),
-    }
+    loss = TASKS[args.task].loss(logits, labels).item()
+    labels, predicted = labels.numpy(), logits.argmax(1).numpy()
+    acc = float((predicted == labels).mean())
+    scores = {"loss": loss, "acc": acc, "f1": metrics.macro_f1(labels, predicted)}
+    return scores, metrics.without_input(labels)
 
 
 def epoch_file(job_dir: Path, epoch: int) -> Path:

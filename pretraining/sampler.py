@@ -4,8 +4,8 @@ The stream is endless and made of passes; a pass takes every patient once, in an
 and `samples_per_patient` frames of each. The frames of 16 patients at a time are mixed.
 """
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -38,6 +38,7 @@ class Sampler:
         self.samples_per_patient = samples_per_patient
         self.seed = tuple(seed)
         self._group = lru_cache(maxsize=2)(self._draw_group)
+        self._others = lru_cache(maxsize=2)(self._draw_others)
 
     def __reduce__(self):
         return Sampler, (
@@ -51,26 +52,58 @@ class Sampler:
 
     def frames(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Segment numbers and start samples, (count,) int64 each, from position `first` on."""
+        return self._stretch(self._group, first, count)
+
+    def others(
+        self, first: int, count: int, number: int, size: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For each position from `first` on, places to compare its frame with.
+
+        Args:
+            number: of other frames, uniform over the segments of the position's 16 patients.
+            size: samples of each.
+
+        Returns:
+            Segment numbers and start samples, (count, number) each, and a number from 0 to
+            `number`, (count,): where among the others the frame itself is put.
+        """
+        return self._stretch(partial(self._others, number, size), first, count)
+
+    def _stretch(self, draw: Callable, first: int, count: int) -> tuple[np.ndarray, ...]:
+        """Positions from `first` on, of arrays that `draw(cycle, group)` makes group by group."""
         group_length = MIXED_PATIENTS * self.samples_per_patient
         parts = []
         while count:
             cycle, place = divmod(first, self.pass_length)
             group, offset = divmod(place, group_length)
-            part = self._group(cycle, group)[:, offset : offset + count]
+            part = [array[offset : offset + count] for array in draw(cycle, group)]
             parts.append(part)
-            first += part.shape[1]
-            count -= part.shape[1]
-        segments, starts = np.concatenate(parts, axis=1)
-        return segments, starts
+            first += len(part[0])
+            count -= len(part[0])
+        return tuple(map(np.concatenate, zip(*parts, strict=True)))
+
+    def _members(self, cycle: int, group: int) -> list[np.ndarray]:
+        """Segments of each patient of a group."""
+        order = rng(*self.seed, cycle).permutation(len(self.patients))
+        members = order[group * MIXED_PATIENTS : (group + 1) * MIXED_PATIENTS]
+        return [self.patients[member] for member in members]
 
     def _draw_group(self, cycle: int, group: int) -> np.ndarray:
         """Frames of one group of patients, mixed; (2, frames): segment number, start."""
-        order = rng(*self.seed, cycle).permutation(len(self.patients))
-        members = order[group * MIXED_PATIENTS : (group + 1) * MIXED_PATIENTS]
         generator = rng(*self.seed, cycle, group)
         size = self.samples_per_patient
         segments = np.concatenate(
-            [generator.choice(self.patients[member], size) for member in members]
+            [generator.choice(segments, size) for segments in self._members(cycle, group)]
         )
         starts = generator.integers(0, self.samples[segments] - self.frame_size, endpoint=True)
         return generator.permutation(np.stack([segments, starts]), axis=1)
+
+    def _draw_others(
+        self, number: int, size: int, cycle: int, group: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        generator = rng(*self.seed, cycle, group, 1)
+        members = self._members(cycle, group)
+        shape = len(members) * self.samples_per_patient, number
+        segments = generator.choice(np.concatenate(members), shape)
+        starts = generator.integers(0, self.samples[segments] - size, endpoint=True)
+        return segments, starts, generator.integers(0, number, shape[0], endpoint=True)

@@ -1,32 +1,82 @@
 """Table of pretraining objectives; a new one is a row."""
 
+from argparse import Namespace
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor, nn
 
 from pretraining import labels
-from pretraining.batches import LabelRule
-from utils.annotations import BEAT_CLASSES
+from pretraining.cpc import CPC
+from pretraining.examples import Context, Examples, LabelledFrames, LabelRule, PredictedFrames
+from pretraining.index import AnnotationIndex
+from pretraining.sampler import Sampler
+from utils.annotations import BEAT_CLASSES, HEART_RATE_CLASSES, RHYTHM_CLASSES
+from utils.encoders import Classifier
+from utils.segments import FS
 
 
 class Task(NamedTuple):
-    """Classes in the order of the logits, the rule that labels frames, whether that needs
-    annotations, and the loss of (B, classes) logits against (B,) labels."""
+    """An objective; its functions take the flags of `pretraining.trainer`.
+
+    Attributes:
+        classes: in the order of the logits; none where the answer is a place.
+        annotated: whether it needs annotations.
+        window: samples that an example takes from its segment in one stretch.
+        examples: what is made of the sampler's windows.
+        model: around an encoder, (B, K, T) -> (B, answers) logits.
+        loss: of logits against (B,) labels.
+    """
 
     classes: tuple[str, ...]
-    label_rule: LabelRule
     annotated: bool
-    loss: Callable[[Tensor, Tensor], Tensor]
+    window: Callable[[Namespace], int]
+    examples: Callable[[AnnotationIndex, Sampler, Namespace], Examples]
+    model: Callable[[nn.Module, Namespace, Generator], nn.Module]
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+
+
+def _classification(classes: tuple[str, ...], rule: LabelRule) -> Task:
+    """Tell the class of a frame."""
+    return Task(
+        classes,
+        annotated=True,
+        window=lambda args: args.frame_size,
+        examples=lambda index, sampler, args: LabelledFrames(index, sampler, rule),
+        model=lambda encoder, args, generator: Classifier(encoder, len(classes), generator),
+    )
 
 
 def _beat(annotations, starts, frame_size):
-    return labels.beat_labels(
-        annotations["beat_ends"], annotations["beat_codes"], starts, frame_size
+    ends, codes = annotations["beat_ends"], annotations["beat_codes"]
+    return labels.beat_labels(ends, codes, starts, frame_size)
+
+
+def _rhythm(annotations, starts, frame_size):
+    ends, codes = annotations["rhythm_ends"], annotations["rhythm_codes"]
+    return labels.rhythm_labels(ends, codes, starts, frame_size)
+
+
+def _heart_rate(annotations, starts, frame_size):
+    return labels.heart_rate_labels(annotations["beat_ends"], starts, frame_size, FS)
+
+
+def _context(args: Namespace) -> Context:
+    return Context(
+        args.frame_size, args.context_size, args.context_overlap, args.positive_offset, args.ns
     )
 
 
 TASKS = {
-    "beat": Task(BEAT_CLASSES, _beat, annotated=True, loss=F.cross_entropy),
+    "beat": _classification(BEAT_CLASSES, _beat),
+    "rhythm": _classification(RHYTHM_CLASSES, _rhythm),
+    "hr": _classification(HEART_RATE_CLASSES, _heart_rate),
+    "cpc": Task(
+        classes=(),
+        annotated=False,
+        window=lambda args: _context(args).window,
+        examples=lambda index, sampler, args: PredictedFrames(sampler, _context(args)),
+        model=lambda encoder, args, generator: CPC(encoder, args.context_size, generator),
+    ),
 }

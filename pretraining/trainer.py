@@ -9,7 +9,9 @@ weights.safetensors: the chosen epoch without its classifier.
 import argparse
 from pathlib import Path
 
-from utils import cli, names
+from utils import cli, names, presets
+
+CPC_FLAGS = ("context_size", "context_overlap", "positive_offset", "ns")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -32,13 +34,15 @@ def parse_arguments() -> argparse.Namespace:
         default=0.05,
         help="share or number of the patients that validate and never train; 0 for none",
     )
-    flag("--val-size", type=cli.count, help="frames to validate on, shared by those patients")
+    flag("--val-size", type=cli.count, help="examples to validate on, shared by those patients")
+    flag("--cache-val", type=Path, help="write them to this file (.npz)")
+    flag("--val-file", type=cli.file, help="validate on these; their patients never train")
     flag("--weights-file", type=cli.file, help="start from this encoder")
     flag("--arch", choices=names.ARCHITECTURES, default="resnet18", help="encoder")
     flag("--stages", type=cli.count, help="keep the first stages of the encoder only")
     flag("--frame-size", type=cli.count, default=2048, help="samples at 250 Hz")
-    flag("--batch-size", type=cli.count, default=64, help="frames")
-    flag("--samples-per-patient", type=cli.count, default=4096, help="frames of each in one pass")
+    flag("--batch-size", type=cli.count, default=64, help="examples")
+    flag("--samples-per-patient", type=cli.count, default=4096, help="examples of each in one pass")
     flag(
         "--val-samples-per-patient",
         type=cli.count,
@@ -60,7 +64,49 @@ def parse_arguments() -> argparse.Namespace:
         default=0,
         help="processes that read data; the frames do not depend on it",
     )
-    return parser.parse_args()
+    flag("--context-size", type=cli.count, default=8, help="[cpc] frames of context")
+    flag(
+        "--context-overlap", type=cli.count_or_zero, default=0, help="[cpc] samples, of neighbours"
+    )
+    flag(
+        "--positive-offset",
+        type=cli.count_or_zero,
+        default=0,
+        help="[cpc] frames left out between the context and the frame to find",
+    )
+    flag("--ns", type=cli.count, default=1, help="[cpc] other frames that it is found among")
+    cli.add_spectrogram_flags(parser)
+    flag(
+        "--spectrogram-input",
+        choices=names.SPECTROGRAM_INPUTS,
+        default="normalized",
+        help="[2-D] raw: millivolt as they are, as the replication pretrained",
+    )
+    args = parser.parse_with_preset(presets.PRETRAINING)
+    check(parser, args)
+    return args
+
+
+def check(parser: cli.Parser, args: argparse.Namespace) -> None:
+    """Refuse flags that contradict each other, or would do nothing."""
+    if args.task != "cpc":
+        parser.refuse(CPC_FLAGS, "only for --task cpc")
+    if args.arch not in names.SPECTRAL_ARCHITECTURES:
+        parser.refuse(
+            [*cli.spectrogram_flags(), "spectrogram_input"],
+            "only for 2-D networks, such as --arch resnet18_2d",
+        )
+    elif args.weights_file:
+        parser.refuse(cli.spectrogram_flags(), "comes with --weights-file")
+    if args.cache_val and args.cache_val.exists() and not args.overwrite:
+        parser.error(f"argument --cache-val: {args.cache_val} exists; see --overwrite")
+    if args.val_file:
+        parser.refuse(
+            ("val_patients", "val_size", "val_samples_per_patient", "cache_val"),
+            "--val-file says who validates",
+        )
+    if args.context_overlap >= args.frame_size:
+        parser.error("argument --context-overlap: must be below --frame-size")
 
 
 def main() -> None:

@@ -62,10 +62,22 @@ def windows(x, kernel, stride, outside):
     return found
 
 
-def test_parameters_are_those_that_keras_counts(whole):
-    assert count_parameters(whole.encoder) == 4_492_480
-    assert count_parameters(whole) == 4_495_045
-    assert count_parameters(Classifier(whole.encoder, 4, generator())) == 4_494_532
+@pytest.mark.parametrize(
+    ("architecture", "classes", "parameters"),
+    [
+        ("resnet18", 5, 4_495_045),
+        ("resnet18", 4, 4_494_532),
+        ("resnet34", 6, 9_089_734),
+        ("resnet50", 4, 16_982_212),
+        ("resnet18_2d", 5, 11_187_205),
+    ],
+)
+def test_parameters_are_those_that_keras_counts(architecture, classes, parameters):
+    encoder = build_encoder(architecture, 1, None, generator())
+    assert count_parameters(Classifier(encoder, classes, generator())) == parameters
+    assert count_parameters(encoder) == parameters - (encoder.out_features + 1) * classes
+    if architecture == "resnet18":
+        assert count_parameters(encoder) == 4_492_480
 
 
 @pytest.mark.parametrize(("case", "expected"), PADDING.items())

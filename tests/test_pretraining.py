@@ -127,8 +127,8 @@ def test_only_frames_of_the_right_patients_are_read(cohort, tmp_path, monkeypatc
     def train(args, data, *_):
         for part, patients in read.items():
             batches = getattr(data, part)
-            segments, _ = batches.sampler.frames(0, batches.total)
-            patients |= set(batches.index.segments["patient"][segments].tolist())
+            segments, *_ = batches.examples(0, batches.total)
+            patients |= set(batches.index.segments["patient"][segments[:, 0]].tolist())
         raise UserError("seen enough")
 
     monkeypatch.setattr(run, "train", train)

@@ -100,8 +100,25 @@ def test_no_two_draws_share_a_generator(monkeypatch):
     monkeypatch.setattr(sampler_module, "rng", recorded)
     for stream in (1, 2):
         make(0, stream).frames(0, 3 * ALL)
+        make(0, stream).others(0, 3 * ALL, 2, FRAME)
     orders, groups = 2 * 3, 2 * 3 * 3
-    assert len(drawn) == orders + groups
+    assert len(drawn) == orders + 2 * groups
+
+
+def test_other_frames_come_from_the_same_sixteen_patients():
+    sampler, size = make(), FRAME // 2
+    segments, starts, place = sampler.others(0, ALL, 3, size)
+    assert segments.shape == starts.shape == (ALL, 3)
+    group = slice(16 * PER_PATIENT, 32 * PER_PATIENT)
+    own = set(patients(sampler, 16 * PER_PATIENT, 16 * PER_PATIENT))
+    assert set((segments[group] // 2).ravel()) == own
+    assert (starts >= 0).all() and (starts + size <= SAMPLES[segments]).all()
+    assert (starts + FRAME > SAMPLES[segments]).any()  # up to the last sample
+    counts = np.bincount(place, minlength=4)
+    assert len(counts) == 4 and counts.min() > ALL / 8
+    parts = [sampler.others(first, 10, 3, size) for first in range(105, 145, 10)]
+    for whole, part in zip((segments, starts, place), zip(*parts, strict=True), strict=True):
+        np.testing.assert_array_equal(np.concatenate(part), whole[105:145])
 
 
 def test_pickled_sampler_keeps_its_stream():
@@ -119,7 +136,8 @@ def make_batches(index, total=100, batch_size=32, frame=512):
     cohort, _ = choose_segments(index, None, frame, annotated=True)
     sampler = Sampler(list(cohort.values()), index.segments["samples"], frame, 8, (0, 1))
     constants = Constants("synthetic", 0.02, 0.3, {})
-    return FrameBatches(index, sampler, constants, TASKS["beat"].label_rule, batch_size, total)
+    examples = TASKS["beat"].examples(index, sampler, None)
+    return FrameBatches(index, examples, constants, batch_size, total)
 
 
 def read_all(batches, workers=0):
@@ -136,7 +154,7 @@ def test_batches_hold_the_normalised_frames_and_their_labels(cohort_copy):
     assert [tuple(signal.shape) for signal in signals] == [(32, 1, 512)] * 3 + [(4, 1, 512)]
     assert signals[0].dtype == torch.float32 and found[0].dtype == torch.int64
     signals, found = torch.cat(signals).numpy()[:, 0], torch.cat(found).numpy()
-    segments, starts = batches.sampler.frames(0, 100)
+    segments, starts = batches.examples.sampler.frames(0, 100)
     assert set(segments) == set(range(12))
     for segment in range(12):
         path = str(index.record_path(segment))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 BEAT_CLASSES = ("undefined", "normal", "pac", "aberrated", "pvc")
 RHYTHM_CLASSES = ("undefined", "end", "noise", "normal", "afib", "aflut")
+HEART_RATE_CLASSES = ("tachycardia", "bradycardia", "normal", "noise")
 
 # Icentia11k's own marks, in the WFDB distribution.
 ICENTIA_BEATS = {"Q": "undefined", "N": "normal", "S": "pac", "a": "aberrated", "V": "pvc"}

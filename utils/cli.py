@@ -5,7 +5,7 @@ import errno
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from utils import names
@@ -30,6 +30,24 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
+    def given(self) -> set[str]:
+        """Names of what was given on the command line, whatever its value."""
+        absent = object()
+        marked = argparse.Namespace(**{action.dest: absent for action in self._actions})
+        found = self.parse_args(namespace=marked)
+        return {name for name, value in vars(found).items() if value is not absent}
+
+    def parse_with_preset(self, presets: dict[str, dict[str, object]]) -> argparse.Namespace:
+        """Flags with `--preset`'s values for those that were not given."""
+        chosen = self.parse_args().preset
+        self.set_defaults(**presets.get(chosen, {}))
+        return self.parse_args()
+
+    def refuse(self, unused: Iterable[str], why: str) -> None:
+        """Refuse flags that were given but would do nothing; `why` is for the message."""
+        for name in sorted(self.given() & set(unused)):
+            self.error(f"argument --{name.replace('_', '-')}: {why}")
+
 
 def add_run_flags(parser: Parser) -> None:
     """Flags that both trainers have."""
@@ -45,6 +63,36 @@ def add_run_flags(parser: Parser) -> None:
     )
     flag("--seed", type=seed, default=0, help="of everything random")
     flag("--overwrite", action="store_true", help="replace the run in --job-dir")
+    add_preset_flag(parser)
+
+
+def add_preset_flag(parser: Parser) -> None:
+    """For `Parser.parse_with_preset`."""
+    parser.add_argument(
+        "--preset",
+        choices=names.PRESETS,
+        help="settings of the paper, of its authors' code or of the replication, for the flags"
+        " that are not given",
+    )
+
+
+def add_spectrogram_flags(parser: Parser) -> None:
+    """Settings of 2-D networks."""
+    flag = parser.add_argument
+    flag("--spectrogram-window", type=count, default=256, help="[2-D] samples of a Hann window")
+    flag("--spectrogram-hop", type=count, default=32, help="[2-D] samples between two windows")
+    flag("--spectrogram-bins", type=count, default=128, help="[2-D] frequencies, from bin 1 on")
+    flag("--spectrogram-scale", choices=names.SPECTROGRAM_SCALES, default="linear", help="[2-D]")
+
+
+def spectrogram_flags() -> list[str]:
+    """Names of the flags of `add_spectrogram_flags`."""
+    return [f"spectrogram_{name}" for name in names.SPECTROGRAM_SETTINGS]
+
+
+def spectrogram_settings(args: argparse.Namespace) -> dict[str, int | str]:
+    """The flags of `add_spectrogram_flags`, as `utils.spectrogram.Settings` names them."""
+    return {name: getattr(args, f"spectrogram_{name}") for name in names.SPECTROGRAM_SETTINGS}
 
 
 def run(main: Callable[[], None]) -> None:

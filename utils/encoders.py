@@ -12,7 +12,7 @@ from utils.keras_rules import glorot_
 from utils.residual import BasicBlock, Bottleneck
 from utils.resnet1d import ResNet1d
 from utils.resnet2d import ResNet2d
-from utils.spectrogram import Settings
+from utils.spectrogram import read_settings
 
 
 class Architecture(NamedTuple):
@@ -55,12 +55,12 @@ def build_encoder(
         raise UserError(f"--stages {stages}: {architecture} has 1 to {len(blocks)}")
     if not spectral:
         return constructor(blocks[:stages], in_channels, generator)
-    settings = Settings(**(spectrogram or {}))
+    settings = read_settings(spectrogram or {})
     return constructor(blocks[:stages], in_channels, generator, settings)
 
 
-def spectrogram_settings(encoder: nn.Module) -> dict[str, Any] | None:
-    """For the contract; None of an encoder that sees no spectrogram."""
+def settings_of(encoder: nn.Module) -> dict[str, Any] | None:
+    """Its spectrogram's settings, for the contract; None where it sees none."""
     front = getattr(encoder, "spectrogram", None)
     return front and front.settings._asdict()
 

@@ -18,6 +18,23 @@ def macro_f1(true: np.ndarray, predicted: np.ndarray) -> float:
     return float(f1_score(true, predicted, average="macro", zero_division=0))
 
 
+def without_input(true: np.ndarray) -> dict[str, float]:
+    """What answers that ignore the input reach: `acc` and `f1` of always the commonest class,
+    `loss` (cross-entropy) of always the shares of the classes.
+
+    Args:
+        true: (n,) class numbers.
+    """
+    classes, counts = np.unique(true, return_counts=True)
+    shares = counts / len(true)
+    commonest = np.full_like(true, classes[counts.argmax()])
+    return {
+        "loss": float((shares * np.log(1 / shares)).sum()),
+        "acc": float(shares.max()),
+        "f1": macro_f1(true, commonest),
+    }
+
+
 def macro_auc(true: np.ndarray, probabilities: np.ndarray) -> float:
     """Mean one-against-rest AUC over the classes of which both sides are present, else NaN.
 

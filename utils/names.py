@@ -2,7 +2,11 @@
 
 TASKS = ("beat", "rhythm", "hr", "cpc")
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet18_2d")
+SPECTRAL_ARCHITECTURES = ("resnet18_2d",)
+SPECTROGRAM_SETTINGS = ("window", "hop", "bins", "scale")
 SPECTROGRAM_SCALES = ("linear", "db")
+SPECTROGRAM_INPUTS = ("normalized", "raw")
+PRESETS = ("paper", "authors-code", "team1")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16")
 PRETRAINING_METRICS = ("loss", "acc", "f1")

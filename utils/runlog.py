@@ -75,8 +75,12 @@ def versions() -> dict[str, str]:
 
 def line(epoch: int, row: dict[str, float | None], seconds: float) -> str:
     """One epoch in words: `epoch 3: loss 0.412, acc 0.871, … (93 s)`."""
-    known = (f"{name} {value:.4f}" for name, value in row.items() if value is not None)
-    return f"epoch {epoch}: {', '.join(known)} ({seconds:.0f} s)"
+    return f"epoch {epoch}: {words(row)} ({seconds:.0f} s)"
+
+
+def words(row: dict[str, float | None]) -> str:
+    """`loss 0.4120, acc 0.8710`, without what is None."""
+    return ", ".join(f"{name} {value:.4f}" for name, value in row.items() if value is not None)
 
 
 def rng(seed: int, *path: int) -> np.random.Generator:

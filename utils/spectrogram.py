@@ -1,6 +1,6 @@
 """Magnitude spectrograms, computed where the signal is: the input of 2-D networks."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,14 @@ class Settings(NamedTuple):
         if self.scale not in names.SPECTROGRAM_SCALES:
             raise UserError(f"unknown spectrogram scale {self.scale!r}")
         return self
+
+
+def read_settings(values: dict[str, Any]) -> Settings:
+    """Settings from a weights file; raises `UserError` where they are none."""
+    try:
+        return Settings(**values).check()
+    except TypeError:
+        raise UserError(f"{values} are not settings of a spectrogram") from None
 
 
 class Spectrogram(nn.Module):

@@ -1,0 +1,115 @@
+"""Validation frames in a file (.npz), written and read a batch at a time."""
+
+import json
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from pretraining.batches import FrameBatches, Frames
+from utils.cli import UserError
+from utils.files import atomic_path
+
+ABOUT = "about"  # JSON: what the frames are, see `write_frames`
+DTYPES = {"signal": "<i2", "scale": "<f4", "shift": "<f4", "labels": "<i8"}
+
+
+def write_frames(path: Path, batches: FrameBatches, about: dict[str, Any]) -> None:
+    """Write all batches, one at a time.
+
+    Args:
+        about: `patients` (their ids) and `dataset`, so that they never train, and all that has to
+            be the same in a run that uses the file.
+    """
+    small: dict[str, list[np.ndarray]] = {name: [] for name in DTYPES if name != "signal"}
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        with _member(archive, "signal") as file:
+            for number in range(len(batches)):
+                frames = batches[number]._asdict()
+                signal = frames.pop("signal").numpy()
+                if not number:
+                    header = {
+                        "descr": DTYPES["signal"],
+                        "fortran_order": False,
+                        "shape": (batches.total, *signal.shape[1:]),
+                    }
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(signal.astype(DTYPES["signal"]).tobytes())
+                for name, tensor in frames.items():
+                    small[name].append(tensor.numpy())
+        arrays = {name: np.concatenate(parts) for name, parts in small.items()}
+        for name, array in (arrays | {ABOUT: np.array(json.dumps(about))}).items():
+            with _member(archive, name) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def _member(archive: zipfile.ZipFile, name: str):
+    # A ZipInfo of its own has a fixed date: equal frames give equal bytes.
+    return archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)
+
+
+class StoredFrames(Dataset):
+    """Batch number -> `Frames` of a file written by `write_frames`; its signal is memory-mapped.
+
+    Raises:
+        UserError: not such a file.
+    """
+
+    def __init__(self, path: Path, batch_size: int):
+        self.path, self.batch_size = path, batch_size
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                self.about = json.loads(str(file[ABOUT]))
+                self.arrays = {name: file[name] for name in DTYPES if name != "signal"}
+            self.arrays["signal"] = _map_member(path, "signal.npy")
+            self._check()
+        except (ValueError, KeyError, TypeError, EOFError, struct.error, zipfile.BadZipFile):
+            raise UserError(
+                f"{path} holds no validation frames; write it with --cache-val"
+            ) from None
+
+    def _check(self) -> None:
+        count, frames, _ = self.arrays["signal"].shape
+        shapes = {"scale": (count, frames, 1), "shift": (count, frames, 1), "labels": (count,)}
+        for name, dtype in DTYPES.items():
+            array = self.arrays[name]
+            if array.dtype != dtype or array.shape != shapes.get(name, array.shape):
+                raise ValueError(name)
+        if not count or not set(self.about) >= {"patients", "dataset"}:
+            raise ValueError(ABOUT)
+
+    def __reduce__(self):
+        return StoredFrames, (self.path, self.batch_size)  # another process maps it again
+
+    def __len__(self) -> int:
+        return -(-len(self.arrays["labels"]) // self.batch_size)
+
+    def __getitem__(self, number: int) -> Frames:
+        part = slice(number * self.batch_size, (number + 1) * self.batch_size)
+        return Frames(
+            **{name: torch.from_numpy(np.array(array[part])) for name, array in self.arrays.items()}
+        )
+
+
+def _map_member(path: Path, name: str) -> np.ndarray:
+    """An array of an uncompressed `.npz`, memory-mapped where it lies.
+
+    Raises:
+        ValueError: compressed, or not plain numbers.
+    """
+    with zipfile.ZipFile(path) as archive, archive.open(name) as member:
+        info = archive.getinfo(name)
+        if info.compress_type != zipfile.ZIP_STORED or np.lib.format.read_magic(member) != (1, 0):
+            raise ValueError(name)
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(member)
+        header = member.tell()
+    if fortran or dtype.hasobject:
+        raise ValueError(name)
+    with path.open("rb") as file:
+        file.seek(info.header_offset + 26)  # lengths of the name and of the extra field
+        offset = info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4))) + header
+    return np.memmap(path, dtype, "r", offset, shape)
