@@ -108,7 +108,7 @@ class _Limited:
 class _Type:
     """In place of `numpy.dtype`: one kind of number, or objects."""
 
-    def __init__(self, code: str):
+    def __init__(self, room: _Room, code: str, *_: Any):
         if not re.fullmatch(r"[biuf][1248]|O[48]?", code):
             raise Unusable(f"array of type {code[:20]!r}")
         self.dtype = np.dtype(code)
@@ -117,19 +117,15 @@ class _Type:
 NDARRAY = "numpy.ndarray"  # only named as an argument; as a string it cannot be called
 
 
-def _type(room: _Room, code: str, *_: Any) -> _Type:
-    return _Type(code)
-
-
 def _reconstruct(room: _Room, kind: str, *_: Any) -> np.ndarray:
     """The empty array that is filled later."""
-    if kind is not NDARRAY:
+    if kind != NDARRAY:
         raise Unusable("no plain array")
     return np.zeros(0, "b")
 
 
 def _fill(room: _Room, array: np.ndarray, state: tuple) -> np.ndarray:
-    """Give an array its shape and data, which must be there in full before there is memory."""
+    """Give an empty array its shape and data, which must be there in full before there is memory."""
     _, shape, kind, fortran, data = state
     if not all(type(length) is int and length >= 0 for length in shape):
         raise Unusable("array of an impossible shape")
@@ -166,7 +162,7 @@ def _no_bytes(room: _Room) -> bytes:
 
 
 ADMITTED = {
-    "numpy.dtype": _type,
+    "numpy.dtype": _Type,
     "numpy.core.multiarray._reconstruct": _reconstruct,
     "numpy.core.multiarray.scalar": _scalar,
     "numpy.core.numeric._frombuffer": _frombuffer,
@@ -209,7 +205,7 @@ class _Unpickler(pickle._Unpickler):
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, _Type):
             target.dtype = target.dtype.newbyteorder(state[1])
-        elif type(target) is np.ndarray:
+        elif isinstance(target, np.ndarray) and not target.size:
             _fill(self.room, target, state)
         else:  # the functions above, too, could be changed by a state
             raise Unusable("gives a state to what has none")

@@ -6,7 +6,8 @@ Each has a module of its own, with the same functions:
 - `read(record)`: path and `Segment` of each of its segments, or why one cannot be used,
 - `files(record)`, `watched(record)`: what it is read from, what changes when it does,
 - `open_signal(record, header)`: its signals (segments, samples), int16, or float16 in mV,
-- `split(segment)`: record and number of a segment.
+- `split(segment)`: record and number of a segment,
+- `OPEN_SIGNALS`, `AT_ONCE`: how many records are kept open, and how many one process reads alone.
 """
 
 from collections import OrderedDict

@@ -22,7 +22,7 @@ from utils.files import read_json
 from utils.segments import FS
 
 OPEN_SIGNALS = 128
-AT_ONCE = 64  # records that one process reads sooner than others would be started
+AT_ONCE = 64  # below this, starting processes costs more than it saves
 INVALID = np.iinfo(np.int16).min  # WFDB's mark for a missing sample
 DESCRIPTION = "dataset.json"
 

@@ -34,8 +34,8 @@ LABELS = ("_lbls.npz", "_lbls.pkl.gz")
 OPEN_SIGNALS = 20  # more than the patients that are mixed; zipped ones take 105 MB each
 AT_ONCE = 1
 
-# The real files have up to 50 segments of 2**20 + 1 samples, and 280,000 beats. Python 3 wrote
-# half of all bytes as two, hence the factor in front.
+# Bytes of an unzipped file. Signals: room for 64 segments, of which patients have up to 50, twice,
+# because Python 3 writes half of all bytes as two in the protocol used. Labels have a few million.
 SIGNAL_LIMIT = 2 * 64 * (2**20 + 1) * 2
 LABEL_LIMIT = 2**27
 CLASSES = {"btype": len(BEAT_CLASSES), "rtype": len(RHYTHM_CLASSES)}

@@ -607,6 +607,8 @@ HOSTILE = {
     "a shape that is no number": array(b"Fnan\n"),
     "a shape of true": array(b"I01\n", b"f2", b"S'ab'\n"),
     "too little data": array(b"I3\n", b"f2", b"S'ab'\n"),
+    "an array filled twice": array(b"I1\n", b"f2", b"S'ab'\n")[:-1] + b"(I1\n(I1\nt"
+    + dtype(b"f2") + b"I00\nS'cd'\ntb.",
     "objects of bytes": array(b"I1\n", b"O8", b"S'abcdefgh'\n"),
     "a type of nothing": array(b"I9999999\n", b"V0"),
     "a record type": array(b"I1\n", b"O,O"),
