@@ -29,11 +29,11 @@ def run(args: argparse.Namespace) -> None:
     runlog.check_free(args.job_dir, args.overwrite)
     hardware = choose_hardware(args.device, args.precision)
     data = open_data(args)
+    if args.cache_val:
+        cache_validation(args, data)
     model = hardware.place(build_model(args))
     runlog.start_run(args, str(hardware))
     write_json(args.job_dir / "manifest.json", data.manifest)
-    if args.cache_val:
-        cache_validation(args, data)
     contract = describe(args, data, model)
     chosen = train(args, data, model, contract, hardware)
     by = f"validation {args.val_metric}" if data.validation else "being the last"

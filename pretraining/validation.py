@@ -79,7 +79,7 @@ class StoredFrames(Dataset):
             array = self.arrays[name]
             if array.dtype != dtype or array.shape != shapes.get(name, array.shape):
                 raise ValueError(name)
-        if not count or not set(self.about) >= {"patients", "dataset"}:
+        if not count or not {int} >= {type(patient) for patient in self.about["patients"]}:
             raise ValueError(ABOUT)
 
     def __reduce__(self):

@@ -189,7 +189,7 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(cohort_copy):
     index = open_index(cohort_copy)
     cohort, left_out = choose_segments(index, None, 4096, annotated=True)
     assert {(out["record"][-10:], out["patient"], out["reason"]) for out in left_out} == {
-        ("p00000_s00", 0, "shorter than a frame of 4096 samples"),
+        ("p00000_s00", 0, "shorter than an example of 4096 samples"),
         ("p00001_s00", 1, "header says 6000 samples, file holds 3000"),
         ("p00002_s00", 2, "no annotations"),
     }

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pretraining import run, trainer
+from pretraining.data import validation_frames
 from tests.helpers import command, contents, make_classifier, make_contract
 from utils.checkpoint import read_weights, save_weights, strip_head
 from utils.cli import UserError
@@ -24,6 +25,7 @@ SMALL = [
 REPEATABLE = (
     "history.csv",
     "manifest.json",
+    "scores.json",
     "weights.safetensors",
     "epoch_01/model.safetensors",
     "epoch_02/model.safetensors",
@@ -163,8 +165,8 @@ def epoch(job, number):
 @pytest.mark.parametrize(("metric", "best"), [("loss", 1), ("acc", 2), ("f1", 3)])
 def test_the_metric_chooses_the_epoch(cohort, tmp_path, monkeypatch, metric, best):
     columns = {"val_loss": [0.1, 0.2, 0.3, 0.4], "val_acc": [0, 1, 1, 0.5], "f1": [0.1, 0, 0.9, 0]}
-    rows = iter(pd.DataFrame(columns).to_dict("records"))
-    monkeypatch.setattr(run, "validate", lambda *_: next(rows))
+    rows = iter(pd.DataFrame(columns).set_axis(["loss", "acc", "f1"], axis=1).to_dict("records"))
+    monkeypatch.setattr(run, "validate", lambda *_: (next(rows), {}))
     job = tmp_path / "job"
     flags = ["--epochs", 4, "--steps-per-epoch", 1, "--val-metric", metric]
     assert pretrain(cohort, job, *flags).code == 0
@@ -213,7 +215,7 @@ def test_loss_falls(cohort, tmp_path):
 def test_validation_frames(flags, patients, expected):
     defaults = {"val_size": None, "val_samples_per_patient": None, "samples_per_patient": 4096}
     args = argparse.Namespace(**defaults | flags)
-    assert run.validation_frames(args, patients, epoch=6400) == expected
+    assert validation_frames(args, patients, epoch=6400) == expected
 
 
 def test_a_run_is_not_replaced_by_accident(cohort, job, tmp_path):
@@ -251,7 +253,7 @@ def test_bad_input_is_one_line(cohort, tmp_path):
     text.write_text("no weights")
     for flags, words in (
         (["--patient-ids", "0,77"], ["patient 77 is not in", str(cohort)]),
-        (["--frame-size", 3001], ["no segment can be used", "shorter than a frame of 3001"]),
+        (["--frame-size", 3001], ["no segment can be used", "shorter than an example of 3001"]),
         (["--val-patients", PATIENTS], ["--val-patients 5", "none to train on"]),
         (["--stages", 5], ["--stages 5"]),
         (["--weights-file", text], ["text.safetensors", "safetensors"]),

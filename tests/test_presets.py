@@ -1,0 +1,57 @@
+"""Presets set several flags at once; a flag that is given wins."""
+
+import sys
+
+import pytest
+
+from finetuning import trainer as finetuning
+from pretraining import trainer as pretraining
+from utils import presets
+from utils.names import PRESETS
+
+
+@pytest.fixture
+def parse(monkeypatch, tmp_path):
+    def parse(trainer, *flags):
+        own = {pretraining: ["--task", "beat"], finetuning: []}[trainer]
+        file = tmp_path / "set_train.npz"
+        file.write_text("")
+        argv = ["command", "--job-dir", "job", "--train", file, *own, *flags]
+        monkeypatch.setattr(sys, "argv", list(map(str, argv)))
+        return trainer.parse_arguments()
+
+    return parse
+
+
+TABLES = {pretraining: presets.PRETRAINING, finetuning: presets.FINETUNING}
+
+
+@pytest.mark.parametrize("trainer", TABLES)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_sets_its_flags_and_no_others(parse, trainer, preset):
+    plain, found = vars(parse(trainer)), vars(parse(trainer, "--preset", preset))
+    assert found == plain | TABLES[trainer][preset] | {"preset": preset}
+    assert set(TABLES[trainer][preset]) <= set(plain)
+
+
+def test_a_flag_that_is_given_wins(parse):
+    args = parse(pretraining, "--batch-size", 7, "--preset", "team1", "--frame-size", 2048)
+    assert (args.batch_size, args.frame_size, args.steps_per_epoch) == (7, 2048, 1024)
+    args = parse(finetuning, "--preset", "paper", "--stop-metric", "val_loss")
+    assert args.stop_metric == "val_loss"  # though it is the default
+
+
+def test_all_tables_know_all_presets():
+    for table in (presets.PRETRAINING, presets.PREPARE, presets.FINETUNING):
+        assert tuple(table) == PRESETS
+
+
+def test_recipes_of_the_works(parse):
+    """Batch 512, frame 4096, a checkpoint every 1,024 steps; batch 128."""
+    team1 = parse(pretraining, "--preset", "team1")
+    assert (team1.batch_size, team1.frame_size, team1.steps_per_epoch) == (512, 4096, 1024)
+    assert team1.samples_per_patient == 4096
+    assert parse(finetuning, "--preset", "team1").batch_size == 128
+    assert parse(finetuning, "--preset", "paper").stop_metric == "train_acc"
+    authors = parse(finetuning, "--preset", "authors-code")
+    assert (authors.val_metric, authors.stop_metric, authors.patience) == ("loss", "val_loss", 50)
