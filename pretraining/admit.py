@@ -125,7 +125,7 @@ def _reconstruct(room: _Room, kind: str, *_: Any) -> np.ndarray:
 
 
 def _fill(room: _Room, array: np.ndarray, state: tuple) -> np.ndarray:
-    """Give an empty array its shape and data, which must be there in full before there is memory."""
+    """Give an empty array its shape and data; takes no memory before there is all of the data."""
     _, shape, kind, fortran, data = state
     if not all(type(length) is int and length >= 0 for length in shape):
         raise Unusable("array of an impossible shape")

@@ -150,13 +150,14 @@ def _annotations(
     try:
         if isinstance(labels, dict):
             ends, codes = labels[kind][number]
+            ends, codes = _whole_numbers(ends, samples), _whole_numbers(codes, classes)
         else:
             by_class = labels[number][kind]
             if len(by_class) != classes:
                 raise Unusable(f"{kind} of {len(by_class)} classes, not {classes}")
+            by_class = [_whole_numbers(ends, samples) for ends in by_class]
             ends = np.concatenate(by_class)
             codes = np.repeat(np.arange(classes), list(map(len, by_class)))
-        ends, codes = _whole_numbers(ends, samples), _whole_numbers(codes, classes)
         if len(ends) != len(codes):
             raise ValueError
     except (IndexError, KeyError, TypeError, ValueError):
@@ -166,13 +167,12 @@ def _annotations(
 
 
 def _whole_numbers(values: Any, stop: int) -> np.ndarray:
-    """(n,) int64 from 0 to below `stop`; NumPy made some of them floats.
+    """(n,) int64 from 0 to below `stop`; an empty array of floats made floats of others.
 
     Raises:
-        ValueError, TypeError: others.
+        ValueError, TypeError: anything else, lists too: they may be nested beyond all memory.
     """
-    values = np.asarray(values)
-    if values.ndim != 1 or values.dtype.kind not in "iuf":
+    if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iuf":
         raise TypeError
     if not ((values >= 0) & (values < stop) & (values == np.rint(values))).all():
         raise ValueError

@@ -219,7 +219,7 @@ def test_a_folder_holds_one_distribution(patient, cohort_folder, tmp_path):
 
 
 def test_labels_are_sorted_and_ties_keep_the_order_of_the_classes(patient):
-    beats = [np.array(places) for places in ([900, 7], [500], [], [7], [500, 3])]
+    beats = [np.array(places) for places in ([900, 7], [500], [], [7], [500, 3])]  # [] of floats
     put_labels(patient, raw_labels(btype=beats))
     segment = list(torrent.read(patient / NAME))[1][1]
     assert segment.beat_ends.tolist() == [3, 7, 7, 500, 500, 900]
@@ -294,6 +294,11 @@ def beats(*first_class):
     return [np.array(first_class), *[np.zeros(0)] * 4]
 
 
+NESTED = [7]
+for _ in range(4):  # 1,000 gigabytes, were it made an array
+    NESTED = [NESTED] * 600
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -302,6 +307,7 @@ def beats(*first_class):
         ({"btype": beats(1.5)}, "btype holds no places"),
         ({"btype": beats(np.nan)}, "btype holds no places"),
         ({"btype": beats(np.inf)}, "btype holds no places"),
+        ({"btype": [NESTED] * 5}, "btype holds no places"),
         ({"btype": [["7"], [], [], [], []]}, "btype holds no places"),
         ({"btype": beats([7])}, "btype holds no places"),
         ({"btype": None}, "btype holds no places"),
