@@ -48,7 +48,6 @@ def read_listing(
         raise UserError(f"fold {both[0]} is in --val-folds and in --test-folds; keep it in one")
     database, statements = source / DATABASE, source / STATEMENTS
     columns = ("ecg_id", "patient_id", "scp_codes", "strat_fold", FILE_NAMES[ptbxl_rate])
-    columns = ("ecg_id", "patient_id", "scp_codes", "strat_fold", FILE_NAMES[ptbxl_rate])
     table = read_table(database, columns)
     records, patients, codes, folds, paths = (table[name].to_numpy(np.str_) for name in columns)
     if len(set(records)) < len(records):

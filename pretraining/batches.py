@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from pretraining.distributions import Signals
 from pretraining.examples import Examples
-from pretraining.icentia11k import Constants, Signals
+from pretraining.icentia11k import Constants
 from pretraining.index import AnnotationIndex
 from utils.cli import UserError
 
@@ -62,9 +63,9 @@ class FrameBatches(Dataset):
         signal = np.empty((len(starts), length), np.int16)
         for segment in np.unique(segments):
             chosen = np.flatnonzero(segments == segment)
-            samples = self.signals.get(self.index.record_path(segment), self.index.header(segment))
-            windows = np.lib.stride_tricks.sliding_window_view(samples, length)
-            signal[chosen] = windows[starts[chosen]]
+            signal[chosen] = self.signals.windows(
+                self.index.record_path(segment), self.index.header(segment), starts[chosen], length
+            )
         return signal
 
     def _scaling(self, segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,8 +7,7 @@ have the same layout and say their own mean and deviation in `dataset.json`.
 
 import os
 import re
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +22,7 @@ from utils.segments import FS
 from utils.wfdb_io import MILLIVOLT, Unusable, read_marks, words
 
 OPEN_SIGNALS = 128
+AT_ONCE = 64  # below this, starting processes costs more than it saves
 INVALID = np.iinfo(np.int16).min  # WFDB's mark for a missing sample
 DESCRIPTION = "dataset.json"
 
@@ -58,6 +58,18 @@ class Header(NamedTuple):
     offset: int
 
 
+class Segment(NamedTuple):
+    """What the index holds of one segment; arrays as `read_annotations` returns them, all empty
+    where it was not annotated."""
+
+    header: Header
+    annotated: bool
+    beat_ends: np.ndarray
+    beat_codes: np.ndarray
+    rhythm_ends: np.ndarray
+    rhythm_codes: np.ndarray
+
+
 def read_constants(root: Path) -> Constants:
     """The set's own constants from `dataset.json`, else Icentia11k's.
 
@@ -83,13 +95,7 @@ def read_constants(root: Path) -> Constants:
 
 
 def find_records(root: Path) -> tuple[dict[int, list[Path]], list[Path]]:
-    """Record paths without extension of each patient, and the folders looked into, sorted.
-
-    Raises:
-        UserError: no such folder, or no records in it.
-    """
-    if not root.is_dir():
-        raise UserError(f"{root} is not a folder")
+    """Record paths without extension of each patient, sorted, and the folders looked into."""
     records: dict[int, set[Path]] = {}
     folders = []
     for folder, subfolders, files in os.walk(root, followlinks=True):
@@ -98,12 +104,30 @@ def find_records(root: Path) -> tuple[dict[int, list[Path]], list[Path]]:
         for match in filter(None, map(RECORD_NAME.fullmatch, files)):
             name = match[0].rpartition(".")[0]
             records.setdefault(int(match[1]), set()).add(Path(folder) / name)
-    if not records:
-        raise UserError(
-            f"{root} holds no records named pNNNNN_sMM.hea; name the folder that holds p00, or "
-            "convert another database first (python -m pretraining.convert)"
-        )
     return {patient: sorted(records[patient]) for patient in sorted(records)}, sorted(folders)
+
+
+def files(record_path: Path) -> list[Path]:
+    """What a record is read from."""
+    return [Path(f"{record_path}{suffix}") for suffix in (".hea", ".dat", ".atr")]
+
+
+def watched(record_path: Path) -> list[Path]:
+    """What changes when a record does: the patient's folder."""
+    return [record_path.parent]
+
+
+def read(record_path: Path) -> Iterator[tuple[Path, Segment]]:
+    """A record is one segment.
+
+    Raises:
+        Unusable: as `read_header` and `read_annotations`.
+    """
+    annotated = Path(f"{record_path}.atr").exists()
+    yield (
+        record_path,
+        Segment(read_header(record_path), annotated, *read_annotations(record_path)),
+    )
 
 
 def read_annotations(
@@ -216,30 +240,11 @@ def read_signal(record_path: Path, header: Header) -> np.ndarray:
     return np.where(missing, INVALID, np.clip(signal, limits.min + 1, limits.max)).astype(np.int16)
 
 
-class Signals:
-    """Open signals of a data set; the least recently used are closed."""
+def open_signal(record_path: Path, header: Header) -> np.ndarray:
+    """`read_signal` as (1, samples): a record is one segment."""
+    return read_signal(record_path, header)[None]
 
-    def __init__(self) -> None:
-        self._open: OrderedDict[Path, np.ndarray] = OrderedDict()
 
-    def __reduce__(self):
-        return Signals, ()  # another process opens its own
-
-    def get(self, record_path: Path, header: Header) -> np.ndarray:
-        """Samples of one segment, (samples,) int16.
-
-        Raises:
-            UserError: the file has changed since the index was built.
-        """
-        if record_path not in self._open:
-            try:
-                self._open[record_path] = read_signal(record_path, header)
-            except (Unusable, FileNotFoundError) as reason:
-                raise UserError(
-                    f"{record_path}.dat changed since the index was built ({reason}); "
-                    "delete the index and start again"
-                ) from None
-            if len(self._open) > OPEN_SIGNALS:
-                self._open.popitem(last=False)
-        self._open.move_to_end(record_path)
-        return self._open[record_path]
+def split(record_path: Path) -> tuple[Path, int]:
+    """Record and number in it of a segment."""
+    return record_path, 0

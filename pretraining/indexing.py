@@ -1,31 +1,30 @@
 """Build the annotation index of a data set, or bring it up to date.
 
-Only patients asked for are read, and again only those whose folder changed since, or of whom
-something that was left out has changed.
+Only patients asked for are read, and again only those whose folder or files changed since, or of
+whom something that was left out has changed.
 """
 
-import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from pretraining import icentia11k
+from pretraining import distributions
+from pretraining.distributions import reader_of
 from pretraining.icentia11k import Header
 from pretraining.index import ARRAYS, DTYPES, AnnotationIndex
+from pretraining.parallel import mapping
 from utils.cli import UserError
 from utils.files import write_json
-from utils.wfdb_io import Unusable, words
+from utils.wfdb_io import words
 
-VERSION = 2
+VERSION = 3
 FOLDER = "annotation_index"
-SMALL = 64  # records: below this, starting processes costs more than it saves
 
 
 class Part(NamedTuple):
@@ -52,16 +51,16 @@ def open_index(
     old = _open_old(root, current)
     if (
         old
-        and _unchanged_folders(old)
+        and _unchanged(old)
         and not _changed_records(old)
         and (old.about["complete"] if patient_ids is None else old.patients >= set(patient_ids))
     ):
         return old
-    records, folders = icentia11k.find_records(root)
+    records, watched = distributions.find_records(root)
     if patient_ids is not None:
         wanted = set(patient_ids) | (old.patients if old else set())
         records = {patient: paths for patient, paths in records.items() if patient in wanted}
-    _build(root, current, records, folders, old, complete=patient_ids is None)
+    _build(root, current, records, watched, old, complete=patient_ids is None)
     return AnnotationIndex(root, current)
 
 
@@ -73,8 +72,8 @@ def _open_old(root: Path, current: Path) -> AnnotationIndex | None:
     return old if old.about.get("version") == VERSION else None
 
 
-def _unchanged_folders(old: AnnotationIndex) -> bool:
-    return all(_changed_at(old.root / name) == time for name, time in old.about["folders"].items())
+def _unchanged(old: AnnotationIndex) -> bool:
+    return all(_changed_at(old.root / name) == time for name, time in old.about["watched"].items())
 
 
 def _changed_records(old: AnnotationIndex) -> set[int]:
@@ -84,12 +83,12 @@ def _changed_records(old: AnnotationIndex) -> set[int]:
     }
 
 
-def _changed_at(folder: Path) -> int | None:
-    return folder.stat().st_mtime_ns if folder.is_dir() else None
+def _changed_at(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def _sizes(record: Path) -> list[int]:
-    paths = (Path(f"{record}{suffix}") for suffix in (".hea", ".dat", ".atr"))
+    paths = reader_of(record).files(record)
     return [path.stat().st_size if path.exists() else -1 for path in paths]
 
 
@@ -97,7 +96,7 @@ def _build(
     root: Path,
     current: Path,
     records: dict[int, list[Path]],
-    folders: list[Path],
+    watched: list[Path],
     old: AnnotationIndex | None,
     complete: bool,
 ) -> None:
@@ -111,7 +110,7 @@ def _build(
         ) from None
     try:
         # Taken first: what changes while the index is being built is seen next time.
-        times = {str(folder.relative_to(root)): _changed_at(folder) for folder in folders}
+        times = {str(path.relative_to(root)): _changed_at(path) for path in watched}
         rows, left_out = [], []
         files = {name: (partial / name).open("wb") for name in DTYPES}
         for patient, part in _read(root, records, old):
@@ -128,7 +127,7 @@ def _build(
             **{kind: int(table[kind].sum()) for kind in ARRAYS},
             "patients": list(records),
             "complete": complete,
-            "folders": times,
+            "watched": times,
             "left_out": left_out,
         }
         write_json(partial / "index.json", about)
@@ -152,25 +151,29 @@ def _segment_table(rows: list[tuple]) -> np.ndarray:
 
 
 def _reusable(root: Path, records: dict[int, list[Path]], old: AnnotationIndex | None) -> set[int]:
-    """Patients of the old index whose folders and left-out files are as they were."""
+    """Patients of the old index whose folders or files are as they were."""
     if old is None:
         return set()
     before = [
         (patient, path.decode()) for patient, path in old.segments[["patient", "path"]].tolist()
     ]
     before += [(out["patient"], out["record"]) for out in old.left_out]
-    folders: dict[int, set[Path]] = {}  # those that are gone included
+    watched: dict[int, set[Path]] = {}  # what is gone included
     for patient, record in before:
-        folders.setdefault(patient, set()).add((root / record).parent)
-    times = old.about["folders"]
+        watched.setdefault(patient, set()).update(_watched(root / record))
+    times = old.about["watched"]
     return {
         patient
-        for patient in records.keys() & folders.keys() - _changed_records(old)
+        for patient in records.keys() & watched.keys() - _changed_records(old)
         if all(
-            times.get(str(folder.relative_to(root))) == _changed_at(folder)
-            for folder in folders[patient] | {path.parent for path in records[patient]}
+            times.get(str(path.relative_to(root))) == _changed_at(path)
+            for path in watched[patient].union(*map(_watched, records[patient]))
         )
     }
+
+
+def _watched(record: Path) -> list[Path]:
+    return reader_of(record).watched(record)
 
 
 def _part_of(old: AnnotationIndex, patient: int) -> Part:
@@ -192,9 +195,10 @@ def _read(
     same = _reusable(root, records, old)
     jobs = {patient: paths for patient, paths in records.items() if patient not in same}
     count = sum(map(len, jobs.values()))
-    progress = tqdm(total=count, desc="annotations", unit="segment", disable=None)
-    with progress, _pool(count) as mapping:
-        parts = mapping(_read_patient, [root] * len(jobs), jobs, jobs.values())
+    at_once = max((reader_of(paths[0]).AT_ONCE for paths in jobs.values()), default=0)
+    progress = tqdm(total=count, desc="annotations", unit="record", disable=None)
+    with progress, mapping(in_processes=count > at_once) as run:
+        parts = run(_read_patient, [root] * len(jobs), jobs, jobs.values())
         for patient, paths in records.items():
             if patient in same:
                 yield patient, _part_of(old, patient)
@@ -203,34 +207,16 @@ def _read(
                 progress.update(len(paths))
 
 
-@contextmanager
-def _pool(records: int) -> Iterator[Callable]:
-    """`map`, in processes where there is much to do."""
-    if records < SMALL:
-        yield map
-        return
-    # Spawned, because a fork of a process that runs threads may hang.
-    executor = ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"))
-    try:
-        yield executor.map
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
 def _read_patient(root: Path, patient: int, paths: list[Path]) -> Part:
     rows, left_out = [], []
     columns: dict[str, list[np.ndarray]] = {name: [] for name in DTYPES}
-    for path in paths:
-        name = str(path.relative_to(root))
-        try:
-            header = icentia11k.read_header(path)
-            beat_ends, beat_codes, *rhythm = icentia11k.read_annotations(path)
-        except (Unusable, OSError) as error:
-            reason = words(error)
-            out = {"record": name, "patient": patient, "reason": reason}
-            left_out.append(out | {"sizes": _sizes(path)})
+    for record, segment in chain.from_iterable(map(distributions.read, paths)):
+        name = str(record.relative_to(root))
+        if isinstance(segment, Exception):
+            out = {"record": name, "patient": patient, "reason": words(segment)}
+            left_out.append(out | {"sizes": _sizes(record)})
             continue
-        annotated = Path(f"{path}.atr").exists()
+        header, annotated, beat_ends, beat_codes, *rhythm = segment
         rhythm = merge_runs(*rhythm)
         rows.append((name, *header, annotated, len(beat_ends), len(rhythm[0])))
         for column, values in zip(columns.values(), (beat_ends, beat_codes, *rhythm), strict=True):

@@ -20,7 +20,12 @@ def parse_arguments() -> argparse.Namespace:
     cli.add_run_flags(parser)
     flag = parser.add_argument
     flag("--task", choices=names.TASKS, required=True, help="objective")
-    flag("--train", type=cli.existing, required=True, help="data set in Icentia11k's layout")
+    flag("--train", type=cli.existing, required=True, help="Icentia11k, or a set in its layout")
+    flag(
+        "--unzipped",
+        action="store_true",
+        help="as in earlier commands; unzipped files of the torrent are found without it",
+    )
     flag("--index", type=Path, help="folder of the annotation index; by default in the data set")
     flag("--patient-ids", type=cli.id_list, help="such as 0,1,2 or 0-109; all by default")
     flag(

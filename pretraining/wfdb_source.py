@@ -1,7 +1,6 @@
 """Records of an annotated WFDB database, converted to Icentia11k's layout."""
 
 import math
-import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,51 +9,36 @@ import numpy as np
 from scipy.signal import resample_poly
 from tqdm import tqdm
 
-from pretraining.icentia11k import DESCRIPTION
 from utils.annotations import ALPHABETS, SAME_SUBJECT, Alphabet
 from utils.cli import UserError
-from utils.files import atomic_folder, sha256, write_json
+from utils.files import sha256
 from utils.manifest import summary
 from utils.recordings import read_wfdb
-from utils.runlog import versions
-from utils.segments import FS, write_segment
+from utils.segments import FS, place_of, write_segment
 from utils.wfdb_io import Unusable, read_marks
 
 GAIN = 1000  # units per mV
 LIMIT = np.iinfo(np.int16).max
 
 
-def convert(source: str, folder: Path, out: Path, overwrite: bool) -> None:
-    """Write the records of `folder` to `out`, whole or not at all.
+def find_records(folder: Path) -> dict[int, list[Path]]:
+    """Each patient's record, without extension.
 
-    Raises:
-        UserError: no usable records, or `out` holds something that may not be replaced.
+    The patient's number is the record's where all names are numbers of up to five digits, else
+    its rank.
     """
-    if out.exists() and not (overwrite and (out / DESCRIPTION).exists()):
-        raise UserError(f"{out} exists; choose another --out, or --overwrite a converted set")
-    if out.resolve() in (folder.resolve(), *folder.resolve().parents):
-        raise UserError(f"--from {folder} lies in --out {out}; choose another --out")
-    headers = sorted(folder.glob("*.hea"))
-    if not headers:
-        raise UserError(f"{folder} holds no .hea files; name the folder of the records")
-    with atomic_folder(out) as made:
-        description = _convert_all(source, [path.with_suffix("") for path in headers], made)
-        write_json(made / DESCRIPTION, description)
-    print(
-        f"{out}: {description['patients']} patients, {description['segments']} segments, "
-        f"mean {description['mean_mv']:.4f} mV, sd {description['sd_mv']:.4f} mV"
-    )
-    if description["left_out"]:
-        print(summary(description["left_out"]), file=sys.stderr)
+    names = sorted(path.stem for path in folder.glob("*.hea"))
+    numbers = [int(name) for name in names if name.isdecimal() and len(name) <= 5]
+    if len(set(numbers)) < len(names):
+        numbers = range(len(names))
+    return {number: [folder / name] for number, name in zip(numbers, names, strict=True)}
 
 
-def _convert_all(source: str, records: list[Path], out: Path) -> dict[str, Any]:
+def convert_all(source: str, records: dict[int, list[Path]], out: Path) -> dict[str, Any]:
     """Convert each record; returns the set's description."""
     sums = np.zeros(3)  # samples, their sum, their sum of squares, in mV
     segments, clipped, converted, left_out, checksums = 0, 0, {}, [], {}
-    patients = _patient_ids(records)
-    for record in tqdm(records, "converting", unit="record", disable=None):
-        patient = patients[record.name]
+    for patient, (record,) in tqdm(records.items(), "converting", unit="record", disable=None):
         try:
             signal, fs = _read_signal(record, ALPHABETS[source].fs)
             ends, symbols, zones = _read_annotations(record, ALPHABETS[source])
@@ -66,23 +50,21 @@ def _convert_all(source: str, records: list[Path], out: Path) -> dict[str, Any]:
         clipped += int((np.abs(signal * GAIN) > LIMIT).sum())
         sums += digital.size, digital.sum() / GAIN, (digital**2).sum() / GAIN**2
         ends = np.minimum(np.rint(ends * (FS / fs)).astype(np.int64), len(signal) - 1)
-        folder = out / f"p{patient // 1000:02d}" / f"p{patient:05d}"
-        folder.mkdir(parents=True)
         for lead in range(signal.shape[1]):
-            name = f"p{patient:05d}_s{lead:02d}"
-            write_segment(
-                folder, name, digital[:, lead].astype(np.int16), GAIN, ends, symbols, zones
-            )
+            samples = digital[:, lead].astype(np.int16)
+            write_segment(*place_of(out, patient, lead), samples, GAIN, ends, symbols, zones)
         segments += signal.shape[1]
         converted[record.name] = patient
-        for suffix in (".hea", ".dat", ".atr"):
-            if record.with_suffix(suffix).exists():
-                checksums[record.name + suffix] = sha256(record.with_suffix(suffix))
+        checksums |= {
+            path.name: sha256(path)
+            for path in map(record.with_suffix, (".hea", ".dat", ".atr"))
+            if path.exists()
+        }
     if not converted:
         raise UserError(f"no record can be used ({summary(left_out)})")
     mean = sums[1] / sums[0]
     return {
-        "name": source, "fs": FS, "mean_mv": mean, "sd_mv": math.sqrt(sums[2] / sums[0] - mean**2),
+        "name": source, "mean_mv": mean, "sd_mv": math.sqrt(sums[2] / sums[0] - mean**2),
         "patients": len(converted), "segments": segments, "samples": int(sums[0]),
         "clipped_samples": clipped, "patient_of_record": converted, "left_out": left_out,
         "same_subject": {
@@ -90,18 +72,8 @@ def _convert_all(source: str, records: list[Path], out: Path) -> dict[str, Any]:
             for record, other in SAME_SUBJECT.get(source, {}).items()
             if {record, other} <= converted.keys()
         },
-        "source_sha256": checksums, "versions": versions(),
+        "source_sha256": checksums,
     }  # fmt: skip
-
-
-def _patient_ids(records: list[Path]) -> dict[str, int]:
-    """The record's number where all names are numbers of up to five digits, else its rank."""
-    names = [record.name for record in records]
-    if all(name.isdecimal() and len(name) <= 5 for name in names) and len(
-        set(map(int, names))
-    ) == len(names):
-        return {name: int(name) for name in names}
-    return {name: rank for rank, name in enumerate(names)}
 
 
 def _read_signal(record: Path, fs: float | None) -> tuple[np.ndarray, float]:

@@ -13,6 +13,7 @@ from utils import cli
 COMMANDS = {
     "pretraining.trainer": ["--job-dir", "x", "--task", "beat", "--train", "."],
     "pretraining.convert": ["--source", "mitdb", "--from", ".", "--out", "x"],
+    "pretraining.import_tensorflow": ["--checkpoint", "x", "--out", "x"],
     "pretraining.utils": ["--checkpoint", __file__, "--out", "x"],
     "finetuning.prepare": ["--source", ".", "--labels", "zip"],
     "finetuning.trainer": ["--job-dir", "x", "--train", __file__],

@@ -3,13 +3,15 @@
 import json
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import wfdb
 
-from pretraining import icentia11k
-from pretraining.icentia11k import ICENTIA11K, Constants, Signals, Unusable
+from pretraining import distributions, icentia11k
+from pretraining.distributions import Signals
+from pretraining.icentia11k import ICENTIA11K, Constants, Unusable
 from utils.annotations import RHYTHM_CLASSES
 from utils.cli import UserError
 from utils.segments import GAIN, write_segment
@@ -71,9 +73,9 @@ def test_linked_folders_are_followed(cohort_folder, tmp_path):
 
 def test_folder_without_records_is_refused(tmp_path):
     with pytest.raises(UserError, match="holds no records named"):
-        icentia11k.find_records(tmp_path)
+        distributions.find_records(tmp_path)
     with pytest.raises(UserError, match="is not a folder"):
-        icentia11k.find_records(tmp_path / "no")
+        distributions.find_records(tmp_path / "no")
 
 
 def test_segment_reads_as_written(record):
@@ -239,14 +241,19 @@ def test_bad_constants_are_refused(tmp_path, text):
 
 
 def test_few_signals_are_open_at_a_time(monkeypatch):
+    def opened(path, header):
+        read.append(path.name)
+        return SIGNAL
+
     monkeypatch.setattr(icentia11k, "OPEN_SIGNALS", 2)
-    read = []
-    monkeypatch.setattr(icentia11k, "read_signal", lambda path, header: read.append(path) or path)
-    signals = Signals()
-    for path in "abaca":  # c closes b, because a was used since
-        assert signals.get(path, None) == path
+    monkeypatch.setattr(icentia11k, "read_signal", opened)
+    read, signals = [], Signals()
+    header = icentia11k.Header(len(SIGNAL), GAIN, 0, True, 0)
+    for name in "abaca":  # c closes b, because a was used since
+        windows = signals.windows(Path(name), header, np.array([7, 0]), 5)
+        np.testing.assert_array_equal(windows, [SIGNAL[7:12], SIGNAL[:5]])
     assert read == ["a", "b", "c"]
-    signals.get("b", None)
+    signals.windows(Path("b"), header, np.array([0]), 5)
     assert read == ["a", "b", "c", "b"]
     assert len(signals._open) == 2
 

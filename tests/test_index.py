@@ -7,9 +7,9 @@ import shutil
 import numpy as np
 import pytest
 
-from pretraining import icentia11k, indexing
+from pretraining import icentia11k
 from pretraining.cohort import choose_segments, manifest, split_patients
-from pretraining.icentia11k import Signals
+from pretraining.distributions import Signals
 from pretraining.indexing import open_index
 from utils.cli import UserError
 
@@ -136,8 +136,8 @@ def test_signal_damaged_since_is_one_clear_error(cohort_copy, damage):
     index = open_index(cohort_copy)
     number = segment(index, "p00/p00001/p00001_s01")
     damage(signal_file(cohort_copy))
-    with pytest.raises(UserError, match=r"p00001_s01\.dat changed .* delete the index") as error:
-        Signals().get(index.record_path(number), index.header(number))
+    with pytest.raises(UserError, match=r"p00001_s01 changed .* delete the index") as error:
+        Signals().windows(index.record_path(number), index.header(number), np.array([0]), 512)
     assert "\n" not in str(error.value)
 
 
@@ -161,7 +161,7 @@ def test_interrupted_building_leaves_nothing(cohort_copy, monkeypatch):
 def test_reading_in_processes_gives_the_same(cohort_copy, tmp_path, monkeypatch):
     cut_short(signal_file(cohort_copy))
     serial = open_index(cohort_copy, tmp_path / "serial")
-    monkeypatch.setattr(indexing, "SMALL", 0)
+    monkeypatch.setattr(icentia11k, "AT_ONCE", 0)
     assert content(open_index(cohort_copy, tmp_path / "parallel")) == content(serial)
 
 

@@ -99,7 +99,13 @@ def load_encoder(
 
 
 def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Load every tensor of `model`, none missing, none left over, all of the right shape.
+    """Load every tensor of `model`; raises `UserError` as `check_match` does."""
+    check_match(model, state, path)
+    model.load_state_dict(state, strict=False)
+
+
+def check_match(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Compare names and shapes: none missing, none left over; `model` may be without values.
 
     Raises:
         UserError: anything else; `path` is named.
@@ -112,7 +118,6 @@ def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path) -> Non
             f"{path} does not match the network: {len(wrong)} of {len(own)} tensors missing, "
             f"unknown or of another shape, first {wrong[0]}"
         )
-    model.load_state_dict(state, strict=False)
 
 
 def strip_head(checkpoint: Path, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import math
 import re
 import signal
 import sys
@@ -141,6 +142,11 @@ def count_or_zero(text: str) -> int:
 def seed(text: str) -> int:
     """A seed that scikit-learn takes, too."""
     return _number(text, int, lambda value: 0 <= value < 2**32, "a whole number below 2**32")
+
+
+def number(text: str) -> float:
+    """A finite number."""
+    return _number(text, float, math.isfinite, "a number")
 
 
 def positive(text: str) -> float:

@@ -19,8 +19,9 @@ class Contract:
         frame_size: samples of one input.
         task, classes: what it was trained for, in the order of the logits.
         multi_label: whether an input may have several classes: sigmoid instead of softmax.
-        dataset, manifest_sha256: what it was trained on.
-        seed: of the run. versions: of the libraries.
+        dataset, manifest_sha256: what it was trained on; of imported weights, the sum of the files
+            that they come from.
+        seed: of the run, where it is known. versions: of the libraries.
         spectrogram: settings of 2-D networks, see `utils.spectrogram`.
     """
 
@@ -36,7 +37,7 @@ class Contract:
     classes: list[str]
     dataset: str
     manifest_sha256: str
-    seed: int
+    seed: int | None
     versions: dict[str, str]
     spectrogram: dict[str, int | str] | None = None
     multi_label: bool = False

@@ -10,6 +10,11 @@ FS = 250  # Hz
 GAIN = 74.36482269503546  # units per mV in Icentia11k's headers on PhysioNet
 
 
+def place_of(root: Path, patient: int, segment: int) -> tuple[Path, str]:
+    """Folder and name of a segment in the layout of the data set at `root`."""
+    return root / f"p{patient // 1000:02d}" / f"p{patient:05d}", f"p{patient:05d}_s{segment:02d}"
+
+
 def write_segment(
     folder: Path,
     name: str,
@@ -22,10 +27,12 @@ def write_segment(
     """Write `name.dat`, `name.hea` and, if there is a beat, `name.atr`.
 
     Args:
+        folder: is made if need be.
         digital: (samples,) int16. gain: units per mV.
         ends: (beats,) sample of each beat, ascending. symbols: `Q`, `N`, `S`, `a` or `V` of each.
         zones: the mark that opens the rhythm zone each beat lies in, `""` for none.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     wfdb.wrsamp(
         name, FS, ["mV"], ["ecg"], d_signal=digital[:, None], fmt=["16"], adc_gain=[gain],
         baseline=[0], write_dir=str(folder),

@@ -16,7 +16,7 @@ from utils import cli
 from utils.files import atomic_folder, write_json
 from utils.segments import FS as ICENTIA_HZ
 from utils.segments import GAIN as ICENTIA_GAIN
-from utils.segments import write_segment
+from utils.segments import place_of, write_segment
 from utils.synthetic_ecg import (
     AFIB,
     FLUTTER,
@@ -55,14 +55,12 @@ def write_icentia11k(root: Path, patients: int, segments: int, samples: int, see
     for number in tqdm(range(patients), desc="icentia11k", disable=None):
         rng = np.random.default_rng([seed, number, ICENTIA_HZ])
         patient, burden = draw_patient(rng), _draw_burden(rng, number)
-        folder = root / f"p{number // 1000:02}" / f"p{number:05}"
-        folder.mkdir(parents=True, exist_ok=True)
         for segment in range(segments):
             spells = samples // ICENTIA_HZ // 10 + 1
             rhythms, seconds = rng.choice(4, spells, p=burden), rng.uniform(10, 50, spells)
             stretches = list(zip(rhythms, seconds, strict=True))
             recording = draw_recording(rng, patient, stretches, Grid(samples, ICENTIA_HZ))
-            _write_segment(folder, f"{folder.name}_s{segment:02}", *recording)
+            _write_segment(*place_of(root, number, segment), *recording)
 
 
 def _draw_burden(rng: Generator, number: int) -> np.ndarray:

@@ -60,5 +60,6 @@ def read_marks(record: Path | str) -> wfdb.Annotation:
 
 
 def words(error: Exception) -> str:
-    """What is wrong, without the path that a system error names."""
-    return getattr(error, "strerror", None) or str(error)
+    """What is wrong, in one line, without the path that a system error names."""
+    message = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(message.split())[:200]

@@ -1,0 +1,455 @@
+"""Weights saved by TensorFlow: read without it, and the same network afterwards."""
+
+import hashlib
+import re
+import shutil
+import struct
+from itertools import takewhile
+
+import numpy as np
+import pytest
+import torch
+
+from finetuning import challenge17
+from pretraining.cpc import CPC
+from pretraining.import_tensorflow import main
+from pretraining.tensorflow import checkpoint as reader
+from pretraining.tensorflow import string_table, weights
+from pretraining.tensorflow.checkpoint import read_checkpoint
+from pretraining.tensorflow.crc32c import crc32c
+from tests.helpers import command, contents, make_classifier
+from utils.annotations import BEAT_CLASSES, HEART_RATE_CLASSES, RHYTHM_CLASSES
+from utils.checkpoint import load_encoder, load_strictly, read_weights
+from utils.cli import UserError
+from utils.encoders import Classifier
+
+SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+TYPES = {"float32": 1, "float64": 2, "object": 7, "int64": 9, "uint16": 14, "float16": 19}
+BLOCKS = "layer_with_weights-0/layer_with_weights-0/blocks"
+PRETRAINED = "pretraining classifier"
+SMALL = {
+    "a/bias": np.arange(3, dtype=np.float32),
+    "a/kernel": np.arange(6, dtype=np.float32).reshape(1, 2, 3),
+    "a/kernel_too": np.array([1.5, -2], np.float16),
+    "b/count": np.array(2**40),
+    "b/kernel": np.linspace(0, 1, 7),
+}
+
+
+def zeros(*shape):
+    return np.zeros(shape, np.float32)
+
+
+def varint(number):
+    more = b""
+    while number > 127:
+        more, number = more + bytes([number & 127 | 128]), number >> 7
+    return more + bytes([number])
+
+
+def field(number, value):
+    """Of a protobuf message: a number, or bytes."""
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def masked(data):
+    crc = crc32c(np.frombuffer(data, np.uint8))
+    return struct.pack("<I", (crc >> 15 | crc << 17) + 0xA282EAD8 & 0xFFFFFFFF)
+
+
+def block(rows):
+    """A key is written as what it shares with the one before it, and the rest."""
+    data, last = b"", b""
+    for key, value in rows:
+        shared = sum(
+            1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(key, last, strict=False))
+        )
+        rest = key[shared:]
+        data += varint(shared) + varint(len(rest)) + varint(len(value)) + rest + value
+        last = key
+    return data + struct.pack("<II", 0, 1)
+
+
+def table(rows, size=2, compression=0):
+    """Blocks of `size` rows, one of extensions, one of their places, the footer."""
+    data, index = b"", []
+
+    def add(rows):
+        nonlocal data
+        content = block(rows) + bytes([compression])
+        place = varint(len(data)) + varint(len(content) - 1)
+        data += content + masked(content)
+        return place
+
+    for first in range(0, len(rows), size):
+        chunk = rows[first : first + size]
+        index.append((chunk[-1][0], add(chunk)))
+    footer = add([]) + add(index)
+    return data + footer.ljust(40, b"\0") + string_table.MAGIC
+
+
+def write(prefix, *shards, header=b"", **options):
+    """A checkpoint of arrays by name, of bytes for strings; returns its rows."""
+    rows = {b"": field(1, len(shards)) + header}
+    for number, tensors in enumerate(shards):
+        data = b""
+        for name, value in tensors.items():
+            raw = value if isinstance(value, bytes) else value.tobytes()
+            kind = TYPES[str(getattr(value, "dtype", "object"))]
+            shape = b"".join(field(2, field(1, size)) for size in getattr(value, "shape", ()))
+            entry = field(1, kind) + field(2, shape) + field(3, number) + field(4, len(data))
+            entry += field(5, len(raw)) + varint(6 << 3 | 5) + masked(raw)
+            rows[name.encode()] = entry
+            data += raw
+        prefix.with_name(f"{prefix.name}.data-{number:05}-of-{len(shards):05}").write_bytes(data)
+    prefix.with_name(f"{prefix.name}.index").write_bytes(table(sorted(rows.items()), **options))
+    return rows
+
+
+def as_tensorflow(model, root="layer_with_weights-0/"):
+    """A 1-D classifier's state as the earlier code would have named it."""
+    renames = [
+        (r"^head\.", "layer_with_weights-1."), (r"^encoder\.(stages\.0\.)?", root),
+        (r"^(.*)/(\d\.)", r"\1/blocks/\2"), (r"running_mean", "moving_mean"),
+        (r"running_var", "moving_variance"), (r"(bn\d)\.weight", r"\1.gamma"),
+        (r"(bn\d)\.bias", r"\1.beta"), ("weight$", "kernel"), (r"\.", "/"),
+    ]  # fmt: skip
+    variables = {}
+    for name, value in model.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            for pattern, spelling in renames:
+                name = re.sub(pattern, spelling, name)
+            variables[name + SUFFIX] = value.numpy().T.copy()
+    return variables
+
+
+@pytest.mark.parametrize(
+    ("data", "crc"),
+    # RFC 3720, B.4
+    [(b"", 0), (b"123456789", 0xE3069283), (bytes(32), 0x8A9136AA), (bytes(range(32)), 0x46DD794E)],
+)
+def test_crc32c(data, crc):
+    assert crc32c(np.frombuffer(data, np.uint8)) == crc
+
+
+@pytest.mark.parametrize("size", [1, 2, 100])
+@pytest.mark.parametrize("suffix", ["", ".index"])
+def test_what_was_written_is_read(tmp_path, size, suffix):
+    names = list(SMALL)
+    first, second = ({n: SMALL[n] for n in part} for part in (names[::2], names[1::2]))
+    write(tmp_path / "x", first | {"_CHECKPOINTABLE_OBJECT_GRAPH": b"\x04text"}, second, size=size)
+    found = read_checkpoint(tmp_path / f"x{suffix}")
+    data = [f"x.data-0000{shard}-of-00002" for shard in range(2)]
+    assert [path.name for path in found.files] == ["x.index", *data]
+    assert found.variables.keys() == SMALL.keys()
+    for name, value in SMALL.items():
+        assert found.variables[name].dtype == value.dtype
+        assert np.array_equal(found.variables[name], value)
+
+
+def test_bfloat16_is_widened(tmp_path):
+    write(tmp_path / "x", {"a": np.array([0x3F80, 0xC020], np.uint16)})
+    assert read_checkpoint(tmp_path / "x").variables["a"].tolist() == [1.0, -2.5]
+
+
+def refused(prefix, *words):
+    with pytest.raises(UserError) as error:
+        read_checkpoint(prefix)
+    for word in words:
+        assert word in str(error.value)
+    assert str(error.value).isprintable()
+
+
+def test_files_that_are_missing(tmp_path):
+    refused(tmp_path / "x", "x.index does not exist")
+    write(tmp_path / "x", {"a": np.zeros(3)}, {"b": np.zeros(3)})
+    (tmp_path / "x.data-00001-of-00002").unlink()
+    refused(tmp_path / "x", "x.data-00001-of-00002 does not exist")
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    write(tmp_path / "x", SMALL, compression=1)
+    refused(tmp_path / "x", "x.index", "compressed")
+    write(tmp_path / "x", SMALL, header=field(2, 1))
+    refused(tmp_path / "x", "x.index", "big-endian")
+    (tmp_path / "x.index").write_text("These are no weights, whatever their name says.\n" * 3)
+    refused(tmp_path / "x", "x.index", "not an index")
+    (tmp_path / "x.index").write_bytes(b"")
+    refused(tmp_path / "x", "x.index", "not an index")
+
+
+def test_data_that_is_cut_short_or_changed(tmp_path):
+    write(tmp_path / "x", SMALL)
+    data = tmp_path / "x.data-00000-of-00001"
+    whole = data.read_bytes()
+    data.write_bytes(whole[:-1])
+    refused(tmp_path / "x", data.name, "cut short")
+    data.write_bytes(whole[:20] + b"\x55" + whole[21:])
+    refused(tmp_path / "x", data.name, "checksum")
+
+
+@pytest.mark.parametrize(
+    ("entry", "why"),
+    [
+        (field(1, 1) + field(2, field(2, field(1, 2**40))) + field(5, 2**42), "cut short"),
+        (field(1, 1) + field(2, field(2, field(1, 2**64 - 1))) + field(5, 4), "shape"),
+        (field(1, 1) + field(2, field(2, field(1, 1)) * 100) + field(5, 4), "shape"),
+        (field(1, 1) + field(2, field(2, b"")) + field(5, 0), "shape"),
+        (field(1, 1) + field(4, 2**63) + field(5, 4), "cut short"),
+        (field(1, 8) + field(5, 8), "number 8"),
+        (field(1, b"1"), "number 0"),
+        (field(1, 1) + varint(3 << 3 | 3), "field"),
+        (varint(1 << 3) + b"\xff" * 11, "number"),
+        (field(1, 1) + field(3, 2**60) + field(5, 4), f"x.data-{2**60}-of-00001 does not exist"),
+    ],
+)
+def test_entries_that_claim_what_cannot_be(tmp_path, entry, why):
+    header = write(tmp_path / "x", SMALL)[b""]
+    (tmp_path / "x.index").write_bytes(table([(b"", header), (b"hostile", entry)]))
+    refused(tmp_path / "x", why)
+
+
+def test_keys_that_are_not_in_order_or_not_words(tmp_path):
+    rows = list(write(tmp_path / "x", SMALL).items())
+    for wrong in (rows + rows[-1:], rows[1:], [*rows, (b"\x1b[2J", rows[-1][1])]):
+        (tmp_path / "x.index").write_bytes(table(wrong))
+        refused(tmp_path / "x", "x.index")
+
+
+def test_a_block_that_is_named_again(tmp_path):
+    rows = list(write(tmp_path / "x", {"a": zeros(1)}).items())
+    data = table(rows)
+    place = varint(0) + varint(len(block(rows)))
+    again = block([(b"a", place), (b"b", place)]) + b"\0"
+    footer = varint(0) * 2 + varint(len(data)) + varint(len(again) - 1)
+    data += again + masked(again) + footer.ljust(40, b"\0") + string_table.MAGIC
+    (tmp_path / "x.index").write_bytes(data)
+    refused(tmp_path / "x", "blocks overlap")
+
+
+@pytest.mark.parametrize("sums", [True, False])
+def test_damaged_files_are_read_or_refused(tmp_path, monkeypatch, sums):
+    """With sums that fit, too, as somebody would write who means harm."""
+    write(tmp_path / "x", SMALL)
+    damage(tmp_path, monkeypatch, sums, count=200)
+
+
+@pytest.mark.parametrize("sums", [True, False])
+def test_damaged_real_files_are_read_or_refused(tmp_path, monkeypatch, ecg_data, sums):
+    for path in (ecg_data / "tf-parity" / "af_resnet18_finetuned_stages1").glob("model.*"):
+        shutil.copy(path, tmp_path / path.name.replace("model.weights", "x"))
+    damage(tmp_path, monkeypatch, sums, count=100)
+
+
+def damage(folder, monkeypatch, sums, count):
+    if not sums:
+        for module in (string_table, reader):
+            monkeypatch.setattr(module, "check", lambda data, masked: None)
+    rng, files = np.random.default_rng(0), contents(folder)
+    outcomes = {True: 0, False: 0}
+    for number in range(count):
+        name = "x.index" if number % 4 else "x.data-00000-of-00001"
+        changed = bytearray(files[name])
+        for place in rng.integers(len(changed), size=rng.integers(1, 4)):
+            changed[place] = rng.integers(256)
+        cut = rng.integers(len(changed)) if number % 5 == 0 else len(changed)
+        (folder / name).write_bytes(changed[:cut])
+        try:
+            read_checkpoint(folder / "x")
+            outcomes[True] += 1
+        except UserError as error:
+            assert str(error).isprintable()
+            outcomes[False] += 1
+        (folder / name).write_bytes(files[name])
+    assert outcomes[False] > count // 2 if sums else min(outcomes.values()) > count // 20
+
+
+# The importer
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """Of a classifier being pretrained, optimizer included; its prefix."""
+    root = "layer_with_weights-0/layer_with_weights-0/"
+    variables = as_tensorflow(make_classifier(classes=5), root)
+    kernel = f"{root}conv1/kernel"
+    training = {f"{kernel}/.OPTIMIZER_SLOT/optimizer/m{SUFFIX}": variables[kernel + SUFFIX]}
+    training |= {f"{name}{SUFFIX}": np.array(7) for name in ("optimizer/iter", "save_counter")}
+    training |= {"_CHECKPOINTABLE_OBJECT_GRAPH": b"text"}
+    write(tmp_path / "tf", variables | training)
+    return tmp_path / "tf"
+
+
+def convert(prefix, *flags):
+    return command(main, "--checkpoint", prefix, "--out", prefix.with_name("out"), *flags)
+
+
+def change(prefix, changes):
+    """Write the checkpoint again; a change is of the variable with that ending, or a new one."""
+    variables = read_checkpoint(prefix).variables
+    for ending, value in changes.items():
+        names = [name for name in variables if name.endswith(ending + SUFFIX)]
+        variables[names[0] if names else ending + SUFFIX] = value
+    write(prefix, {name: value for name, value in variables.items() if value is not None})
+
+
+def test_a_checkpoint_becomes_a_weights_file(checkpoint):
+    result = convert(checkpoint, "--frame-size", 512)
+    assert result.code == 0, result
+    for word in ("pretraining classifier", "resnet18", "1 of 4 stages", "task beat", "5 classes"):
+        assert word in result.out
+    tensors, contract = read_weights(checkpoint.with_name("out"))
+    model = make_classifier(classes=5)
+    assert all(torch.equal(tensors[name], model.state_dict()[name]) for name in tensors)
+    load_strictly(model, tensors, checkpoint)
+    assert (contract.architecture, contract.stages, contract.in_channels) == ("resnet18", 1, 1)
+    assert (contract.task, contract.classes) == ("beat", list(BEAT_CLASSES))
+    assert (contract.dataset, contract.mean, contract.sd) == ("icentia11k", 0.0018, 1.3711)
+    assert (contract.fs, contract.unit, contract.frame_size) == (250, "mV", 512)
+    assert contract.seed is None and contract.spectrogram is None
+    files = [checkpoint.with_name(f"tf.{end}") for end in ("index", "data-00000-of-00001")]
+    whole = b"".join(path.read_bytes() for path in files)
+    assert contract.manifest_sha256 == hashlib.sha256(whole).hexdigest()
+
+
+def test_an_existing_file_needs_overwrite(checkpoint):
+    out = checkpoint.with_name("out")
+    out.write_text("mine")
+    convert(checkpoint).refused(str(out), "--overwrite")
+    assert out.read_text() == "mine"
+    assert convert(checkpoint, "--overwrite").code == 0
+    assert load_encoder(out, "resnet18", 250, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"strange/kernel": zeros(2)}, ["variables of no network", "1, first strange/kernel"]),
+        ({f"{BLOCKS}/0/proj_bn/beta": zeros(64)}, [f"1, first {BLOCKS}/0/proj_bn/beta"]),
+        ({f"{BLOCKS}/0/bn_1/beta": zeros(64)}, [f"{BLOCKS}/0/bn_1/beta", "one tensor"]),
+        ({"blocks/0/conv2/kernel": None}, ["1 of 27", "missing", "stages.0.0.conv2.weight"]),
+        ({"blocks/1/bn2/beta": zeros(2)}, ["another shape", "stages.0.1.bn2.bias"]),
+        ({"blocks/1/conv1/kernel": zeros(7, 64, 128)}, ["stages of 1, 1 blocks"]),
+        ({"blocks/1/conv1/kernel": zeros(7, 64, 99)}, ["stages of 1 blocks"]),
+        ({"blocks/0/conv1/kernel": None}, ["no network known"]),
+        ({"layer_with_weights-0/conv1/kernel": None}, ["no network known"]),
+        ({"layer_with_weights-0/conv1/kernel": zeros(7, 8)}, ["no network known"]),
+        ({"layer_with_weights-0/conv1/kernel": zeros(7, 1, 8)}, ["another shape", "conv1.weight"]),
+        ({"layer_with_weights-1/kernel": zeros(3, 5)}, ["another shape", "head.weight"]),
+        ({"layer_with_weights-1/bias": None}, ["head.bias"]),
+    ],
+)
+def test_every_variable_has_its_place(checkpoint, changes, words):
+    change(checkpoint, changes)
+    convert(checkpoint).refused(str(checkpoint), *words)
+    assert not checkpoint.with_name("out").exists()
+
+
+def test_a_checkpoint_of_something_else(tmp_path):
+    write(tmp_path / "tf", SMALL)
+    convert(tmp_path / "tf").refused("tf holds no network known", "a/bias")
+    write(tmp_path / "tf", {"text": b"only"})
+    convert(tmp_path / "tf").refused("tf holds no network known")
+    convert(tmp_path).refused(f"{tmp_path}.index does not exist")
+
+
+def test_flags_must_agree_with_the_network(checkpoint):
+    convert(checkpoint, "--task", "rhythm").refused("--task rhythm", "pretraining classifier")
+    convert(checkpoint, "--dataset", "mine", "--mean", "0.1").refused("--dataset mine", "--sd")
+    assert convert(checkpoint, "--dataset", "mine", "--mean", "-0.1", "--sd", "2").code == 0
+    contract = read_weights(checkpoint.with_name("out"))[1]
+    assert (contract.dataset, contract.mean, contract.sd) == ("mine", -0.1, 2)
+
+
+def test_classes_of_a_fine_tuned_network(tmp_path):
+    write(tmp_path / "tf", as_tensorflow(make_classifier(classes=3)))
+    convert(tmp_path / "tf").refused("3 classes", "challenge17", "--dataset")
+    flags = ["--dataset", "mine", "--mean", "0", "--sd", "1"]
+    assert convert(tmp_path / "tf", *flags).code == 0
+    contract = read_weights(tmp_path / "out")[1]
+    assert (contract.task, contract.classes) == ("classification", ["0", "1", "2"])
+
+
+def test_constants_are_those_of_fine_tuning():
+    ours = weights.CHALLENGE17
+    assert ours[:3] == (challenge17.NAME, challenge17.MEAN_MV, challenge17.SD_MV)
+    assert challenge17.CLASSES == weights.AF_CLASSES
+
+
+# What TensorFlow computed with the same weights
+
+# folder: kind, architecture, stages, task, classes, parameters
+NETWORKS = {
+    "beat_resnet18": ("encoder", "resnet18", None, "unknown", (), 4_492_480),
+    "beat_resnet18_2d": ("encoder", "resnet18_2d", None, "unknown", (), 11_184_640),
+    "beat_resnet18_full_stages1": (PRETRAINED, "resnet18", 1, "beat", BEAT_CLASSES, 116_741),
+    "rhythm_resnet34_full_stages2": (PRETRAINED, "resnet34", 2, "rhythm", RHYTHM_CLASSES, 802_246),
+    "hr_resnet50_full_stages1": (PRETRAINED, "resnet50", 1, "hr", HEART_RATE_CLASSES, 195_780),
+    "af_resnet18_finetuned_stages1": (
+        "fine-tuned classifier", "resnet18", 1, "classification", "ANO~", 116_676,
+    ),
+    "cpc_resnet18_full_stages1": ("CPC model", "resnet18", 1, "cpc", (), 216_896),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def imported(request, ecg_data, tmp_path_factory):
+    """Name of a network, what the import printed, the weights file, TensorFlow's in- and output."""
+    folder, out = ecg_data / "tf-parity" / request.param, tmp_path_factory.mktemp("tf") / "out"
+    (index,) = folder.glob("*.index")
+    result = command(main, "--checkpoint", index.with_suffix(""), "--out", out)
+    assert result.code == 0, result
+    with np.load(folder / "io.npz") as arrays:
+        io = {name: torch.from_numpy(arrays[name]) for name in arrays}
+    return request.param, result.out, out, io
+
+
+def test_a_network_is_recognised(imported):
+    name, printed, out, _ = imported
+    kind, architecture, stages, task, classes, parameters = NETWORKS[name]
+    assert kind in printed and f"{parameters:,} parameters" in printed
+    contract = read_weights(out)[1]
+    assert (contract.architecture, contract.stages) == (architecture, stages)
+    assert (contract.task, contract.classes) == (task, list(classes))
+    fine_tuned, spectral = "fine-tuned" in kind, "2d" in architecture
+    assert contract.frame_size == (16384 if fine_tuned else 4096 if spectral else 2048)
+    assert contract.dataset == ("challenge17" if fine_tuned else "icentia11k")
+    scaling = (0.0075, 0.2373) if fine_tuned else (0, 1) if spectral else (0.0018, 1.3711)
+    assert (contract.mean, contract.sd) == scaling
+    settings = {"window": 256, "hop": 32, "bins": 128, "scale": "linear"}
+    assert contract.spectrogram == (settings if spectral else None)
+
+
+def test_it_computes_what_tensorflow_computed(imported):
+    name, _, out, io = imported
+    transfer = load_encoder(out)
+    encoder = transfer.encoder.eval()
+    with torch.no_grad():
+        if "context" in io:
+            assert_close(cpc_logits(out, encoder, io), io["logits"])
+            return
+        if transfer.contract.spectrogram:
+            features = encoder.features(io["x"].permute(0, 3, 1, 2))
+        else:
+            features = encoder(io["x"].transpose(1, 2))
+        if "features" in io:
+            assert_close(features, io["features"])
+        if transfer.contract.classes:
+            model = Classifier(encoder, len(transfer.contract.classes), torch.Generator())
+            load_strictly(model, read_weights(out)[0], out)
+            logits = model.head(features)
+            assert_close(logits.softmax(1) if "af" in name else logits, io["logits"])
+
+
+def cpc_logits(path, encoder, io):
+    """Of (B, frames, T, 1) context and samples."""
+    model = CPC(encoder, io["context"].shape[1], torch.Generator())
+    load_strictly(model, read_weights(path)[0], path)
+    return model(torch.cat([io["context"], io["samples"]], 1)[..., 0])
+
+
+def assert_close(ours, theirs):
+    assert ours.shape == theirs.shape
+    assert (ours - theirs).abs().max() / theirs.abs().max() < 1e-4
