@@ -82,7 +82,7 @@ def load_encoder(
         if needed not in (None, has):
             raise UserError(f"{path} is for {has} {what}, the data has {needed}")
     encoder = build_encoder(
-        contract.architecture, contract.in_channels, contract.stages, torch.Generator(),
+        contract.architecture, contract.in_channels, contract.stages, None,
         contract.spectrogram,
     )  # fmt: skip
     kept = _encoder_of(tensors)
