@@ -13,10 +13,8 @@ import torch
 from finetuning import challenge17
 from pretraining.cpc import CPC
 from pretraining.import_tensorflow import main
-from pretraining.tensorflow import checkpoint as reader
-from pretraining.tensorflow import string_table, weights
-from pretraining.tensorflow.checkpoint import read_checkpoint
-from pretraining.tensorflow.crc32c import crc32c
+from pretraining.tensorflow import weights
+from pretraining.tensorflow.checkpoint import MAGIC, read_checkpoint
 from tests.helpers import command, contents, make_classifier
 from utils.annotations import BEAT_CLASSES, HEART_RATE_CLASSES, RHYTHM_CLASSES
 from utils.checkpoint import load_encoder, load_strictly, read_weights
@@ -24,7 +22,7 @@ from utils.cli import UserError
 from utils.encoders import Classifier
 
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
-TYPES = {"float32": 1, "float64": 2, "object": 7, "int64": 9, "uint16": 14, "float16": 19}
+TYPES = {"float32": 1, "float64": 2, "object": 7, "int64": 9, "float16": 19}
 BLOCKS = "layer_with_weights-0/layer_with_weights-0/blocks"
 PRETRAINED = "pretraining classifier"
 SMALL = {
@@ -54,9 +52,7 @@ def field(number, value):
     return varint(number << 3 | 2) + varint(len(value)) + value
 
 
-def masked(data):
-    crc = crc32c(np.frombuffer(data, np.uint8))
-    return struct.pack("<I", (crc >> 15 | crc << 17) + 0xA282EAD8 & 0xFFFFFFFF)
+SUM = bytes(4)  # in place of the checksum, which is not looked at
 
 
 def block(rows):
@@ -80,14 +76,14 @@ def table(rows, size=2, compression=0):
         nonlocal data
         content = block(rows) + bytes([compression])
         place = varint(len(data)) + varint(len(content) - 1)
-        data += content + masked(content)
+        data += content + SUM
         return place
 
     for first in range(0, len(rows), size):
         chunk = rows[first : first + size]
         index.append((chunk[-1][0], add(chunk)))
     footer = add([]) + add(index)
-    return data + footer.ljust(40, b"\0") + string_table.MAGIC
+    return data + footer.ljust(40, b"\0") + MAGIC
 
 
 def write(prefix, *shards, header=b"", **options):
@@ -100,7 +96,7 @@ def write(prefix, *shards, header=b"", **options):
             kind = TYPES[str(getattr(value, "dtype", "object"))]
             shape = b"".join(field(2, field(1, size)) for size in getattr(value, "shape", ()))
             entry = field(1, kind) + field(2, shape) + field(3, number) + field(4, len(data))
-            entry += field(5, len(raw)) + varint(6 << 3 | 5) + masked(raw)
+            entry += field(5, len(raw)) + varint(6 << 3 | 5) + SUM
             rows[name.encode()] = entry
             data += raw
         prefix.with_name(f"{prefix.name}.data-{number:05}-of-{len(shards):05}").write_bytes(data)
@@ -125,33 +121,19 @@ def as_tensorflow(model, root="layer_with_weights-0/"):
     return variables
 
 
-@pytest.mark.parametrize(
-    ("data", "crc"),
-    # RFC 3720, B.4
-    [(b"", 0), (b"123456789", 0xE3069283), (bytes(32), 0x8A9136AA), (bytes(range(32)), 0x46DD794E)],
-)
-def test_crc32c(data, crc):
-    assert crc32c(np.frombuffer(data, np.uint8)) == crc
-
-
 @pytest.mark.parametrize("size", [1, 2, 100])
 @pytest.mark.parametrize("suffix", ["", ".index"])
 def test_what_was_written_is_read(tmp_path, size, suffix):
     names = list(SMALL)
     first, second = ({n: SMALL[n] for n in part} for part in (names[::2], names[1::2]))
     write(tmp_path / "x", first | {"_CHECKPOINTABLE_OBJECT_GRAPH": b"\x04text"}, second, size=size)
-    found = read_checkpoint(tmp_path / f"x{suffix}")
+    variables, files = read_checkpoint(tmp_path / f"x{suffix}")
     data = [f"x.data-0000{shard}-of-00002" for shard in range(2)]
-    assert [path.name for path in found.files] == ["x.index", *data]
-    assert found.variables.keys() == SMALL.keys()
+    assert [path.name for path in files] == ["x.index", *data]
+    assert variables.keys() == SMALL.keys()
     for name, value in SMALL.items():
-        assert found.variables[name].dtype == value.dtype
-        assert np.array_equal(found.variables[name], value)
-
-
-def test_bfloat16_is_widened(tmp_path):
-    write(tmp_path / "x", {"a": np.array([0x3F80, 0xC020], np.uint16)})
-    assert read_checkpoint(tmp_path / "x").variables["a"].tolist() == [1.0, -2.5]
+        assert variables[name].dtype == value.dtype
+        assert np.array_equal(variables[name], value)
 
 
 def refused(prefix, *words):
@@ -180,14 +162,11 @@ def test_files_that_cannot_be_read(tmp_path):
     refused(tmp_path / "x", "x.index", "not an index")
 
 
-def test_data_that_is_cut_short_or_changed(tmp_path):
+def test_data_that_is_cut_short(tmp_path):
     write(tmp_path / "x", SMALL)
     data = tmp_path / "x.data-00000-of-00001"
-    whole = data.read_bytes()
-    data.write_bytes(whole[:-1])
+    data.write_bytes(data.read_bytes()[:-1])
     refused(tmp_path / "x", data.name, "cut short")
-    data.write_bytes(whole[:20] + b"\x55" + whole[21:])
-    refused(tmp_path / "x", data.name, "checksum")
 
 
 @pytest.mark.parametrize(
@@ -211,9 +190,9 @@ def test_entries_that_claim_what_cannot_be(tmp_path, entry, why):
     refused(tmp_path / "x", why)
 
 
-def test_keys_that_are_not_in_order_or_not_words(tmp_path):
+def test_keys_that_are_missing_or_not_words(tmp_path):
     rows = list(write(tmp_path / "x", SMALL).items())
-    for wrong in (rows + rows[-1:], rows[1:], [*rows, (b"\x1b[2J", rows[-1][1])]):
+    for wrong in (rows[1:], [*rows, (b"\x1b[2J", rows[-1][1])]):
         (tmp_path / "x.index").write_bytes(table(wrong))
         refused(tmp_path / "x", "x.index")
 
@@ -224,29 +203,23 @@ def test_a_block_that_is_named_again(tmp_path):
     place = varint(0) + varint(len(block(rows)))
     again = block([(b"a", place), (b"b", place)]) + b"\0"
     footer = varint(0) * 2 + varint(len(data)) + varint(len(again) - 1)
-    data += again + masked(again) + footer.ljust(40, b"\0") + string_table.MAGIC
+    data += again + SUM + footer.ljust(40, b"\0") + MAGIC
     (tmp_path / "x.index").write_bytes(data)
     refused(tmp_path / "x", "blocks overlap")
 
 
-@pytest.mark.parametrize("sums", [True, False])
-def test_damaged_files_are_read_or_refused(tmp_path, monkeypatch, sums):
-    """With sums that fit, too, as somebody would write who means harm."""
+def test_damaged_files_are_read_or_refused(tmp_path):
     write(tmp_path / "x", SMALL)
-    damage(tmp_path, monkeypatch, sums, count=200)
+    damage(tmp_path, count=200)
 
 
-@pytest.mark.parametrize("sums", [True, False])
-def test_damaged_real_files_are_read_or_refused(tmp_path, monkeypatch, ecg_data, sums):
+def test_damaged_real_files_are_read_or_refused(tmp_path, ecg_data):
     for path in (ecg_data / "tf-parity" / "af_resnet18_finetuned_stages1").glob("model.*"):
         shutil.copy(path, tmp_path / path.name.replace("model.weights", "x"))
-    damage(tmp_path, monkeypatch, sums, count=100)
+    damage(tmp_path, count=100)
 
 
-def damage(folder, monkeypatch, sums, count):
-    if not sums:
-        for module in (string_table, reader):
-            monkeypatch.setattr(module, "check", lambda data, masked: None)
+def damage(folder, count):
     rng, files = np.random.default_rng(0), contents(folder)
     outcomes = {True: 0, False: 0}
     for number in range(count):
@@ -263,7 +236,7 @@ def damage(folder, monkeypatch, sums, count):
             assert str(error).isprintable()
             outcomes[False] += 1
         (folder / name).write_bytes(files[name])
-    assert outcomes[False] > count // 2 if sums else min(outcomes.values()) > count // 20
+    assert min(outcomes.values()) > count // 20
 
 
 # The importer
@@ -288,7 +261,7 @@ def convert(prefix, *flags):
 
 def change(prefix, changes):
     """Write the checkpoint again; a change is of the variable with that ending, or a new one."""
-    variables = read_checkpoint(prefix).variables
+    variables = read_checkpoint(prefix)[0]
     for ending, value in changes.items():
         names = [name for name in variables if name.endswith(ending + SUFFIX)]
         variables[names[0] if names else ending + SUFFIX] = value

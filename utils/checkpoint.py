@@ -88,7 +88,7 @@ def load_encoder(
     if contract.in_channels not in (1, leads):
         raise UserError(f"{path} is for {contract.in_channels} leads, the data has {leads}")
     encoder = build_encoder(
-        contract.architecture, leads, contract.stages, torch.Generator(), contract.spectrogram
+        contract.architecture, leads, contract.stages, None, contract.spectrogram
     )
     kept = _encoder_of(tensors)
     repeated = leads // contract.in_channels

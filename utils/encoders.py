@@ -35,13 +35,14 @@ def build_encoder(
     architecture: str,
     in_channels: int,
     stages: int | None,
-    generator: torch.Generator,
+    generator: torch.Generator | None,
     spectrogram: dict[str, Any] | None = None,
 ) -> nn.Module:
     """Encoder with new weights.
 
     Args:
         stages: keep the first ones only.
+        generator: source of the weights; None where they are to be loaded.
         spectrogram: settings of a network that sees one, see `utils.spectrogram.Settings`; the
             replication's by default.
 

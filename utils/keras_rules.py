@@ -15,11 +15,14 @@ def same_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def variance_scaling_(kernel: Tensor, scale: float, generator: torch.Generator) -> None:
+def variance_scaling_(kernel: Tensor, scale: float, generator: torch.Generator | None) -> None:
     """Fill (out, in, …) from a truncated normal of variance `scale` / fan-in, in place.
 
-    Keras' VarianceScaling; of scale 2 it is He-normal.
+    Keras' VarianceScaling; of scale 2 it is He-normal. Without a generator nothing is drawn: it
+    takes seconds, for nothing where values are to be loaded.
     """
+    if generator is None:
+        return
     sd = math.sqrt(scale / kernel[0].numel()) / _CUT
     nn.init.trunc_normal_(kernel, std=sd, a=-2 * sd, b=2 * sd, generator=generator)
 

@@ -27,9 +27,9 @@ AF_CLASSES = ("A", "N", "O", "~")  # Challenge 2017's, in the order of the logit
 
 def import_weights(args: argparse.Namespace) -> None:
     """Do what the flags of `pretraining.import_tensorflow` say."""
-    checkpoint = read_checkpoint(args.checkpoint)
-    network = recognise(checkpoint.variables, args.checkpoint)
-    contract = describe(network, checkpoint.files, args)
+    variables, files = read_checkpoint(args.checkpoint)
+    network = recognise(variables, args.checkpoint)
+    contract = describe(network, files, args)
     save_weights(args.out, network.state, contract)
     stages = f"{network.stages} of {len(ENCODERS[network.architecture].blocks)} stages"
     print(
