@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.signal import resample_poly
+from scipy import signal as dsp
 from tqdm import tqdm
 
 from finetuning import challenge17, challenge20, ptbxl, table
@@ -38,7 +38,7 @@ def prepare(args: argparse.Namespace, own: dict[str, Any]) -> None:
     for path in paths.values():
         if path.exists() and not args.overwrite:
             raise UserError(f"{path} exists; choose another --out or give --overwrite")
-    listing, signals, clipped = read_all(listing, args.fs)
+    listing, signals, clipped = read_all(listing, args.fs, args.resampling)
     splits = split(listing, args.test_size, args.seed)
     constants = {"mean_mv": reader.MEAN_MV, "sd_mv": reader.SD_MV}
     if reader.MEAN_MV is None:
@@ -75,6 +75,7 @@ def describe(
         "multi_label": listing.multi_label,
         "left_out": listing.left_out,
         "fs": args.fs,
+        "resampling": args.resampling,
         "unit": UNIT,
         "pad": args.pad,
         **constants,
@@ -102,7 +103,7 @@ def output_paths(out: Path, listing: Listing) -> dict[str, Path]:
     return paths | {"manifest": manifest_path(out.with_name(f"{out.name}_train.npz"))}
 
 
-def read_all(listing: Listing, fs: int) -> tuple[Listing, list[np.ndarray], int]:
+def read_all(listing: Listing, fs: int, resampling: str) -> tuple[Listing, list[np.ndarray], int]:
     """Read and resample every record.
 
     Returns the listing of the usable ones, with the others left out, their signals (int16
@@ -121,7 +122,7 @@ def read_all(listing: Listing, fs: int) -> tuple[Listing, list[np.ndarray], int]
         except Unusable as error:
             left_out.append({"record": str(record), "reason": str(error)})
             continue
-        signal, out_of_range = to_microvolt(ordered, fs, listing.beyond)
+        signal, out_of_range = to_microvolt(ordered, fs, resampling, listing.beyond)
         kept.append(index)
         signals.append(signal)
         clipped += out_of_range
@@ -130,19 +131,30 @@ def read_all(listing: Listing, fs: int) -> tuple[Listing, list[np.ndarray], int]
     return listing.keep(kept, left_out=left_out), signals, clipped
 
 
-def to_microvolt(recording: Recording, fs: int, beyond: str) -> tuple[np.ndarray, int]:
+def _polyphase(signal: np.ndarray, ratio: Fraction, beyond: str) -> np.ndarray:
+    return dsp.resample_poly(signal, ratio.numerator, ratio.denominator, axis=0, padtype=beyond)
+
+
+def _fft(signal: np.ndarray, ratio: Fraction, beyond: str) -> np.ndarray:
+    """A recording is taken to begin again behind its end, whatever `beyond` says."""
+    return dsp.resample(signal, round(len(signal) * ratio))
+
+
+RESAMPLERS = {"polyphase": _polyphase, "fft": _fft}
+
+
+def to_microvolt(
+    recording: Recording, fs: int, resampling: str, beyond: str
+) -> tuple[np.ndarray, int]:
     """Resample a recording to int16 microvolt at `fs` Hz, (samples, leads).
 
     Also returns how many samples were clipped to the range of int16, ±32.767 mV.
 
     Args:
-        beyond: the ends, as scipy's `padtype`.
+        resampling: of `RESAMPLERS`. beyond: the ends, as scipy's `padtype`.
     """
     ratio = fs / Fraction(recording.fs).limit_denominator(100)
-    signal = resample_poly(
-        recording.signal, ratio.numerator, ratio.denominator, axis=0, padtype=beyond
-    )
-    microvolt = np.rint(signal * 1000)
+    microvolt = np.rint(RESAMPLERS[resampling](recording.signal, ratio, beyond) * 1000)
     limits = np.iinfo(np.int16)
     clipped = int(((microvolt < limits.min) | (microvolt > limits.max)).sum())
     return microvolt.clip(limits.min, limits.max).astype(np.int16), clipped

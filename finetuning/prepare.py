@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from utils import cli, names
+from utils import cli, names, presets
 
 OUT = {"challenge17": "physionet"}  # where --out is not the name of the data set
 # Flags that not all data sets have.
@@ -68,6 +68,12 @@ def parse_arguments() -> tuple[argparse.Namespace, dict[str, Any]]:
     flag("--gain", type=cli.positive, help="[table] units per mV, with --unit adu")
     flag("--fs", type=_rate, default=250, help="sampling rate to write, whole Hz")
     flag(
+        "--resampling",
+        choices=names.RESAMPLINGS,
+        default="polyphase",
+        help="fft: over the whole recording at once, as the replication did",
+    )
+    flag(
         "--test-size",
         type=cli.share,
         default=0.2,
@@ -81,7 +87,8 @@ def parse_arguments() -> tuple[argparse.Namespace, dict[str, Any]]:
         help="beginning of the file names; by default data/physionet of challenge17, data/DATASET",
     )
     flag("--overwrite", action="store_true", help="replace files that are there")
-    args = parser.parse_args()
+    cli.add_preset_flag(parser)
+    args = parser.parse_with_preset(presets.PREPARE)
     own = NEEDED[args.dataset] + OPTIONAL[args.dataset]
     others = set().union(*NEEDED.values(), *OPTIONAL.values()) - set(own)
     parser.refuse(others, f"not for --dataset {args.dataset}")

@@ -176,28 +176,32 @@ def test_label_file(source, command, tmp_path):
 # The signal
 
 
+@pytest.mark.parametrize("resampling", RESAMPLINGS)
 @pytest.mark.parametrize(("gain", "amplitude"), [(1000, 1000), (500, 2000)])
-def test_resampling_keeps_a_sine(tmp_path, gain, amplitude):
+def test_resampling_keeps_a_sine(tmp_path, gain, amplitude, resampling):
     def sine(fs):
         return np.sin(2 * np.pi * 10 * np.arange(4 * fs) / fs)
 
     put_record(tmp_path, "A", np.rint(1000 * sine(300)).astype(np.int16), gain=f"{gain}/mV")
     signal, clipped = preparation.to_microvolt(
-        challenge17.read_signal(tmp_path, "A"), 250, "constant"
+        challenge17.read_signal(tmp_path, "A"), 250, resampling, "constant"
     )
     assert signal.shape == (1000, 1) and signal.dtype == np.int16 and clipped == 0
     inner = slice(50, -50)  # away from the ends, where the filter reaches past the recording
     np.testing.assert_allclose(signal[inner, 0], amplitude * sine(250)[inner], atol=4)
 
 
-def test_equal_rate_keeps_every_value(tmp_path):
+@pytest.mark.parametrize("resampling", RESAMPLINGS)
+def test_equal_rate_keeps_every_value(tmp_path, resampling):
     put_record(tmp_path, "A", noise())
-    signal, _ = preparation.to_microvolt(challenge17.read_signal(tmp_path, "A"), 300, "constant")
+    recording = challenge17.read_signal(tmp_path, "A")
+    signal, _ = preparation.to_microvolt(recording, 300, resampling, "constant")
     np.testing.assert_array_equal(signal[:, 0], noise())
 
 
 def test_clipped_samples_are_counted():
-    signal, clipped = preparation.to_microvolt(Recording(np.full((300, 1), 40.0), 300), 300, "line")
+    recording = Recording(np.full((300, 1), 40.0), 300)
+    signal, clipped = preparation.to_microvolt(recording, 300, "polyphase", "line")
     assert clipped == 300 and (signal == 32767).all()
 
 
