@@ -15,6 +15,7 @@ from finetuning.prepared import load_prepared, manifest_path
 from tests import helpers
 from utils.cli import UserError
 from utils.files import sha256, write_json
+from utils.names import RESAMPLINGS
 from utils.recordings import Recording
 
 CLASSES = "ANO~"
