@@ -1,4 +1,4 @@
-"""One recording from a file of a common format, in mV; EDF is yet to come (a row of FORMATS)."""
+"""One recording from a file of a common format, in mV; a further format is a row of FORMATS."""
 
 import io
 import re
