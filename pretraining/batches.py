@@ -14,9 +14,11 @@ from pretraining.icentia11k import Constants
 from pretraining.index import AnnotationIndex
 from utils.cli import UserError
 
+BLOCK_BYTES = 2**26  # read at once: many frames of each segment, few enough for memory
+
 
 class Frames(NamedTuple):
-    """One batch as it was read, K frames of each example; normalised, `signal * scale + shift`."""
+    """Examples as they were read, K frames of each; normalised, `signal * scale + shift`."""
 
     signal: Tensor  # (B, K, T) int16
     scale: Tensor  # (B, K, 1) float32
@@ -25,7 +27,7 @@ class Frames(NamedTuple):
 
 
 class FrameBatches(Dataset):
-    """Batch number -> `Frames`, the same whoever asks and in whatever order.
+    """Range of batch numbers -> `Frames`, the same whoever asks and in whatever order.
 
     Args:
         total: examples in all; the last batch may be smaller.
@@ -49,9 +51,14 @@ class FrameBatches(Dataset):
     def __len__(self) -> int:
         return -(-self.total // self.batch_size)
 
-    def __getitem__(self, number: int) -> Frames:
-        first = number * self.batch_size
-        count = min(self.batch_size, self.total - first)
+    @property
+    def batch_bytes(self) -> int:
+        """Of the signal of one batch."""
+        return 2 * self.batch_size * self.examples.frames * self.examples.frame_size
+
+    def __getitem__(self, numbers: range) -> Frames:
+        first = numbers.start * self.batch_size
+        count = min(numbers.stop * self.batch_size, self.total) - first
         segments, starts, labels = self.examples(first, count)
         signal = self._read(segments.ravel(), starts.ravel()).reshape(*segments.shape, -1)
         scale, shift = self._scaling(segments)
@@ -61,8 +68,9 @@ class FrameBatches(Dataset):
         """Frames that start there, (n, T) int16."""
         length = self.examples.frame_size
         signal = np.empty((len(starts), length), np.int16)
-        for segment in np.unique(segments):
-            chosen = np.flatnonzero(segments == segment)
+        order = np.argsort(segments, kind="stable")
+        distinct, first = np.unique(segments[order], return_index=True)
+        for segment, chosen in zip(distinct, np.split(order, first[1:]), strict=True):
             signal[chosen] = self.signals.windows(
                 self.index.record_path(segment), self.index.header(segment), starts[chosen], length
             )
@@ -87,11 +95,20 @@ def load(
     """
     cuda = device.type == "cuda"
     loader = DataLoader(
-        batches, batch_size=None, sampler=numbers, num_workers=workers, pin_memory=cuda
-    )
-    for frames in _with_plain_errors(loader):
-        signal, scale, shift, labels = (t.to(device, non_blocking=cuda) for t in frames)
-        yield torch.addcmul(shift, signal.float(), scale), labels
+        batches, batch_size=None, sampler=blocks(batches, numbers), num_workers=workers,
+        pin_memory=cuda, prefetch_factor=1 if workers else None,
+    )  # fmt: skip
+    for block in _with_plain_errors(loader):
+        on_device = (tensor.to(device, non_blocking=cuda) for tensor in block)
+        parts = (tensor.split(batches.batch_size) for tensor in on_device)
+        for signal, scale, shift, labels in zip(*parts, strict=True):
+            yield torch.addcmul(shift, signal.float(), scale), labels
+
+
+def blocks(batches: Dataset, numbers: range) -> list[range]:
+    """`numbers` of batches in stretches that are read at once."""
+    size = max(BLOCK_BYTES // batches.batch_bytes, 1)
+    return [numbers[first : first + size] for first in range(0, len(numbers), size)]
 
 
 def _with_plain_errors(loader: DataLoader) -> Iterator[Frames]:

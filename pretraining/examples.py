@@ -8,8 +8,8 @@ import numpy as np
 from pretraining.index import AnnotationIndex
 from pretraining.sampler import Sampler
 
-# (annotations of a segment, starts (n,), frame_size) -> (n,) int64
-LabelRule = Callable[[dict[str, np.ndarray], np.ndarray, int], np.ndarray]
+# (index, segments (n,), starts (n,), frame_size) -> (n,) int64
+LabelRule = Callable[[AnnotationIndex, np.ndarray, np.ndarray, int], np.ndarray]
 
 
 class Places(NamedTuple):
@@ -21,8 +21,9 @@ class Places(NamedTuple):
 
 
 class Examples(Protocol):
-    """Positions of the stream to examples; in `frame_size` samples each frame."""
+    """Positions of the stream to examples of so many `frames`, of `frame_size` samples each."""
 
+    frames: int
     frame_size: int
 
     def __call__(self, first: int, count: int) -> Places: ...
@@ -36,16 +37,16 @@ class LabelledFrames(NamedTuple):
     rule: LabelRule
 
     @property
+    def frames(self) -> int:
+        return 1
+
+    @property
     def frame_size(self) -> int:
         return self.sampler.frame_size
 
     def __call__(self, first: int, count: int) -> Places:
         segments, starts = self.sampler.frames(first, count)
-        labels = np.empty(count, np.int64)
-        for segment in np.unique(segments):
-            chosen = segments == segment
-            annotations = self.index.annotations(segment)
-            labels[chosen] = self.rule(annotations, starts[chosen], self.frame_size)
+        labels = self.rule(self.index, segments, starts, self.frame_size)
         return Places(segments[:, None], starts[:, None], labels)
 
 
@@ -85,6 +86,10 @@ class PredictedFrames(NamedTuple):
 
     sampler: Sampler  # of windows
     context: Context
+
+    @property
+    def frames(self) -> int:
+        return self.context.size + 1 + self.context.negatives
 
     @property
     def frame_size(self) -> int:

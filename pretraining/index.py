@@ -32,6 +32,7 @@ class AnnotationIndex:
             `rhythms` it has, the first of which are at `first_beats` and `first_rhythms`.
         patients: that were looked into.
         left_out: record, patient and reason of each segment that cannot be used.
+        arrays: annotations of all segments, by name, see `ARRAYS`; mapped.
     """
 
     def __init__(self, root: Path, folder: Path):
@@ -48,7 +49,12 @@ class AnnotationIndex:
     @staticmethod
     def _map(path: Path, dtype: str, length: int) -> np.ndarray:
         # An empty file cannot be mapped.
-        return np.memmap(path, dtype, "r", shape=(length,)) if length else np.zeros(0, dtype)
+        # As a plain array: NumPy is slower with its own class of mapped ones.
+        return (
+            np.asarray(np.memmap(path, dtype, "r", shape=(length,)))
+            if length
+            else np.zeros(0, dtype)
+        )
 
     def __reduce__(self):
         return _open_same, (self.root, self.folder, self.about)
@@ -57,12 +63,16 @@ class AnnotationIndex:
     def left_out(self) -> list[dict[str, Any]]:
         return self.about["left_out"]
 
+    def within(self, kind: str, segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where in the arrays the `beats` or `rhythms` of segments begin and end, (n,) each."""
+        first = self.segments[f"first_{kind}"][segments]
+        return first, first + self.segments[kind][segments]
+
     def annotations(self, segment: int) -> dict[str, np.ndarray]:
         """`beat_ends` and `beat_codes` of one segment, (beats,); `rhythm_ends` and `rhythm_codes`,
         (rhythms,): neighbouring intervals of one rhythm are one."""
-        row = self.segments[segment]
         return {
-            name: self.arrays[name][row[f"first_{kind}"] : row[f"first_{kind}"] + row[kind]]
+            name: self.arrays[name][slice(*self.within(kind, segment))]
             for kind, names in ARRAYS.items()
             for name in names
         }

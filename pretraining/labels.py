@@ -2,6 +2,10 @@
 
 A frame is samples [start, end). An annotation's index marks the end of its beat or rhythm interval.
 The rules are those of Weimann & Conrad's code.
+
+Frames of many segments are labelled at once: `ends` and `codes` then hold the annotations of all
+segments one behind the other, and `within` says for each frame from where to where, (n,) each, its
+own segment's lie.
 """
 
 import numpy as np
@@ -12,11 +16,16 @@ ECTOPIC = BEAT_CLASSES.index("pac")  # pac, aberrated, pvc: from here to the end
 # Rhythms that decide a frame wherever they occur, and the others.
 DECISIVE = np.array([RHYTHM_CLASSES.index(name) for name in ("undefined", "afib", "aflut")])
 COMMON = np.array([RHYTHM_CLASSES.index(name) for name in ("end", "noise", "normal")])
+Within = tuple[np.ndarray, np.ndarray] | None
 TACHYCARDIA, BRADYCARDIA, NORMAL_RATE, NOISE = range(len(HEART_RATE_CLASSES))
 
 
 def beat_labels(
-    ends: np.ndarray, codes: np.ndarray, starts: np.ndarray, frame_size: int
+    ends: np.ndarray,
+    codes: np.ndarray,
+    starts: np.ndarray,
+    frame_size: int,
+    within: Within = None,
 ) -> np.ndarray:
     """Beat class of each frame, (n,) int64.
 
@@ -29,15 +38,17 @@ def beat_labels(
         codes: (beats,) class of each beat, see `utils.annotations.BEAT_CLASSES`.
         starts: (n,) first sample of each frame.
         frame_size: samples.
+        within: see above; all annotations by default.
     """
-    counts = count_codes(codes, *complete_beats(ends, starts, frame_size), len(BEAT_CLASSES))
+    complete = complete_beats(ends, starts, frame_size, within)
+    counts = count_codes(codes, *complete, len(BEAT_CLASSES))
     ectopic = counts[:, ECTOPIC:]
     common = counts[:, :ECTOPIC].argmax(1)
     return np.where(ectopic.any(1), ECTOPIC + ectopic.argmax(1), common)
 
 
 def heart_rate_labels(
-    ends: np.ndarray, starts: np.ndarray, frame_size: int, fs: float
+    ends: np.ndarray, starts: np.ndarray, frame_size: int, fs: float, within: Within = None
 ) -> np.ndarray:
     """Heart-rate class of each frame, (n,) int64.
 
@@ -45,9 +56,9 @@ def heart_rate_labels(
     100 bpm normal, above that tachycardia; noise where there are fewer than two.
 
     Args:
-        ends, starts, frame_size: as for `beat_labels`. fs: Hz.
+        ends, starts, frame_size, within: as for `beat_labels`. fs: Hz.
     """
-    first, stop = complete_beats(ends, starts, frame_size)
+    first, stop = complete_beats(ends, starts, frame_size, within)
     intervals = stop - first - 1
     counted = intervals > 0
     first, last = np.where(counted, first, 0), np.where(counted, stop - 1, 0)
@@ -61,7 +72,11 @@ def heart_rate_labels(
 
 
 def rhythm_labels(
-    ends: np.ndarray, codes: np.ndarray, starts: np.ndarray, frame_size: int
+    ends: np.ndarray,
+    codes: np.ndarray,
+    starts: np.ndarray,
+    frame_size: int,
+    within: Within = None,
 ) -> np.ndarray:
     """Rhythm class of each frame, (n,) int64.
 
@@ -73,15 +88,20 @@ def rhythm_labels(
         codes: (intervals,) rhythm of each, see `utils.annotations.RHYTHM_CLASSES`.
         starts: (n,) first sample of each frame.
         frame_size: samples.
+        within: see above; all annotations by default.
     """
-    durations = rhythm_durations(ends, codes, starts, frame_size)
+    durations = rhythm_durations(ends, codes, starts, frame_size, within)
     decisive, common = durations[:, DECISIVE], durations[:, COMMON]
     found = np.where(common.any(1), COMMON[common.argmax(1)], RHYTHM_CLASSES.index("undefined"))
     return np.where(decisive.any(1), DECISIVE[decisive.argmax(1)], found)
 
 
 def rhythm_durations(
-    ends: np.ndarray, codes: np.ndarray, starts: np.ndarray, frame_size: int
+    ends: np.ndarray,
+    codes: np.ndarray,
+    starts: np.ndarray,
+    frame_size: int,
+    within: Within = None,
 ) -> np.ndarray:
     """Samples of each rhythm in each frame, (n, classes) int64.
 
@@ -89,8 +109,9 @@ def rhythm_durations(
     counts up to its end, even where the annotations end earlier.
     """
     stops = starts + frame_size
-    first = np.searchsorted(ends, starts, "right")
-    stop = np.minimum(np.searchsorted(ends, stops, "left") + 1, len(ends))
+    first = search(ends, starts, "right", within)
+    behind = within[1] if within else len(ends)
+    stop = np.minimum(search(ends, stops, "left", within) + 1, behind)
     places, inside = _stretches(first, stop)
     if not places.size:
         return np.zeros((len(starts), len(RHYTHM_CLASSES)), np.int64)
@@ -102,14 +123,29 @@ def rhythm_durations(
 
 
 def complete_beats(
-    ends: np.ndarray, starts: np.ndarray, frame_size: int
+    ends: np.ndarray, starts: np.ndarray, frame_size: int, within: Within = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """First complete beat of each frame, and one past its last, (n,) each.
 
     The beat that ends first in a frame began before it, hence the one added.
     """
-    first = np.searchsorted(ends, starts, "left") + 1
-    return first, np.searchsorted(ends, starts + frame_size, "right")
+    first = search(ends, starts, "left", within) + 1
+    return first, search(ends, starts + frame_size, "right", within)
+
+
+def search(ends: np.ndarray, places: np.ndarray, side: str, within: Within = None) -> np.ndarray:
+    """`np.searchsorted(ends, places, side)`, of each place in its own stretch of `ends`: (n,)."""
+    if within is None:
+        return np.searchsorted(ends, places, side)
+    before = np.less if side == "left" else np.less_equal
+    low, length = within[0].copy(), within[1] - within[0]
+    while length.any():  # halve every stretch at once
+        half = length >> 1
+        middle = low + half
+        right = before(ends.take(middle, mode="clip"), places) & (length > 0)
+        low = np.where(right, middle + 1, low)
+        length = np.where(right, length - half - 1, half)
+    return low
 
 
 def count_codes(codes: np.ndarray, first: np.ndarray, stop: np.ndarray, classes: int) -> np.ndarray:

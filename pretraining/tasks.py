@@ -48,18 +48,19 @@ def _classification(classes: tuple[str, ...], rule: LabelRule) -> Task:
     )
 
 
-def _beat(annotations, starts, frame_size):
-    ends, codes = annotations["beat_ends"], annotations["beat_codes"]
-    return labels.beat_labels(ends, codes, starts, frame_size)
+def _beat(index, segments, starts, frame_size):
+    ends, codes = index.arrays["beat_ends"], index.arrays["beat_codes"]
+    return labels.beat_labels(ends, codes, starts, frame_size, index.within("beats", segments))
 
 
-def _rhythm(annotations, starts, frame_size):
-    ends, codes = annotations["rhythm_ends"], annotations["rhythm_codes"]
-    return labels.rhythm_labels(ends, codes, starts, frame_size)
+def _rhythm(index, segments, starts, frame_size):
+    ends, codes = index.arrays["rhythm_ends"], index.arrays["rhythm_codes"]
+    return labels.rhythm_labels(ends, codes, starts, frame_size, index.within("rhythms", segments))
 
 
-def _heart_rate(annotations, starts, frame_size):
-    return labels.heart_rate_labels(annotations["beat_ends"], starts, frame_size, FS)
+def _heart_rate(index, segments, starts, frame_size):
+    ends, within = index.arrays["beat_ends"], index.within("beats", segments)
+    return labels.heart_rate_labels(ends, starts, frame_size, FS, within)
 
 
 def _context(args: Namespace) -> Context:

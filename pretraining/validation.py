@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from pretraining.batches import FrameBatches, Frames
+from pretraining.batches import FrameBatches, Frames, blocks
 from utils.cli import UserError
 from utils.files import atomic_path
 
@@ -19,7 +19,7 @@ DTYPES = {"signal": "<i2", "scale": "<f4", "shift": "<f4", "labels": "<i8"}
 
 
 def write_frames(path: Path, batches: FrameBatches, about: dict[str, Any]) -> None:
-    """Write all batches, one at a time.
+    """Write all batches, a block at a time.
 
     Args:
         about: `patients` (their ids) and `dataset`, so that they never train, and all that has to
@@ -28,10 +28,10 @@ def write_frames(path: Path, batches: FrameBatches, about: dict[str, Any]) -> No
     small: dict[str, list[np.ndarray]] = {name: [] for name in DTYPES if name != "signal"}
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         with _member(archive, "signal") as file:
-            for number in range(len(batches)):
-                frames = batches[number]._asdict()
+            for numbers in blocks(batches, range(len(batches))):
+                frames = batches[numbers]._asdict()
                 signal = frames.pop("signal").numpy()
-                if not number:
+                if not numbers.start:
                     header = {
                         "descr": DTYPES["signal"],
                         "fortran_order": False,
@@ -53,7 +53,7 @@ def _member(archive: zipfile.ZipFile, name: str):
 
 
 class StoredFrames(Dataset):
-    """Batch number -> `Frames` of a file written by `write_frames`; its signal is memory-mapped.
+    """Range of batch numbers -> `Frames` of a file by `write_frames`; its signal is mapped.
 
     Raises:
         UserError: not such a file.
@@ -88,8 +88,13 @@ class StoredFrames(Dataset):
     def __len__(self) -> int:
         return -(-len(self.arrays["labels"]) // self.batch_size)
 
-    def __getitem__(self, number: int) -> Frames:
-        part = slice(number * self.batch_size, (number + 1) * self.batch_size)
+    @property
+    def batch_bytes(self) -> int:
+        """Of the signal of one batch."""
+        return self.arrays["signal"][0].nbytes * self.batch_size
+
+    def __getitem__(self, numbers: range) -> Frames:
+        part = slice(numbers.start * self.batch_size, numbers.stop * self.batch_size)
         return Frames(
             **{name: torch.from_numpy(np.array(array[part])) for name, array in self.arrays.items()}
         )

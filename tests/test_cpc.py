@@ -63,7 +63,7 @@ def test_batches_hold_every_frame_in_its_own_scale(cohort_copy, tmp_path):
     cohort, _ = choose_segments(index, None, context.window, annotated=False)
     sampler = Sampler(list(cohort.values()), index.segments["samples"], context.window, 8, (0, 1))
     examples = PredictedFrames(sampler, context)
-    frames = FrameBatches(index, examples, Constants("made up", 0.1, 0.5, {}), 16, 40)[1]
+    frames = FrameBatches(index, examples, Constants("made up", 0.1, 0.5, {}), 16, 40)[range(1, 2)]
     segments, starts, labels = examples(16, 16)
     assert frames.signal.shape == (16, 6, 256) and frames.labels.tolist() == labels.tolist()
     normalised = (frames.signal * frames.scale + frames.shift).numpy()

@@ -113,6 +113,36 @@ def test_heart_rate_labels_equal_the_worded_rule(ends, starts, frame_size, fs):
     assert found.tolist() == expected
 
 
+@settings(deadline=None, max_examples=200)
+@given(st.lists(rhythms, min_size=1, max_size=5), st.data(), st.integers(1, 60))
+def test_frames_of_many_segments_at_once(segments, data, frame_size):
+    """Beats and rhythms have the same ends here; the rules look at them in their own ways."""
+    frames = st.tuples(st.integers(0, len(segments) - 1), st.integers(0, 90))
+    numbers, starts = np.array(data.draw(st.lists(frames, min_size=1, max_size=9))).T
+    columns = [np.array(sorted(one), np.int32).reshape(-1, 2).T for one in segments]
+    ends, codes = np.concatenate(columns, axis=1)
+    stop = np.cumsum([len(column[0]) for column in columns])
+    first = stop - [len(column[0]) for column in columns]
+    within = first[numbers], stop[numbers]
+    beats = np.minimum(codes, 4)
+    for whole, alone in (
+        (
+            beat_labels(ends, beats, starts, frame_size, within),
+            lambda e, c, *f: beat_labels(e, np.minimum(c, 4), *f),
+        ),
+        (rhythm_labels(ends, codes, starts, frame_size, within), rhythm_labels),
+        (
+            heart_rate_labels(ends, starts, frame_size, 9, within),
+            lambda e, c, *f: heart_rate_labels(e, *f, 9),
+        ),
+    ):
+        one_by_one = [
+            alone(*columns[number], np.array([start]), frame_size).item()
+            for number, start in zip(numbers, starts, strict=True)
+        ]
+        assert whole.tolist() == one_by_one
+
+
 @pytest.mark.parametrize(
     ("interval", "expected"),
     [

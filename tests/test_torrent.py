@@ -160,7 +160,7 @@ def frames(index, task):
     sampler = Sampler(list(cohort.values()), index.segments["samples"], FRAME, 20, (0,))
     examples = TASKS[task].examples(index, sampler, None)
     batches = FrameBatches(index, examples, ICENTIA11K, 40, 120)
-    return [batches[number] for number in range(len(batches))]
+    return [batches[range(number, number + 1)] for number in range(len(batches))]
 
 
 @pytest.mark.parametrize("put", WRITERS.values(), ids=WRITERS)
