@@ -1,6 +1,7 @@
 """Examples and reader to tensors."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -18,12 +19,17 @@ BLOCK_BYTES = 2**26  # read at once: many frames of each segment, few enough for
 
 
 class Frames(NamedTuple):
-    """Examples as they were read, K frames of each; normalised, `signal * scale + shift`."""
+    """n examples of K frames each, as they were read; normalised, `signal[rows] * scale + shift`.
 
-    signal: Tensor  # (B, K, T) int16
-    scale: Tensor  # (B, K, 1) float32
-    shift: Tensor  # (B, K, 1) float32
-    labels: Tensor  # (B,) int64
+    The signal lies in the order of the files: it is put into that of the examples where it is
+    needed, in one go with normalisation.
+    """
+
+    signal: Tensor  # (n * K, T) int16
+    rows: Tensor  # (n, K) int64
+    scale: Tensor  # (n, K, 1) float32
+    shift: Tensor  # (n, K, 1) float32
+    labels: Tensor  # (n,) int64
 
 
 class FrameBatches(Dataset):
@@ -60,19 +66,23 @@ class FrameBatches(Dataset):
         first = numbers.start * self.batch_size
         count = min(numbers.stop * self.batch_size, self.total) - first
         segments, starts, labels = self.examples(first, count)
-        signal = self._read(segments.ravel(), starts.ravel()).reshape(*segments.shape, -1)
+        order = np.lexsort((starts.ravel(), segments.ravel()))
+        signal = self._read(segments.ravel()[order], starts.ravel()[order])
+        rows = np.empty_like(order)
+        rows[order] = np.arange(len(order))
         scale, shift = self._scaling(segments)
-        return Frames(*map(torch.from_numpy, (signal, scale, shift, labels)))
+        arrays = signal, rows.reshape(segments.shape), scale, shift, labels
+        return Frames(*map(torch.from_numpy, arrays))
 
     def _read(self, segments: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        """Frames that start there, (n, T) int16."""
+        """Frames that start there, (n, T) int16; `segments` are sorted."""
         length = self.examples.frame_size
         signal = np.empty((len(starts), length), np.int16)
-        order = np.argsort(segments, kind="stable")
-        distinct, first = np.unique(segments[order], return_index=True)
-        for segment, chosen in zip(distinct, np.split(order, first[1:]), strict=True):
-            signal[chosen] = self.signals.windows(
-                self.index.record_path(segment), self.index.header(segment), starts[chosen], length
+        distinct, first = np.unique(segments, return_index=True)
+        for segment, part in zip(distinct, pairwise([*first, len(segments)]), strict=True):
+            part = slice(*part)
+            signal[part] = self.signals.windows(
+                self.index.record_path(segment), self.index.header(segment), starts[part], length
             )
         return signal
 
@@ -99,10 +109,10 @@ def load(
         pin_memory=cuda, prefetch_factor=1 if workers else None,
     )  # fmt: skip
     for block in _with_plain_errors(loader):
-        on_device = (tensor.to(device, non_blocking=cuda) for tensor in block)
-        parts = (tensor.split(batches.batch_size) for tensor in on_device)
-        for signal, scale, shift, labels in zip(*parts, strict=True):
-            yield torch.addcmul(shift, signal.float(), scale), labels
+        signal, *others = (tensor.to(device, non_blocking=cuda) for tensor in block)
+        parts = (tensor.split(batches.batch_size) for tensor in others)
+        for rows, scale, shift, labels in zip(*parts, strict=True):
+            yield torch.addcmul(shift, signal[rows].float(), scale), labels
 
 
 def blocks(batches: Dataset, numbers: range) -> list[range]:

@@ -65,8 +65,8 @@ def test_batches_hold_every_frame_in_its_own_scale(cohort_copy, tmp_path):
     examples = PredictedFrames(sampler, context)
     frames = FrameBatches(index, examples, Constants("made up", 0.1, 0.5, {}), 16, 40)[range(1, 2)]
     segments, starts, labels = examples(16, 16)
-    assert frames.signal.shape == (16, 6, 256) and frames.labels.tolist() == labels.tolist()
-    normalised = (frames.signal * frames.scale + frames.shift).numpy()
+    assert frames.signal.shape == (16 * 6, 256) and frames.labels.tolist() == labels.tolist()
+    normalised = (frames.signal[frames.rows] * frames.scale + frames.shift).numpy()
     for row, column in np.ndindex(16, 6):
         header = index.header(segments[row, column])
         raw = np.fromfile(f"{index.record_path(segments[row, column])}.dat", "<i2")
