@@ -112,6 +112,8 @@ def without(cohort: Cohort, about: Mapping[str, Any], constants: Constants, sour
     train = {p: rows for p, rows in cohort.items() if same.get(p, p) not in taken}
     if not train:
         raise UserError(f"{source} holds frames of all usable patients; none is left to train on")
+    out = len(cohort) - len(train)
+    print(f"{source}: {out} of {len(cohort)} usable patients are in it and do not train")
     return train
 
 

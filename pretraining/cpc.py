@@ -67,11 +67,14 @@ class CPC(nn.Module):
         self.layers = nn.Sequential(*(TransformerLayer(width, generator) for _ in range(LAYERS)))
 
     def forward(self, frames: Tensor) -> Tensor:
-        features = self.encoder(frames.flatten(0, 1).unsqueeze(1))  # (B * K, D)
-        features = features.unflatten(0, frames.shape[:2])
-        context, candidates = features.tensor_split([self.context_size], dim=1)
+        # Apart, as in the authors' code: each has batch statistics of its own.
+        parts = frames.tensor_split([self.context_size], dim=1)
+        context, candidates = (
+            self.encoder(part.flatten(0, 1).unsqueeze(1)).unflatten(0, part.shape[:2])
+            for part in parts
+        )  # (B, K, D)
         token = self.pool_token.expand(len(frames), 1, -1)
-        sequence = torch.cat([token, context], 1) * math.sqrt(features.shape[-1])
+        sequence = torch.cat([token, context], 1) * math.sqrt(context.shape[-1])
         pooled = self.layers(sequence + positions(*sequence.shape[1:]).to(sequence))[:, 0]
         return torch.einsum("bd,bnd->bn", pooled, candidates)
 

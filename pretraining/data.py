@@ -114,6 +114,7 @@ def open_stored(args: argparse.Namespace, constants: Constants) -> StoredFrames:
     Raises:
         UserError: they are none, or those of another objective, size or normalisation.
     """
+    task = TASKS[args.task]
     stored = StoredFrames(args.val_file, args.batch_size)
     for name, needed in kind_of_frames(args, constants).items():
         if stored.about.get(name) != needed:
@@ -121,16 +122,13 @@ def open_stored(args: argparse.Namespace, constants: Constants) -> StoredFrames:
                 f"{args.val_file} was made with {name} {stored.about.get(name)}, not {needed}; "
                 "make another with --cache-val"
             )
+    stored.check(task.frames(args), args.frame_size, task.answers(args))
     return stored
 
 
 def kind_of_frames(args: argparse.Namespace, constants: Constants) -> dict[str, Any]:
     """What has to be equal where validation frames are to be used again."""
-    layout = {
-        name: getattr(args, name)
-        for name in ("context_size", "ns", "positive_offset", "context_overlap")
-        if not TASKS[args.task].classes
-    }
+    layout = {name: getattr(args, name) for name in TASKS[args.task].layout}
     return {
         "task": args.task, "fs": FS, "frame_size": args.frame_size, "mean_mv": constants.mean,
         "sd_mv": constants.sd, **layout,

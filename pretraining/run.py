@@ -14,9 +14,9 @@ from pretraining.icentia11k import FS
 from pretraining.tasks import TASKS
 from utils import metrics, runlog
 from utils.checkpoint import load_encoder, save_weights, strip_head
-from utils.cli import UserError, spectrogram_settings
+from utils.cli import spectrogram_settings
 from utils.contract import Contract
-from utils.encoders import build_encoder, count_parameters, settings_of
+from utils.encoders import DEFAULT_ARCHITECTURE, build_encoder, count_parameters, settings_of
 from utils.engine import Hardware, choose_hardware, predict, train_epoch
 from utils.files import write_json
 from utils.manifest import digest
@@ -28,10 +28,11 @@ def run(args: argparse.Namespace) -> None:
     """Pretrain as the flags of `pretraining.trainer` say."""
     runlog.check_free(args.job_dir, args.overwrite)
     hardware = choose_hardware(args.device, args.precision)
+    model = build_model(args)
     data = open_data(args)
     if args.cache_val:
         cache_validation(args, data)
-    model = hardware.place(build_model(args))
+    model = hardware.place(model)
     runlog.start_run(args, str(hardware))
     write_json(args.job_dir / "manifest.json", data.manifest)
     contract = describe(args, data, model)
@@ -43,18 +44,24 @@ def run(args: argparse.Namespace) -> None:
 
 
 def build_model(args: argparse.Namespace) -> nn.Module:
-    """New network, or one around the encoder of `--weights-file`."""
+    """New network, or one around the encoder of `--weights-file`; says in `args` which it is.
+
+    Raises:
+        UserError: there is no such network, or it cannot take frames of this size.
+    """
     generator = runlog.torch_generator(args.seed)
     if args.weights_file:
         transfer = load_encoder(args.weights_file, args.arch, FS, in_channels=1)
-        if args.stages not in (None, transfer.contract.stages):
-            raise UserError(f"{args.weights_file} has another number of --stages")
         print(transfer.report(args.weights_file))
-        encoder, args.stages = transfer.encoder, transfer.contract.stages
+        encoder = transfer.encoder
+        args.arch, args.stages = transfer.contract.architecture, transfer.contract.stages
     else:
+        args.arch = args.arch or DEFAULT_ARCHITECTURE
         settings = spectrogram_settings(args)
         encoder = build_encoder(args.arch, 1, args.stages, generator, settings)
     model = TASKS[args.task].model(encoder, args, generator)
+    with torch.inference_mode():  # a frame that is too short is better found out now
+        encoder.eval()(torch.zeros(1, 1, args.frame_size))
     print(f"{args.arch}: {count_parameters(model):,} parameters")
     return model
 
@@ -77,6 +84,7 @@ def describe(args: argparse.Namespace, data: Data, model: nn.Module) -> Contract
         seed=args.seed,
         versions=runlog.versions(),
         spectrogram=settings_of(model.encoder),
+        context={name: getattr(args, name) for name in TASKS[args.task].layout} or None,
     )
 
 

@@ -14,6 +14,7 @@ from pretraining.index import AnnotationIndex
 from pretraining.sampler import Sampler
 from utils.annotations import BEAT_CLASSES, HEART_RATE_CLASSES, RHYTHM_CLASSES
 from utils.encoders import Classifier
+from utils.names import CONTEXT_FLAGS
 from utils.segments import FS
 
 
@@ -23,6 +24,8 @@ class Task(NamedTuple):
     Attributes:
         classes: in the order of the logits; none where the answer is a place.
         annotated: whether it needs annotations.
+        layout: flags that say which frames an example has.
+        frames: of an example. answers: logits.
         window: samples that an example takes from its segment in one stretch.
         examples: what is made of the sampler's windows.
         model: around an encoder, (B, K, T) -> (B, answers) logits.
@@ -31,6 +34,9 @@ class Task(NamedTuple):
 
     classes: tuple[str, ...]
     annotated: bool
+    layout: tuple[str, ...]
+    frames: Callable[[Namespace], int]
+    answers: Callable[[Namespace], int]
     window: Callable[[Namespace], int]
     examples: Callable[[AnnotationIndex, Sampler, Namespace], Examples]
     model: Callable[[nn.Module, Namespace, Generator], nn.Module]
@@ -42,6 +48,9 @@ def _classification(classes: tuple[str, ...], rule: LabelRule) -> Task:
     return Task(
         classes,
         annotated=True,
+        layout=(),
+        frames=lambda args: 1,
+        answers=lambda args: len(classes),
         window=lambda args: args.frame_size,
         examples=lambda index, sampler, args: LabelledFrames(index, sampler, rule),
         model=lambda encoder, args, generator: Classifier(encoder, len(classes), generator),
@@ -76,6 +85,9 @@ TASKS = {
     "cpc": Task(
         classes=(),
         annotated=False,
+        layout=CONTEXT_FLAGS,
+        frames=lambda args: args.context_size + 1 + args.ns,
+        answers=lambda args: 1 + args.ns,
         window=lambda args: _context(args).window,
         examples=lambda index, sampler, args: PredictedFrames(sampler, _context(args)),
         model=lambda encoder, args, generator: CPC(encoder, args.context_size, generator),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from utils import cli, names, presets
 
-CPC_FLAGS = ("context_size", "context_overlap", "positive_offset", "ns")
+VALIDATION_FLAGS = ("val_size", "val_samples_per_patient", "cache_val")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -20,6 +20,36 @@ def parse_arguments() -> argparse.Namespace:
     cli.add_run_flags(parser)
     flag = parser.add_argument
     flag("--task", choices=names.TASKS, required=True, help="objective")
+    add_data_flags(parser)
+    flag("--weights-file", type=cli.file, help="start from this encoder")
+    flag("--arch", choices=names.ARCHITECTURES, help="by default the weights file's, else resnet18")
+    flag("--stages", type=cli.count, help="keep the first stages of a new encoder only")
+    flag("--batch-size", type=cli.count, default=64, help="examples")
+    flag(
+        "--steps-per-epoch",
+        type=cli.count,
+        help="by default 1000, or one pass over the patients where that is less",
+    )
+    flag("--epochs", type=cli.count, help="by default as many as one pass over the patients takes")
+    flag(
+        "--val-metric", choices=names.PRETRAINING_METRICS, default="loss", help="chooses the epoch"
+    )
+    add_context_flags(parser)
+    cli.add_spectrogram_flags(parser)
+    flag(
+        "--spectrogram-input",
+        choices=names.SPECTROGRAM_INPUTS,
+        default="normalized",
+        help="[2-D] raw: millivolt as they are, as the replication pretrained",
+    )
+    args = parser.parse_with_preset(presets.PRETRAINING)
+    check(parser, args)
+    return args
+
+
+def add_data_flags(parser: cli.Parser) -> None:
+    """Which examples are trained and validated on."""
+    flag = parser.add_argument
     flag("--train", type=cli.existing, required=True, help="Icentia11k, or a set in its layout")
     flag(
         "--unzipped",
@@ -35,13 +65,9 @@ def parse_arguments() -> argparse.Namespace:
         help="share or number of the patients that validate and never train; 0 for none",
     )
     flag("--val-size", type=cli.count, help="examples to validate on, shared by those patients")
-    flag("--cache-val", type=Path, help="write them to this file (.npz)")
+    flag("--cache-val", type=Path, help="write them to this file (.npz), or --overwrite it")
     flag("--val-file", type=cli.file, help="validate on these; their patients never train")
-    flag("--weights-file", type=cli.file, help="start from this encoder")
-    flag("--arch", choices=names.ARCHITECTURES, default="resnet18", help="encoder")
-    flag("--stages", type=cli.count, help="keep the first stages of the encoder only")
     flag("--frame-size", type=cli.count, default=2048, help="samples at 250 Hz")
-    flag("--batch-size", type=cli.count, default=64, help="examples")
     flag("--samples-per-patient", type=cli.count, default=4096, help="examples of each in one pass")
     flag(
         "--val-samples-per-patient",
@@ -50,20 +76,16 @@ def parse_arguments() -> argparse.Namespace:
         " at most --samples-per-patient",
     )
     flag(
-        "--steps-per-epoch",
-        type=cli.count,
-        help="by default 1000, or one pass over the patients where that is less",
-    )
-    flag("--epochs", type=cli.count, help="by default as many as one pass over the patients takes")
-    flag(
-        "--val-metric", choices=names.PRETRAINING_METRICS, default="loss", help="chooses the epoch"
-    )
-    flag(
         "--data-parallelism",
         type=cli.count_or_zero,
         default=0,
         help="processes that read data; the frames do not depend on it",
     )
+
+
+def add_context_flags(parser: cli.Parser) -> None:
+    """Frames of an example of CPC."""
+    flag = parser.add_argument
     flag("--context-size", type=cli.count, default=8, help="[cpc] frames of context")
     flag(
         "--context-overlap", type=cli.count_or_zero, default=0, help="[cpc] samples, of neighbours"
@@ -75,38 +97,27 @@ def parse_arguments() -> argparse.Namespace:
         help="[cpc] frames left out between the context and the frame to find",
     )
     flag("--ns", type=cli.count, default=1, help="[cpc] other frames that it is found among")
-    cli.add_spectrogram_flags(parser)
-    flag(
-        "--spectrogram-input",
-        choices=names.SPECTROGRAM_INPUTS,
-        default="normalized",
-        help="[2-D] raw: millivolt as they are, as the replication pretrained",
-    )
-    args = parser.parse_with_preset(presets.PRETRAINING)
-    check(parser, args)
-    return args
 
 
 def check(parser: cli.Parser, args: argparse.Namespace) -> None:
     """Refuse flags that contradict each other, or would do nothing."""
     if args.task != "cpc":
-        parser.refuse(CPC_FLAGS, "only for --task cpc")
-    if args.arch not in names.SPECTRAL_ARCHITECTURES:
-        parser.refuse(
-            [*cli.spectrogram_flags(), "spectrogram_input"],
-            "only for 2-D networks, such as --arch resnet18_2d",
-        )
-    elif args.weights_file:
-        parser.refuse(cli.spectrogram_flags(), "comes with --weights-file")
+        parser.refuse(names.CONTEXT_FLAGS, "only for --task cpc")
+    elif args.context_overlap >= args.frame_size:
+        parser.error("argument --context-overlap: must be below --frame-size")
+    if args.weights_file:
+        parser.refuse(["stages", *cli.spectrogram_flags()], "comes with --weights-file")
+    elif args.arch not in names.SPECTRAL_ARCHITECTURES:
+        flags = [*cli.spectrogram_flags(), "spectrogram_input"]
+        parser.refuse(flags, "only for 2-D networks, such as --arch resnet18_2d")
+    if args.val_file:
+        parser.refuse(["val_patients", *VALIDATION_FLAGS], "--val-file says who validates")
+    elif not args.val_patients:
+        parser.refuse(["val_metric", *VALIDATION_FLAGS], "nobody validates (--val-patients 0)")
+    if args.cache_val and args.job_dir.resolve() in args.cache_val.resolve().parents:
+        parser.error("argument --cache-val: must lie outside --job-dir")
     if args.cache_val and args.cache_val.exists() and not args.overwrite:
         parser.error(f"argument --cache-val: {args.cache_val} exists; see --overwrite")
-    if args.val_file:
-        parser.refuse(
-            ("val_patients", "val_size", "val_samples_per_patient", "cache_val"),
-            "--val-file says who validates",
-        )
-    if args.context_overlap >= args.frame_size:
-        parser.error("argument --context-overlap: must be below --frame-size")
 
 
 def main() -> None:

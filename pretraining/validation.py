@@ -3,6 +3,7 @@
 import json
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from utils.cli import UserError
 from utils.files import atomic_path
 
 ABOUT = "about"  # JSON: what the frames are, see `write_frames`
+# What zipfile, NumPy and JSON raise on files that are not as they should be.
+DAMAGED = (ValueError, KeyError, TypeError, EOFError, RuntimeError, struct.error, zlib.error,
+           zipfile.BadZipFile)  # fmt: skip
 DTYPES = {"signal": "<i2", "scale": "<f4", "shift": "<f4", "labels": "<i8"}
 
 
@@ -56,7 +60,7 @@ class StoredFrames(Dataset):
     """Range of batch numbers -> `Frames` of a file by `write_frames`; its signal is mapped.
 
     Raises:
-        UserError: not such a file.
+        UserError: not such a file; also by `check`.
     """
 
     def __init__(self, path: Path, batch_size: int):
@@ -66,21 +70,31 @@ class StoredFrames(Dataset):
                 self.about = json.loads(str(file[ABOUT]))
                 self.arrays = {name: file[name] for name in DTYPES if name != "signal"}
             self.arrays["signal"] = _map_member(path, "signal.npy")
-            self._check()
-        except (ValueError, KeyError, TypeError, EOFError, struct.error, zipfile.BadZipFile):
-            raise UserError(
-                f"{path} holds no validation frames; write it with --cache-val"
-            ) from None
+            patients, dataset = self.about["patients"], self.about["dataset"]
+        except DAMAGED:
+            raise self._refusal() from None
+        known = isinstance(patients, list) and all(type(p) is int and p >= 0 for p in patients)
+        if not (known and patients and isinstance(dataset, str)):
+            raise self._refusal()
 
-    def _check(self) -> None:
-        count, frames, _ = self.arrays["signal"].shape
-        shapes = {"scale": (count, frames, 1), "shift": (count, frames, 1), "labels": (count,)}
-        for name, dtype in DTYPES.items():
-            array = self.arrays[name]
-            if array.dtype != dtype or array.shape != shapes.get(name, array.shape):
-                raise ValueError(name)
-        if not count or not {int} >= {type(patient) for patient in self.about["patients"]}:
-            raise ValueError(ABOUT)
+    def _refusal(self) -> UserError:
+        return UserError(f"{self.path} holds no validation frames; write it with --cache-val")
+
+    def check(self, frames: int, frame_size: int, answers: int) -> None:
+        """Hold the arrays against what an example should be, with labels below `answers`."""
+        labels = self.arrays["labels"]
+        each = (labels.size, frames)
+        shapes = {"signal": (*each, frame_size), "scale": (*each, 1), "shift": (*each, 1)}
+        alike = all(
+            self.arrays[name].dtype == dtype
+            and self.arrays[name].shape == shapes.get(name, labels.shape)
+            for name, dtype in DTYPES.items()
+        )
+        if not (alike and labels.ndim == 1 and labels.size):
+            raise self._refusal()
+        finite = np.isfinite(self.arrays["scale"]).all() and np.isfinite(self.arrays["shift"]).all()
+        if not finite or labels.min() < 0 or labels.max() >= answers:
+            raise self._refusal()
 
     def __reduce__(self):
         return StoredFrames, (self.path, self.batch_size)  # another process maps it again

@@ -7,10 +7,10 @@ import pytest
 
 from finetuning import challenge17, preparation, prepare, ptbxl
 from finetuning import run as finetuning_run
-from pretraining import conversion, icentia11k, tasks
+from pretraining import conversion, tasks
 from pretraining import run as pretraining_run
 from tests.helpers import ROOT
-from utils import annotations, encoders, names, recordings, segments, synthetic
+from utils import annotations, encoders, names, recordings, synthetic
 
 PACKAGES = ("utils", "pretraining", "finetuning")
 MODULES = {
@@ -78,8 +78,6 @@ def test_names_agree_with_the_tables():
 
 
 def test_constants_written_down_twice_agree():
-    assert icentia11k.FS == segments.FS == synthetic.ICENTIA_HZ
-    assert icentia11k.FS == synthetic.ICENTIA_HZ
     assert challenge17.FS == synthetic.CHALLENGE_HZ
     assert set(challenge17.CLASSES) == set(synthetic.PERCENT)
     classes = set(annotations.BEAT_CLASSES)

@@ -119,6 +119,20 @@ def test_candidates_are_scored_apart_and_the_order_of_the_context_matters():
     assert not torch.allclose(model(reordered), scores, atol=1e-3)
 
 
+def test_context_and_candidates_have_batch_statistics_of_their_own():
+    encoder = build_encoder("resnet18", 1, 1, generator())
+    model = CPC(encoder, 3, generator()).train()
+    frames = torch.randn(2, 5, 256, generator=generator())
+    pooled = {}
+    model.layers.register_forward_hook(lambda *hooked: pooled.update(out=hooked[2]))
+    model(frames)
+    before = pooled["out"]
+    frames[:, 3:] *= 100
+    model(frames)
+    assert torch.equal(pooled["out"], before)
+    assert encoder.bn1.num_batches_tracked == 4
+
+
 def test_widths_that_cannot_be_shared_among_the_heads():
     encoder = copy.copy(build_encoder("resnet18", 1, 1, generator()))
     encoder.out_features = 12

@@ -1,5 +1,6 @@
 """Every objective with every architecture, and validation frames kept in a file."""
 
+import argparse
 import json
 import shutil
 
@@ -10,9 +11,11 @@ import torch
 
 from pretraining import trainer
 from pretraining.batches import load
+from pretraining.tasks import TASKS as TABLE
 from pretraining.validation import StoredFrames
 from tests.helpers import command, contents
 from utils.checkpoint import load_encoder, read_weights
+from utils.encoders import build_encoder
 from utils.names import ARCHITECTURES, TASKS
 from utils.synthetic import write_icentia11k
 
@@ -39,7 +42,19 @@ def pretrain(cohort, job, task, *flags, small=SMALL):
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_objective_with_every_architecture(cohort, tmp_path, task, architecture):
+def test_every_objective_with_every_architecture(task, architecture):
+    args = argparse.Namespace(context_size=2, context_overlap=0, positive_offset=0, ns=2)
+    generator = torch.Generator().manual_seed(0)
+    encoder = build_encoder(architecture, 1, 1, generator)
+    model = TABLE[task].model(encoder, args, generator)
+    logits = model(torch.randn(3, TABLE[task].frames(args), 256, generator=generator))
+    assert logits.shape == (3, TABLE[task].answers(args))
+    TABLE[task].loss(logits, torch.tensor([0, 1, 2])).backward()
+    assert encoder.conv1.weight.grad.any()
+
+
+@pytest.mark.parametrize(("task", "architecture"), zip(TASKS, reversed(ARCHITECTURES), strict=True))
+def test_a_run_of_every_objective(cohort, tmp_path, task, architecture):
     spectral = ["--spectrogram-scale", "db", "--spectrogram-hop", 16] * architecture.endswith("2d")
     flags = ["--arch", architecture, *spectral, *CPC * (task == "cpc")]
     result = pretrain(cohort, tmp_path / "job", task, *flags)
@@ -47,6 +62,8 @@ def test_every_objective_with_every_architecture(cohort, tmp_path, task, archite
     assert pd.read_csv(tmp_path / "job/history.csv").notna().all(axis=None)
     contract = read_weights(tmp_path / "job/weights.safetensors")[1]
     assert (contract.task, contract.architecture) == (task, architecture)
+    layout = {"context_size": 2, "context_overlap": 0, "positive_offset": 0, "ns": 2}
+    assert contract.context == (layout if task == "cpc" else None)
     transfer = load_encoder(tmp_path / "job/weights.safetensors", architecture)
     assert transfer.dropped == []
     if spectral:
@@ -87,13 +104,22 @@ def test_raw_spectrograms_are_of_millivolt(cohort, tmp_path):
         (["--arch", "resnet18_2d", "--spectrogram-bins", 129], "--spectrogram-bins 129"),
         (["--val-size", 3, "--val-file", "FILE"], "--val-size: --val-file says who"),
         (["--cache-val", "FILE"], "exists"),
+        (["--cache-val", "JOB/args.json"], "--cache-val: must lie outside --job-dir"),
+        (["--val-patients", 0, "--val-size", 3], "--val-size: nobody validates"),
+        (["--val-metric", "f1", "--preset", "authors-code"], "--val-metric: nobody validates"),
+        (["--task", "cpc", "--context-overlap", 256], "--context-overlap: must be below"),
+        (["--arch", "resnet18_2d", "--spectrogram-window", 512], "256 samples are shorter"),
+        (["--weights-file", "FILE", "--stages", 2], "--stages: comes with --weights-file"),
     ],
 )
 def test_flags_that_would_do_nothing(cohort, tmp_path, flags, words):
     file = tmp_path / "file.npz"
     file.write_text("")
-    flags = [file if flag == "FILE" else flag for flag in flags]
-    pretrain(cohort, tmp_path / "job", "beat", *flags, small=KEPT).refused(words)
+    places = {"FILE": file, "JOB/args.json": tmp_path / "job" / "args.json"}
+    small = KEPT[2:] if "--weights-file" in flags else KEPT
+    flags = [places.get(flag, flag) for flag in flags]
+    pretrain(cohort, tmp_path / "job", "beat", *flags, small=small).refused(words)
+    assert not (tmp_path / "job").exists()
 
 
 @pytest.mark.parametrize(("task", "flags"), [("beat", []), ("cpc", CPC)])
@@ -162,7 +188,23 @@ def test_files_that_hold_no_frames(cohort, kept, tmp_path):
     np.savez(tmp_path / "shape.npz", **arrays | {"labels": arrays["labels"][1:]})
     np.savez(tmp_path / "type.npz", **arrays | {"signal": arrays["signal"].astype(float)})
     np.savez(tmp_path / "object.npz", **arrays | {"signal": np.array([{}], object)})
-    np.savez(tmp_path / "about.npz", **arrays | {"about": np.array('{"patients": [[1]]}')})
+    about = json.loads(str(arrays["about"]))
+    for name, change in {
+        "of no one": {"patients": []},
+        "below zero": {"patients": [-1]},
+        "in lists": {"patients": [[1]]},
+        "no text": {"dataset": ["icentia11k"]},
+    }.items():
+        text = np.array(json.dumps(about | change))
+        np.savez(tmp_path / f"{name}.npz", **arrays | {"about": text})
+    for name, change in {
+        "class 5": {"labels": arrays["labels"] + 5},
+        "class -1": {"labels": arrays["labels"] - 5},
+        "short": {"signal": arrays["signal"][..., :10]},
+        "two": {n: arrays[n].repeat(2, axis=1) for n in ("signal", "scale", "shift")},
+        "nan": {"scale": arrays["scale"] * np.float32(np.nan)},
+    }.items():
+        np.savez(tmp_path / f"{name}.npz", **arrays | change)
     for path in sorted(tmp_path.glob("*.npz")):
         flags = ["--val-file", path]
         pretrain(cohort, tmp_path / "job", "beat", *flags, small=KEPT).refused(

@@ -18,7 +18,7 @@ from utils.synthetic import write_icentia11k
 FRAME, BATCH, STEPS = 256, 8, 4
 PATIENTS = 5
 SMALL = [
-    "--task", "beat", "--stages", 1, "--frame-size", FRAME, "--batch-size", BATCH,
+    "--task", "beat", "--frame-size", FRAME, "--batch-size", BATCH,
     "--steps-per-epoch", STEPS, "--samples-per-patient", 16, "--epochs", 2, "--val-patients", 2,
     "--device", "cpu", "--precision", "fp32",
 ]  # fmt: skip
@@ -50,8 +50,9 @@ def job(cohort, tmp_path_factory):
 
 
 def pretrain(cohort, job_dir, *flags):
-    """A later flag overrules an earlier one."""
-    return command(trainer.main, "--train", cohort, "--job-dir", job_dir, *SMALL, *flags)
+    """A later flag overrules an earlier one. Weights come with their number of stages."""
+    stages = [] if "--weights-file" in flags else ["--stages", 1]
+    return command(trainer.main, "--train", cohort, "--job-dir", job_dir, *SMALL, *stages, *flags)
 
 
 def bytes_of(folder):
@@ -150,7 +151,7 @@ def test_only_the_patients_asked_for(cohort, tmp_path):
 
 def test_without_validation_the_last_epoch_is_chosen(cohort, tmp_path):
     job = tmp_path / "job"
-    result = pretrain(cohort, job, "--val-patients", 0, "--val-metric", "f1")
+    result = pretrain(cohort, job, "--val-patients", 0)
     assert result.code == 0, result
     history = pd.read_csv(job / "history.csv")
     assert history[["val_loss", "val_acc", "f1"]].isna().all(axis=None)
@@ -273,7 +274,8 @@ def test_weights_for_another_input_are_refused(cohort, tmp_path):
         contract = make_contract(**change)
         model = make_classifier(in_channels=contract.in_channels)
         save_weights(tmp_path / name, model.state_dict(), contract)
-        pretrain(cohort, tmp_path / "job", "--weights-file", tmp_path / name).refused(words)
+        flags = ["--weights-file", tmp_path / name, "--arch", "resnet18"]
+        pretrain(cohort, tmp_path / "job", *flags).refused(words)
     assert not (tmp_path / "job").exists()
 
 

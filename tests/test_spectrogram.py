@@ -22,7 +22,7 @@ def noise(*shape):
     return torch.randn(*shape, generator=generator(1))
 
 
-@pytest.mark.parametrize(("samples", "columns"), [(4096, 128), (16384, 512), (100, 3)])
+@pytest.mark.parametrize(("samples", "columns"), [(4096, 128), (16384, 512), (300, 9)])
 def test_shapes_of_the_replication(samples, columns):
     assert Spectrogram(Settings())(noise(2, 1, samples)).shape == (2, 1, 128, columns)
 
@@ -81,9 +81,9 @@ def test_settings_that_do_not_fit(settings, words):
         read_settings(settings)
 
 
-def test_a_signal_shorter_than_a_hop():
-    with pytest.raises(UserError, match="31 samples"):
-        Spectrogram(Settings())(noise(1, 1, 31))
+def test_a_signal_shorter_than_a_window():
+    with pytest.raises(UserError, match="255 samples"):
+        Spectrogram(Settings())(noise(1, 1, 255))
 
 
 @pytest.mark.parametrize("size", [(8, 9), (9, 8), (5, 5)])
@@ -117,7 +117,9 @@ def test_the_network_is_the_same_in_both_layouts():
 def test_every_parameter_has_a_gradient(leads):
     encoder = build_encoder("resnet18_2d", leads, None, generator())
     F.mse_loss(encoder(noise(3, leads, 512)), noise(3, 512)).backward()
-    assert [name for name, p in encoder.named_parameters() if p.grad is None] == []
+    without = [n for n, p in encoder.named_parameters() if p.grad is None or not p.grad.any()]
+    # What batch normalisation subtracts again has no gradient but rounding.
+    assert not [n for n in without if not ("conv" in n and n.endswith("bias"))]
 
 
 def test_initial_values_are_he_normal_with_keras_batch_statistics():

@@ -19,7 +19,8 @@ class UserError(Exception):
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action):
         # A default of nothing is not worth a word.
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        nothing = action.default is None or action.default is False
+        return action.help if nothing else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
@@ -178,7 +179,7 @@ def id_list(text: str) -> list[int]:
     """`0,1,2` and ranges `0-109`, ends included; sorted, each once."""
     ids = set()
     for part in text.split(","):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", part.strip())  # more would fill memory
         span = range(int(match[1]), int(match[2] or match[1]) + 1) if match else ()
         if not span:
             raise argparse.ArgumentTypeError(f"{text!r} does not read like 0,1,2 or 0-109")
@@ -198,7 +199,7 @@ def file(text: str) -> Path:
     """A file that is there."""
     path = existing(text)
     if not path.is_file():
-        raise argparse.ArgumentTypeError(f"{text} is a folder; name a file in it")
+        raise argparse.ArgumentTypeError(f"{text} is not a file; name one")
     return path
 
 

@@ -23,6 +23,7 @@ class Contract:
             that they come from.
         seed: of the run, where it is known. versions: of the libraries.
         spectrogram: settings of 2-D networks, see `utils.spectrogram`.
+        context: of CPC, its flags: frames of context, their overlap, the offset, other candidates.
     """
 
     architecture: str
@@ -41,6 +42,7 @@ class Contract:
     versions: dict[str, str]
     spectrogram: dict[str, int | str] | None = None
     multi_label: bool = False
+    context: dict[str, int] | None = None
 
     def to_metadata(self) -> dict[str, str]:
         """One key only: safetensors writes several in no fixed order."""

@@ -63,8 +63,10 @@ class Spectrogram(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         window, hop, bins, scale = self.settings
-        if x.shape[-1] < hop:
-            raise UserError(f"{x.shape[-1]} samples are shorter than the spectrogram's hop, {hop}")
+        if x.shape[-1] < window:
+            raise UserError(
+                f"{x.shape[-1]} samples are shorter than the spectrogram's window of {window}"
+            )
         with torch.autocast(x.device.type, enabled=False):
             spectrum = torch.stft(
                 x.flatten(0, 1).float(), window, hop, window=self.window, center=True,

@@ -58,6 +58,9 @@ def recognise(variables: Mapping[str, np.ndarray], path: Path) -> Network:
         )
     state = {name: torch.tensor(variable.value) for name, variable in tensors.items()}
     check_match(model, state, path)
+    for name, variable in tensors.items():
+        if not state[name].isfinite().all():
+            raise UserError(f"{path}: {variable.name} is not finite everywhere; get the file again")
     return Network(kind, architecture, stages, classes, model, state)
 
 
