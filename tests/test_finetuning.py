@@ -12,6 +12,7 @@ import torch
 
 from finetuning import prepare, run, trainer
 from finetuning.batches import batches, pad_recordings
+from finetuning.data import draw, open_data
 from finetuning.prepared import PreparedSet, load_prepared, write_prepared
 from tests.helpers import command, contents, put_weights
 from utils import metrics
@@ -153,7 +154,7 @@ def test_another_seed_is_another_run(prepared, weights, job, tmp_path):
 
 def test_validation_is_drawn_before_the_subset(prepared):
     def records(**changes):
-        parts = run.open_data(arguments(prepared, **changes), CPU).parts
+        parts = open_data(arguments(prepared, **changes), CPU).parts
         return {name: set(part.record_ids.tolist()) for name, part in parts.items()}
 
     whole, half, other = records(), records(subset=0.5), records(seed=1)
@@ -173,7 +174,7 @@ def labelled(counts):
 def test_sizes_of_the_reproduction():
     counts = [590, 4040, 1965, 227]
     prepared = labelled(counts)
-    train, val = run.draw(prepared, np.arange(6822), 10, "--val-size", test_size=0.0625)
+    train, val = draw(prepared, np.arange(6822), 10, "--val-size", test_size=0.0625)
     assert (len(train), len(val)) == (6395, 427)
     assert np.array_equal(np.sort(np.concatenate([train, val])), np.arange(6822))
     shares = prepared.y[val].sum(0) / 427 - np.array(counts) / 6822
@@ -182,13 +183,13 @@ def test_sizes_of_the_reproduction():
 
 def test_too_few_recordings_to_split():
     with pytest.raises(UserError, match=r"--val-size .* of 8 recordings: every class needs"):
-        run.draw(labelled([2, 2, 2, 2]), np.arange(8), 0, "--val-size", test_size=0.1)
+        draw(labelled([2, 2, 2, 2]), np.arange(8), 0, "--val-size", test_size=0.1)
 
 
 @pytest.mark.parametrize("freeze", [False, True])
 def test_weights_are_transferred(prepared, weights, capsys, freeze):
     args = arguments(prepared, weights_file=weights, freeze=freeze, verbose=True)
-    model, contract = run.build_model(args, run.open_data(args, CPU))
+    model, contract = run.build_model(args, open_data(args, CPU))
     expected = encoder_of(weights)
     found = model.state_dict()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
@@ -202,7 +203,7 @@ def test_weights_are_transferred(prepared, weights, capsys, freeze):
 
 def test_a_new_network_is_the_whole_one(prepared, capsys):
     args = arguments(prepared)
-    run.build_model(args, run.open_data(args, CPU))
+    run.build_model(args, open_data(args, CPU))
     assert "resnet18: 4,494,532 parameters" in capsys.readouterr().out
 
 
@@ -234,7 +235,7 @@ def scripted(prepared, weights, tmp_path, monkeypatch):
 
     def play(rows, **changes):
         args = arguments(prepared, weights_file=weights)
-        data = run.open_data(args, CPU)
+        data = open_data(args, CPU)
         model, contract = run.build_model(args, data)
         values = iter(rows)
         fill = {"val_loss": 1.0, "val_acc": 0.0, "f1": 0.0, "cinc3": 0.0, "auc": 0.0}

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 import wfdb
 
-from finetuning import prepare, ptbxl, run
+from finetuning import prepare, ptbxl
+from finetuning.data import draw
 from finetuning.prepared import load_prepared
 from tests.helpers import command, noise
 from utils.recordings import TWELVE_LEADS
@@ -124,7 +125,7 @@ def test_other_folds_and_rate(source, prepared, tmp_path):
 def test_patients_stay_together_when_validation_is_drawn(source, prepared, tmp_path):
     prepared(source)
     train = load(tmp_path)["train"]
-    kept, drawn = run.draw(train, np.arange(len(train)), 0, "--val-size", test_size=0.3)
+    kept, drawn = draw(train, np.arange(len(train)), 0, "--val-size", test_size=0.3)
     patients = [{int(r) // 2 for r in train.record_ids[part]} for part in (kept, drawn)]
     assert all(patients) and not patients[0] & patients[1]
     assert sorted([*kept, *drawn]) == list(range(len(train)))

@@ -8,7 +8,8 @@ import pytest
 import wfdb
 from scipy.io import savemat
 
-from finetuning import prepare, run, trainer
+from finetuning import prepare, trainer
+from finetuning.data import draw
 from finetuning.prepared import load_prepared
 from tests.helpers import command, noise, put_challenge, put_weights
 from utils.recordings import Recording, in_order, read_recording
@@ -334,5 +335,5 @@ def test_training_on_a_table(make, tmp_path):
     )
     assert result.code == 0 and "test: macro F1 0." in result.out, result
     train = load(tmp_path)[0]
-    fitted, drawn = run.draw(train, np.arange(len(train)), 0, "--val-size", test_size=0.3)
+    fitted, drawn = draw(train, np.arange(len(train)), 0, "--val-size", test_size=0.3)
     assert not set(train.patients[fitted]) & set(train.patients[drawn])
