@@ -49,6 +49,40 @@ def test_formats(tmp_path, name):
     assert recording.leads == (["I", "II", "V1"] if named else None)
 
 
+SECONDS = np.arange(600) / FS
+TIMES = {
+    "rounded": ("t_ms,I,II", np.rint(SECONDS * 100) / 100),  # some are equal
+    "no name": ("", np.rint(SECONDS * 100) / 100),
+    "falls": ("Time (s),I,II", SECONDS % 1),
+    "mark": ("'sample #',I,II", -np.arange(600)),
+    "gap": ("index,I,II", np.where(SECONDS == 1, np.nan, SECONDS)),
+}
+
+
+@pytest.mark.parametrize("kind", TIMES)
+def test_time_is_no_lead(tmp_path, kind):
+    names, times = TIMES[kind]
+    table = np.column_stack([times, SIGNAL[:, :2]])
+    np.savetxt(tmp_path / "a.csv", table, delimiter=",", header=names, comments="")
+    recording = read_recording(tmp_path / "a.csv", FS, "mV")
+    np.testing.assert_allclose(recording.signal, SIGNAL[:, :2])
+    assert recording.leads == (["I", "II"] if names else None)
+
+
+@pytest.mark.parametrize("first", [np.zeros(600), SIGNAL[:, 2]], ids=["flat", "noise"])
+def test_a_first_column_that_is_a_lead(tmp_path, first):
+    table = np.column_stack([first, SIGNAL[:, :2]])
+    for name, text in (("tall", table), ("wide", table[:, :2].T)):
+        np.savetxt(tmp_path / f"{name}.csv", text, delimiter=",", header="")
+        found = read_recording(tmp_path / f"{name}.csv", FS, "mV").signal
+        np.testing.assert_allclose(found, table if name == "tall" else table[:, :2])
+
+
+def test_the_first_sample_of_all_leads_is_no_time(tmp_path):
+    np.savetxt(tmp_path / "wide.txt", np.sort(SIGNAL.T, axis=0))
+    assert read_recording(tmp_path / "wide.txt", FS, "mV").signal.shape == (600, 3)
+
+
 @pytest.mark.parametrize(
     ("unit", "gain", "factor"), [("mV", None, 1), ("uV", None, 1e-3), ("V", None, 1e3),
                                  ("adu", 200, 1 / 200)],
@@ -80,6 +114,7 @@ def test_a_mat_file_beside_its_header(tmp_path):
 
 BAD = {
     "no.csv": (lambda path: None, "cannot be read"),
+    "nul\0.csv": (lambda path: None, "cannot be read"),
     "folder.npy": (lambda path: path.mkdir(), "cannot be read"),
     "words.csv": (lambda path: path.write_text("a,b\n1,x\n"), "not columns of numbers"),
     "empty.csv": (lambda path: path.write_text(""), "not columns of numbers"),
@@ -286,6 +321,7 @@ def test_paths_start_at_the_source_and_may_leave_it(make, tmp_path):
         (rows(2, labels=["AF"]), SAID, "names 1 classes"),
         (rows(2, labels=[""]), SAID, "names 0 classes"),
         (rows(2) + rows(1), SAID, "lists 'r0.npy' more than once"),
+        ([*rows(2), {"file": "./r0.npy", "label": "N"}], SAID, "'./r0.npy' is also 'r0.npy'"),
         (rows(unit=["mv"]), SAID, "'r0.npy': unknown unit 'mv'; known: mV, uV, V, adu"),
         (rows(unit=["adu"]), SAID, "'r0.npy': unit adu needs a gain"),
         (rows(unit=["mV"], gain=[200]), SAID, "'r0.npy': a gain is for the unit adu, not mV"),
@@ -317,6 +353,51 @@ def test_a_table_with_names_only(make, tmp_path):
     path.write_text("file,label\n")
     command(prepare.main, "--dataset", "table", "--table", path).refused("labels.csv has no rows")
     command(prepare.main, "--dataset", "table").refused("--dataset table needs --table")
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("file,label\nr0.npy,N,\nr1.npy,AF,\n", "Expected 2 fields in line 2, saw 3"),
+        ("file,label\nr0.npy,N,x\nr1.npy,AF,x\n", "Expected 2 fields in line 2, saw 3"),
+        ("file,label\nr0.npy,N\nr1.npy,A,F\n", "Expected 2 fields in line 3, saw 3"),
+        ("file,label,label\nr0.npy,N,Z\n", "names the column label more than once"),
+        ("file,label\nr\0.npy,N\n", "'r\\x00.npy' holds a NUL"),
+        ("file,label\nr0.npy\0,N\n", "'r0.npy\\x00' holds a NUL"),
+    ],
+)
+def test_a_table_that_is_not_clear(tmp_path, lines, words):
+    path = tmp_path / "labels.csv"
+    path.write_text(lines)
+    flags = ["--dataset", "table", "--table", path, "--out", tmp_path / "out/t", *SAID]
+    command(prepare.main, *flags).refused(str(path), words)
+
+
+def test_columns_without_a_name_are_not_read(make, tmp_path):
+    make(rows(), *SAID)
+    path = tmp_path / "mine/labels.csv"
+    path.write_text("".join(f"{line},,\n" for line in path.read_text().splitlines()))
+    flags = ["--table", path, "--out", tmp_path / "out/t", "--overwrite", *SAID]
+    result = command(prepare.main, "--dataset", "table", *flags)
+    assert (result.code, result.err) == (0, ""), result
+
+
+def test_a_wfdb_record_by_several_names(make, tmp_path):
+    folder = tmp_path / "mine"
+    make(rows(3), *SAID)
+    for record in ("w0", "w1"):
+        put_challenge(folder / record, noise(600, 2), FS, ["I", "II"])
+    (folder / "linked.npy").symlink_to(folder / "r0.npy")
+    for other, first in (
+        ("w0.hea", "w0"), ("w0.mat", "w0.hea"), ("../mine/w0", "w0.mat"), ("linked.npy", "r0.npy"),
+    ):  # fmt: skip
+        table = [*rows(3), *({"file": file, "label": "N"} for file in (first, other))]
+        table = [row for number, row in enumerate(table) if number or first != "r0.npy"]
+        make(table, *SAID, write=False).refused(f"{other!r} is also {first!r}")
+    np.save(folder / "w0.npy", SIGNAL[:, :2])  # a file of its own beside the header
+    table = [*rows(3), *({"file": file, "label": "N"} for file in ("w0", "w1.hea", "w0.npy"))]
+    result = make(table, *SAID, "--test-size", 0.5, "--overwrite", write=False)
+    assert (result.code, result.err) == (0, ""), result
 
 
 def test_a_flat_lead(make, tmp_path):
