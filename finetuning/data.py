@@ -9,7 +9,7 @@ import torch
 
 from finetuning.batches import Recordings, pad_recordings
 from finetuning.prepared import PreparedSet, load_prepared
-from finetuning.splitting import divide, stratified
+from finetuning.splitting import divide, report_absent, stratified
 from finetuning.targets import TARGETS, Targets
 from utils.cli import UserError
 
@@ -52,6 +52,8 @@ def open_data(args: argparse.Namespace, device: torch.device) -> Data:
         for name in ("train", "val", "test")
         if name in sets
     }
+    for name, part in parts.items():
+        report_absent(name, part.y, part.classes)
     print(", ".join(f"{name}: {len(part)} recordings" for name, part in parts.items()))
     return Data(parts, train_set.manifest, TARGETS[train_set.multi_label])
 

@@ -260,6 +260,42 @@ def test_patients_are_not_parted(make, tmp_path):
         assert not set(train.patients) & set(test.patients)
 
 
+def test_a_class_that_a_part_lacks(make):
+    """Two patients have N, one AF: where this one does not train, there is nothing to learn."""
+    found = {}
+    for seed in range(8):
+        flags = ["--seed", seed, "--test-size", 0.3, "--overwrite"]
+        result = make(rows(20, patient=list("abac")), *SAID, *flags)
+        found[result.code] = result
+    found[2].refused("no recording of class AF to train on", "--seed")
+    assert found[0].err == "test has no recording of 1 of 2 classes: AF\n", found[0]
+
+
+def test_a_class_that_a_split_of_the_table_lacks(make):
+    result = make(rows(split=["train", "train", "test", "val"]), *SAID)
+    lacks = "{} has no recording of 1 of 2 classes: {}\n"
+    assert result.err == lacks.format("val", "AF") + lacks.format("test", "N"), result
+    many = rows(labels=("AF;I;J;K", "N;M"), split=["test", "train"])
+    result = make(many, *SAID, "--overwrite")
+    assert (result.code, result.err.splitlines()) == (0, [
+        "train has no recording of 4 of 6 classes: AF, I, J, …",
+        "test has no recording of 2 of 6 classes: M, N",
+    ])  # fmt: skip
+
+
+def test_a_class_that_a_part_of_the_training_set_lacks(make, tmp_path):
+    assert make(rows(30, patient=list("abcdef")), *SAID).code == 0
+    train, weights = tmp_path / "out/t_train.npz", put_weights(tmp_path / "one")
+    for share, flags in (
+        ("val", ["--val-size", 0.2]),
+        ("train", ["--subset", 0.3, "--val-size", 0]),
+    ):
+        flags += ["--train", train, "--weights-file", weights, "--epochs", 1, "--device", "cpu"]
+        result = command(trainer.main, *flags, "--job-dir", tmp_path / share)
+        assert result.code == 0, result
+        assert f"{share} has no recording of 1 of 2 classes: " in result.err, result
+
+
 def test_rate_unit_and_gain_by_row(make, tmp_path):
     table = rows(fs=[300, 600, 300, 300], unit=["mV", "", "uV", "adu"], gain=["", "", "", 2])
     assert make(table, "--unit", "V").code == 0
@@ -332,6 +368,7 @@ def test_paths_start_at_the_source_and_may_leave_it(make, tmp_path):
         (rows(split=["train", ""]), SAID, "'r1.npy': split is empty"),
         (rows(patient=["a", ""]), SAID, "'r1.npy': patient is empty"),
         (rows(split=["train", "test"], patient=["a"]), SAID, "patient a is in several splits"),
+        (rows(split=["train", "test"]), SAID, "no recording of class N to train on; see the split"),
         (rows(split=["test"]), SAID, "no usable record is to train on"),
         (rows(patient=["a"]), SAID, "--test-size 0.2 of 10 records leaves a set empty"),
         ([*rows(9), {"file": "x.npy", "label": "rare"}], SAID, "class rare has 1 of 10"),
