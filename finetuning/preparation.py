@@ -34,6 +34,9 @@ def prepare(args: argparse.Namespace, own: dict[str, Any]) -> None:
     """
     reader = DATASETS[args.dataset]
     listing = reader.read_listing(**own)
+    if listing.parts is not None and args.drawing:
+        flag = args.drawing[0].replace("_", "-")
+        raise UserError(f"--{flag} is to draw a split; {listing.labels} has one, leave it out")
     paths = output_paths(args.out, listing)
     for path in paths.values():
         if path.exists() and not args.overwrite:

@@ -296,7 +296,7 @@ def test_a_score_that_is_not_a_number_never_wins(scripted):
 
 def test_without_validation_the_last_epoch_is_chosen(prepared, weights, tmp_path):
     job = tmp_path / "job"
-    result = finetune(prepared, weights, job, "--val-size", 0, "--patience", 1)
+    result = finetune(prepared, weights, job, "--val-size", 0)
     assert result.code == 0, result
     history = pd.read_csv(job / "history.csv")
     assert len(history) == 2 and history[["val_loss", "f1"]].isna().all(axis=None)
@@ -304,6 +304,33 @@ def test_without_validation_the_last_epoch_is_chosen(prepared, weights, tmp_path
     assert scores["epoch"] == 2
     assert scores["train"]["records"] == 48
     assert "val" not in scores and not (job / "val_predictions.csv").exists()
+
+
+def test_training_accuracy_stops_without_validation(prepared, weights, tmp_path):
+    flags = ["--stop-metric", "train_acc", "--patience", 1, "--lr", 1e-30, "--epochs", 5]
+    result = finetune(prepared, weights, tmp_path / "job", "--val-size", 0, *flags)
+    assert result.code == 0 and "no better train_acc in 1 epochs: stopped" in result.out, result
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--val", __file__, "--val-size", 0.1], "--val-size: --val names the recordings"),
+        (["--val-size", 0, "--val-metric", "auc"], "--val-metric: nothing validates"),
+        (["--val-size", 0, "--patience", 3], "--patience: nothing validates"),
+        (["--val-size", 0, "--stop-metric", "val_f1"], "--stop-metric: nothing validates"),
+        (["--freeze"], "--freeze: needs --weights-file"),
+    ],
+)
+def test_flags_that_would_do_nothing(prepared, tmp_path, flags, words):
+    needed = ["--train", prepared / "p_train.npz", "--job-dir", tmp_path / "job"]
+    command(trainer.main, *needed, "--epochs", 1, "--device", "cpu", *flags).refused(words)
+    assert not (tmp_path / "job").exists()
+
+
+def test_a_preset_may_name_what_is_not_used(prepared, weights, tmp_path):
+    flags = ["--preset", "authors-code", "--val-size", 0, "--epochs", 1]
+    assert finetune(prepared, weights, tmp_path / "job", *flags).code == 0
 
 
 def test_validation_set_of_its_own(prepared, weights, tmp_path):
@@ -321,8 +348,9 @@ def test_sets_must_not_share_recordings(prepared, weights, tmp_path):
         ("train", "--val holds 48 recordings of --train"),
         ("test", "--test holds 12 recordings of --val"),
     ):
-        path = prepared / f"p_{shared}.npz"
-        finetune(prepared, weights, tmp_path / "job", "--val", path).refused(words)
+        sets = ["--train", prepared / "p_train.npz", "--test", prepared / "p_test.npz"]
+        flags = ["--val", prepared / f"p_{shared}.npz", "--job-dir", tmp_path / "job"]
+        command(trainer.main, *sets, *flags).refused(words)
 
 
 LENGTHS, LEADS, SHORT = (3, 10, 5), 2, 5

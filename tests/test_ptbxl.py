@@ -156,6 +156,7 @@ def test_what_is_missing(source, prepared):
     prepared(source, "--val-folds", 11).refused("no record in fold 11")
     prepared(source, "--val-folds", "9,10").refused("fold 10 is in --val-folds and")
     prepared(source, "--labels", "zip").refused("--labels", "not for --dataset ptbxl")
+    prepared(source, "--seed", 7).refused("--seed", "not for --dataset ptbxl")
     prepared(source, "--category", "beats").refused("--category")
     STATEMENTS.drop(columns="rhythm").to_csv(source / "scp_statements.csv")
     prepared(source).refused("scp_statements.csv has no column rhythm")

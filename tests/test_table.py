@@ -370,6 +370,8 @@ def test_paths_start_at_the_source_and_may_leave_it(make, tmp_path):
         (rows(split=["train", "test"], patient=["a"]), SAID, "patient a is in several splits"),
         (rows(split=["train", "test"]), SAID, "no recording of class N to train on; see the split"),
         (rows(split=["test"]), SAID, "no usable record is to train on"),
+        (rows(split=["train"]), [*SAID, "--seed", 0], "--seed is to draw a split; labels.csv"),
+        (rows(split=["train"]), [*SAID, "--test-size", 0.5], "--test-size is to draw"),
         (rows(patient=["a"]), SAID, "--test-size 0.2 of 10 records leaves a set empty"),
         ([*rows(9), {"file": "x.npy", "label": "rare"}], SAID, "class rare has 1 of 10"),
         (rows(), ["--unit", "mV"], "10 × .npy without a sampling rate"),
