@@ -62,20 +62,35 @@ def read_table(path: Path, needed: Sequence[str]) -> pd.DataFrame:
     """Read a CSV file with a line of names, all cells as text without blanks around it.
 
     Raises:
-        UserError: not such a file, without rows, or without one of the `needed` columns.
+        UserError: not such a file, without rows or one of the `needed` columns, with a name that
+            occurs twice, a row with more cells than names, or a NUL.
     """
+    cells = _read_cells(path)
+    names = [name or f"column {place + 1}" for place, name in enumerate(cells.iloc[0])]
+    table = cells.iloc[1:].set_axis(names, axis=1).reset_index(drop=True)
+    missing = [name for name in needed if name not in table]
+    if missing:
+        raise UserError(f"{path} has no column {', '.join(missing)}, only: {', '.join(names)}")
+    repeated = table.columns[table.columns.duplicated()]
+    if len(repeated):
+        raise UserError(f"{path} names the column {repeated[0]} more than once; keep one of them")
+    if table.empty:
+        raise UserError(f"{path} has no rows; list a recording in each")
+    return table
+
+
+def _read_cells(path: Path) -> pd.DataFrame:
+    """All lines, that of the names included: each later one may have as many cells, or fewer."""
     try:
-        table = pd.read_csv(
-            path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True
-        )
+        cells = pd.read_csv(
+            path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig",
+            skipinitialspace=True,
+        )  # fmt: skip
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; download or write it") from None
     except ValueError as error:  # pandas' errors of parsing, too
         raise UserError(f"{path} is not a CSV file ({str(error).splitlines()[0]})") from None
-    missing = [name for name in needed if name not in table]
-    if missing:
-        found = ", ".join(map(str, table.columns))
-        raise UserError(f"{path} has no column {', '.join(missing)}, only: {found}")
-    if table.empty:
-        raise UserError(f"{path} has no rows; list a recording in each")
-    return table.apply(lambda column: column.str.strip())
+    for cell in cells.to_numpy().flat:
+        if "\0" in cell:  # no path holds one, and NumPy drops it from the end of a text
+            raise UserError(f"{path}: {cell!r} holds a NUL; write the table anew")
+    return cells.apply(lambda column: column.str.strip())

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from finetuning import challenge17, challenge20, ptbxl, table
 from finetuning.listing import PARTS, Listing
 from finetuning.prepared import UNIT, manifest_path, write_prepared
-from finetuning.splitting import divide, stratified
+from finetuning.splitting import absent, divide, report_absent, stratified
 from utils.cli import UserError
 from utils.files import sha256, write_json
 from utils.manifest import summary
@@ -34,6 +34,9 @@ def prepare(args: argparse.Namespace, own: dict[str, Any]) -> None:
     """
     reader = DATASETS[args.dataset]
     listing = reader.read_listing(**own)
+    if listing.parts is not None and args.drawing:
+        flag = args.drawing[0].replace("_", "-")
+        raise UserError(f"--{flag} is to draw a split; {listing.labels} has one, leave it out")
     paths = output_paths(args.out, listing)
     for path in paths.values():
         if path.exists() and not args.overwrite:
@@ -54,6 +57,8 @@ def prepare(args: argparse.Namespace, own: dict[str, Any]) -> None:
         print(f"{summary(listing.left_out)} (all: {paths['manifest']})", file=sys.stderr)
     if clipped:
         print(f"{clipped} samples beyond ±32.767 mV were clipped", file=sys.stderr)
+    for name, chosen in splits.items():
+        report_absent(name, listing.y[chosen], listing.classes)
     print_table(manifest["class_counts"], {"all": len(listing.y)} | lengths(splits), paths)
 
 
@@ -164,14 +169,24 @@ def split(listing: Listing, test_size: float, seed: int) -> dict[str, np.ndarray
     """Numbers of the records of each part, ascending: the set's own parts, or train and test.
 
     Raises:
-        UserError: nothing is left to train on, or a class that has to be in both parts is not.
+        UserError: nothing is left to train on, or a class that has to be in a part is not.
     """
     lost = f" ({summary(listing.left_out)})" if listing.left_out else ""
-    if listing.parts is not None:
+    if listing.parts is None:
+        parts, remedy = draw(listing, test_size, seed, lost), "try another --seed or --test-size"
+    else:
         parts = {name: np.flatnonzero(listing.parts == name) for name in _present(listing.parts)}
-        if "train" not in parts:
-            raise UserError(f"no usable record is to train on; see the split{lost}")
-        return parts
+        remedy = "see the split"
+    if "train" not in parts:
+        raise UserError(f"no usable record is to train on; {remedy}{lost}")
+    missing = absent(listing.y[parts["train"]], listing.classes)
+    if missing and not listing.multi_label:
+        raise UserError(f"no recording of class {missing[0]} to train on; {remedy}{lost}")
+    return parts
+
+
+def draw(listing: Listing, test_size: float, seed: int, lost: str) -> dict[str, np.ndarray]:
+    """As `split`, at random; `lost` says in errors what was left out."""
     counts = count_classes(listing)
     every = stratified(listing.multi_label, listing.patients)
     rarest = min(counts, key=counts.get)

@@ -13,6 +13,7 @@ from typing import Any
 from utils import cli, names, presets
 
 OUT = {"challenge17": "physionet"}  # where --out is not the name of the data set
+DRAWING = ["test_size", "seed"]  # for data sets that come without a split
 # Flags that not all data sets have.
 NEEDED = {
     "challenge17": ["source", "labels"],
@@ -21,10 +22,10 @@ NEEDED = {
     "table": ["table"],
 }
 OPTIONAL = {
-    "challenge17": ["test_size"],
-    "challenge20": ["test_size"],
+    "challenge17": DRAWING,
+    "challenge20": DRAWING,
     "ptbxl": ["category", "ptbxl_rate", "val_folds", "test_folds"],
-    "table": ["source", "record_fs", "unit", "gain", "test_size"],
+    "table": ["source", "record_fs", "unit", "gain", *DRAWING],
 }
 
 
@@ -33,6 +34,32 @@ def parse_arguments() -> tuple[argparse.Namespace, dict[str, Any]]:
     parser = cli.Parser(prog="python -m finetuning.prepare", description=__doc__.split("\n")[0])
     flag = parser.add_argument
     flag("--dataset", choices=names.DATASETS, default="challenge17", help="layout of --source")
+    add_dataset_flags(parser)
+    flag("--fs", type=_rate, default=250, help="sampling rate to write, whole Hz")
+    flag(
+        "--resampling",
+        choices=names.RESAMPLINGS,
+        default="polyphase",
+        help="fft: over the whole recording at once, as the replication did",
+    )
+    flag("--pad", type=cli.count, default=16384, help="samples a record is padded to in training")
+    flag(
+        "--out",
+        type=_prefix,
+        help="beginning of the file names; by default data/physionet of challenge17, data/DATASET",
+    )
+    flag("--overwrite", action="store_true", help="replace files that are there")
+    cli.add_preset_flag(parser)
+    args = parser.parse_with_preset(presets.PREPARE)
+    own = check_dataset_flags(parser, args)
+    args.out = args.out or Path("data", OUT.get(args.dataset, args.dataset))
+    args.drawing = sorted(parser.given() & set(DRAWING))
+    return args, {name: getattr(args, name) for name in own if name not in DRAWING}
+
+
+def add_dataset_flags(parser: cli.Parser) -> None:
+    """Flags of `NEEDED` and `OPTIONAL`."""
+    flag = parser.add_argument
     flag(
         "--source",
         type=cli.existing,
@@ -66,37 +93,24 @@ def parse_arguments() -> tuple[argparse.Namespace, dict[str, Any]]:
     flag("--record-fs", type=cli.positive, help="[table] Hz, where neither table nor file says")
     flag("--unit", choices=names.UNITS, help="[table] where neither table nor file says")
     flag("--gain", type=cli.positive, help="[table] units per mV, with --unit adu")
-    flag("--fs", type=_rate, default=250, help="sampling rate to write, whole Hz")
-    flag(
-        "--resampling",
-        choices=names.RESAMPLINGS,
-        default="polyphase",
-        help="fft: over the whole recording at once, as the replication did",
-    )
     flag(
         "--test-size",
-        type=cli.share,
+        type=cli.proper_share,
         default=0.2,
-        help="[all but ptbxl] share of the records in the test set",
+        help="[without a split] share of the records in the test set",
     )
-    flag("--seed", type=cli.seed, default=0, help="of the split")
-    flag("--pad", type=cli.count, default=16384, help="samples a record is padded to in training")
-    flag(
-        "--out",
-        type=_prefix,
-        help="beginning of the file names; by default data/physionet of challenge17, data/DATASET",
-    )
-    flag("--overwrite", action="store_true", help="replace files that are there")
-    cli.add_preset_flag(parser)
-    args = parser.parse_with_preset(presets.PREPARE)
+    flag("--seed", type=cli.seed, default=0, help="[without a split] of the one that is drawn")
+
+
+def check_dataset_flags(parser: cli.Parser, args: argparse.Namespace) -> list[str]:
+    """Names of the flags that `args.dataset` has; refuses others, and to do without one."""
     own = NEEDED[args.dataset] + OPTIONAL[args.dataset]
     others = set().union(*NEEDED.values(), *OPTIONAL.values()) - set(own)
     parser.refuse(others, f"not for --dataset {args.dataset}")
     for name in NEEDED[args.dataset]:
         if getattr(args, name) is None:
             parser.error(f"--dataset {args.dataset} needs --{name}")
-    args.out = args.out or Path("data", OUT.get(args.dataset, args.dataset))
-    return args, {name: getattr(args, name) for name in own if name != "test_size"}
+    return own
 
 
 def _labels(text: str) -> str | Path:

@@ -1,7 +1,12 @@
-"""Recordings to two parts, at random."""
+"""Recordings to two parts, at random, and classes that a part lacks."""
+
+import sys
+from collections.abc import Sequence
 
 import numpy as np
 from sklearn.model_selection import GroupShuffleSplit, train_test_split
+
+SHOWN = 3  # classes to name in a line
 
 
 def stratified(multi_label: bool, patients: np.ndarray | None) -> bool:
@@ -33,3 +38,17 @@ def divide(
         strata = y.argmax(1) if stratified(multi_label, patients) else None
         parts = train_test_split(places, random_state=seed, stratify=strata, **sizes)
     return np.sort(parts[0]), np.sort(parts[1])
+
+
+def absent(y: np.ndarray, classes: Sequence[str]) -> list[str]:
+    """Which of the classes no recording has; `y` is (recordings, classes) of 0 and 1."""
+    return [name for name, present in zip(classes, y.any(0), strict=True) if not present]
+
+
+def report_absent(part: str, y: np.ndarray, classes: Sequence[str]) -> None:
+    """Say in one line of error output which classes a part of the data lacks, if any."""
+    missing = absent(y, classes)
+    if missing:
+        named = ", ".join(missing[:SHOWN] + ["…"] * (len(missing) > SHOWN))
+        count = f"{len(missing)} of {len(classes)} classes"
+        print(f"{part} has no recording of {count}: {named}", file=sys.stderr)

@@ -5,7 +5,9 @@ needed, `fs` in Hz, `unit` and `gain` (see `utils.recordings`), `split` (train, 
 `patient`. Others are not read.
 """
 
+import os
 import re
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +18,7 @@ import pandas as pd
 from finetuning.listing import PARTS, Listing, multi_hot, read_table
 from utils.cli import UserError
 from utils.files import sha256
-from utils.recordings import ADU, UNITS, Recording, read_recording
+from utils.recordings import ADU, UNITS, Recording, names_wfdb, read_recording
 
 NAME = "table"
 MEAN_MV = SD_MV = None  # measured
@@ -51,11 +53,9 @@ def read_listing(
     """
     rows = read_table(table, ["file", "label"])
     records = rows["file"].to_numpy(np.str_)
-    repeated = rows["file"][rows["file"].duplicated()].tolist()
-    if repeated:
-        raise UserError(f"{table} lists {repeated[0]!r} more than once; keep one row of each")
     flags = {"fs": record_fs, "unit": unit, "gain": gain}
     folder = table.parent if source is None else source
+    refuse_repeats(table, folder, rows["file"])
     sources = {row["file"]: read_row(table, folder, row, flags) for row in rows.to_dict("records")}
     if gain is not None and all(source.unit != ADU for source in sources.values()):
         raise UserError(f"--gain is for recordings in {ADU}; {table} has none, nor --unit")
@@ -80,6 +80,19 @@ def read_listing(
         ],
     )
     return listing.keep(listing.y.any(1))
+
+
+def refuse_repeats(table: Path, folder: Path, files: Iterable[str]) -> None:
+    """Raises `UserError` where two rows name one recording, however they do."""
+    first = {}
+    for file in files:
+        path = folder / file
+        place = os.path.realpath(path.with_suffix(".hea") if names_wfdb(path) else path)
+        if first.get(place) == file:
+            raise UserError(f"{table} lists {file!r} more than once; keep one row of each")
+        if place in first:
+            raise UserError(f"{table}: {file!r} is also {first[place]!r}; keep one row of each")
+        first[place] = file
 
 
 def read_row(table: Path, folder: Path, row: dict[str, str], flags: dict[str, Any]) -> Source:

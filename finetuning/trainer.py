@@ -54,11 +54,30 @@ def parse_arguments() -> argparse.Namespace:
     flag("--verbose", action="store_true", help="a progress bar, and every tensor transferred")
     cli.add_spectrogram_flags(parser)
     args = parser.parse_with_preset(presets.FINETUNING)
+    check_validation_flags(parser, args)
+    check_network_flags(parser, args)
+    return args
+
+
+def check_network_flags(parser: cli.Parser, args: argparse.Namespace) -> None:
+    """Refuse what would do nothing, or nothing good, to this network."""
     if args.weights_file:
         parser.refuse(["stages", *cli.spectrogram_flags()], "comes with --weights-file")
-    elif args.arch not in names.SPECTRAL_ARCHITECTURES:
+        return
+    parser.refuse(["freeze"], "needs --weights-file; a new encoder has learned nothing to keep")
+    if args.arch not in names.SPECTRAL_ARCHITECTURES:
         parser.refuse(cli.spectrogram_flags(), "only for 2-D networks, such as --arch resnet18_2d")
-    return args
+
+
+def check_validation_flags(parser: cli.Parser, args: argparse.Namespace) -> None:
+    """Refuse what would do nothing, with a validation set that is given or without any."""
+    if args.val:
+        parser.refuse(["val_size"], "--val names the recordings to validate on")
+    elif not args.val_size:
+        unused = ["val_metric"]
+        if args.stop_metric != "train_acc":
+            unused += ["stop_metric", "patience"]
+        parser.refuse(unused, "nothing validates with --val-size 0")
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import torch
 
 from finetuning import prepare, run, trainer
 from finetuning.batches import batches, pad_recordings
+from finetuning.data import draw, open_data
 from finetuning.prepared import PreparedSet, load_prepared, write_prepared
 from tests.helpers import command, contents, put_weights
 from utils import metrics
@@ -153,7 +154,7 @@ def test_another_seed_is_another_run(prepared, weights, job, tmp_path):
 
 def test_validation_is_drawn_before_the_subset(prepared):
     def records(**changes):
-        parts = run.open_data(arguments(prepared, **changes), CPU).parts
+        parts = open_data(arguments(prepared, **changes), CPU).parts
         return {name: set(part.record_ids.tolist()) for name, part in parts.items()}
 
     whole, half, other = records(), records(subset=0.5), records(seed=1)
@@ -173,7 +174,7 @@ def labelled(counts):
 def test_sizes_of_the_reproduction():
     counts = [590, 4040, 1965, 227]
     prepared = labelled(counts)
-    train, val = run.draw(prepared, np.arange(6822), 10, "--val-size", test_size=0.0625)
+    train, val = draw(prepared, np.arange(6822), 10, "--val-size", test_size=0.0625)
     assert (len(train), len(val)) == (6395, 427)
     assert np.array_equal(np.sort(np.concatenate([train, val])), np.arange(6822))
     shares = prepared.y[val].sum(0) / 427 - np.array(counts) / 6822
@@ -182,13 +183,13 @@ def test_sizes_of_the_reproduction():
 
 def test_too_few_recordings_to_split():
     with pytest.raises(UserError, match=r"--val-size .* of 8 recordings: every class needs"):
-        run.draw(labelled([2, 2, 2, 2]), np.arange(8), 0, "--val-size", test_size=0.1)
+        draw(labelled([2, 2, 2, 2]), np.arange(8), 0, "--val-size", test_size=0.1)
 
 
 @pytest.mark.parametrize("freeze", [False, True])
 def test_weights_are_transferred(prepared, weights, capsys, freeze):
     args = arguments(prepared, weights_file=weights, freeze=freeze, verbose=True)
-    model, contract = run.build_model(args, run.open_data(args, CPU))
+    model, contract = run.build_model(args, open_data(args, CPU))
     expected = encoder_of(weights)
     found = model.state_dict()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
@@ -202,7 +203,7 @@ def test_weights_are_transferred(prepared, weights, capsys, freeze):
 
 def test_a_new_network_is_the_whole_one(prepared, capsys):
     args = arguments(prepared)
-    run.build_model(args, run.open_data(args, CPU))
+    run.build_model(args, open_data(args, CPU))
     assert "resnet18: 4,494,532 parameters" in capsys.readouterr().out
 
 
@@ -234,7 +235,7 @@ def scripted(prepared, weights, tmp_path, monkeypatch):
 
     def play(rows, **changes):
         args = arguments(prepared, weights_file=weights)
-        data = run.open_data(args, CPU)
+        data = open_data(args, CPU)
         model, contract = run.build_model(args, data)
         values = iter(rows)
         fill = {"val_loss": 1.0, "val_acc": 0.0, "f1": 0.0, "cinc3": 0.0, "auc": 0.0}
@@ -295,7 +296,7 @@ def test_a_score_that_is_not_a_number_never_wins(scripted):
 
 def test_without_validation_the_last_epoch_is_chosen(prepared, weights, tmp_path):
     job = tmp_path / "job"
-    result = finetune(prepared, weights, job, "--val-size", 0, "--patience", 1)
+    result = finetune(prepared, weights, job, "--val-size", 0)
     assert result.code == 0, result
     history = pd.read_csv(job / "history.csv")
     assert len(history) == 2 and history[["val_loss", "f1"]].isna().all(axis=None)
@@ -303,6 +304,33 @@ def test_without_validation_the_last_epoch_is_chosen(prepared, weights, tmp_path
     assert scores["epoch"] == 2
     assert scores["train"]["records"] == 48
     assert "val" not in scores and not (job / "val_predictions.csv").exists()
+
+
+def test_training_accuracy_stops_without_validation(prepared, weights, tmp_path):
+    flags = ["--stop-metric", "train_acc", "--patience", 1, "--lr", 1e-30, "--epochs", 5]
+    result = finetune(prepared, weights, tmp_path / "job", "--val-size", 0, *flags)
+    assert result.code == 0 and "no better train_acc in 1 epochs: stopped" in result.out, result
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--val", __file__, "--val-size", 0.1], "--val-size: --val names the recordings"),
+        (["--val-size", 0, "--val-metric", "auc"], "--val-metric: nothing validates"),
+        (["--val-size", 0, "--patience", 3], "--patience: nothing validates"),
+        (["--val-size", 0, "--stop-metric", "val_f1"], "--stop-metric: nothing validates"),
+        (["--freeze"], "--freeze: needs --weights-file"),
+    ],
+)
+def test_flags_that_would_do_nothing(prepared, tmp_path, flags, words):
+    needed = ["--train", prepared / "p_train.npz", "--job-dir", tmp_path / "job"]
+    command(trainer.main, *needed, "--epochs", 1, "--device", "cpu", *flags).refused(words)
+    assert not (tmp_path / "job").exists()
+
+
+def test_a_preset_may_name_what_is_not_used(prepared, weights, tmp_path):
+    flags = ["--preset", "authors-code", "--val-size", 0, "--epochs", 1]
+    assert finetune(prepared, weights, tmp_path / "job", *flags).code == 0
 
 
 def test_validation_set_of_its_own(prepared, weights, tmp_path):
@@ -320,8 +348,9 @@ def test_sets_must_not_share_recordings(prepared, weights, tmp_path):
         ("train", "--val holds 48 recordings of --train"),
         ("test", "--test holds 12 recordings of --val"),
     ):
-        path = prepared / f"p_{shared}.npz"
-        finetune(prepared, weights, tmp_path / "job", "--val", path).refused(words)
+        sets = ["--train", prepared / "p_train.npz", "--test", prepared / "p_test.npz"]
+        flags = ["--val", prepared / f"p_{shared}.npz", "--job-dir", tmp_path / "job"]
+        command(trainer.main, *sets, *flags).refused(words)
 
 
 LENGTHS, LEADS, SHORT = (3, 10, 5), 2, 5

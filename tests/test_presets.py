@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from finetuning import prepare
 from finetuning import trainer as finetuning
 from pretraining import trainer as pretraining
 from utils import presets
@@ -12,26 +13,37 @@ from utils.names import PRESETS
 
 @pytest.fixture
 def parse(monkeypatch, tmp_path):
-    def parse(trainer, *flags):
-        own = {pretraining: ["--task", "beat"], finetuning: []}[trainer]
-        file = tmp_path / "set_train.npz"
-        file.write_text("")
-        argv = ["command", "--job-dir", "job", "--train", file, *own, *flags]
+    file = tmp_path / "set_train.npz"
+    file.write_text("")
+    job = ["--job-dir", "job", "--train", file]
+    needed = {
+        pretraining: [*job, "--task", "beat"],
+        prepare: ["--source", tmp_path, "--labels", "zip"],
+        finetuning: job,
+    }
+
+    def parse(command, *flags):
+        argv = ["command", *needed[command], *flags]
         monkeypatch.setattr(sys, "argv", list(map(str, argv)))
-        return trainer.parse_arguments()
+        found = command.parse_arguments()
+        return found[0] if command is prepare else found
 
     return parse
 
 
-TABLES = {pretraining: presets.PRETRAINING, finetuning: presets.FINETUNING}
+TABLES = {
+    pretraining: presets.PRETRAINING,
+    prepare: presets.PREPARE,
+    finetuning: presets.FINETUNING,
+}
 
 
-@pytest.mark.parametrize("trainer", TABLES)
+@pytest.mark.parametrize("command", TABLES)
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_sets_its_flags_and_no_others(parse, trainer, preset):
-    plain, found = vars(parse(trainer)), vars(parse(trainer, "--preset", preset))
-    assert found == plain | TABLES[trainer][preset] | {"preset": preset}
-    assert set(TABLES[trainer][preset]) <= set(plain)
+def test_a_preset_sets_its_flags_and_no_others(parse, command, preset):
+    plain, found = vars(parse(command)), vars(parse(command, "--preset", preset))
+    assert found == plain | TABLES[command][preset] | {"preset": preset}
+    assert set(TABLES[command][preset]) <= set(plain)
 
 
 def test_a_flag_that_is_given_wins(parse):
@@ -39,10 +51,12 @@ def test_a_flag_that_is_given_wins(parse):
     assert (args.batch_size, args.frame_size, args.steps_per_epoch) == (7, 2048, 1024)
     args = parse(finetuning, "--preset", "paper", "--stop-metric", "val_loss")
     assert args.stop_metric == "val_loss"  # though it is the default
+    args = parse(prepare, "--preset", "team1", "--resampling", "polyphase")
+    assert (args.resampling, args.pad) == ("polyphase", 16384)
 
 
 def test_all_tables_know_all_presets():
-    for table in (presets.PRETRAINING, presets.PREPARE, presets.FINETUNING):
+    for table in TABLES.values():
         assert tuple(table) == PRESETS
 
 
@@ -51,6 +65,8 @@ def test_recipes_of_the_works(parse):
     team1 = parse(pretraining, "--preset", "team1")
     assert (team1.batch_size, team1.frame_size, team1.steps_per_epoch) == (512, 4096, 1024)
     assert team1.samples_per_patient == 4096
+    assert parse(prepare, "--preset", "team1").resampling == "fft"
+    assert parse(prepare, "--preset", "paper").pad == 60 * 250
     assert parse(finetuning, "--preset", "team1").batch_size == 128
     assert parse(finetuning, "--preset", "paper").stop_metric == "train_acc"
     authors = parse(finetuning, "--preset", "authors-code")

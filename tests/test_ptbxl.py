@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 import wfdb
 
-from finetuning import prepare, ptbxl, run
+from finetuning import prepare, ptbxl
+from finetuning.data import draw
 from finetuning.prepared import load_prepared
 from tests.helpers import command, noise
 from utils.recordings import TWELVE_LEADS
@@ -124,7 +125,7 @@ def test_other_folds_and_rate(source, prepared, tmp_path):
 def test_patients_stay_together_when_validation_is_drawn(source, prepared, tmp_path):
     prepared(source)
     train = load(tmp_path)["train"]
-    kept, drawn = run.draw(train, np.arange(len(train)), 0, "--val-size", test_size=0.3)
+    kept, drawn = draw(train, np.arange(len(train)), 0, "--val-size", test_size=0.3)
     patients = [{int(r) // 2 for r in train.record_ids[part]} for part in (kept, drawn)]
     assert all(patients) and not patients[0] & patients[1]
     assert sorted([*kept, *drawn]) == list(range(len(train)))
@@ -155,6 +156,7 @@ def test_what_is_missing(source, prepared):
     prepared(source, "--val-folds", 11).refused("no record in fold 11")
     prepared(source, "--val-folds", "9,10").refused("fold 10 is in --val-folds and")
     prepared(source, "--labels", "zip").refused("--labels", "not for --dataset ptbxl")
+    prepared(source, "--seed", 7).refused("--seed", "not for --dataset ptbxl")
     prepared(source, "--category", "beats").refused("--category")
     STATEMENTS.drop(columns="rhythm").to_csv(source / "scp_statements.csv")
     prepared(source).refused("scp_statements.csv has no column rhythm")

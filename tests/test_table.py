@@ -8,7 +8,8 @@ import pytest
 import wfdb
 from scipy.io import savemat
 
-from finetuning import prepare, run, trainer
+from finetuning import prepare, trainer
+from finetuning.data import draw
 from finetuning.prepared import load_prepared
 from tests.helpers import command, noise, put_challenge, put_weights
 from utils.recordings import Recording, in_order, read_recording
@@ -48,6 +49,40 @@ def test_formats(tmp_path, name):
     assert recording.leads == (["I", "II", "V1"] if named else None)
 
 
+SECONDS = np.arange(600) / FS
+TIMES = {
+    "rounded": ("t_ms,I,II", np.rint(SECONDS * 100) / 100),  # some are equal
+    "no name": ("", np.rint(SECONDS * 100) / 100),
+    "falls": ("Time (s),I,II", SECONDS % 1),
+    "mark": ("'sample #',I,II", -np.arange(600)),
+    "gap": ("index,I,II", np.where(SECONDS == 1, np.nan, SECONDS)),
+}
+
+
+@pytest.mark.parametrize("kind", TIMES)
+def test_time_is_no_lead(tmp_path, kind):
+    names, times = TIMES[kind]
+    table = np.column_stack([times, SIGNAL[:, :2]])
+    np.savetxt(tmp_path / "a.csv", table, delimiter=",", header=names, comments="")
+    recording = read_recording(tmp_path / "a.csv", FS, "mV")
+    np.testing.assert_allclose(recording.signal, SIGNAL[:, :2])
+    assert recording.leads == (["I", "II"] if names else None)
+
+
+@pytest.mark.parametrize("first", [np.zeros(600), SIGNAL[:, 2]], ids=["flat", "noise"])
+def test_a_first_column_that_is_a_lead(tmp_path, first):
+    table = np.column_stack([first, SIGNAL[:, :2]])
+    for name, text in (("tall", table), ("wide", table[:, :2].T)):
+        np.savetxt(tmp_path / f"{name}.csv", text, delimiter=",", header="")
+        found = read_recording(tmp_path / f"{name}.csv", FS, "mV").signal
+        np.testing.assert_allclose(found, table if name == "tall" else table[:, :2])
+
+
+def test_the_first_sample_of_all_leads_is_no_time(tmp_path):
+    np.savetxt(tmp_path / "wide.txt", np.sort(SIGNAL.T, axis=0))
+    assert read_recording(tmp_path / "wide.txt", FS, "mV").signal.shape == (600, 3)
+
+
 @pytest.mark.parametrize(
     ("unit", "gain", "factor"), [("mV", None, 1), ("uV", None, 1e-3), ("V", None, 1e3),
                                  ("adu", 200, 1 / 200)],
@@ -79,6 +114,7 @@ def test_a_mat_file_beside_its_header(tmp_path):
 
 BAD = {
     "no.csv": (lambda path: None, "cannot be read"),
+    "nul\0.csv": (lambda path: None, "cannot be read"),
     "folder.npy": (lambda path: path.mkdir(), "cannot be read"),
     "words.csv": (lambda path: path.write_text("a,b\n1,x\n"), "not columns of numbers"),
     "empty.csv": (lambda path: path.write_text(""), "not columns of numbers"),
@@ -224,6 +260,42 @@ def test_patients_are_not_parted(make, tmp_path):
         assert not set(train.patients) & set(test.patients)
 
 
+def test_a_class_that_a_part_lacks(make):
+    """Two patients have N, one AF: where this one does not train, there is nothing to learn."""
+    found = {}
+    for seed in range(8):
+        flags = ["--seed", seed, "--test-size", 0.3, "--overwrite"]
+        result = make(rows(20, patient=list("abac")), *SAID, *flags)
+        found[result.code] = result
+    found[2].refused("no recording of class AF to train on", "--seed")
+    assert found[0].err == "test has no recording of 1 of 2 classes: AF\n", found[0]
+
+
+def test_a_class_that_a_split_of_the_table_lacks(make):
+    result = make(rows(split=["train", "train", "test", "val"]), *SAID)
+    lacks = "{} has no recording of 1 of 2 classes: {}\n"
+    assert result.err == lacks.format("val", "AF") + lacks.format("test", "N"), result
+    many = rows(labels=("AF;I;J;K", "N;M"), split=["test", "train"])
+    result = make(many, *SAID, "--overwrite")
+    assert (result.code, result.err.splitlines()) == (0, [
+        "train has no recording of 4 of 6 classes: AF, I, J, …",
+        "test has no recording of 2 of 6 classes: M, N",
+    ])  # fmt: skip
+
+
+def test_a_class_that_a_part_of_the_training_set_lacks(make, tmp_path):
+    assert make(rows(30, patient=list("abcdef")), *SAID).code == 0
+    train, weights = tmp_path / "out/t_train.npz", put_weights(tmp_path / "one")
+    for share, flags in (
+        ("val", ["--val-size", 0.2]),
+        ("train", ["--subset", 0.3, "--val-size", 0]),
+    ):
+        flags += ["--train", train, "--weights-file", weights, "--epochs", 1, "--device", "cpu"]
+        result = command(trainer.main, *flags, "--job-dir", tmp_path / share)
+        assert result.code == 0, result
+        assert f"{share} has no recording of 1 of 2 classes: " in result.err, result
+
+
 def test_rate_unit_and_gain_by_row(make, tmp_path):
     table = rows(fs=[300, 600, 300, 300], unit=["mV", "", "uV", "adu"], gain=["", "", "", 2])
     assert make(table, "--unit", "V").code == 0
@@ -285,6 +357,7 @@ def test_paths_start_at_the_source_and_may_leave_it(make, tmp_path):
         (rows(2, labels=["AF"]), SAID, "names 1 classes"),
         (rows(2, labels=[""]), SAID, "names 0 classes"),
         (rows(2) + rows(1), SAID, "lists 'r0.npy' more than once"),
+        ([*rows(2), {"file": "./r0.npy", "label": "N"}], SAID, "'./r0.npy' is also 'r0.npy'"),
         (rows(unit=["mv"]), SAID, "'r0.npy': unknown unit 'mv'; known: mV, uV, V, adu"),
         (rows(unit=["adu"]), SAID, "'r0.npy': unit adu needs a gain"),
         (rows(unit=["mV"], gain=[200]), SAID, "'r0.npy': a gain is for the unit adu, not mV"),
@@ -295,7 +368,10 @@ def test_paths_start_at_the_source_and_may_leave_it(make, tmp_path):
         (rows(split=["train", ""]), SAID, "'r1.npy': split is empty"),
         (rows(patient=["a", ""]), SAID, "'r1.npy': patient is empty"),
         (rows(split=["train", "test"], patient=["a"]), SAID, "patient a is in several splits"),
+        (rows(split=["train", "test"]), SAID, "no recording of class N to train on; see the split"),
         (rows(split=["test"]), SAID, "no usable record is to train on"),
+        (rows(split=["train"]), [*SAID, "--seed", 0], "--seed is to draw a split; labels.csv"),
+        (rows(split=["train"]), [*SAID, "--test-size", 0.5], "--test-size is to draw"),
         (rows(patient=["a"]), SAID, "--test-size 0.2 of 10 records leaves a set empty"),
         ([*rows(9), {"file": "x.npy", "label": "rare"}], SAID, "class rare has 1 of 10"),
         (rows(), ["--unit", "mV"], "10 × .npy without a sampling rate"),
@@ -318,6 +394,51 @@ def test_a_table_with_names_only(make, tmp_path):
     command(prepare.main, "--dataset", "table").refused("--dataset table needs --table")
 
 
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("file,label\nr0.npy,N,\nr1.npy,AF,\n", "Expected 2 fields in line 2, saw 3"),
+        ("file,label\nr0.npy,N,x\nr1.npy,AF,x\n", "Expected 2 fields in line 2, saw 3"),
+        ("file,label\nr0.npy,N\nr1.npy,A,F\n", "Expected 2 fields in line 3, saw 3"),
+        ("file,label,label\nr0.npy,N,Z\n", "names the column label more than once"),
+        ("file,label\nr\0.npy,N\n", "'r\\x00.npy' holds a NUL"),
+        ("file,label\nr0.npy\0,N\n", "'r0.npy\\x00' holds a NUL"),
+    ],
+)
+def test_a_table_that_is_not_clear(tmp_path, lines, words):
+    path = tmp_path / "labels.csv"
+    path.write_text(lines)
+    flags = ["--dataset", "table", "--table", path, "--out", tmp_path / "out/t", *SAID]
+    command(prepare.main, *flags).refused(str(path), words)
+
+
+def test_columns_without_a_name_are_not_read(make, tmp_path):
+    make(rows(), *SAID)
+    path = tmp_path / "mine/labels.csv"
+    path.write_text("".join(f"{line},,\n" for line in path.read_text().splitlines()))
+    flags = ["--table", path, "--out", tmp_path / "out/t", "--overwrite", *SAID]
+    result = command(prepare.main, "--dataset", "table", *flags)
+    assert (result.code, result.err) == (0, ""), result
+
+
+def test_a_wfdb_record_by_several_names(make, tmp_path):
+    folder = tmp_path / "mine"
+    make(rows(3), *SAID)
+    for record in ("w0", "w1"):
+        put_challenge(folder / record, noise(600, 2), FS, ["I", "II"])
+    (folder / "linked.npy").symlink_to(folder / "r0.npy")
+    for other, first in (
+        ("w0.hea", "w0"), ("w0.mat", "w0.hea"), ("../mine/w0", "w0.mat"), ("linked.npy", "r0.npy"),
+    ):  # fmt: skip
+        table = [*rows(3), *({"file": file, "label": "N"} for file in (first, other))]
+        table = [row for number, row in enumerate(table) if number or first != "r0.npy"]
+        make(table, *SAID, write=False).refused(f"{other!r} is also {first!r}")
+    np.save(folder / "w0.npy", SIGNAL[:, :2])  # a file of its own beside the header
+    table = [*rows(3), *({"file": file, "label": "N"} for file in ("w0", "w1.hea", "w0.npy"))]
+    result = make(table, *SAID, "--test-size", 0.5, "--overwrite", write=False)
+    assert (result.code, result.err) == (0, ""), result
+
+
 def test_a_flat_lead(make, tmp_path):
     make(rows(), *SAID)
     for path in (tmp_path / "mine").glob("*.npy"):
@@ -334,5 +455,5 @@ def test_training_on_a_table(make, tmp_path):
     )
     assert result.code == 0 and "test: macro F1 0." in result.out, result
     train = load(tmp_path)[0]
-    fitted, drawn = run.draw(train, np.arange(len(train)), 0, "--val-size", test_size=0.3)
+    fitted, drawn = draw(train, np.arange(len(train)), 0, "--val-size", test_size=0.3)
     assert not set(train.patients[fitted]) & set(train.patients[drawn])

@@ -160,6 +160,11 @@ def share(text: str) -> float:
     return _number(text, float, lambda value: 0 <= value < 1, "a share from 0 to below 1")
 
 
+def proper_share(text: str) -> float:
+    """A fraction in (0, 1)."""
+    return _number(text, float, lambda value: 0 < value < 1, "a share above 0 and below 1")
+
+
 def share_or_one(text: str) -> float:
     """A fraction in (0, 1]."""
     return _number(text, float, lambda value: 0 < value <= 1, "a share above 0, at most 1")

@@ -15,6 +15,8 @@ from utils.wfdb_io import ERRORS, MILLIVOLT, Unusable, read_header, words
 TWELVE_LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 ADU = "adu"  # units of the digitiser, so many per mV
 UNITS = (*MILLIVOLT, ADU)
+# What heads a column that is no lead: `time`, `Time (s)`, `t_ms`, `'sample #'`.
+TIME = re.compile(r"\W*(time|timestamp|t|sample|index)([\W_].*)?", re.IGNORECASE)
 RATES = (20, 20_000)  # Hz; others are mistakes, or no ECG
 
 
@@ -44,7 +46,7 @@ def read_recording(
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix in ("", ".hea", ".dat") or (suffix == ".mat" and path.with_suffix(".hea").exists()):
+    if names_wfdb(path):
         recording = read_wfdb(path.with_suffix(""))
     elif suffix in FORMATS:
         if fs is None:
@@ -56,6 +58,14 @@ def read_recording(
         raise Unusable(f"format {suffix} is not one of .hea, {', '.join(FORMATS)}")
     check_signal(recording)
     return recording._replace(leads=_names(recording))
+
+
+def names_wfdb(path: Path) -> bool:
+    """Whether a path names a WFDB record, as `read_recording` takes it."""
+    suffix = path.suffix.lower()
+    if suffix == ".mat":
+        return path.with_suffix(".hea").exists()
+    return bool(path.name) and suffix in ("", ".hea", ".dat")
 
 
 def read_wfdb(record: Path) -> Recording:
@@ -138,7 +148,7 @@ def in_order(recording: Recording, count: int, leads: Sequence[str] | None) -> n
 def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise Unusable(f"file cannot be read ({words(error)})") from None
 
 
@@ -161,26 +171,32 @@ def _names(recording: Recording) -> list[str] | None:
 def _read_text(content: bytes) -> tuple[np.ndarray, list[str] | None]:
     """Columns of numbers, with a line of names (or of 0, 1, 2 …) above them or not.
 
-    A first column that rises at every sample is time, or a count, and no lead: it is not read.
+    A first column that is called so (`TIME`), or that rises and never falls, is time, or a count,
+    and no lead: it is not read.
     """
     try:
         text = content.decode("utf-8-sig")
-        lines = (line.strip() for line in text.splitlines() if not line.startswith("#"))
-        first = next(filter(None, lines), "")
+        lines = [line for line in text.splitlines() if not line.startswith("#")]
+        first = next(filter(None, map(str.strip, lines)), "")
         separator = next((mark for mark in ",;\t" if mark in first), r"\s+")
         cells = re.split(separator, first)
         named = not all(map(_is_number, cells))
         counted = len(cells) > 1 and cells == [str(place) for place in range(len(cells))]
         table = pd.read_csv(
-            io.StringIO(text), sep=separator, header=0 if named or counted else None, comment="#",
-            index_col=False, skipinitialspace=True,
+            io.StringIO("\n".join(lines)), sep=separator, index_col=False, skipinitialspace=True,
+            header=0 if named or counted else None,
         )  # fmt: skip
         values = table.to_numpy(np.float64)
     except ValueError as error:  # pandas' own errors, and of decoding
         raise Unusable(f"not columns of numbers ({str(error).splitlines()[0]})") from None
-    timed = values.shape[1] > 1 and len(values) > 1 and (np.diff(values[:, 0]) > 0).all()
-    leads = slice(1 if timed else 0, None)
+    timed = (named and TIME.fullmatch(cells[0])) or _never_falls(values[:, 0])
+    leads = slice(1 if timed and 1 < values.shape[1] < len(values) else 0, None)
     return values[:, leads], [str(name) for name in table.columns[leads]] if named else None
+
+
+def _never_falls(values: np.ndarray) -> bool:
+    """Times written with few decimals are equal at neighbours; those of a flat lead all are."""
+    return len(values) > 1 and values[0] < values[-1] and (np.diff(values) >= 0).all()
 
 
 def _is_number(text: str) -> bool:
