@@ -2,13 +2,11 @@
 
 import argparse
 import sys
-from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import signal as dsp
 from tqdm import tqdm
 
 from finetuning import challenge17, challenge20, ptbxl, table
@@ -19,6 +17,7 @@ from utils.cli import UserError
 from utils.files import sha256, write_json
 from utils.manifest import summary
 from utils.recordings import Recording, in_order
+from utils.resampling import resample
 from utils.wfdb_io import Unusable
 
 # Each has read_listing, and the mean and sd of its signals, one for each lead; None: to measure.
@@ -136,18 +135,6 @@ def read_all(listing: Listing, fs: int, resampling: str) -> tuple[Listing, list[
     return listing.keep(kept, left_out=left_out), signals, clipped
 
 
-def _polyphase(signal: np.ndarray, ratio: Fraction, beyond: str) -> np.ndarray:
-    return dsp.resample_poly(signal, ratio.numerator, ratio.denominator, axis=0, padtype=beyond)
-
-
-def _fft(signal: np.ndarray, ratio: Fraction, beyond: str) -> np.ndarray:
-    """A recording is taken to begin again behind its end, whatever `beyond` says."""
-    return dsp.resample(signal, round(len(signal) * ratio))
-
-
-RESAMPLERS = {"polyphase": _polyphase, "fft": _fft}
-
-
 def to_microvolt(
     recording: Recording, fs: int, resampling: str, beyond: str
 ) -> tuple[np.ndarray, int]:
@@ -156,10 +143,10 @@ def to_microvolt(
     Also returns how many samples were clipped to the range of int16, ±32.767 mV.
 
     Args:
-        resampling: of `RESAMPLERS`. beyond: the ends, as scipy's `padtype`.
+        resampling, beyond: as `resample` takes them.
     """
-    ratio = fs / Fraction(recording.fs).limit_denominator(100)
-    microvolt = np.rint(RESAMPLERS[resampling](recording.signal, ratio, beyond) * 1000)
+    resampled = resample(recording.signal, recording.fs, fs, beyond, resampling)
+    microvolt = np.rint(resampled * 1000)
     limits = np.iinfo(np.int16)
     clipped = int(((microvolt < limits.min) | (microvolt > limits.max)).sum())
     return microvolt.clip(limits.min, limits.max).astype(np.int16), clipped

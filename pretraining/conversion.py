@@ -45,8 +45,8 @@ def convert(
         patient_ids: whom to convert; everybody by default.
 
     Raises:
-        UserError: no usable records, a patient asked for is not there, or `out` holds something
-            that may not be replaced.
+        UserError: no usable records, a patient asked for is not there or has no usable segment,
+            or `out` holds something that may not be replaced.
     """
     if out.exists() and not (overwrite and (out / DESCRIPTION).exists()):
         raise UserError(f"{out} exists; choose another --out, or --overwrite a converted set")
@@ -55,6 +55,7 @@ def convert(
     records = _choose(SOURCES[source], folder, patient_ids)
     with atomic_folder(out) as made:
         description = SOURCES[source].convert_all(records, made)
+        _check_converted(description, patient_ids or ())
         write_json(
             made / DESCRIPTION, {**description, "source": source, "fs": FS, "versions": versions()}
         )
@@ -74,3 +75,12 @@ def _choose(source: Source, folder: Path, patient_ids: Sequence[int] | None) -> 
         if patient not in records:
             raise UserError(f"patient {patient} is not in {folder}")
     return {patient: records[patient] for patient in patient_ids or records}
+
+
+def _check_converted(description: dict[str, Any], patient_ids: Sequence[int]) -> None:
+    lost = sorted(set(patient_ids) - set(description["patient_of_record"].values()))
+    if lost:
+        raise UserError(
+            f"patient {lost[0]} cannot be used; name others by --patient-ids "
+            f"({summary(description['left_out'])})"
+        )

@@ -1,19 +1,9 @@
-"""Icentia11k as PhysioNet and as a torrent distribute it, told apart by the names of the files.
-
-Each has a module of its own, with the same functions:
-
-- `find_records(root)`: records of each patient, and files and folders that change with them,
-- `read(record)`: path and `Segment` of each of its segments, or why one cannot be used,
-- `files(record)`, `watched(record)`: what it is read from, what changes when it does,
-- `open_signal(record, header)`: its signals (segments, samples), int16, or float16 in mV,
-- `split(segment)`: record and number of a segment,
-- `OPEN_SIGNALS`, `AT_ONCE`: how many records are kept open, and how many one process reads alone.
-"""
+"""Icentia11k as PhysioNet and as a torrent distribute it, told apart by the names of the files."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,16 +12,64 @@ from pretraining.icentia11k import Header, Segment
 from utils.cli import UserError
 from utils.wfdb_io import Unusable
 
+Records = dict[int, list[Path]]  # of each patient, sorted
 
-def find_records(root: Path) -> tuple[dict[int, list[Path]], list[Path]]:
-    """Records of each patient, sorted, and the files and folders that change with them.
+
+class Distribution(NamedTuple):
+    """How its records are found and read.
+
+    Attributes:
+        find_records: in a folder; also the files and folders that change with them.
+        read: path and `Segment` of each segment of a record, or why one cannot be used.
+        files: what a record is read from. watched: what changes when it does.
+        open_signal: of a record and a header, (segments, samples) int16, or float16 in mV.
+        split: a segment into its record and its number there.
+        open_signals: records that are kept open.
+        at_once: records that one process reads alone.
+    """
+
+    find_records: Callable[[Path], tuple[Records, list[Path]]]
+    read: Callable[[Path], Iterator[tuple[Path, Segment | Unusable]]]
+    files: Callable[[Path], list[Path]]
+    watched: Callable[[Path], list[Path]]
+    open_signal: Callable[[Path, Header], np.ndarray]
+    split: Callable[[Path], tuple[Path, int]]
+    open_signals: int
+    at_once: int
+
+
+WFDB = Distribution(
+    icentia11k.find_records,
+    icentia11k.read,
+    icentia11k.files,
+    watched=lambda record: [record.parent],  # the patient's folder
+    open_signal=icentia11k.open_signal,
+    split=lambda segment: (segment, 0),
+    open_signals=128,
+    at_once=64,  # below this, starting processes costs more than it saves
+)
+TORRENT = Distribution(
+    torrent.find_records,
+    torrent.read,
+    torrent.files,
+    watched=torrent.files,  # patients share a folder
+    open_signal=lambda record, _: torrent.open_signal(record),
+    split=torrent.split,
+    open_signals=20,  # more than the patients that are mixed; zipped ones take 105 MB each
+    at_once=1,
+)
+
+
+def find_records(root: Path) -> tuple[Records, list[Path]]:
+    """Records, and the files and folders that change with them.
 
     Raises:
-        UserError: no such folder, no records in it, or those of both distributions.
+        UserError: no such folder, no records in it, those of both distributions, or two of one
+            patient where there may be one.
     """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder")
-    found = [reader.find_records(root) for reader in (icentia11k, torrent)]
+    found = [distribution.find_records(root) for distribution in (WFDB, TORRENT)]
     found = [(records, watched) for records, watched in found if records]
     if not found:
         raise UserError(
@@ -47,15 +85,15 @@ def find_records(root: Path) -> tuple[dict[int, list[Path]], list[Path]]:
     return found[0]
 
 
-def reader_of(path: Path) -> ModuleType:
-    """The module that reads a record or segment of this name."""
-    return torrent if torrent.RECORD_NAME.fullmatch(path.name) else icentia11k
+def distribution_of(path: Path) -> Distribution:
+    """That of a record or segment of this name."""
+    return TORRENT if torrent.RECORD_NAME.fullmatch(path.name) else WFDB
 
 
 def read(record: Path) -> Iterator[tuple[Path, Segment | Unusable | OSError]]:
     """Each segment of a record, or why it, or the record, cannot be used."""
     try:
-        yield from reader_of(record).read(record)
+        yield from distribution_of(record).read(record)
     except (Unusable, OSError) as error:
         yield record, error
 
@@ -83,12 +121,12 @@ class Signals:
         return frames if frames.dtype == np.int16 else torrent.to_units(frames)
 
     def _samples(self, segment: Path, header: Header) -> np.ndarray:
-        reader = reader_of(segment)
-        record, number = reader.split(segment)
+        distribution = distribution_of(segment)
+        record, number = distribution.split(segment)
         try:
             if record not in self._open:
-                self._open[record] = reader.open_signal(record, header)
-                if len(self._open) > reader.OPEN_SIGNALS:
+                self._open[record] = distribution.open_signal(record, header)
+                if len(self._open) > distribution.open_signals:
                     self._open.popitem(last=False)
             self._open.move_to_end(record)
             samples = self._open[record][number]

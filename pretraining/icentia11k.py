@@ -21,8 +21,6 @@ from utils.files import read_json
 from utils.segments import FS
 from utils.wfdb_io import MILLIVOLT, Unusable, read_marks, words
 
-OPEN_SIGNALS = 128
-AT_ONCE = 64  # below this, starting processes costs more than it saves
 INVALID = np.iinfo(np.int16).min  # WFDB's mark for a missing sample
 DESCRIPTION = "dataset.json"
 
@@ -110,11 +108,6 @@ def find_records(root: Path) -> tuple[dict[int, list[Path]], list[Path]]:
 def files(record_path: Path) -> list[Path]:
     """What a record is read from."""
     return [Path(f"{record_path}{suffix}") for suffix in (".hea", ".dat", ".atr")]
-
-
-def watched(record_path: Path) -> list[Path]:
-    """What changes when a record does: the patient's folder."""
-    return [record_path.parent]
 
 
 def read(record_path: Path) -> Iterator[tuple[Path, Segment]]:
@@ -243,8 +236,3 @@ def read_signal(record_path: Path, header: Header) -> np.ndarray:
 def open_signal(record_path: Path, header: Header) -> np.ndarray:
     """`read_signal` as (1, samples): a record is one segment."""
     return read_signal(record_path, header)[None]
-
-
-def split(record_path: Path) -> tuple[Path, int]:
-    """Record and number in it of a segment."""
-    return record_path, 0

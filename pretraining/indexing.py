@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pretraining import distributions
-from pretraining.distributions import reader_of
+from pretraining.distributions import distribution_of
 from pretraining.icentia11k import Header
 from pretraining.index import ARRAYS, DTYPES, AnnotationIndex
 from pretraining.parallel import mapping
@@ -88,7 +88,7 @@ def _changed_at(path: Path) -> int | None:
 
 
 def _sizes(record: Path) -> list[int]:
-    paths = reader_of(record).files(record)
+    paths = distribution_of(record).files(record)
     return [path.stat().st_size if path.exists() else -1 for path in paths]
 
 
@@ -173,7 +173,7 @@ def _reusable(root: Path, records: dict[int, list[Path]], old: AnnotationIndex |
 
 
 def _watched(record: Path) -> list[Path]:
-    return reader_of(record).watched(record)
+    return distribution_of(record).watched(record)
 
 
 def _part_of(old: AnnotationIndex, patient: int) -> Part:
@@ -195,7 +195,7 @@ def _read(
     same = _reusable(root, records, old)
     jobs = {patient: paths for patient, paths in records.items() if patient not in same}
     count = sum(map(len, jobs.values()))
-    at_once = max((reader_of(paths[0]).AT_ONCE for paths in jobs.values()), default=0)
+    at_once = max((distribution_of(paths[0]).at_once for paths in jobs.values()), default=0)
     progress = tqdm(total=count, desc="annotations", unit="record", disable=None)
     with progress, mapping(in_processes=count > at_once) as run:
         parts = run(_read_patient, [root] * len(jobs), jobs, jobs.values())

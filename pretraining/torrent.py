@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.format import open_memmap
 
 from pretraining import admit
 from pretraining.icentia11k import Header, Segment
 from utils.annotations import BEAT_CLASSES, RHYTHM_CLASSES
+from utils.cli import UserError
 from utils.segments import GAIN
 from utils.wfdb_io import Unusable, words
 
@@ -31,35 +31,40 @@ FILE_NAME = re.compile(r"((\d{5,})_batched)(_lbls)?(\.pkl\.gz|\.npy|\.npz)")
 RECORD_NAME = re.compile(r"\d{5,}_batched(#\d+)?")
 SIGNALS = (".npy", ".pkl.gz")  # the first that is there is read
 LABELS = ("_lbls.npz", "_lbls.pkl.gz")
-OPEN_SIGNALS = 20  # more than the patients that are mixed; zipped ones take 105 MB each
-AT_ONCE = 1
 
-# Bytes of an unzipped file. Signals: room for 64 segments, of which patients have up to 50, twice,
-# because Python 3 writes half of all bytes as two in the protocol used. Labels have a few million.
-SIGNAL_LIMIT = 2 * 64 * (2**20 + 1) * 2
+SEGMENTS = 64  # room for as many; patients have up to 50
+# Bytes that are read and built. Of a signal four times its own, because in the protocol used Python
+# 3 writes half of all bytes as two, and they are built twice. Of labels there are a few million.
+SIGNAL_LIMIT = 4 * SEGMENTS * (2**20 + 1) * 2
 LABEL_LIMIT = 2**27
 CLASSES = {"btype": len(BEAT_CLASSES), "rtype": len(RHYTHM_CLASSES)}
 LARGEST = np.iinfo(np.int16).max
 
 
 def find_records(root: Path) -> tuple[dict[int, list[Path]], list[Path]]:
-    """Records of each patient, sorted, and the folder and files that were found."""
-    records: dict[int, set[Path]] = {}
+    """The record of each patient, and the folder and files that were found.
+
+    Raises:
+        UserError: records of two names are of one patient.
+    """
+    records: dict[int, Path] = {}
     found = [root]
     for path in sorted(root.iterdir()):
         if match := FILE_NAME.fullmatch(path.name):
-            records.setdefault(int(match[2]), set()).add(root / match[1])
+            other = records.setdefault(int(match[2]), root / match[1])
+            if other.name != match[1]:
+                raise UserError(
+                    f"{root}: {other.name} and {match[1]} are both of patient {int(match[2])}; "
+                    "move one of them elsewhere"
+                )
             found.append(path)
-    return {patient: sorted(records[patient]) for patient in sorted(records)}, found
+    return {patient: [records[patient]] for patient in sorted(records)}, found
 
 
 def files(record: Path) -> list[Path]:
     """What a record, or a segment of it, may be read from."""
     name = record.name.partition("#")[0]
     return [record.with_name(name + suffix) for suffix in SIGNALS + LABELS]
-
-
-watched = files  # patients share a folder
 
 
 def read_from(record: Path) -> list[Path]:
@@ -76,7 +81,7 @@ def read(record: Path) -> Iterator[tuple[Path, Segment | Unusable]]:
     yield from read_segments(record, open_signal(record))
 
 
-def open_signal(record: Path, _: Header | None = None) -> np.ndarray:
+def open_signal(record: Path) -> np.ndarray:
     """(segments, samples) float16 in mV; a memory map where the file is unzipped.
 
     Raises:
@@ -87,13 +92,15 @@ def open_signal(record: Path, _: Header | None = None) -> np.ndarray:
         raise Unusable("no signal (.pkl.gz or .npy)")
     try:
         zipped = path.suffix != ".npy"
-        signal = admit.load(path, SIGNAL_LIMIT) if zipped else open_memmap(path, mode="r")
-    except (OSError, ValueError, Unusable) as error:
+        signal = admit.load(path, SIGNAL_LIMIT) if zipped else admit.map_npy(path)
+    except (OSError, Unusable) as error:
         raise Unusable(f"signal: {words(error)}") from None
     if not (isinstance(signal, np.ndarray) and signal.dtype == np.float16 and signal.ndim == 2):
         raise Unusable("signal: no float16 array (segments, samples)")
     if not signal.size:
         raise Unusable("signal: no samples")
+    if len(signal) > SEGMENTS:
+        raise Unusable(f"signal: {len(signal)} segments, more than {SEGMENTS}")
     return signal
 
 
@@ -150,12 +157,13 @@ def _annotations(
     try:
         if isinstance(labels, dict):
             ends, codes = labels[kind][number]
-            ends, codes = _whole_numbers(ends, samples), _whole_numbers(codes, classes)
+            ends = _whole_numbers(ends, samples, samples)
+            codes = _whole_numbers(codes, classes, samples)
         else:
             by_class = labels[number][kind]
             if len(by_class) != classes:
                 raise Unusable(f"{kind} of {len(by_class)} classes, not {classes}")
-            by_class = [_whole_numbers(ends, samples) for ends in by_class]
+            by_class = [_whole_numbers(ends, samples, samples) for ends in by_class]
             ends = np.concatenate(by_class)
             codes = np.repeat(np.arange(classes), list(map(len, by_class)))
         if len(ends) != len(codes):
@@ -166,14 +174,19 @@ def _annotations(
     return ends[order], codes[order].astype(np.int8)
 
 
-def _whole_numbers(values: Any, stop: int) -> np.ndarray:
+def _whole_numbers(values: Any, stop: int, most: int) -> np.ndarray:
     """(n,) int64 from 0 to below `stop`; an empty array of floats made floats of others.
+
+    Args:
+        most: n at most; there are no more beats than samples.
 
     Raises:
         ValueError, TypeError: anything else, lists too: they may be nested beyond all memory.
     """
     if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iuf":
         raise TypeError
+    if len(values) > most:
+        raise ValueError
     if not ((values >= 0) & (values < stop) & (values == np.rint(values))).all():
         raise ValueError
     return values.astype(np.int64)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from pretraining import torrent
+from pretraining import distributions, torrent
 from pretraining.icentia11k import BEAT_CODES, ICENTIA11K, RHYTHM_CODES, Segment
 from pretraining.parallel import mapping
 from utils.cli import UserError
@@ -34,24 +34,34 @@ class Converted(NamedTuple):
 
 
 def find_records(folder: Path) -> dict[int, list[Path]]:
-    """Records of each patient."""
+    """The record of each patient.
+
+    Raises:
+        UserError: two are of one patient.
+    """
     return torrent.find_records(folder)[0]
 
 
 def convert_all(records: dict[int, list[Path]], out: Path) -> dict[str, Any]:
     """Convert each patient; returns the set's description, with Icentia11k's own constants."""
     jobs = [(patient, record) for patient, paths in records.items() for record in paths]
-    with mapping(in_processes=len(jobs) > torrent.AT_ONCE) as run:
+    with mapping(in_processes=len(jobs) > distributions.TORRENT.at_once) as run:
         parts = run(_convert_patient, *zip(*jobs, strict=True), [out] * len(jobs))
         parts = list(tqdm(parts, "converting", len(jobs), unit="patient", disable=None))
     left_out = [reason for part in parts for reason in part.left_out]
-    if not any(part.segments for part in parts):
+    converted = {
+        record.name: patient
+        for (patient, record), part in zip(jobs, parts, strict=True)
+        if part.segments
+    }
+    if not converted:
         raise UserError(f"no record can be used ({summary(left_out)})")
     return {
         "name": ICENTIA11K.name, "mean_mv": ICENTIA11K.mean, "sd_mv": ICENTIA11K.sd,
-        "patients": sum(part.segments > 0 for part in parts),
+        "patients": len(converted),
         "segments": sum(part.segments for part in parts),
         "samples": sum(part.samples for part in parts),
+        "patient_of_record": converted,
         "left_out": left_out,
         "source_sha256": {name: sha for part in parts for name, sha in part.checksums.items()},
     }  # fmt: skip

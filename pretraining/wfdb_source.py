@@ -1,12 +1,10 @@
 """Records of an annotated WFDB database, converted to Icentia11k's layout."""
 
 import math
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.signal import resample_poly
 from tqdm import tqdm
 
 from utils.annotations import ALPHABETS, SAME_SUBJECT, Alphabet
@@ -14,6 +12,7 @@ from utils.cli import UserError
 from utils.files import sha256
 from utils.manifest import summary
 from utils.recordings import read_wfdb
+from utils.resampling import resample
 from utils.segments import FS, place_of, write_segment
 from utils.wfdb_io import Unusable, read_marks
 
@@ -45,7 +44,8 @@ def convert_all(source: str, records: dict[int, list[Path]], out: Path) -> dict[
         except Unusable as reason:
             left_out.append({"record": record.name, "reason": str(reason)})
             continue
-        signal = resample(signal, fs)
+        # Continued in a line: leads have offsets, which zeros beyond the ends would make steps.
+        signal = resample(signal, fs, FS, "line")
         digital = np.clip(np.rint(signal * GAIN), -LIMIT, LIMIT)
         clipped += int((np.abs(signal * GAIN) > LIMIT).sum())
         sums += digital.size, digital.sum() / GAIN, (digital**2).sum() / GAIN**2
@@ -98,12 +98,3 @@ def _read_annotations(record: Path, alphabet: Alphabet) -> tuple[np.ndarray, lis
             symbols.append(alphabet.beats[symbol])
             rhythms.append(rhythm)
     return np.array(ends, np.int64), symbols, rhythms
-
-
-def resample(signal: np.ndarray, fs: float) -> np.ndarray:
-    """(samples, leads) at `fs` Hz to 250 Hz, by scipy's polyphase filter."""
-    ratio = Fraction(FS) / Fraction(fs).limit_denominator(1000)
-    if ratio == 1:
-        return signal
-    # Continued in a line: leads have offsets, which zeros beyond the ends would turn into steps.
-    return resample_poly(signal, ratio.numerator, ratio.denominator, axis=0, padtype="line")

@@ -10,7 +10,7 @@ from finetuning import run as finetuning_run
 from pretraining import conversion, tasks
 from pretraining import run as pretraining_run
 from tests.helpers import ROOT
-from utils import annotations, encoders, names, recordings, synthetic
+from utils import annotations, encoders, names, recordings, resampling, synthetic
 
 PACKAGES = ("utils", "pretraining", "finetuning")
 MODULES = {
@@ -62,7 +62,7 @@ def test_modules_that_do_without():
     ours = {name for name in imports("pretraining.labels") if name in MODULES}
     assert ours == {"utils.annotations"}
     unpickling = {m for m in MODULES if packages(m) & {"pickle", "dill", "joblib", "shelve"}}
-    assert unpickling == {"pretraining.admit"}
+    assert unpickling == {"pretraining.unpickle"}
 
 
 def test_names_agree_with_the_tables():
@@ -74,6 +74,7 @@ def test_names_agree_with_the_tables():
     assert prepare.OPTIONAL.keys() == prepare.NEEDED.keys()
     assert tuple(ptbxl.FILE_NAMES) == names.PTBXL_RATES
     assert recordings.UNITS == names.UNITS
+    assert tuple(resampling.METHODS) == names.RESAMPLINGS
     assert set(finetuning_run.COLUMNS) == {*names.FINETUNING_METRICS, *names.STOP_METRICS}
 
 

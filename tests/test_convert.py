@@ -275,6 +275,13 @@ def test_record_that_cannot_be_used_is_left_out_and_listed(call, source, out, da
     assert [path.name for path in (out / "p00").iterdir()] == ["p00205"]
 
 
+def test_record_named_that_cannot_be_used_is_an_error(call, source, out):
+    cut_signal(source)
+    call(source, "--patient-ids", "205,100").refused("patient 100 cannot be used", "such as 100")
+    assert not list(out.parent.iterdir())
+    assert call(source, "--patient-ids", "205").code == 0
+
+
 def test_nothing_usable_leaves_nothing(call, source, out):
     for name in RECORDS:
         (source / f"{name}.dat").unlink()

@@ -245,7 +245,8 @@ def test_few_signals_are_open_at_a_time(monkeypatch):
         read.append(path.name)
         return SIGNAL
 
-    monkeypatch.setattr(icentia11k, "OPEN_SIGNALS", 2)
+    two = distributions.WFDB._replace(open_signals=2)
+    monkeypatch.setattr(distributions, "WFDB", two)
     monkeypatch.setattr(icentia11k, "read_signal", opened)
     read, signals = [], Signals()
     header = icentia11k.Header(len(SIGNAL), GAIN, 0, True, 0)

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from pretraining import icentia11k
+from pretraining import distributions, icentia11k
 from pretraining.cohort import choose_segments, manifest, split_patients
 from pretraining.distributions import Signals
 from pretraining.indexing import open_index
@@ -161,7 +161,8 @@ def test_interrupted_building_leaves_nothing(cohort_copy, monkeypatch):
 def test_reading_in_processes_gives_the_same(cohort_copy, tmp_path, monkeypatch):
     cut_short(signal_file(cohort_copy))
     serial = open_index(cohort_copy, tmp_path / "serial")
-    monkeypatch.setattr(icentia11k, "AT_ONCE", 0)
+    in_processes = distributions.WFDB._replace(at_once=0)
+    monkeypatch.setattr(distributions, "WFDB", in_processes)
     assert content(open_index(cohort_copy, tmp_path / "parallel")) == content(serial)
 
 

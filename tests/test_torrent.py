@@ -9,14 +9,14 @@ import pickle
 import pickletools
 import struct
 import tracemalloc
+import zipfile
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pretraining import admit, convert, distributions, icentia11k, torrent, trainer
-from pretraining.admit import Unusable
+from pretraining import admit, convert, distributions, icentia11k, room, torrent, trainer, unpickle
 from pretraining.batches import FrameBatches
 from pretraining.cohort import choose_segments
 from pretraining.distributions import Signals
@@ -28,15 +28,27 @@ from tests.helpers import command
 from utils.cli import UserError
 from utils.files import sha256
 from utils.segments import GAIN, write_segment
+from utils.wfdb_io import Unusable
 
 LIMIT = 10**6
 FRAME = 512
 NAME = "00000_batched"
 
 
+@pytest.fixture
+def reading(monkeypatch):
+    """Change how the torrent's records are read."""
+
+    def reading(**changes):
+        changed = distributions.TORRENT._replace(**changes)
+        monkeypatch.setattr(distributions, "TORRENT", changed)
+
+    return reading
+
+
 @pytest.fixture(autouse=True)
-def in_this_process(monkeypatch):
-    monkeypatch.setattr(torrent, "AT_ONCE", 99)
+def in_this_process(reading):
+    reading(at_once=99)
 
 
 # Writers, each of one patient's signal (segments, samples) float16 and labels
@@ -274,6 +286,27 @@ def test_signal_of_another_kind_is_left_out(patient, value):
     assert reasons(patient)[NAME].startswith("signal: ")
 
 
+def test_signal_of_very_many_segments_is_left_out(patient):
+    put_signal(patient, np.zeros((65, 9), np.float16))
+    assert reasons(patient) == {NAME: "signal: 65 segments, more than 64"}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "(" * 999, "'''", "{[]: 1}", "1" + "+1" * 4900, "-" * 9900 + "1",
+        "{'descr': '<f2', 'fortran_order': False, 'shape': (0x" + "f" * 99 + ",)}",
+        "{'descr': '<f2', 'fortran_order': False, 'shape': (True,)}",
+        "{'descr': (), 'fortran_order': False, 'shape': (1,)}",
+    ],
+    ids=range(8),
+)  # fmt: skip
+def test_header_of_an_unzipped_signal_that_makes_no_sense(patient, header):
+    start = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header))
+    (patient / f"{NAME}.npy").write_bytes(start + header.encode() + bytes(100))
+    assert reasons(patient)[NAME].startswith("signal: unreadable (")
+
+
 def test_patient_without_a_signal_is_left_out(patient):
     (patient / f"{NAME}.pkl.gz").unlink()
     assert reasons(patient) == {NAME: "no signal (.pkl.gz or .npy)"}
@@ -304,6 +337,7 @@ for _ in range(4):  # 1,000 gigabytes, were it made an array
     [
         ({"btype": beats(3, -1)}, "btype holds no places below 2000"),
         ({"btype": beats(2000)}, "btype holds no places"),
+        ({"btype": beats(*[7] * 2001)}, "btype holds no places"),
         ({"btype": beats(1.5)}, "btype holds no places"),
         ({"btype": beats(np.nan)}, "btype holds no places"),
         ({"btype": beats(np.inf)}, "btype holds no places"),
@@ -363,10 +397,10 @@ def test_a_wrong_byte_in_the_checksum_is_noticed(patient):
 
 
 @pytest.fixture
-def read(monkeypatch):
+def read(reading):
     """Names of the records that are read from here on."""
-    names, original = [], torrent.read
-    monkeypatch.setattr(torrent, "read", lambda path: names.append(path.name) or original(path))
+    names = []
+    reading(read=lambda path: names.append(path.name) or torrent.read(path))
     return names
 
 
@@ -396,6 +430,14 @@ def test_file_that_is_complete_at_last_is_read(patient, read):
     assert read == [NAME] * 2
 
 
+def test_two_records_of_one_patient_are_refused(call, patient, out):
+    put_zipped(patient, "000000_batched", SIGNAL, [LABELS] * 3)
+    with pytest.raises(UserError, match="000000_batched and 00000_batched are both of patient 0"):
+        open_index(patient)
+    call(patient).refused("both of patient 0")
+    assert not out.exists()
+
+
 def test_patient_that_is_not_there_is_an_error(patient):
     with pytest.raises(UserError, match="patient 3 is not in"):
         choose_segments(open_index(patient, patient_ids=[0, 3]), [0, 3], FRAME, annotated=True)
@@ -409,8 +451,8 @@ def test_signal_changed_since_is_one_clear_error(patient, signal):
         Signals().windows(index.record_path(2), index.header(2), np.array([0]), FRAME)
 
 
-def test_few_patients_are_open_at_a_time(patient, monkeypatch):
-    monkeypatch.setattr(torrent, "OPEN_SIGNALS", 1)
+def test_few_patients_are_open_at_a_time(patient, reading):
+    reading(open_signals=1)
     put_zipped(patient, "00001_batched", -SIGNAL, [LABELS] * 3)
     index, signals = open_index(patient), Signals()
     for segment in (0, 1, 4, 2):
@@ -483,6 +525,7 @@ def test_description_of_a_converted_set(call, patient, out):
     assert (about["name"], about["source"]) == ("icentia11k", "torrent")
     assert (about["patients"], about["segments"], about["samples"]) == (1, 2, 4000)
     assert [left["record"] for left in about["left_out"]] == [f"{NAME}#01", "00002_batched"]
+    assert about["patient_of_record"] == {NAME: 0}
     files = [f"{NAME}.pkl.gz", f"{NAME}_lbls.pkl.gz"]
     assert about["source_sha256"] == {name: sha256(patient / name) for name in files}
     assert str(patient) not in json.dumps(about)
@@ -498,11 +541,22 @@ def test_some_patients_are_converted(call, zipped, out):
     assert list(icentia11k.find_records(out)[0]) == [3]
 
 
-def test_conversion_in_processes_gives_the_same(call, zipped, out, monkeypatch):
-    monkeypatch.setattr(torrent, "AT_ONCE", 1)
+def test_patient_named_that_cannot_be_used_is_an_error(call, patient, out):
+    put_zipped(patient, "00001_batched", SIGNAL, [LABELS] * 3)
+    path = patient / "00001_batched.pkl.gz"
+    path.write_bytes(path.read_bytes()[:-20])
+    call(patient, "--patient-ids", "0,1").refused(
+        "patient 1 cannot be used", "--patient-ids", "such as 00001_batched"
+    )
+    assert not list(out.parent.iterdir())
+    assert call(patient, "--patient-ids", "0").code == call(patient, "--overwrite").code == 0
+
+
+def test_conversion_in_processes_gives_the_same(call, zipped, out, reading):
+    reading(at_once=1)
     assert call(zipped, "--patient-ids", "0-1")[0] == 0
     made = {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    monkeypatch.setattr(torrent, "AT_ONCE", 2)
+    reading(at_once=2)
     assert call(zipped, "--patient-ids", "0-1", "--overwrite")[0] == 0
     assert made == {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
@@ -584,6 +638,7 @@ def test_nothing_that_an_npz_names_is_run(patient, tmp_path):
 
 RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\n"
 NDARRAY = b"cnumpy\nndarray\n"
+ENCODE = b"c_codecs\nencode\n"
 EMPTY_ARRAY = RECONSTRUCT + b"(" + NDARRAY + b"(I0\ntS'b'\ntR"
 
 
@@ -600,7 +655,66 @@ def large(size):
     return struct.pack("<Q", size)
 
 
+def text(letters):
+    """Put into the memo's first place."""
+    data = letters.encode()
+    return b"X" + struct.pack("<I", len(data)) + data + b"q\x000"
+
+
+def wrapped(times, leaf, wrap=b"(h\x03l"):
+    """Arrays of objects, each in the next; the outermost in the memo's place 3."""
+    made = RECONSTRUCT + b"q\x00(" + NDARRAY + b"(I0\ntS'b'\ntq\x01" + dtype(b"O8") + b"q\x02000"
+    size = wrap.count(b"h\x03")
+    made += leaf + b"q\x030"
+    return made + (b"h\x00h\x01R(I1\n(I%d\nth\x02I00\n" % size + wrap + b"tbq\x030") * times
+
+
+PAIRS = b"2\x86" * 40  # ((x, x), (x, x)) and so on: 2 ** 40 to hash or to compare
+FORKED = wrapped(40, b"N", b"(h\x03h\x03l")
+EQUAL_HASHES = [place * (2**61 - 1) for place in range(1, 20_000)]
+NEVER = 2**20  # more than what follows is worth looking at
+
 HOSTILE = {
+    "pairs for a key": b"\x80\x02})" + PAIRS + b"Ns.",
+    "pairs for keys": b"\x80\x02}()" + PAIRS + b"Nu.",
+    "pairs for a dictionary's key": b"\x80\x02()" + PAIRS + b"Nd.",
+    "pairs in a set": b"\x80\x04\x8f()" + PAIRS + b"\x90.",
+    "pairs in a frozen set": b"\x80\x04()" + PAIRS + b"\x91.",
+    "numbers of equal hashes": b"}(" + b"".join(b"I%d\nN" % i for i in EQUAL_HASHES[:900]) + b"u.",
+    "places of equal hashes": b"N" + b"".join(b"p%d\n" % place for place in EQUAL_HASHES[:900]),
+    "an item of an array": EMPTY_ARRAY + b"I0\n]s.",
+    "items without a value": b"\x80\x02}(S'a'\nu.",
+    "arrays in place of a class": FORKED + b"h\x00(h\x03(I0\ntS'b'\ntR.",
+    "arrays in place of an order": FORKED + b"cnumpy.core.numeric\n_frombuffer\n(S'ab'\n"
+    + dtype(b"u1") + b"(I2\nth\x03tR.",
+    "arrays in place of true": FORKED + b"h\x00h\x01R(I1\n(I1\nt" + dtype(b"u1")
+    + b"h\x03S'a'\ntb.",
+    "very many arrays in one another": wrapped(room.NESTED + 1, b"N") + b"h\x03.",
+    "very many axes": array(b"I1\n" * 9, b"u1", b"S'a'\n"),
+    "axes too long to multiply": array((b"L" + b"9" * 4000 + b"L\n") * 8 + b"I0\n"),
+    "many arguments": ENCODE + b"(S''\nS''\n" + b"N" * 4 + b"tR.",
+    "bytes for arguments": ENCODE + b"B" + struct.pack("<I", 10**5) + bytes(10**5) + b"R.",
+    "an array for arguments": ENCODE + array(b"I2\n", b"u1", b"S'ab'\n")[:-1] + b"R.",
+    "nothing called": b"N)R.",
+    "a type called": dtype(b"f2") + b")R.",
+    "an object": b"(" + ENCODE + b"S'a'\no.",
+    "a new object": b"\x80\x02" + NDARRAY + b")\x81.",
+    "a new object with names": b"\x80\x04" + NDARRAY + b")}\x92.",
+    "a persistent number": b"NQ.",
+    "an extension of two bytes": b"\x83\x01\x00.",
+    "an extension of four bytes": b"\x84\x01\x00\x00\x00.",
+    "no text for a name": b"\x80\x04NN\x93.",
+    "a buffer from elsewhere": b"\x80\x05\x97.",
+    "a buffer to be read only": b"\x80\x05C\x01a\x98.",
+    "a frame of nothing": b"\x80\x04\x95" + struct.pack("<Q", 2**40) + b"N.",
+    "text of wide letters": b"\x80\x02" + text("😀" + "a" * (LIMIT // 3)) + b"N.",
+    "a line of wide letters": b"V\\U0001f600" + b"a" * (LIMIT // 3) + b"\n.",
+    "very many places": b"\x80\x04N" + b"\x94" * NEVER,
+    "very many marks": b"(" * NEVER,
+    "very deep tuples": b"N" + b"\x85" * NEVER,
+    "very deep lists": b"]" * NEVER,
+    "very many functions": b"\x8c\x07_codecs\x94\x8c\x06encode\x94" + b"h\x00h\x01\x93" * NEVER,
+    "very many arrays": wrapped(0, b"N") + b"h\x00h\x01R" * NEVER,
     "another class": RECONSTRUCT + b"(cos\nsystem\n(I0\ntS'b'\ntR.",
     "a container for a class": RECONSTRUCT + b"(](I0\ntS'b'\ntR.",
     "a string for a class": RECONSTRUCT + b"(S'numpy.ndarray '\n(I0\ntS'b'\ntR.",
@@ -657,6 +771,101 @@ def test_hostile_pickles_are_refused_in_little_memory(tmp_path, name):
     assert "\n" not in str(error.value) and len(str(error.value)) < 250
 
 
+def test_a_long_line_is_not_quoted(tmp_path):
+    path = tmp_path / "x.pkl"
+    path.write_bytes(b"F" + bytes(4 * room.LINE) + b"\n.")
+    tracemalloc.start()
+    with pytest.raises(Unusable, match="a line of more than"):
+        admit.load(path, 10 * room.LINE)
+    assert tracemalloc.get_traced_memory()[1] < 3 * room.LINE
+    tracemalloc.stop()
+
+
+def put_npz(path, members, method=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+
+
+def npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def overstated(path, size):
+    """The same archive, whose only member is said to have `size` bytes."""
+    content = bytearray(path.read_bytes())
+    start = content.index(b"PK\1\2")
+    struct.pack_into("<I", content, start + 24, size)
+    path.write_bytes(content)
+
+
+def bomb_of_text(path):
+    """Each member makes half of what there is room for out of a text that it names once."""
+    again = b"h\x01h\x00h\x02\x86R" * 5
+    pickled = b"\x80\x02" + text("a" * (LIMIT // 10)) + ENCODE + b"q\x010X\6\0\0\0latin1q\x020"
+    header = npy(np.array([None], object))[:128]
+    members = [(f"m{n}.npy", header + pickled + b"](" + again + b"e.") for n in range(40)]
+    put_npz(path, members)
+
+
+def bomb_of_arrays(path):
+    put_npz(path, [(f"{n}.npy", npy(np.zeros(LIMIT // 40))) for n in range(40)])
+
+
+def same_name(path):
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        put_npz(path, [("a.npy", npy(np.zeros(2)))] * 2)
+
+
+def same_stem(path):
+    put_npz(path, [("a.npy", npy(np.zeros(2))), ("a", npy(np.zeros(2)))])
+
+
+def tiny_members(path):
+    put_npz(path, [(str(number), b"") for number in range(3000)])
+
+
+def more_than_is_said(path):
+    put_npz(path, [("a.npy", bytes(50 * LIMIT))])
+    overstated(path, 1000)
+
+
+def more_than_is_said_by_bzip2(path):
+    put_npz(path, [("a.npy", bytes(50 * LIMIT))], zipfile.ZIP_BZIP2)
+    overstated(path, 1000)
+
+
+def strange_header(path):
+    put_npz(path, [("a.npy", b"\x93NUMPY\x01\x00\xb0\x26" + b"(" * 0x26B0)])
+
+
+def strange_name(path):
+    put_npz(path, [("../../\x1b[2J\n.npy", b"nothing")])
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        bomb_of_text, bomb_of_arrays, same_name, same_stem, tiny_members, more_than_is_said,
+        more_than_is_said_by_bzip2, strange_header, strange_name,
+    ],
+)  # fmt: skip
+def test_hostile_archives_are_refused_in_little_memory(tmp_path, put):
+    path = tmp_path / "x.npz"
+    put(path)
+    assert path.stat().st_size < LIMIT
+    tracemalloc.start()
+    try:
+        with pytest.raises(Unusable) as error:
+            admit.load(path, LIMIT)
+        assert tracemalloc.get_traced_memory()[1] < 4 * LIMIT
+    finally:
+        tracemalloc.stop()
+    assert str(error.value).isprintable() and len(str(error.value)) < 250
+
+
 def test_a_bomb_is_refused_in_little_memory(tmp_path):
     path = tmp_path / "bomb.pkl.gz"
     zeros = np.zeros((2, 5 * 10**6), np.float16)
@@ -674,13 +883,13 @@ def test_a_bomb_is_refused_in_little_memory(tmp_path):
 def test_real_files_are_within_the_limits():
     """As Python 3 writes a whole patient in protocol 2, at worst."""
     per_byte = len(pickle.dumps(np.full(10**4, 0xFFFF, np.uint16), 2)) / 2e4
-    assert 50 * (2**20 + 1) * 2 * per_byte < torrent.SIGNAL_LIMIT
+    assert 50 * (2**20 + 1) * 2 * (per_byte + 2) < torrent.SIGNAL_LIMIT  # as bytes and as array
     segments = 50
     beats = [np.arange(20_000, dtype=np.int64), *[np.zeros(0, np.int64)] * 5]
     labels = [{"btype": [b + 0 for b in beats[:5]], "rtype": beats}] * segments
     file = io.BytesIO(pickle.dumps([dict(label) for label in labels], 2))
     steps = sum(1 for _ in pickletools.genops(file))
-    assert steps * admit.STEP < torrent.LABEL_LIMIT / 10
+    assert steps * unpickle.STEP < torrent.LABEL_LIMIT / 10
 
 
 @pytest.mark.parametrize("protocol", range(6))
