@@ -53,7 +53,9 @@ def test_every_objective_with_every_architecture(task, architecture):
     assert encoder.conv1.weight.grad.any()
 
 
-@pytest.mark.parametrize(("task", "architecture"), zip(TASKS, reversed(ARCHITECTURES), strict=True))
+@pytest.mark.parametrize(
+    ("task", "architecture"), list(zip(TASKS, ARCHITECTURES[::-1], strict=True))
+)
 def test_a_run_of_every_objective(cohort, tmp_path, task, architecture):
     spectral = ["--spectrogram-scale", "db", "--spectrogram-hop", 16] * architecture.endswith("2d")
     flags = ["--arch", architecture, *spectral, *CPC * (task == "cpc")]
