@@ -15,13 +15,18 @@ from utils import metrics, runlog
 from utils.checkpoint import load_encoder, load_strictly, read_weights, save_weights
 from utils.cli import spectrogram_settings
 from utils.contract import Contract
-from utils.encoders import Classifier, build_encoder, count_parameters, settings_of
+from utils.encoders import (
+    DEFAULT_ARCHITECTURE,
+    Classifier,
+    build_encoder,
+    count_parameters,
+    settings_of,
+)
 from utils.engine import Hardware, choose_hardware, predict, train_epoch
 from utils.files import write_json
 from utils.manifest import digest
 from utils.predictions import write_predictions
 
-DEFAULT_ARCHITECTURE = "resnet18"
 ORDER = 1  # stream of random numbers: the order of the recordings
 # --val-metric and --stop-metric to columns of the history
 COLUMNS = {"loss": "val_loss", "acc": "val_acc", "f1": "f1", "auc": "auc", "val_loss": "val_loss",

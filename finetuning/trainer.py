@@ -55,18 +55,10 @@ def parse_arguments() -> argparse.Namespace:
     cli.add_spectrogram_flags(parser)
     args = parser.parse_with_preset(presets.FINETUNING)
     check_validation_flags(parser, args)
-    check_network_flags(parser, args)
+    cli.check_network_flags(parser, args)
+    if not args.weights_file:
+        parser.refuse(["freeze"], "needs --weights-file; a new encoder has learned nothing to keep")
     return args
-
-
-def check_network_flags(parser: cli.Parser, args: argparse.Namespace) -> None:
-    """Refuse what would do nothing, or nothing good, to this network."""
-    if args.weights_file:
-        parser.refuse(["stages", *cli.spectrogram_flags()], "comes with --weights-file")
-        return
-    parser.refuse(["freeze"], "needs --weights-file; a new encoder has learned nothing to keep")
-    if args.arch not in names.SPECTRAL_ARCHITECTURES:
-        parser.refuse(cli.spectrogram_flags(), "only for 2-D networks, such as --arch resnet18_2d")
 
 
 def check_validation_flags(parser: cli.Parser, args: argparse.Namespace) -> None:

@@ -88,9 +88,9 @@ class FrameBatches(Dataset):
 
     def _scaling(self, segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Factor and shift from int16 to normalised mV, (B, K, 1) float32 each."""
-        rows = self.index.segments[segments]
-        scale = 1 / (rows["gain"] * self.constants.sd)
-        shift = -rows["baseline"] * scale - self.constants.mean / self.constants.sd
+        table = self.index.segments  # a column at a time: a row holds its path, too
+        scale = 1 / (table["gain"][segments] * self.constants.sd)
+        shift = -table["baseline"][segments] * scale - self.constants.mean / self.constants.sd
         return tuple(values.astype(np.float32)[..., None] for values in (scale, shift))
 
 

@@ -1,6 +1,6 @@
 """Which patients and segments a run uses, which it leaves out and why, who validates."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,15 +85,24 @@ def split_patients(
     if isinstance(val_patients, float):
         count = max(round(val_patients * len(cohort)), 1)
     drawn = rng(seed).permutation(list(cohort))[:count].tolist()
-    subjects = {same_subject.get(patient, patient) for patient in drawn}
-    chosen = {patient for patient in cohort if same_subject.get(patient, patient) in subjects}
-    if len(chosen) == len(cohort):
+    train, val = _part(cohort, drawn, same_subject)
+    if not train:
         raise UserError(
             f"--val-patients {val_patients} takes all of {len(cohort)} usable patients and leaves "
             "none to train on; use fewer, or 0 for no validation"
         )
-    train = {patient: rows for patient, rows in cohort.items() if patient not in chosen}
-    return train, {patient: rows for patient, rows in cohort.items() if patient in chosen}
+    return train, val
+
+
+def _part(
+    cohort: Cohort, patients: Iterable[int], same_subject: Mapping[int, int]
+) -> tuple[Cohort, Cohort]:
+    """All but the subjects who these patients are, and those."""
+    subjects = {same_subject.get(patient, patient) for patient in patients}
+    parts: tuple[Cohort, Cohort] = {}, {}
+    for patient, rows in cohort.items():
+        parts[same_subject.get(patient, patient) in subjects][patient] = rows
+    return parts
 
 
 def without(cohort: Cohort, about: Mapping[str, Any], constants: Constants, source: Path) -> Cohort:
@@ -105,15 +114,11 @@ def without(cohort: Cohort, about: Mapping[str, Any], constants: Constants, sour
     Raises:
         UserError: nobody would be left to train on.
     """
-    same = constants.same_subject
-    taken = set()
-    if about["dataset"] == constants.name:
-        taken = {same.get(patient, patient) for patient in about["patients"]}
-    train = {p: rows for p, rows in cohort.items() if same.get(p, p) not in taken}
+    taken = about["patients"] if about["dataset"] == constants.name else ()
+    train, out = _part(cohort, taken, constants.same_subject)
     if not train:
         raise UserError(f"{source} holds frames of all usable patients; none is left to train on")
-    out = len(cohort) - len(train)
-    print(f"{source}: {out} of {len(cohort)} usable patients are in it and do not train")
+    print(f"{source}: {len(out)} of {len(cohort)} usable patients are in it and do not train")
     return train
 
 

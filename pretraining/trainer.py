@@ -105,11 +105,7 @@ def check(parser: cli.Parser, args: argparse.Namespace) -> None:
         parser.refuse(names.CONTEXT_FLAGS, "only for --task cpc")
     elif args.context_overlap >= args.frame_size:
         parser.error("argument --context-overlap: must be below --frame-size")
-    if args.weights_file:
-        parser.refuse(["stages", *cli.spectrogram_flags()], "comes with --weights-file")
-    elif args.arch not in names.SPECTRAL_ARCHITECTURES:
-        flags = [*cli.spectrogram_flags(), "spectrogram_input"]
-        parser.refuse(flags, "only for 2-D networks, such as --arch resnet18_2d")
+    cli.check_network_flags(parser, args)
     if args.val_file:
         parser.refuse(["val_patients", *VALIDATION_FLAGS], "--val-file says who validates")
     elif not args.val_patients:

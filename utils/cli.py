@@ -92,6 +92,15 @@ def spectrogram_flags() -> list[str]:
     return [f"spectrogram_{name}" for name in names.SPECTROGRAM_SETTINGS]
 
 
+def check_network_flags(parser: Parser, args: argparse.Namespace) -> None:
+    """Refuse settings of a network that `--weights-file` brings along, or that it does not have."""
+    if args.weights_file:
+        parser.refuse(["stages", *spectrogram_flags()], "comes with --weights-file")
+    elif args.arch not in names.SPECTRAL_ARCHITECTURES:
+        flags = [*spectrogram_flags(), "spectrogram_input"]
+        parser.refuse(flags, "only for 2-D networks, such as --arch resnet18_2d")
+
+
 def spectrogram_settings(args: argparse.Namespace) -> dict[str, int | str]:
     """The flags of `add_spectrogram_flags`, as `utils.spectrogram.Settings` names them."""
     return {name: getattr(args, f"spectrogram_{name}") for name in names.SPECTROGRAM_SETTINGS}
