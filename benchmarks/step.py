@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from utils.encoders import Classifier, build_encoder
-from utils.engine import Hardware, choose_hardware, native_bf16, train_epoch
+from utils.engine import Batch, Hardware, choose_hardware, native_bf16, train_epoch
 from utils.files import write_json
 
 PLAIN = "plain fp32, Conv1d"  # as PyTorch computes it by default: with TF32 on CUDA
@@ -65,7 +65,7 @@ def make_step(
     y = torch.randint(5, (args.batch_size,), generator=generator).to(hardware.device)
 
     def run(steps: int) -> None:
-        train_epoch(model, [(x, y)] * steps, optimizer, F.cross_entropy, hardware)
+        train_epoch(model, [Batch(x, y, len(y))] * steps, optimizer, F.cross_entropy, hardware)
 
     run(2)  # the first steps allocate memory and choose kernels
     return run

@@ -10,6 +10,8 @@ from torch import Tensor
 from finetuning.prepared import PreparedSet
 from finetuning.targets import TARGETS
 from utils.cli import UserError
+from utils.distributed import ALONE, Processes
+from utils.engine import Batch
 
 
 class Recordings(NamedTuple):
@@ -77,21 +79,26 @@ def _of_lead(values: float | list[float], channel: int | None) -> float | list[f
 
 
 def batches(
-    recordings: Recordings, batch_size: int, order: np.ndarray | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
+    recordings: Recordings,
+    batch_size: int,
+    order: np.ndarray | None = None,
+    processes: Processes = ALONE,
+) -> Iterator[Batch]:
     """Inputs (B, C, T) float32, normalised and then padded with zeros, and their labels.
 
     Args:
         order: numbers of the recordings; as they come by default.
+        processes: each takes its share of every batch.
     """
     order = np.arange(len(recordings)) if order is None else order
     device = recordings.signal.device
     mean, sd = (_by_lead(value, device) for value in (recordings.mean, recordings.sd))
     places = torch.arange(recordings.signal.shape[-1], device=device)
-    for chosen in torch.from_numpy(order).to(device).split(batch_size):
+    for batch in torch.from_numpy(order).to(device).split(batch_size):
+        chosen = batch[processes.share]
         millivolt = recordings.signal[chosen].float() / 1000
         inside = places >= len(places) - recordings.valid[chosen, None, None]
-        yield inside * (millivolt - mean) / sd, recordings.labels[chosen]
+        yield Batch(inside * (millivolt - mean) / sd, recordings.labels[chosen], len(batch))
 
 
 def _by_lead(values: float | list[float], device: torch.device) -> float | Tensor:

@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from pathlib import Path
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -11,10 +11,11 @@ from tqdm import tqdm
 from finetuning.batches import batches
 from finetuning.data import Data, open_data
 from finetuning.targets import TARGETS, Targets
-from utils import metrics, runlog
+from utils import distributed, metrics, runlog
 from utils.checkpoint import load_encoder, load_strictly, read_weights, save_weights
 from utils.cli import spectrogram_settings
 from utils.contract import Contract
+from utils.distributed import Processes
 from utils.encoders import (
     DEFAULT_ARCHITECTURE,
     Classifier,
@@ -27,6 +28,7 @@ from utils.files import write_json
 from utils.manifest import digest
 from utils.predictions import write_predictions
 
+BEST = "best_model.safetensors"
 ORDER = 1  # stream of random numbers: the order of the recordings
 # --val-metric and --stop-metric to columns of the history
 COLUMNS = {"loss": "val_loss", "acc": "val_acc", "f1": "f1", "auc": "auc", "val_loss": "val_loss",
@@ -35,14 +37,35 @@ COLUMNS = {"loss": "val_loss", "acc": "val_acc", "f1": "f1", "auc": "auc", "val_
 
 def run(args: argparse.Namespace) -> None:
     """Fine-tune as the flags of `finetuning.trainer` say."""
-    runlog.check_free(args.job_dir, args.overwrite)
     hardware = choose_hardware(args.device, args.precision)
-    data = open_data(args, hardware.device)
-    model, contract = build_model(args, data)
-    hardware.place(model)
-    runlog.start_run(args, str(hardware))
-    best = args.job_dir / "best_model.safetensors"
-    epoch = train(args, data, model, contract, hardware, best)
+    with distributed.join(hardware.device) as processes:
+        processes.check(args)
+        if processes.first:
+            runlog.check_free(args.job_dir, args.overwrite)
+        data = open_data(args, hardware.device)
+        processes.check_last(len(data.parts["train"]), args.batch_size)
+        model, contract = build_model(args, data)
+        hardware.place(model)
+        if processes.first:
+            lead(args, data, model, contract, hardware, processes)
+        else:
+            for _ in train_epochs(args, data, model, hardware, processes):
+                if processes.told(False, hardware.device):
+                    break
+
+
+def lead(
+    args: argparse.Namespace,
+    data: Data,
+    model: Classifier,
+    contract: Contract,
+    hardware: Hardware,
+    processes: Processes,
+) -> None:
+    """Train, predict with the chosen epoch, and write all files."""
+    runlog.start_run(args, processes.describe(hardware))
+    best = args.job_dir / BEST
+    epoch = train(args, data, model, contract, hardware, processes)
     load_strictly(model, read_weights(best)[0], best)
     scores = {name: evaluate(model, data, name, args, hardware) for name in data.parts}
     write_json(args.job_dir / "scores.json", {"epoch": epoch, **scores})
@@ -103,49 +126,59 @@ def train(
     model: nn.Module,
     contract: Contract,
     hardware: Hardware,
-    best_file: Path,
+    processes: Processes,
 ) -> int:
-    """Train until the stop metric no longer improves; returns the epoch saved in `best_file`."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, eps=1e-7, fused=True)
+    """Train until the stop metric no longer improves; returns the epoch whose weights are saved."""
     history = runlog.Table(args.job_dir / "history.csv")
     timing = runlog.Table(args.job_dir / "timing.csv")
     metric, stop_metric = COLUMNS[args.val_metric], COLUMNS[args.stop_metric]
     best, best_epoch, stop, stop_epoch = None, 0, None, 0
-    for epoch in range(1, args.epochs + 1):
-        began = time.perf_counter()
-        row = train_once(args, data, model, optimizer, hardware, epoch)
+    epochs = train_epochs(args, data, model, hardware, processes)
+    for epoch, (row, began) in enumerate(epochs, 1):
         row |= validate(args, data, model, hardware)
         seconds = time.perf_counter() - began
         value, stop_value = row[metric], row[stop_metric]
         # The first epoch even where its value is NaN: there is always one to predict with.
         if value is None or epoch == 1 or metrics.better(metric, value, best):
             best, best_epoch = value, epoch
-            save_weights(best_file, model.state_dict(), contract)
+            save_weights(args.job_dir / BEST, model.state_dict(), contract)
         history.add(epoch=epoch, **row)
         timing.add(epoch=epoch, seconds=round(seconds, 3))
         print(runlog.line(epoch, row, seconds))
         if stop_value is None or metrics.better(stop_metric, stop_value, stop):
             stop, stop_epoch = stop_value, epoch
-        if epoch - stop_epoch >= args.patience:
+        if processes.told(epoch - stop_epoch >= args.patience, hardware.device):
             print(f"no better {args.stop_metric} in {args.patience} epochs: stopped")
             break
     return best_epoch
 
 
-def train_once(args, data: Data, model, optimizer, hardware, epoch: int) -> dict[str, float]:
-    """One epoch over the training recordings, in an order of its own."""
+def train_epochs(
+    args: argparse.Namespace,
+    data: Data,
+    model: nn.Module,
+    hardware: Hardware,
+    processes: Processes,
+) -> Iterator[tuple[dict[str, float], float]]:
+    """Train `model` epoch by epoch, each over all recordings in an order of its own.
+
+    Yields loss and accuracy, and when the epoch began.
+    """
+    trained = hardware.compile(processes.wrap(model, args.sync_bn), args.compile)
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, eps=1e-7, fused=True)
     recordings = data.parts["train"]
-    order = runlog.rng(args.seed, ORDER, epoch).permutation(len(recordings))
-    steps = -(-len(order) // args.batch_size)
-    loader = tqdm(
-        batches(recordings, args.batch_size, order),
-        f"epoch {epoch}",
-        steps,
-        leave=False,
-        disable=not args.verbose,
-    )
-    loss, acc = train_epoch(model, loader, optimizer, data.targets.loss, hardware)
-    return {"loss": loss, "acc": acc}
+    steps = -(-len(recordings) // args.batch_size)
+    for epoch in range(1, args.epochs + 1):
+        began = time.perf_counter()
+        order = runlog.rng(args.seed, ORDER, epoch).permutation(len(recordings))
+        loader = batches(recordings, args.batch_size, order, processes)
+        silent = not args.verbose
+        with tqdm(loader, f"epoch {epoch}", steps, leave=False, disable=silent) as progress:
+            loss, acc = train_epoch(
+                trained, progress, optimizer, data.targets.loss, hardware, processes,
+                report=lambda loss: progress.set_postfix(loss=f"{loss:.3f}"),
+            )  # fmt: skip
+        yield {"loss": loss, "acc": acc}, began
 
 
 def validate(

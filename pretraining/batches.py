@@ -1,6 +1,7 @@
-"""Examples and reader to tensors."""
+"""Examples and signals to tensors."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -9,13 +10,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pretraining.distributions import Signals
 from pretraining.examples import Examples
 from pretraining.icentia11k import Constants
 from pretraining.index import AnnotationIndex
+from pretraining.signals import Signals
 from utils.cli import UserError
+from utils.distributed import ALONE, Processes
+from utils.engine import Batch
 
-BLOCK_BYTES = 2**26  # read at once: many frames of each segment, few enough for memory
+# Read at once: many frames of each segment. Below 32 MB, from which on malloc maps fresh pages for
+# every block, whose faults would cost more than the reading.
+BLOCK_BYTES = 3 * 2**23
 
 
 class Frames(NamedTuple):
@@ -36,7 +41,9 @@ class FrameBatches(Dataset):
     """Range of batch numbers -> `Frames`, the same whoever asks and in whatever order.
 
     Args:
+        batch_size: examples of a batch, of all processes together.
         total: examples in all; the last batch may be smaller.
+        processes: which of them asks: each reads its share of every batch.
     """
 
     def __init__(
@@ -46,44 +53,51 @@ class FrameBatches(Dataset):
         constants: Constants,
         batch_size: int,
         total: int,
+        processes: Processes = ALONE,
     ):
         self.index = index
         self.examples = examples
         self.constants = constants
         self.batch_size = batch_size
         self.total = total
-        self.signals = Signals()
+        self.processes = processes
+        self.signals = Signals(index, examples.frame_size)
+        self.pinned = False  # whether signals are read into memory that CUDA copies from at once
 
     def __len__(self) -> int:
         return -(-self.total // self.batch_size)
 
     @property
+    def share_size(self) -> int:
+        """Examples of a batch that are read here."""
+        return self.batch_size // self.processes.size
+
+    @property
     def batch_bytes(self) -> int:
         """Of the signal of one batch."""
-        return 2 * self.batch_size * self.examples.frames * self.examples.frame_size
+        return 2 * self.share_size * self.examples.frames * self.examples.frame_size
 
     def __getitem__(self, numbers: range) -> Frames:
         first = numbers.start * self.batch_size
         count = min(numbers.stop * self.batch_size, self.total) - first
-        segments, starts, labels = self.examples(first, count)
+        segments, starts, labels = self.examples(first, count, self.processes.share)
         order = np.lexsort((starts.ravel(), segments.ravel()))
         signal = self._read(segments.ravel()[order], starts.ravel()[order])
         rows = np.empty_like(order)
         rows[order] = np.arange(len(order))
         scale, shift = self._scaling(segments)
-        arrays = signal, rows.reshape(segments.shape), scale, shift, labels
-        return Frames(*map(torch.from_numpy, arrays))
+        arrays = rows.reshape(segments.shape), scale, shift, labels
+        return Frames(signal, *map(torch.from_numpy, arrays))
 
-    def _read(self, segments: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    def _read(self, segments: np.ndarray, starts: np.ndarray) -> Tensor:
         """Frames that start there, (n, T) int16; `segments` are sorted."""
-        length = self.examples.frame_size
-        signal = np.empty((len(starts), length), np.int16)
+        shape = len(starts), self.examples.frame_size
+        signal = torch.empty(shape, dtype=torch.int16, pin_memory=self.pinned)
+        frames = signal.numpy()
         distinct, first = np.unique(segments, return_index=True)
-        for segment, part in zip(distinct, pairwise([*first, len(segments)]), strict=True):
-            part = slice(*part)
-            signal[part] = self.signals.windows(
-                self.index.record_path(segment), self.index.header(segment), starts[part], length
-            )
+        stretches = pairwise([*first.tolist(), len(segments)])
+        for segment, (begin, end) in zip(distinct.tolist(), stretches, strict=True):
+            frames[begin:end] = self.signals.frames(segment, starts[begin:end])
         return signal
 
     def _scaling(self, segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -96,23 +110,20 @@ class FrameBatches(Dataset):
 
 def load(
     batches: Dataset, numbers: range, device: torch.device, workers: int = 0
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[Batch]:
     """Normalised frames (B, K, T) float32 and labels (B,) on the device, in order.
+
+    While a block of batches is used the next one is read, and sent to the device, by a thread.
 
     Args:
         numbers: of the batches.
         workers: processes that read; the batches do not depend on it.
     """
-    cuda = device.type == "cuda"
-    loader = DataLoader(
-        batches, batch_size=None, sampler=blocks(batches, numbers), num_workers=workers,
-        pin_memory=cuda, prefetch_factor=1 if workers else None,
-    )  # fmt: skip
-    for block in _with_plain_errors(loader):
-        signal, *others = (tensor.to(device, non_blocking=cuda) for tensor in block)
-        parts = (tensor.split(batches.batch_size) for tensor in others)
+    for signal, *others in _ahead(_blocks_on(device, batches, numbers, workers), device):
+        parts = (tensor.split(batches.share_size) for tensor in others)
         for rows, scale, shift, labels in zip(*parts, strict=True):
-            yield torch.addcmul(shift, signal[rows].float(), scale), labels
+            x = torch.addcmul(shift, signal[rows].float(), scale)
+            yield Batch(x, labels, len(labels) * (batches.batch_size // batches.share_size))
 
 
 def blocks(batches: Dataset, numbers: range) -> list[range]:
@@ -121,10 +132,30 @@ def blocks(batches: Dataset, numbers: range) -> list[range]:
     return [numbers[first : first + size] for first in range(0, len(numbers), size)]
 
 
-def _with_plain_errors(loader: DataLoader) -> Iterator[Frames]:
-    """A worker's `UserError` arrives with its traceback for a message; keep the last line."""
+def _blocks_on(
+    device: torch.device, batches: Dataset, numbers: range, workers: int
+) -> Iterator[Frames]:
+    cuda = device.type == "cuda"
+    batches.pinned = cuda and not workers  # the loader pins what other processes have read
+    loader = DataLoader(
+        batches, batch_size=None, sampler=blocks(batches, numbers), num_workers=workers,
+        pin_memory=cuda and workers > 0, prefetch_factor=1 if workers else None,
+    )  # fmt: skip
     try:
-        yield from loader
+        for block in loader:
+            yield Frames(*(tensor.to(device, non_blocking=cuda) for tensor in block))
     except UserError as error:
+        # A worker's error arrives with its traceback for a message; keep the last line.
         message = str(error).strip().rpartition("\n")[2]
         raise UserError(message.removeprefix(f"{UserError.__module__}.UserError: ")) from None
+
+
+def _ahead(blocks: Iterator[Frames], device: torch.device) -> Iterator[Frames]:
+    """Each block, while a thread makes the one after it."""
+    cuda = device.type == "cuda"
+    start = {"initializer": torch.cuda.set_device, "initargs": (device,)} if cuda else {}
+    with ThreadPoolExecutor(1, **start) as thread:
+        coming = thread.submit(next, blocks, None)
+        while block := coming.result():
+            coming = thread.submit(next, blocks, None)
+            yield block

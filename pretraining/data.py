@@ -15,6 +15,7 @@ from pretraining.sampler import Sampler
 from pretraining.tasks import TASKS, Task
 from pretraining.validation import StoredFrames, write_frames
 from utils.cli import UserError
+from utils.distributed import ALONE, Processes
 from utils.files import sha256
 from utils.manifest import summary
 from utils.names import SPECTRAL_ARCHITECTURES
@@ -34,7 +35,7 @@ class Data(NamedTuple):
     manifest: dict[str, Any]
 
 
-def open_data(args: argparse.Namespace) -> Data:
+def open_data(args: argparse.Namespace, processes: Processes) -> Data:
     """Choose the segments, split the patients, lay out the stream of batches.
 
     Raises:
@@ -65,7 +66,7 @@ def open_data(args: argparse.Namespace) -> Data:
     if stored:
         used["validation"] = {**stored.about, "sha256": sha256(args.val_file)}
     return Data(
-        train=stream.batches(train, args.samples_per_patient, TRAINING, total),
+        train=stream.batches(train, args.samples_per_patient, TRAINING, total, processes),
         validation=stored
         or (stream.batches(val, per_patient, VALIDATION, val_size) if val else None),
         steps=steps,
@@ -83,7 +84,14 @@ class Stream(NamedTuple):
     index: AnnotationIndex
     constants: Constants
 
-    def batches(self, cohort: Cohort, per_patient: int, number: int, total: int) -> FrameBatches:
+    def batches(
+        self,
+        cohort: Cohort,
+        per_patient: int,
+        number: int,
+        total: int,
+        processes: Processes = ALONE,
+    ) -> FrameBatches:
         """`total` examples of the patients in `cohort`; `number` tells random streams apart."""
         args = self.args
         sampler = Sampler(
@@ -91,7 +99,7 @@ class Stream(NamedTuple):
             per_patient, (args.seed, number),
         )  # fmt: skip
         examples = self.task.examples(self.index, sampler, args)
-        return FrameBatches(self.index, examples, self.constants, args.batch_size, total)
+        return FrameBatches(self.index, examples, self.constants, args.batch_size, total, processes)
 
 
 def validation_frames(args: argparse.Namespace, patients: int, epoch: int) -> tuple[int, int]:

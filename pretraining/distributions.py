@@ -1,6 +1,5 @@
 """Icentia11k as PhysioNet and as a torrent distribute it, told apart by the names of the files."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -45,7 +44,7 @@ WFDB = Distribution(
     watched=lambda record: [record.parent],  # the patient's folder
     open_signal=icentia11k.open_signal,
     split=lambda segment: (segment, 0),
-    open_signals=128,
+    open_signals=1024,  # more than the segments of 16 patients, whose frames are mixed
     at_once=64,  # below this, starting processes costs more than it saves
 )
 TORRENT = Distribution(
@@ -96,45 +95,3 @@ def read(record: Path) -> Iterator[tuple[Path, Segment | Unusable | OSError]]:
         yield from distribution_of(record).read(record)
     except (Unusable, OSError) as error:
         yield record, error
-
-
-class Signals:
-    """Open signals of a data set; the least recently used are closed."""
-
-    def __init__(self) -> None:
-        self._open: OrderedDict[Path, np.ndarray] = OrderedDict()
-
-    def __reduce__(self):
-        return Signals, ()  # another process opens its own
-
-    def windows(self, segment: Path, header: Header, starts: np.ndarray, length: int) -> np.ndarray:
-        """Samples [start, start + length) of one segment, (n, length) int16, in the header's units.
-
-        Args:
-            starts: (n,) first samples, all of `length` in the segment.
-
-        Raises:
-            UserError: the file has changed since the index was built.
-        """
-        samples = self._samples(segment, header)
-        frames = np.lib.stride_tricks.sliding_window_view(samples, length)[starts]
-        return frames if frames.dtype == np.int16 else torrent.to_units(frames)
-
-    def _samples(self, segment: Path, header: Header) -> np.ndarray:
-        distribution = distribution_of(segment)
-        record, number = distribution.split(segment)
-        try:
-            if record not in self._open:
-                self._open[record] = distribution.open_signal(record, header)
-                if len(self._open) > distribution.open_signals:
-                    self._open.popitem(last=False)
-            self._open.move_to_end(record)
-            samples = self._open[record][number]
-            if len(samples) != header.samples:
-                raise Unusable(f"{len(samples)} samples, not {header.samples}")
-        except (Unusable, FileNotFoundError, IndexError) as reason:
-            raise UserError(
-                f"{segment} changed since the index was built ({reason}); "
-                "delete the index and start again"
-            ) from None
-        return samples

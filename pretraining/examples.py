@@ -7,6 +7,7 @@ import numpy as np
 
 from pretraining.index import AnnotationIndex
 from pretraining.sampler import Sampler
+from utils.distributed import ALONE
 
 # (index, segments (n,), starts (n,), frame_size) -> (n,) int64
 LabelRule = Callable[[AnnotationIndex, np.ndarray, np.ndarray, int], np.ndarray]
@@ -26,7 +27,9 @@ class Examples(Protocol):
     frames: int
     frame_size: int
 
-    def __call__(self, first: int, count: int) -> Places: ...
+    def __call__(self, first: int, count: int, share: slice = ALONE.share) -> Places:
+        """Those from `first` on, `count` of them; of these only the `share`."""
+        ...
 
 
 class LabelledFrames(NamedTuple):
@@ -44,8 +47,8 @@ class LabelledFrames(NamedTuple):
     def frame_size(self) -> int:
         return self.sampler.frame_size
 
-    def __call__(self, first: int, count: int) -> Places:
-        segments, starts = self.sampler.frames(first, count)
+    def __call__(self, first: int, count: int, share: slice = ALONE.share) -> Places:
+        segments, starts = (array[share] for array in self.sampler.frames(first, count))
         labels = self.rule(self.index, segments, starts, self.frame_size)
         return Places(segments[:, None], starts[:, None], labels)
 
@@ -95,12 +98,11 @@ class PredictedFrames(NamedTuple):
     def frame_size(self) -> int:
         return self.context.frame_size
 
-    def __call__(self, first: int, count: int) -> Places:
-        segments, starts = self.sampler.frames(first, count)
+    def __call__(self, first: int, count: int, share: slice = ALONE.share) -> Places:
+        segments, starts = (array[share] for array in self.sampler.frames(first, count))
         own = starts[:, None] + self.context.starts
-        other_segments, other_starts, place = self.sampler.others(
-            first, count, self.context.negatives, self.frame_size
-        )
+        others = self.sampler.others(first, count, self.context.negatives, self.frame_size)
+        other_segments, other_starts, place = (array[share] for array in others)
         context_segments = np.repeat(segments[:, None], self.context.size, axis=1)
         return Places(
             np.hstack([context_segments, _insert(segments, other_segments, place)]),

@@ -17,7 +17,7 @@ import wfdb
 from utils import wfdb_io
 from utils.annotations import BEAT_CLASSES, ICENTIA_BEATS, ICENTIA_RHYTHMS, RHYTHM_CLASSES
 from utils.cli import UserError
-from utils.files import read_json
+from utils.files import map_bytes, read_json
 from utils.segments import FS
 from utils.wfdb_io import MILLIVOLT, Unusable, read_marks, words
 
@@ -234,5 +234,14 @@ def read_signal(record_path: Path, header: Header) -> np.ndarray:
 
 
 def open_signal(record_path: Path, header: Header) -> np.ndarray:
-    """`read_signal` as (1, samples): a record is one segment."""
-    return read_signal(record_path, header)[None]
+    """`read_signal` as (1, samples), a record being one segment; a mapped file is not held open.
+
+    Raises:
+        Unusable, FileNotFoundError: as `read_signal`.
+    """
+    if not header.mapped:
+        return read_signal(record_path, header)[None]
+    path, size = Path(f"{record_path}.dat"), header.offset + 2 * header.samples
+    if path.stat().st_size != size:
+        raise Unusable(f"{path.name} holds {path.stat().st_size} bytes, not {size}")
+    return map_bytes(path, size)[header.offset :].view("<i2")[None]

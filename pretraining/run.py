@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -12,10 +13,11 @@ from pretraining.batches import load
 from pretraining.data import Data, cache_validation, open_data
 from pretraining.icentia11k import FS
 from pretraining.tasks import TASKS
-from utils import metrics, runlog
+from utils import distributed, metrics, runlog
 from utils.checkpoint import load_encoder, save_weights, strip_head
 from utils.cli import spectrogram_settings
 from utils.contract import Contract
+from utils.distributed import Processes
 from utils.encoders import DEFAULT_ARCHITECTURE, build_encoder, count_parameters, settings_of
 from utils.engine import Hardware, choose_hardware, predict, train_epoch
 from utils.files import write_json
@@ -26,17 +28,36 @@ VALIDATED = {"loss": "val_loss", "acc": "val_acc", "f1": "f1"}  # columns of the
 
 def run(args: argparse.Namespace) -> None:
     """Pretrain as the flags of `pretraining.trainer` say."""
-    runlog.check_free(args.job_dir, args.overwrite)
     hardware = choose_hardware(args.device, args.precision)
-    model = build_model(args)
-    data = open_data(args)
+    with distributed.join(hardware.device) as processes:
+        processes.check(args)
+        if processes.first:
+            runlog.check_free(args.job_dir, args.overwrite)
+        model = build_model(args)
+        with processes.in_turn():
+            data = open_data(args, processes)
+        model = hardware.place(model)
+        if processes.first:
+            lead(args, data, model, hardware, processes)
+        else:
+            for _ in train_epochs(args, data, model, hardware, processes):
+                pass  # the first process does the rest
+
+
+def lead(
+    args: argparse.Namespace,
+    data: Data,
+    model: nn.Module,
+    hardware: Hardware,
+    processes: Processes,
+) -> None:
+    """Train, and write all files."""
     if args.cache_val:
         cache_validation(args, data)
-    model = hardware.place(model)
-    runlog.start_run(args, str(hardware))
+    runlog.start_run(args, processes.describe(hardware))
     write_json(args.job_dir / "manifest.json", data.manifest)
     contract = describe(args, data, model)
-    chosen = train(args, data, model, contract, hardware)
+    chosen = train(args, data, model, contract, hardware, processes)
     by = f"validation {args.val_metric}" if data.validation else "being the last"
     weights = args.job_dir / "weights.safetensors"
     strip_head(epoch_file(args.job_dir, chosen), weights)
@@ -89,26 +110,20 @@ def describe(args: argparse.Namespace, data: Data, model: nn.Module) -> Contract
 
 
 def train(
-    args: argparse.Namespace, data: Data, model: nn.Module, contract: Contract, hardware: Hardware
+    args: argparse.Namespace,
+    data: Data,
+    model: nn.Module,
+    contract: Contract,
+    hardware: Hardware,
+    processes: Processes,
 ) -> int:
     """Train all epochs, saving each; returns the number of the chosen one."""
-    optimizer = torch.optim.Adam(
-        model.parameters(), lr=args.lr, betas=(0.9, 0.98), eps=1e-9, fused=True
-    )
     history = runlog.Table(args.job_dir / "history.csv")
     timing = runlog.Table(args.job_dir / "timing.csv")
     chosen, best = data.epochs, None
-    for epoch in range(1, data.epochs + 1):
-        began = time.perf_counter()
-        numbers = range((epoch - 1) * data.steps, epoch * data.steps)
-        batches = load(data.train, numbers, hardware.device, args.data_parallelism)
-        progress = tqdm(
-            batches, f"epoch {epoch}/{data.epochs}", data.steps, unit="step", disable=None
-        )
-        loss, acc = train_epoch(model, progress, optimizer, TASKS[args.task].loss, hardware)
-        seconds = time.perf_counter() - began
+    epochs = train_epochs(args, data, model, hardware, processes)
+    for epoch, (row, seconds) in enumerate(epochs, 1):
         scores, ignorant = validate(args, data, model, hardware)
-        row = {"loss": loss, "acc": acc}
         row |= {column: scores.get(metric) for metric, column in VALIDATED.items()}
         save_weights(epoch_file(args.job_dir, epoch), model.state_dict(), contract)
         history.add(epoch=epoch, **row)
@@ -123,6 +138,31 @@ def train(
     if data.validation:
         print(f"answers that ignore the signal: {runlog.words(ignorant)}")
     return chosen
+
+
+def train_epochs(
+    args: argparse.Namespace,
+    data: Data,
+    model: nn.Module,
+    hardware: Hardware,
+    processes: Processes,
+) -> Iterator[tuple[dict[str, float], float]]:
+    """Train `model` epoch by epoch: loss and accuracy of each, and its seconds."""
+    trained = hardware.compile(processes.wrap(model, args.sync_bn), args.compile)
+    optimizer = torch.optim.Adam(
+        model.parameters(), lr=args.lr, betas=(0.9, 0.98), eps=1e-9, fused=True
+    )
+    for epoch in range(1, data.epochs + 1):
+        began = time.perf_counter()
+        numbers = range((epoch - 1) * data.steps, epoch * data.steps)
+        batches = load(data.train, numbers, hardware.device, args.data_parallelism)
+        name = f"epoch {epoch}/{data.epochs}"
+        with tqdm(batches, name, data.steps, unit="step", disable=None) as progress:
+            loss, acc = train_epoch(
+                trained, progress, optimizer, TASKS[args.task].loss, hardware, processes,
+                report=lambda loss: progress.set_postfix(loss=f"{loss:.3f}"),
+            )  # fmt: skip
+        yield {"loss": loss, "acc": acc}, time.perf_counter() - began
 
 
 def validate(

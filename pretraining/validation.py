@@ -103,6 +103,11 @@ class StoredFrames(Dataset):
         return -(-len(self.arrays["labels"]) // self.batch_size)
 
     @property
+    def share_size(self) -> int:
+        """Examples of a batch that are read here: all of them."""
+        return self.batch_size
+
+    @property
     def batch_bytes(self) -> int:
         """Of the signal of one batch."""
         return self.arrays["signal"][0].nbytes * self.batch_size

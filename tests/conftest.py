@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from utils.synthetic import write_icentia11k
+from finetuning import prepare
+from tests.helpers import command
+from utils.synthetic import write_challenge17, write_icentia11k
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +32,15 @@ def cohort_copy(cohort_folder, tmp_path) -> Path:
     """A copy of it, without an index, to damage."""
     ignored = shutil.ignore_patterns("annotation_index")
     return shutil.copytree(cohort_folder, tmp_path / "icentia11k", ignore=ignored)
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory) -> Path:
+    """Folder of a prepared set, p_train.npz and p_test.npz: 48 recordings to train on, 12 to test
+    on, padded to 512 samples. Not to be changed."""
+    root = tmp_path_factory.mktemp("prepared")
+    write_challenge17(root / "source", recordings=60, seed=0)
+    flags = ["--source", root / "source", "--labels", "zip", "--pad", 512, "--out", root / "data/p"]
+    result = command(prepare.main, *flags)
+    assert result.code == 0, result
+    return root / "data"

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from finetuning import prepare, run, trainer
+from finetuning import run, trainer
 from finetuning.batches import batches, pad_recordings
 from finetuning.data import draw, open_data
 from finetuning.prepared import PreparedSet, load_prepared, write_prepared
@@ -18,11 +18,11 @@ from tests.helpers import command, contents, put_weights
 from utils import metrics
 from utils.checkpoint import load_encoder, load_strictly, read_weights
 from utils.cli import UserError
+from utils.distributed import ALONE
 from utils.encoders import Classifier
 from utils.engine import Hardware, predict
 from utils.files import sha256
 from utils.predictions import read_predictions
-from utils.synthetic import write_challenge17
 
 PAD = 512
 CPU = torch.device("cpu")
@@ -31,17 +31,6 @@ SMALL = [
 ]  # fmt: skip
 TABLES = ("train_predictions.csv", "val_predictions.csv", "test_predictions.csv")
 REPEATABLE = ("history.csv", "best_model.safetensors", "scores.json", *TABLES)
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """Folder of a prepared set: 48 recordings to train on, 12 to test on."""
-    root = tmp_path_factory.mktemp("prepared")
-    write_challenge17(root / "source", recordings=60, seed=0)
-    flags = ["--source", root / "source", "--labels", "zip", "--pad", PAD, "--out", root / "data/p"]
-    result = command(prepare.main, *flags)
-    assert result.code == 0, result
-    return root / "data"
 
 
 @pytest.fixture(scope="module")
@@ -237,26 +226,25 @@ def scripted(prepared, weights, tmp_path, monkeypatch):
         args = arguments(prepared, weights_file=weights)
         data = open_data(args, CPU)
         model, contract = run.build_model(args, data)
-        values = iter(rows)
         fill = {"val_loss": 1.0, "val_acc": 0.0, "f1": 0.0, "cinc3": 0.0, "auc": 0.0}
 
-        def train_once(*_):
-            row.update({"loss": 1.0, "acc": 0.0} | fill | next(values))
-            with torch.no_grad():
-                model.head.bias += 1
-            return {name: row[name] for name in ("loss", "acc")}
+        def train_epochs(*_):
+            for values in rows:
+                row.update({"loss": 1.0, "acc": 0.0} | fill | values)
+                with torch.no_grad():
+                    model.head.bias += 1
+                yield {name: row[name] for name in ("loss", "acc")}, 0.0
 
         row = {}
-        monkeypatch.setattr(run, "train_once", train_once)
+        monkeypatch.setattr(run, "train_epochs", train_epochs)
         monkeypatch.setattr(run, "validate", lambda *_: {name: row[name] for name in fill})
         flags = {
             "job_dir": tmp_path, "epochs": len(rows), "patience": 50, "stop_metric": "val_loss",
             "val_metric": "f1", "lr": 0.1,
         }  # fmt: skip
         args = argparse.Namespace(**vars(args) | flags | changes)
-        best = tmp_path / "best"
-        epoch = run.train(args, data, model, contract, Hardware(CPU, bf16=False), best)
-        assert read_weights(best)[0]["head.bias"].tolist() == [epoch] * 4
+        epoch = run.train(args, data, model, contract, Hardware(CPU, bf16=False), ALONE)
+        assert read_weights(tmp_path / run.BEST)[0]["head.bias"].tolist() == [epoch] * 4
         return len(pd.read_csv(tmp_path / "history.csv")), epoch
 
     return play
@@ -371,10 +359,11 @@ def test_batches_are_normalised_then_padded_in_front(channel):
     tiny, chosen = tiny_set(), np.array([2, 0, 1])
     recordings = pad_recordings(tiny, chosen, channel, CPU)
     found = list(batches(recordings, 2))
-    assert [tuple(x.shape) for x, _ in found] == [
+    assert [total for *_, total in found] == [2, 1]
+    assert [tuple(x.shape) for x, *_ in found] == [
         (size, LEADS if channel is None else 1, SHORT) for size in (2, 1)
     ]
-    x, y = (torch.cat(parts) for parts in zip(*found, strict=True))
+    x, y = (torch.cat([batch[place] for batch in found]) for place in (0, 1))
     assert y.tolist() == [2, 0, 1] and recordings.record_ids.tolist() == ["c", "a", "b"]
     signals = [tiny.signal[first:end] for first, end in pairwise(tiny.offsets)]
     for row, number in zip(x.numpy(), chosen, strict=True):
@@ -387,9 +376,9 @@ def test_batches_are_normalised_then_padded_in_front(channel):
 
 def test_batches_in_an_order_of_their_own():
     recordings = pad_recordings(tiny_set(), np.arange(3), None, CPU)
-    in_order = torch.cat([x for x, _ in batches(recordings, 3)])
+    in_order = torch.cat([x for x, *_ in batches(recordings, 3)])
     order = np.array([1, 2, 0])
-    assert torch.equal(torch.cat([x for x, _ in batches(recordings, 2, order)]), in_order[order])
+    assert torch.equal(torch.cat([x for x, *_ in batches(recordings, 2, order)]), in_order[order])
 
 
 def test_a_run_is_not_replaced_by_accident(prepared, weights, job, tmp_path):

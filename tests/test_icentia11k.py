@@ -10,8 +10,9 @@ import pytest
 import wfdb
 
 from pretraining import distributions, icentia11k
-from pretraining.distributions import Signals
 from pretraining.icentia11k import ICENTIA11K, Constants, Unusable
+from pretraining.indexing import open_index
+from pretraining.signals import Signals
 from utils.annotations import RHYTHM_CLASSES
 from utils.cli import UserError
 from utils.segments import GAIN, write_segment
@@ -240,23 +241,33 @@ def test_bad_constants_are_refused(tmp_path, text):
         icentia11k.read_constants(tmp_path)
 
 
-def test_few_signals_are_open_at_a_time(monkeypatch):
+def test_few_signals_are_open_at_a_time(cohort_folder, tmp_path, monkeypatch):
     def opened(path, header):
         read.append(path.name)
-        return SIGNAL
+        return original(path, header)
 
-    two = distributions.WFDB._replace(open_signals=2)
+    original = distributions.WFDB.open_signal
+    two = distributions.WFDB._replace(open_signals=2, open_signal=opened)
     monkeypatch.setattr(distributions, "WFDB", two)
-    monkeypatch.setattr(icentia11k, "read_signal", opened)
-    read, signals = [], Signals()
-    header = icentia11k.Header(len(SIGNAL), GAIN, 0, True, 0)
-    for name in "abaca":  # c closes b, because a was used since
-        windows = signals.windows(Path(name), header, np.array([7, 0]), 5)
-        np.testing.assert_array_equal(windows, [SIGNAL[7:12], SIGNAL[:5]])
-    assert read == ["a", "b", "c"]
-    signals.windows(Path("b"), header, np.array([0]), 5)
-    assert read == ["a", "b", "c", "b"]
-    assert len(signals._open) == 2
+    index = open_index(cohort_folder, tmp_path)
+    read, signals = [], Signals(index, 5)
+    for segment in (0, 1, 0, 2, 0):  # 2 closes 1, because 0 was used since
+        frames = signals.frames(segment, np.array([7, 0]))
+        samples = wfdb.rdrecord(str(index.record_path(segment)), physical=False).d_signal[:, 0]
+        np.testing.assert_array_equal(frames, [samples[7:12], samples[:5]])
+    assert read == ["p00000_s00", "p00000_s01", "p00001_s00"]
+    signals.frames(1, np.array([0]))
+    assert read[3:] == ["p00000_s01"]
+    assert len(signals._records) == len(signals._windows) == 2
+
+
+def test_open_signals_hold_no_files_open(cohort_folder, tmp_path):
+    index = open_index(cohort_folder, tmp_path)
+    signals, before = Signals(index, 5), len(list(Path("/dev/fd").iterdir()))
+    for segment in range(12):
+        signals.frames(segment, np.array([0]))
+    assert len(signals._records) == 12
+    assert len(list(Path("/dev/fd").iterdir())) == before
 
 
 def test_known_facts_of_patient_0(ecg_data):

@@ -9,8 +9,8 @@ import pytest
 
 from pretraining import distributions, icentia11k
 from pretraining.cohort import choose_segments, manifest, split_patients
-from pretraining.distributions import Signals
 from pretraining.indexing import open_index
+from pretraining.signals import Signals
 from utils.cli import UserError
 
 
@@ -137,7 +137,7 @@ def test_signal_damaged_since_is_one_clear_error(cohort_copy, damage):
     number = segment(index, "p00/p00001/p00001_s01")
     damage(signal_file(cohort_copy))
     with pytest.raises(UserError, match=r"p00001_s01 changed .* delete the index") as error:
-        Signals().windows(index.record_path(number), index.header(number), np.array([0]), 512)
+        Signals(index, 512).frames(number, np.array([0]))
     assert "\n" not in str(error.value)
 
 

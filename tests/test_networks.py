@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from tests.helpers import make_classifier
 from utils.cli import UserError
 from utils.encoders import Classifier, build_encoder, count_parameters
-from utils.engine import Hardware, choose_hardware, predict, train_epoch
+from utils.engine import Batch, Hardware, choose_hardware, predict, train_epoch
 from utils.keras_rules import same_padding
 from utils.residual import BasicBlock
 from utils.resnet1d import BatchNorm, ResNet1d, SameConv1d
@@ -186,7 +186,7 @@ def test_frozen_encoder_keeps_weights_and_statistics(frozen):
         model.freeze_encoder()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
-    batches = [(noise(4, 1, 64), torch.arange(4))] * 2
+    batches = [Batch(noise(4, 1, 64), torch.arange(4), 4)] * 2
     cpu = Hardware(torch.device("cpu"), bf16=False)
     train_epoch(model, batches, optimizer, F.cross_entropy, cpu)
     changed = {name for name, v in model.state_dict().items() if not torch.equal(v, before[name])}
@@ -202,7 +202,7 @@ class Broken(torch.nn.Module):
 
 def test_a_network_that_no_longer_computes_numbers_is_an_error():
     cpu = Hardware(torch.device("cpu"), bf16=False)
-    batches = [(noise(4, 1, 4).requires_grad_(), torch.arange(4))]
+    batches = [Batch(noise(4, 1, 4).requires_grad_(), torch.arange(4), 4)]
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
     with pytest.raises(UserError, match="no longer finite; lower --lr"):
         train_epoch(Broken(), batches, optimizer, F.cross_entropy, cpu)

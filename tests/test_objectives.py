@@ -152,8 +152,8 @@ def test_kept_frames_are_mapped_not_loaded(kept):
     assert isinstance(stored.arrays["signal"], np.memmap)
     one = list(load(stored, range(len(stored)), torch.device("cpu")))
     two = list(load(stored, range(len(stored)), torch.device("cpu"), workers=1))
-    assert [len(labels) for _, labels in one] == [4, 4, 2]
-    for (x, y), (x2, y2) in zip(one, two, strict=True):
+    assert [(len(batch.labels), batch.total) for batch in one] == [(4, 4), (4, 4), (2, 2)]
+    for (x, y, _), (x2, y2, _) in zip(one, two, strict=True):
         assert torch.equal(x, x2) and torch.equal(y, y2)
 
 

@@ -142,7 +142,9 @@ def make_batches(index, total=100, batch_size=32, frame=512):
 
 def read_all(batches, workers=0):
     loaded = load(batches, range(len(batches)), torch.device("cpu"), workers)
-    return list(map(list, zip(*loaded, strict=True)))
+    inputs, labels, totals = zip(*loaded, strict=True)
+    assert totals == tuple(map(len, labels))
+    return inputs, labels
 
 
 def test_batches_hold_the_normalised_frames_and_their_labels(cohort_copy):

@@ -19,10 +19,10 @@ import pytest
 from pretraining import admit, convert, distributions, icentia11k, room, torrent, trainer, unpickle
 from pretraining.batches import FrameBatches
 from pretraining.cohort import choose_segments
-from pretraining.distributions import Signals
 from pretraining.icentia11k import ICENTIA11K
 from pretraining.indexing import open_index
 from pretraining.sampler import Sampler
+from pretraining.signals import Signals
 from pretraining.tasks import TASKS
 from tests.helpers import command
 from utils.cli import UserError
@@ -448,21 +448,19 @@ def test_signal_changed_since_is_one_clear_error(patient, signal):
     index = open_index(patient)
     put_signal(patient, signal)
     with pytest.raises(UserError, match=r"00000_batched#02 changed .* delete the index"):
-        Signals().windows(index.record_path(2), index.header(2), np.array([0]), FRAME)
+        Signals(index, FRAME).frames(2, np.array([0]))
 
 
 def test_few_patients_are_open_at_a_time(patient, reading):
     reading(open_signals=1)
     put_zipped(patient, "00001_batched", -SIGNAL, [LABELS] * 3)
-    index, signals = open_index(patient), Signals()
+    signals = Signals(open_index(patient), FRAME)
     for segment in (0, 1, 4, 2):
-        found = signals.windows(
-            index.record_path(segment), index.header(segment), np.array([3, 1488]), FRAME
-        )
+        found = signals.frames(segment, np.array([3, 1488]))
         expected = (np.arange(6000) % 301 - 150).reshape(3, 2000)[segment % 3]
         sign = -1 if segment == 4 else 1
         np.testing.assert_array_equal(found, sign * np.stack([expected[3:515], expected[-512:]]))
-        assert found.dtype == np.int16 and len(signals._open) == 1
+        assert found.dtype == np.int16 and len(signals._records) == 1
 
 
 # Converted to the WFDB layout

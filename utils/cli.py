@@ -63,6 +63,15 @@ def add_run_flags(parser: Parser) -> None:
         default="auto",
         help="auto: bf16 where the device computes it natively",
     )
+    flag(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="compile the network for training; by default on CUDA, where the first steps then"
+        " take a minute",
+    )
+    flag(
+        "--sync-bn", action="store_true", help="[torchrun, CUDA] batch statistics of all processes"
+    )
     flag("--seed", type=seed, default=0, help="of everything random")
     flag("--overwrite", action="store_true", help="replace the run in --job-dir")
     add_preset_flag(parser)

@@ -7,8 +7,23 @@ import torch
 from torch import Tensor, nn
 
 from utils.cli import UserError
+from utils.distributed import ALONE, Processes, local_device
 
-Batches = Iterable[tuple[Tensor, Tensor]]  # (B, C, T) float32 and labels, on the device
+READ_EVERY = 50  # steps from one look at the loss to the next: each waits for the device
+
+
+class Batch(NamedTuple):
+    """What one process has of a batch, on its device.
+
+    Attributes:
+        inputs: (B, C, T) float32.
+        labels: (B,) int64, or (B, classes) floats of 0 and 1, of which each counts for itself.
+        total: examples of the batch, of all processes together.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    total: int
 
 
 class Hardware(NamedTuple):
@@ -30,6 +45,13 @@ class Hardware(NamedTuple):
                 module.channels_last = self.bf16 or self.device.type == "cuda"
         return model.to(self.device)
 
+    def compile(self, model: nn.Module, wanted: bool | None) -> nn.Module:
+        """`model`, compiled for training where `wanted`; None: on CUDA only."""
+        if wanted or (wanted is None and self.device.type == "cuda"):
+            torch._dynamo.config.suppress_errors = True  # without a compiler it runs as it is
+            return torch.compile(model)
+        return model
+
 
 def native_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bf16 itself, without emulation."""
@@ -43,49 +65,58 @@ def choose_hardware(device: str, precision: str) -> Hardware:
     """Resolve `auto`: CUDA where there is one, bf16 where the device does it natively.
 
     Raises:
-        UserError: CUDA asked for where there is none.
+        UserError: CUDA asked for where there is none, or not one for each process.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no CUDA device found; use --device cpu")
-    chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    chosen = local_device(device != "cpu" and torch.cuda.is_available())
     return Hardware(chosen, precision == "bf16" or (precision == "auto" and native_bf16(chosen)))
 
 
 def train_epoch(
     model: nn.Module,
-    batches: Batches,
+    batches: Iterable[Batch],
     optimizer: torch.optim.Optimizer,
     loss_function: Callable[[Tensor, Tensor], Tensor],
     hardware: Hardware,
+    processes: Processes = ALONE,
+    report: Callable[[float], None] = lambda loss: None,
 ) -> tuple[float, float]:
     """One pass over `batches`; returns the mean loss and the accuracy over its examples.
 
-    Labels are (B,) int64, or (B, classes) floats of 0 and 1, of which each counts for itself. Sums
-    stay on the device: nothing waits for it before the end.
+    Sums stay on the device and are read every `READ_EVERY` steps and at the end: nothing waits in
+    between.
+
+    Args:
+        model: wrapped by `processes`, where they are several.
+        report: is told the mean loss so far, now and then.
 
     Raises:
         UserError: the loss is no longer finite.
     """
     model.train()
-    loss_sum = torch.zeros((), device=hardware.device)
-    hits = torch.zeros((), device=hardware.device)
+    sums = torch.zeros(2, dtype=torch.float64, device=hardware.device)  # losses, right answers
     seen = 0
-    for x, y in batches:
+    for step, (x, y, total) in enumerate(batches, 1):
         with hardware.autocast():
             logits = model(x)
         loss = loss_function(logits.float(), y)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        # Gradients are averaged over the processes; each counts as much as it has examples.
+        (loss * (processes.size * len(y) / total)).backward()
         optimizer.step()
-        loss_sum += loss.detach() * len(y)
-        hits += _hits(logits.detach(), y)
+        sums += torch.stack((loss.detach() * len(y), _hits(logits.detach(), y)))
         seen += len(y)
-    _check_finite(loss_sum)
-    return loss_sum.item() / seen, hits.item() / seen
+        if step % READ_EVERY == 0:
+            report(_finite(sums[0]).item() / seen)
+    *sums, seen = processes.add_up(torch.cat((_finite(sums), sums.new_tensor([seen]))))
+    return tuple((value / seen).item() for value in sums)
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, batches: Batches, hardware: Hardware) -> tuple[Tensor, Tensor]:
+def predict(
+    model: nn.Module, batches: Iterable[Batch], hardware: Hardware
+) -> tuple[Tensor, Tensor]:
     """Logits (n, classes) float32 and their labels, both on the CPU, in the order given.
 
     Raises:
@@ -93,20 +124,20 @@ def predict(model: nn.Module, batches: Batches, hardware: Hardware) -> tuple[Ten
     """
     model.eval()
     logits, labels = [], []
-    for x, y in batches:
+    for x, y, _ in batches:
         with hardware.autocast():
-            logits.append(model(x).float().cpu())
-        labels.append(y.cpu())
-    _check_finite(torch.cat(logits))
-    return torch.cat(logits), torch.cat(labels)
+            logits.append(model(x).float())
+        labels.append(y)
+    return _finite(torch.cat(logits)).cpu(), torch.cat(labels).cpu()
 
 
 def _hits(logits: Tensor, y: Tensor) -> Tensor:
     if y.is_floating_point():
         return ((logits > 0) == (y > 0)).float().mean(-1).sum()
-    return (logits.argmax(-1) == y).sum()
+    return (logits.argmax(-1) == y).float().sum()
 
 
-def _check_finite(values: Tensor) -> None:
+def _finite(values: Tensor) -> Tensor:
     if not values.isfinite().all():
         raise UserError("the loss is no longer finite; lower --lr or use --precision fp32")
+    return values

@@ -1,0 +1,69 @@
+"""Ten steps of pretraining and ten of unequal shares, by one process or as one of several.
+
+python -m tests.distributed_steps OUT FLAGS…; see tests/test_distributed.py.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pretraining import trainer
+from pretraining.batches import load
+from pretraining.data import open_data
+from pretraining.run import build_model
+from utils import distributed
+from utils.engine import Batch, Hardware, train_epoch
+
+CPU = torch.device("cpu")
+STEPS = 10
+
+
+def freeze_statistics(model: torch.nn.Module) -> torch.nn.Module:
+    """Batch normalisation by fixed statistics: the only place where examples meet."""
+    generator = torch.Generator().manual_seed(1)
+    for norm in model.modules():
+        if isinstance(norm, _BatchNorm):
+            norm.running_mean.normal_(0, 0.1, generator=generator)
+            norm.eval()
+            norm.train = lambda mode=True, norm=norm: norm
+    return model
+
+
+def unequal(processes: distributed.Processes):
+    """Batches of five, of which two processes have three and two."""
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(STEPS):
+        x = torch.randn(5, 1, 256, generator=generator, dtype=torch.float64)
+        y = torch.randint(5, (5,), generator=generator)
+        yield Batch(x[processes.share], y[processes.share], 5)
+
+
+def main() -> None:
+    out, sys.argv = Path(sys.argv[1]), sys.argv[:1] + sys.argv[2:]
+    args = trainer.parse_arguments()
+    with distributed.join(CPU) as processes:
+        model = freeze_statistics(build_model(args)).double()
+        with processes.in_turn():
+            data = open_data(args, processes)
+        trained = processes.wrap(model, sync_bn=False)
+        read = load(data.train, range(STEPS), CPU)
+        pretraining = (Batch(x.double(), y, total) for x, y, total in read)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+        results = {}
+        for name, batches in (("frames", pretraining), ("unequal", unequal(processes))):
+            hardware = Hardware(CPU, bf16=False)
+            scores = train_epoch(trained, batches, optimizer, F.cross_entropy, hardware, processes)
+            weights = torch.cat([p.detach().flatten() for p in model.parameters()])
+            results |= {f"{name}_scores": scores, f"{name}_weights": weights.numpy()}
+        count = STEPS * args.batch_size
+        segments, starts, labels = data.train.examples(0, count, processes.share)
+        places = np.column_stack([segments, starts, labels])
+        np.savez(out / f"{processes.rank}.npz", **results, places=places)
+
+
+if __name__ == "__main__":
+    main()
