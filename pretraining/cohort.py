@@ -127,15 +127,15 @@ def manifest(
 ) -> dict[str, Any]:
     """Patients and segments used and left out, as JSON can hold them; no paths of this machine."""
 
+    def names(rows: np.ndarray) -> list[str]:
+        return [path.decode().rpartition("/")[2] for path in index.segments["path"][rows].tolist()]
+
     def used(cohort: Cohort) -> dict[str, Any]:
         return {
             "patients": len(cohort),
             "segments": sum(map(len, cohort.values())),
             "samples": sum(int(index.segments["samples"][rows].sum()) for rows in cohort.values()),
-            "records": {
-                str(patient): [index.record_path(row).name for row in rows]
-                for patient, rows in cohort.items()
-            },
+            "records": {str(patient): names(rows) for patient, rows in cohort.items()},
         }
 
     return {"train": used(train), "validation": used(val), "left_out": left_out}

@@ -8,7 +8,7 @@ import pytest
 
 from finetuning import prepare
 from tests.helpers import command
-from utils.synthetic import write_challenge17, write_icentia11k
+from utils.synthetic_cohort import write_challenge17, write_icentia11k
 
 
 @pytest.fixture(scope="session")

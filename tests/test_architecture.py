@@ -10,7 +10,7 @@ from finetuning import run as finetuning_run
 from pretraining import conversion, tasks
 from pretraining import run as pretraining_run
 from tests.helpers import ROOT
-from utils import annotations, encoders, names, recordings, resampling, synthetic
+from utils import annotations, encoders, names, recordings, resampling, synthetic_cohort
 
 PACKAGES = ("utils", "pretraining", "finetuning")
 MODULES = {
@@ -79,8 +79,8 @@ def test_names_agree_with_the_tables():
 
 
 def test_constants_written_down_twice_agree():
-    assert challenge17.FS == synthetic.CHALLENGE_HZ
-    assert set(challenge17.CLASSES) == set(synthetic.PERCENT)
+    assert challenge17.FS == synthetic_cohort.CHALLENGE_HZ
+    assert set(challenge17.CLASSES) == set(synthetic_cohort.PERCENT)
     classes = set(annotations.BEAT_CLASSES)
     assert set(annotations.ICENTIA_BEATS.values()) == classes
     for alphabet in annotations.ALPHABETS.values():

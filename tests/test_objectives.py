@@ -17,7 +17,7 @@ from tests.helpers import command, contents
 from utils.checkpoint import load_encoder, read_weights
 from utils.encoders import build_encoder
 from utils.names import ARCHITECTURES, TASKS
-from utils.synthetic import write_icentia11k
+from utils.synthetic_cohort import write_icentia11k
 
 KEPT = [
     "--stages", 1, "--frame-size", 256, "--batch-size", 4, "--steps-per-epoch", 2,

@@ -12,6 +12,7 @@ from scipy.io import loadmat
 
 from tests.helpers import Result, command
 from utils import segments, synthetic, synthetic_ecg
+from utils import synthetic_cohort as cohort
 from utils.annotations import ICENTIA_BEATS, ICENTIA_RHYTHMS
 from utils.synthetic_ecg import AFIB, FLUTTER, NOISE, NORMAL, PAC, PVC, SINUS, Grid
 
@@ -37,14 +38,14 @@ def run(*flags) -> Result:
 @pytest.fixture(scope="module")
 def icentia(tmp_path_factory):
     root = tmp_path_factory.mktemp("icentia")
-    synthetic.write_icentia11k(root, patients=8, segments=2, samples=20_000, seed=0)
+    cohort.write_icentia11k(root, patients=8, segments=2, samples=20_000, seed=0)
     return root
 
 
 @pytest.fixture(scope="module")
 def challenge(tmp_path_factory):
     root = tmp_path_factory.mktemp("challenge")
-    synthetic.write_challenge17(root, recordings=43, seed=0)
+    cohort.write_challenge17(root, recordings=43, seed=0)
     return root
 
 
@@ -54,11 +55,11 @@ def annotations(root: Path) -> list[wfdb.Annotation]:
 
 def test_segment_reads_back_as_drawn(tmp_path):
     signal, beats, peaks = draw(SINUS, seconds=20, pac=(0.3, 0.3))
-    synthetic._write_segment(tmp_path, "p00000_s00", signal, beats, peaks)
+    cohort._write_segment(tmp_path, "p00000_s00", signal, beats, peaks)
     record = wfdb.rdrecord(str(tmp_path / "p00000_s00"))
-    assert np.abs(record.p_signal[:, 0] - signal).max() <= 0.5 / synthetic.ICENTIA_GAIN + 1e-9
+    assert np.abs(record.p_signal[:, 0] - signal).max() <= 0.5 / cohort.ICENTIA_GAIN + 1e-9
     raw = np.fromfile(tmp_path / "p00000_s00.dat", "<i2")
-    np.testing.assert_allclose(record.p_signal[:, 0] * synthetic.ICENTIA_GAIN, raw, atol=1e-6)
+    np.testing.assert_allclose(record.p_signal[:, 0] * cohort.ICENTIA_GAIN, raw, atol=1e-6)
     marks = wfdb.rdann(str(tmp_path / "p00000_s00"), "atr")
     beat = np.array(marks.symbol) != "+"
     np.testing.assert_array_equal(marks.sample[beat], peaks)
@@ -99,7 +100,7 @@ def test_zones_open_and_close_on_beats_and_leave_noise_out(icentia):
 
 def test_zone_of_one_beat_has_one_mark():
     rhythms = np.array([SINUS, NOISE, AFIB, AFIB, FLUTTER, NOISE])
-    marks = segments._marks(np.arange(6) * 100, "N" * 6, synthetic.ZONES[rhythms])
+    marks = segments._marks(np.arange(6) * 100, "N" * 6, cohort.ZONES[rhythms])
     assert [mark for mark in marks if mark[1] == "+"] == [
         (0, "+", "(N)"),
         (200, "+", "(AFIB"),
@@ -182,21 +183,21 @@ def test_a_patient_keeps_beat_shape_over_segments(icentia):
 
 
 def test_same_seed_same_bytes(icentia, challenge, tmp_path):
-    synthetic.write_icentia11k(tmp_path / "fewer", patients=3, segments=2, samples=20_000, seed=0)
+    cohort.write_icentia11k(tmp_path / "fewer", patients=3, segments=2, samples=20_000, seed=0)
     known = digest(icentia)
     assert all(known[name] == value for name, value in digest(tmp_path / "fewer").items())
-    synthetic.write_icentia11k(tmp_path / "other", patients=3, segments=2, samples=20_000, seed=1)
+    cohort.write_icentia11k(tmp_path / "other", patients=3, segments=2, samples=20_000, seed=1)
     others = digest(tmp_path / "other")
     assert not any(known[name] == value for name, value in others.items())
-    synthetic.write_challenge17(tmp_path / "again", recordings=43, seed=0)
+    cohort.write_challenge17(tmp_path / "again", recordings=43, seed=0)
     assert digest(tmp_path / "again") == digest(challenge)
-    synthetic.write_challenge17(tmp_path / "another", recordings=43, seed=1)
+    cohort.write_challenge17(tmp_path / "another", recordings=43, seed=1)
     another = digest(tmp_path / "another")
     assert [n for n, value in digest(challenge).items() if another[n] == value] == ["RECORDS"]
 
 
 def test_a_segment_too_short_for_a_beat_has_no_annotations(tmp_path):
-    synthetic.write_icentia11k(tmp_path, patients=3, segments=1, samples=1, seed=0)
+    cohort.write_icentia11k(tmp_path, patients=3, segments=1, samples=1, seed=0)
     assert len(list(tmp_path.rglob("*.dat"))) == 3
     assert not list(tmp_path.rglob("*.atr"))
 
@@ -215,7 +216,7 @@ def test_challenge_classes_and_files(challenge):
     [(40, [18, 10, 8, 4]), (400, [180, 100, 80, 40]), (7, [5, 1, 1, 0])],
 )
 def test_challenge_class_counts(recordings, counts):
-    labels = synthetic._draw_labels(np.random.default_rng(0), recordings).tolist()
+    labels = cohort._draw_labels(np.random.default_rng(0), recordings).tolist()
     assert [labels.count(label) for label in "NAO~"] == counts
 
 
@@ -258,6 +259,6 @@ def test_a_failed_run_leaves_nothing(monkeypatch, tmp_path):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(synthetic, "write_challenge17", fail)
+    monkeypatch.setattr(cohort, "write_challenge17", fail)
     run("--out", tmp_path / "x", "--patients", 1, "--samples", 500).refused("disk full")
     assert not list(tmp_path.iterdir())

@@ -1,144 +1,30 @@
-"""Synthetic ECG cohorts in the layouts of Icentia11k and of the 2017 Challenge.
+"""Make a synthetic cohort in the layouts of Icentia11k and of the 2017 Challenge.
 
     python -m utils.synthetic --out demo/data
 
-For the demo and the tests only; see `utils.synthetic_ecg` for what is drawn.
+For the demo, the tests and the benchmarks only.
 """
 
 from pathlib import Path
 
-import numpy as np
-from numpy.random import Generator
-from scipy.io import savemat
-from tqdm import tqdm
-
 from utils import cli
-from utils.files import atomic_folder, write_json
-from utils.segments import FS as ICENTIA_HZ
-from utils.segments import GAIN as ICENTIA_GAIN
-from utils.segments import place_of, write_segment
-from utils.synthetic_ecg import (
-    AFIB,
-    FLUTTER,
-    NOISE,
-    SINUS,
-    Beats,
-    Grid,
-    draw_patient,
-    draw_recording,
-)
-
-CHALLENGE_HZ, CHALLENGE_GAIN = 300, 1000
-MARKER = "synthetic.json"  # tells a folder made here from one with real recordings
-
-ZONES = np.array(["(N", "(AFIB", "(AFL", ""])  # of SINUS, AFIB, FLUTTER, NOISE
-SYMBOLS = np.array(["N", "S", "V"])  # of NORMAL, PAC, PVC
-
-# Challenge classes: percentage of the recordings; cases (one is drawn), each a rhythm with the
-# features that make it.
-PERCENT = {"N": 45, "A": 25, "O": 20, "~": 10}
-OTHER = [("pac", (0.3, 0.5)), ("pvc", (0.3, 0.5)), ("rate", (38, 50)), ("rate", (108, 130))]
-CASES = {
-    "N": [(SINUS, {})],
-    "A": [(AFIB, {})],
-    "O": [(FLUTTER, {}), *((SINUS, {feature: ends}) for feature, ends in OTHER)],
-    "~": [(NOISE, {})],
-}
-
-
-def write_icentia11k(root: Path, patients: int, segments: int, samples: int, seed: int) -> None:
-    """Write `root/pNN/pNNNNN/pNNNNN_sMM.{dat,hea,atr}`, `samples` at 250 Hz in each segment.
-
-    Odd patients have spells of fibrillation and of flutter in turn; a patient is the same in
-    cohorts of any size. A segment without a beat has no `.atr`, as in the real set.
-    """
-    for number in tqdm(range(patients), desc="icentia11k", disable=None):
-        rng = np.random.default_rng([seed, number, ICENTIA_HZ])
-        patient, burden = draw_patient(rng), _draw_burden(rng, number)
-        for segment in range(segments):
-            spells = samples // ICENTIA_HZ // 10 + 1
-            rhythms, seconds = rng.choice(4, spells, p=burden), rng.uniform(10, 50, spells)
-            stretches = list(zip(rhythms, seconds, strict=True))
-            recording = draw_recording(rng, patient, stretches, Grid(samples, ICENTIA_HZ))
-            _write_segment(*place_of(root, number, segment), *recording)
-
-
-def _draw_burden(rng: Generator, number: int) -> np.ndarray:
-    """Shares of sinus rhythm, fibrillation, flutter and noise in a patient's time."""
-    noise, ill = rng.uniform(0.03, 0.15), rng.uniform(0.3, 0.7) * (number % 2)
-    return np.array([1 - noise - ill, ill * (number % 4 == 1), ill * (number % 4 == 3), noise])
-
-
-def _write_segment(folder: Path, name: str, signal: np.ndarray, beats: Beats, peaks: np.ndarray):
-    units = np.rint(signal * ICENTIA_GAIN).astype(np.int16)
-    symbols = np.where(beats.rhythms == NOISE, "Q", SYMBOLS[beats.kinds])
-    write_segment(folder, name, units, ICENTIA_GAIN, peaks, symbols, ZONES[beats.rhythms])
-
-
-def write_challenge17(
-    root: Path, recordings: int, seed: int, seconds: tuple[float, float] = (9.0, 15.0)
-) -> None:
-    """Write `root/A00001.{mat,hea}` …, `RECORDS` and `REFERENCE.csv`, at 300 Hz.
-
-    `seconds` bounds the durations; the classes have their `PERCENT`, rounded down, the rest is N.
-    """
-    labels = _draw_labels(np.random.default_rng([seed, recordings]), recordings)
-    names = [f"A{number:05}" for number in range(1, recordings + 1)]
-    root.mkdir(parents=True, exist_ok=True)
-    for number, name in enumerate(tqdm(names, desc="training2017", disable=None)):
-        rng = np.random.default_rng([seed, number, CHALLENGE_HZ])
-        cases = CASES[labels[number]]
-        rhythm, features = cases[rng.integers(len(cases))]
-        patient = draw_patient(rng, **{"pac": (0, 0), "pvc": (0, 0)} | features)
-        grid = Grid(int(rng.uniform(*seconds) * CHALLENGE_HZ), CHALLENGE_HZ)
-        _write_recording(root, name, draw_recording(rng, patient, [(rhythm, 1)], grid)[0])
-    (root / "RECORDS").write_text("".join(f"{name}\n" for name in names))
-    rows = (f"{name},{label}\n" for name, label in zip(names, labels, strict=True))
-    (root / "REFERENCE.csv").write_text("".join(rows))
-
-
-def _draw_labels(rng: Generator, recordings: int) -> np.ndarray:
-    counts = {label: recordings * percent // 100 for label, percent in PERCENT.items()}
-    counts["N"] += recordings - sum(counts.values())
-    return rng.permutation(np.repeat(list(counts), list(counts.values())))
-
-
-def _write_recording(root: Path, name: str, signal: np.ndarray) -> None:
-    units = np.rint(signal * CHALLENGE_GAIN).astype(np.int16)
-    savemat(root / f"{name}.mat", {"val": units[None]}, format="4")
-    header = f"{name} 1 {CHALLENGE_HZ} {len(units)} 05:05:15 1/05/2000 \n"
-    header += f"{name}.mat 16+24 {CHALLENGE_GAIN}/mV 16 0 {units[0]} 0 0 ECG \n"
-    (root / f"{name}.hea").write_text(header, newline="\r\n")
 
 
 def main() -> None:
     parser = cli.Parser(prog="python -m utils.synthetic", description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder to make")
-    parser.add_argument("--patients", type=cli.count, default=24, help="of Icentia11k")
-    parser.add_argument("--segments", type=cli.count, default=2, help="of each patient")
-    parser.add_argument("--samples", type=cli.count, default=30_000, help="of each segment")
-    parser.add_argument("--recordings", type=cli.count, default=300, help="of the Challenge")
-    parser.add_argument("--seed", type=cli.count_or_zero, default=0, help="of the cohort")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier cohort")
+    flag = parser.add_argument
+    flag("--out", type=Path, required=True, help="folder to make")
+    flag("--patients", type=cli.count, default=24, help="of Icentia11k")
+    flag("--segments", type=cli.count, default=2, help="of each patient")
+    flag("--samples", type=cli.count, default=30_000, help="of each segment")
+    flag("--recordings", type=cli.count, default=300, help="of the Challenge")
+    flag("--seed", type=cli.count_or_zero, default=0, help="of the cohort")
+    flag("--overwrite", action="store_true", help="replace an earlier cohort")
     args = parser.parse_args()
-    out = args.out.resolve()
-    _check_free(out, args.overwrite)
-    with atomic_folder(out) as made:
-        size = args.patients, args.segments, args.samples
-        write_icentia11k(made / "icentia11k", *size, args.seed)
-        write_challenge17(made / "training2017", args.recordings, args.seed)
-        sizes = ("patients", "segments", "samples", "recordings", "seed")
-        write_json(made / MARKER, {name: vars(args)[name] for name in sizes})
+    # Only now, so that --help and a mistyped flag are answered at once.
+    from utils.synthetic_cohort import write_cohort
 
-
-def _check_free(out: Path, overwrite: bool) -> None:
-    """Refuse a folder in use; `--overwrite` is for synthetic cohorts, never for real recordings."""
-    if not out.exists() or not any(out.iterdir()):
-        return
-    if not (out / MARKER).exists():
-        raise cli.UserError(f"--out {out} holds other files; name a new folder")
-    if not overwrite:
-        raise cli.UserError(f"--out {out} holds a synthetic cohort; add --overwrite to replace it")
+    write_cohort(**vars(args))
 
 
 if __name__ == "__main__":
