@@ -16,8 +16,8 @@ from finetuning.splitting import absent, divide, report_absent, stratified
 from utils.cli import UserError
 from utils.files import sha256, write_json
 from utils.manifest import summary
-from utils.recordings import Recording, in_order
-from utils.resampling import resample
+from utils.recordings import in_order
+from utils.resampling import to_microvolt
 from utils.wfdb_io import Unusable
 
 # Each has read_listing, and the mean and sd of its signals, one for each lead; None: to measure.
@@ -133,23 +133,6 @@ def read_all(listing: Listing, fs: int, resampling: str) -> tuple[Listing, list[
     if not kept:
         raise UserError(f"no record is usable ({summary(left_out)})")
     return listing.keep(kept, left_out=left_out), signals, clipped
-
-
-def to_microvolt(
-    recording: Recording, fs: int, resampling: str, beyond: str
-) -> tuple[np.ndarray, int]:
-    """Resample a recording to int16 microvolt at `fs` Hz, (samples, leads).
-
-    Also returns how many samples were clipped to the range of int16, ±32.767 mV.
-
-    Args:
-        resampling, beyond: as `resample` takes them.
-    """
-    resampled = resample(recording.signal, recording.fs, fs, beyond, resampling)
-    microvolt = np.rint(resampled * 1000)
-    limits = np.iinfo(np.int16)
-    clipped = int(((microvolt < limits.min) | (microvolt > limits.max)).sum())
-    return microvolt.clip(limits.min, limits.max).astype(np.int16), clipped
 
 
 def split(listing: Listing, test_size: float, seed: int) -> dict[str, np.ndarray]:

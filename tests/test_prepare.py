@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from finetuning import challenge17, preparation, prepare
+from finetuning import challenge17, prepare
 from finetuning.prepared import load_prepared, manifest_path
 from tests import helpers
 from utils.cli import UserError
 from utils.files import sha256, write_json
 from utils.names import RESAMPLINGS
 from utils.recordings import Recording
+from utils.resampling import to_microvolt
 
 CLASSES = "ANO~"
 PER_CLASS = 5
@@ -184,7 +185,7 @@ def test_resampling_keeps_a_sine(tmp_path, gain, amplitude, resampling):
         return np.sin(2 * np.pi * 10 * np.arange(4 * fs) / fs)
 
     put_record(tmp_path, "A", np.rint(1000 * sine(300)).astype(np.int16), gain=f"{gain}/mV")
-    signal, clipped = preparation.to_microvolt(
+    signal, clipped = to_microvolt(
         challenge17.read_signal(tmp_path, "A"), 250, resampling, "constant"
     )
     assert signal.shape == (1000, 1) and signal.dtype == np.int16 and clipped == 0
@@ -196,13 +197,13 @@ def test_resampling_keeps_a_sine(tmp_path, gain, amplitude, resampling):
 def test_equal_rate_keeps_every_value(tmp_path, resampling):
     put_record(tmp_path, "A", noise())
     recording = challenge17.read_signal(tmp_path, "A")
-    signal, _ = preparation.to_microvolt(recording, 300, resampling, "constant")
+    signal, _ = to_microvolt(recording, 300, resampling, "constant")
     np.testing.assert_array_equal(signal[:, 0], noise())
 
 
 def test_clipped_samples_are_counted():
     recording = Recording(np.full((300, 1), 40.0), 300)
-    signal, clipped = preparation.to_microvolt(recording, 300, "polyphase", "line")
+    signal, clipped = to_microvolt(recording, 300, "polyphase", "line")
     assert clipped == 300 and (signal == 32767).all()
 
 

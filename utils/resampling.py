@@ -1,9 +1,11 @@
-"""Signals at another rate, by scipy."""
+"""Signals at another rate, by scipy, and as the networks take them."""
 
 from fractions import Fraction
 
 import numpy as np
 from scipy import signal as dsp
+
+from utils.recordings import Recording
 
 
 def _polyphase(signal: np.ndarray, ratio: Fraction, beyond: str) -> np.ndarray:
@@ -27,3 +29,20 @@ def resample(
         beyond: what a signal is beyond its ends, as scipy's `padtype`. method: of `METHODS`.
     """
     return METHODS[method](signal, to / Fraction(fs).limit_denominator(1000), beyond)
+
+
+def to_microvolt(
+    recording: Recording, fs: int, resampling: str, beyond: str
+) -> tuple[np.ndarray, int]:
+    """Resample a recording to int16 microvolt at `fs` Hz, (samples, leads).
+
+    Also returns how many samples were clipped to the range of int16, ±32.767 mV.
+
+    Args:
+        resampling, beyond: as `resample` takes them.
+    """
+    resampled = resample(recording.signal, recording.fs, fs, beyond, resampling)
+    microvolt = np.rint(resampled * 1000)
+    limits = np.iinfo(np.int16)
+    clipped = int(((microvolt < limits.min) | (microvolt > limits.max)).sum())
+    return microvolt.clip(limits.min, limits.max).astype(np.int16), clipped

@@ -1,0 +1,76 @@
+"""Class probabilities of single recordings, from a fine-tuned weights file."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from finetuning.targets import TARGETS
+from utils.checkpoint import load_strictly, read_weights
+from utils.cli import UserError
+from utils.contract import Contract
+from utils.encoders import Classifier, build_encoder
+from utils.engine import Batch, Hardware, choose_hardware, predict
+from utils.recordings import Recording, check_signal, millivolt
+from utils.resampling import to_microvolt
+from utils.wfdb_io import Unusable
+
+
+class Predictor(NamedTuple):
+    """A classifier, and what its weights file says of its input."""
+
+    model: Classifier
+    contract: Contract
+    hardware: Hardware
+
+    @classmethod
+    def load(cls, path: Path, device: str = "auto", precision: str = "auto") -> "Predictor":
+        """Read what `finetuning.trainer` wrote.
+
+        Args:
+            device, precision: as the trainers' flags.
+
+        Raises:
+            UserError: not such a file, or no such device.
+        """
+        hardware = choose_hardware(device, precision)
+        tensors, contract = read_weights(path)
+        if contract.task != "classification":
+            raise UserError(
+                f"{path} was trained for {contract.task}; name a best_model.safetensors of "
+                "finetuning.trainer"
+            )
+        encoder = build_encoder(
+            contract.architecture, contract.in_channels, contract.stages, None, contract.spectrogram
+        )
+        model = Classifier(encoder, len(contract.classes), torch.Generator())
+        load_strictly(model, tensors, path)
+        return cls(hardware.place(model), contract, hardware)
+
+    def predict(self, signal: np.ndarray, fs: float, unit: str = "mV") -> np.ndarray:
+        """Probability of each class, (classes,) float32, in the order of the contract's.
+
+        The recording is resampled, normalised and padded as those that were trained on; of a longer
+        one the end is looked at.
+
+        Args:
+            signal: (samples,) or (samples, leads). fs: Hz. unit: mV, uV or V.
+
+        Raises:
+            Unusable: another number of leads, an unknown unit, shorter than a second, or missing
+                samples.
+        """
+        signal = np.asarray(signal, np.float64).reshape(len(signal), -1) * millivolt(unit, None)
+        recording = Recording(signal, fs)
+        check_signal(recording)
+        contract = self.contract
+        if signal.shape[1] != contract.in_channels:
+            raise Unusable(f"number of leads is {signal.shape[1]}, not {contract.in_channels}")
+        microvolt, _ = to_microvolt(recording, contract.fs, "polyphase", "constant")
+        normal = (microvolt[-contract.frame_size :] / 1000 - contract.mean) / contract.sd
+        x = torch.zeros(1, contract.in_channels, contract.frame_size)
+        x[0, :, -len(normal) :] = torch.from_numpy(normal.T)
+        batch = Batch(x.to(self.hardware.device), torch.zeros(1), 1)
+        logits, _ = predict(self.model, [batch], self.hardware)
+        return TARGETS[contract.multi_label].probabilities(logits)[0].numpy()
