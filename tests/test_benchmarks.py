@@ -2,17 +2,94 @@
 
 import json
 
-from benchmarks import train
+import numpy as np
+import pytest
+
+from benchmarks import finetune, infer, loader, scale, train
+from benchmarks.measures.loader import beat_label, open_batches, read_blocks, read_frames
+from benchmarks.measures.timing import in_turns
+from pretraining import labels
 from tests.helpers import command
 
+STEP = ["plain fp32, Conv1d", "the trainer"]
+RUNS = {
+    train: (
+        ["--frame-size", 64, "--batch-size", 2, "--seconds", 0.01],
+        {"frames_per_second": ["plain fp32, Conv1d", "the trainer's step", "pretraining.trainer"],
+         "gflops_per_second": ["matrix product", "the trainer's step"]},
+    ),
+    finetune: (
+        ["--pad", 256, "--batch-size", 4, "--recordings", 12, "--measured", 6],
+        {"seconds_per_epoch": [*STEP, "prediction"],
+         "gflops_per_second": ["matrix product", "the trainer"]},
+    ),
+    loader: (
+        ["--frames", 300, "--frame-size", 256, "--batch-size", 32, "--segments", 2,
+         "--samples", 2000],
+        {"frames_per_second": ["the trainer's blocks, int16", "the same, normalised on the device",
+                               "a generator of frames, int16", "copy of the same bytes"]},
+    ),
+    infer: (
+        ["--runs", 1],
+        {"milliseconds": ["file to probabilities", "of which: reading the file",
+                          "of which: the rest", "file to probabilities, fp32"]},
+    ),
+}  # fmt: skip
 
-def test_training_step(tmp_path):
-    flags = ["--frame-size", 64, "--batch-size", 2, "--seconds", 0.01, "--repeats", 3]
-    result = command(train.main, *flags, "--device", "cpu", "--out", tmp_path / "train.json")
+
+@pytest.mark.parametrize("benchmark", RUNS, ids=lambda module: module.__name__)
+def test_table_and_file(benchmark, tmp_path):
+    flags, expected = RUNS[benchmark]
+    out = tmp_path / "figures.json"
+    result = command(benchmark.main, *flags, "--repeats", 2, "--device", "cpu", "--out", out)
     assert result.code == 0, result
-    report = json.loads((tmp_path / "train.json").read_text())
-    assert {"plain fp32, Conv1d"} <= report["median"].keys()
-    for name, values in report["frames_per_second"].items():
-        assert len(values) == 3 and min(values) <= report["median"][name] <= max(values)
-        assert f"{report['median'][name]:.1f}" in result.out
-    assert "bf16, channels-last" in result.out
+    report = json.loads(out.read_text())
+    assert report["flags"]["repeats"] == 2 and "out" not in report["flags"]
+    assert report["machine"] and report["versions"]["torch"]
+    for figure, names in expected.items():
+        assert list(report[figure]) == names or set(report[figure]) == set(names)
+        for name, values in report[figure].items():
+            assert len(values) == 2 and min(values) > 0
+            assert name in result.out
+
+
+def test_scale(tmp_path):
+    out = tmp_path / "scale.json"
+    small = ["--segments", 2, "--samples", 4096, "--repeats", 1]
+    result = command(scale.main, "--patients", 2, 3, *small, "--out", out)
+    assert result.code == 0, result
+    columns = json.loads(out.read_text())["by_patients"]
+    assert list(columns) == ["2", "3", "11000"]
+    for name, value in columns["11000"].items():
+        low, high = columns["2"][name], columns["3"][name]
+        assert value == pytest.approx(high + (high - low) * 10_997)
+    assert "11,000 (extrapolated)" in result.out and "anonymous memory, MB" in result.out
+
+
+def test_variants_take_turns():
+    called = []
+    variants = {name: lambda name=name: called.append(name) or len(called) for name in "ab"}
+    assert in_turns(variants, 3) == {"a": [1, 3, 5], "b": [2, 4, 6]}
+    assert called == list("ababab")
+
+
+def test_both_ways_of_reading_have_the_same_output(cohort_folder, tmp_path):
+    parser_args = type("Flags", (), {"frame_size": 256, "batch_size": 16, "frames": 70})
+    batches, patients = open_batches(parser_args, cohort_folder, tmp_path)
+    for way in (
+        read_blocks(batches, range(len(batches))),
+        read_frames(batches, patients),
+    ):
+        signals, found = zip(*way, strict=True)
+        assert sum(map(len, signals)) == sum(map(len, found)) == 70
+        assert {(str(x.dtype), x.shape[1]) for x in signals} == {("torch.int16", 256)}
+        assert {str(y.dtype) for y in found} == {"torch.int64"}
+
+
+def test_label_of_a_single_frame():
+    rng = np.random.default_rng(0)
+    ends, codes = np.sort(rng.choice(5000, 60, replace=False)), rng.choice(5, 60)
+    starts = np.arange(0, 4500, 37)
+    expected = labels.beat_labels(ends, codes, starts, 400)
+    assert [beat_label(ends, codes, start, start + 400) for start in starts] == expected.tolist()
+    assert len(set(expected)) > 2

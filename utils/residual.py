@@ -49,8 +49,8 @@ class BasicBlock(nn.Module):
         self.shortcut = layers.shortcut(in_channels, filters, stride, generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.bn2(self.conv2(y)).add_(self.shortcut(x)), inplace=True)
 
 
 class Bottleneck(nn.Module):
@@ -78,9 +78,9 @@ class Bottleneck(nn.Module):
         self.shortcut = layers.shortcut(in_channels, width, stride, generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = F.relu(self.bn2(self.conv2(y)))
-        return F.relu(self.bn3(self.conv3(y)) + self.shortcut(x))
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
+        return F.relu(self.bn3(self.conv3(y)).add_(self.shortcut(x)), inplace=True)
 
 
 def build_stages(

@@ -75,8 +75,11 @@ class ResNet1d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.channels_last:
             x = x.unsqueeze(2).to(memory_format=torch.channels_last)  # (B, C, 1, T)
-        x = F.relu(self.bn1(self.conv1(x)))
-        # After ReLU, zeros pad as well as TensorFlow's -inf does.
-        x = F.pad(x, same_padding(x.shape[-1], 3, 2))
-        x = F.max_pool2d(x, (1, 3), (1, 2)) if self.channels_last else F.max_pool1d(x, 3, 2)
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        # The pool pads with -inf, as TensorFlow does; in ceil mode it looks beyond the end only.
+        front, behind = same_padding(x.shape[-1], 3, 2)
+        if self.channels_last:
+            x = F.max_pool2d(x, (1, 3), (1, 2), (0, front), ceil_mode=front < behind)
+        else:
+            x = F.max_pool1d(x, 3, 2, front, ceil_mode=front < behind)
         return self.stages(x).flatten(2).mean(-1)  # (B, D)

@@ -41,7 +41,8 @@ def main() -> None:
     digest(data.manifest)
     write_json(args.train / "manifest.json", data.manifest)
     opened = time.perf_counter()
-    batches = load(data.train, range(100), torch.device("cpu"))
+    numbers = range(min(100, len(data.train)))
+    batches = load(data.train, numbers, torch.device("cpu"))
     next(batches)
     first = time.perf_counter()
     for _ in batches:
