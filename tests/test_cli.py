@@ -18,7 +18,7 @@ COMMANDS = {
     "finetuning.prepare": ["--source", ".", "--labels", "zip"],
     "finetuning.trainer": ["--job-dir", "x", "--train", __file__],
     "report.compare": ["--results", "."],
-    "benchmarks.train": [],
+    **{f"benchmarks.{name}": [] for name in ("finetune", "infer", "loader", "scale", "train")},
     "utils.synthetic": ["--out", "x"],
 }
 PRETRAIN, FINETUNE = "pretraining.trainer", "finetuning.trainer"

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.helpers import make_classifier
+from utils import engine
 from utils.cli import UserError
 from utils.encoders import Classifier, build_encoder, count_parameters
 from utils.engine import Batch, Hardware, choose_hardware, predict, train_epoch
@@ -216,3 +218,29 @@ def test_cuda_asked_for_in_vain(monkeypatch):
         choose_hardware("cuda", "auto")
     assert choose_hardware("auto", "fp32") == Hardware(torch.device("cpu"), bf16=False)
     assert choose_hardware("cpu", "bf16").bf16
+
+
+@pytest.mark.parametrize(
+    ("device", "flag", "compiled"),
+    [("cpu", None, False), ("cpu", True, True), ("cuda", None, True), ("cuda", False, False)],
+)
+def test_compiled_on_cuda_or_where_asked_for(monkeypatch, device, flag, compiled):
+    monkeypatch.setattr(torch, "compile", lambda model: "compiled")
+    hardware = Hardware(torch.device(device), bf16=False)
+    assert hardware.compile("as it is", flag) == ("compiled" if compiled else "as it is")
+
+
+def test_the_loss_is_looked_at_now_and_then(monkeypatch):
+    def forward(x):
+        steps.append(len(steps) + 1)
+        return model(x) * (float("nan") if len(steps) == 3 else 1)
+
+    monkeypatch.setattr(engine, "READ_EVERY", 2)
+    model, steps, reported = make_classifier(), [], []
+    wrapped = mock.Mock(side_effect=forward)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    batches = [Batch(noise(4, 1, 64), torch.arange(4), 4)] * 9
+    cpu = Hardware(torch.device("cpu"), bf16=False)
+    with pytest.raises(UserError, match="no longer finite"):
+        train_epoch(wrapped, batches, optimizer, F.cross_entropy, cpu, report=reported.append)
+    assert len(reported) == 1 and steps == [1, 2, 3, 4]  # the fourth step is the next look
