@@ -39,12 +39,13 @@ def run(args: argparse.Namespace) -> None:
     """Fine-tune as the flags of `finetuning.trainer` say."""
     hardware = choose_hardware(args.device, args.precision)
     with distributed.join(hardware.device) as processes:
-        processes.check(args)
-        if processes.first:
-            runlog.check_free(args.job_dir, args.overwrite)
-        data = open_data(args, hardware.device)
-        processes.check_last(len(data.parts["train"]), args.batch_size)
-        model, contract = build_model(args, data)
+        with processes.in_turn():
+            processes.check(args)
+            if processes.first:
+                runlog.check_free(args.job_dir, args.overwrite)
+            data = open_data(args, hardware.device)
+            processes.check_last(len(data.parts["train"]), args.batch_size)
+            model, contract = build_model(args, data)
         hardware.place(model)
         if processes.first:
             lead(args, data, model, contract, hardware, processes)

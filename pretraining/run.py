@@ -30,11 +30,11 @@ def run(args: argparse.Namespace) -> None:
     """Pretrain as the flags of `pretraining.trainer` say."""
     hardware = choose_hardware(args.device, args.precision)
     with distributed.join(hardware.device) as processes:
-        processes.check(args)
-        if processes.first:
-            runlog.check_free(args.job_dir, args.overwrite)
-        model = build_model(args)
         with processes.in_turn():
+            processes.check(args)
+            if processes.first:
+                runlog.check_free(args.job_dir, args.overwrite)
+            model = build_model(args)
             data = open_data(args, processes)
         model = hardware.place(model)
         if processes.first:

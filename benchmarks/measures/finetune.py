@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.measures.limits import flops, matrix_rate, wait
-from benchmarks.measures.steps import PLAIN
+from benchmarks.measures.steps import PLAIN, make_variant
 from benchmarks.measures.timing import describe, in_turns, save, seconds, show
 from finetuning.batches import Recordings, batches
-from utils.encoders import Classifier, build_encoder
 from utils.engine import Hardware, choose_hardware, predict, train_epoch
 
 CLASSES = 4
@@ -70,13 +69,7 @@ def make_passes(
     args: argparse.Namespace, hardware: Hardware, recordings: Recordings, plain: bool
 ) -> tuple[Callable[[], None], Callable[[], None]]:
     """One pass of training over all recordings, and one of prediction."""
-    if plain:
-        hardware = hardware._replace(bf16=False)
-    generator = torch.Generator().manual_seed(0)
-    encoder = build_encoder(args.arch, 1, None, generator)
-    model = hardware.place(Classifier(encoder, CLASSES, generator))
-    encoder.channels_last &= not plain
-    trained = hardware.compile(model, False if plain else None)
+    hardware, model, trained = make_variant(hardware, args.arch, CLASSES, plain)
     optimizer = torch.optim.Adam(model.parameters(), eps=1e-7, fused=True)
     order = np.random.default_rng(0).permutation(len(recordings))
 

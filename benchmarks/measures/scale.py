@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.measures.timing import describe, save
+from utils.cli import UserError
 from utils.segments import place_of
 from utils.synthetic_cohort import write_icentia11k
 
@@ -33,7 +34,13 @@ WORDS = {
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Print each figure for each size, and what a straight line through the last two promises."""
+    """Print each figure for each size, and what a straight line through the last two promises.
+
+    Raises:
+        UserError: not on Linux, whose /proc says how much memory is anonymous.
+    """
+    if not Path("/proc/self/status").exists():
+        raise UserError("this benchmark reads /proc and needs Linux")
     columns: dict[int, dict[str, float]] = {}
     for patients in args.patients:
         with TemporaryDirectory() as folder:

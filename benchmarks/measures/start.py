@@ -4,20 +4,19 @@ python -m benchmarks.measures.start FOLDER
 """
 
 import json
+import os
 import sys
 import time
 from contextlib import redirect_stdout
 from pathlib import Path
 
-PROC = Path("/proc/self")  # Linux only
+PROC = Path("/proc/self")
 
 
 def process_seconds() -> float:
     """Since this process was started."""
     ticks = int((PROC / "stat").read_text().rpartition(") ")[2].split()[19])
     uptime = float(Path("/proc/uptime").read_text().split()[0])
-    import os
-
     return uptime - ticks / os.sysconf("SC_CLK_TCK")
 
 

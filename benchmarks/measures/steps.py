@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from itertools import repeat
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from benchmarks.measures.limits import wait
 from utils.encoders import Classifier, build_encoder
@@ -13,29 +15,43 @@ from utils.engine import Batch, Hardware, train_epoch
 PLAIN = "plain fp32, Conv1d"  # as PyTorch computes it by default: with TF32 on CUDA
 
 
-def make_step(
-    hardware: Hardware,
-    arch: str,
-    shape: tuple[int, ...],
-    plain: bool = False,
-    compiled: bool = False,
-) -> Callable[[int], None]:
+class Variant(NamedTuple):
+    """A network on a device, `model` to predict with, `trained` to train."""
+
+    hardware: Hardware
+    model: Classifier
+    trained: nn.Module
+
+
+def make_variant(
+    hardware: Hardware, arch: str, classes: int, plain: bool = False, compiled: bool | None = None
+) -> Variant:
+    """A new network.
+
+    Args:
+        plain: fp32 and Conv1d, whatever is fast on the device.
+        compiled: as the trainers' `--compile`, and by default as they are.
+    """
+    if plain:
+        hardware, compiled = hardware._replace(bf16=False), False
+    generator = torch.Generator().manual_seed(0)
+    model = Classifier(build_encoder(arch, 1, None, generator), classes, generator)
+    hardware.place(model)
+    model.encoder.channels_last &= not plain
+    return Variant(hardware, model, hardware.compile(model, compiled))
+
+
+def make_step(variant: Variant, shape: tuple[int, ...]) -> Callable[[int], None]:
     """A function that trains so many steps on one random batch, and waits for the last.
 
     Args:
-        shape: of the batch, (B, 1, T). plain: fp32 and Conv1d, whatever is fast on the device.
-        compiled: as the trainers' `--compile`.
+        shape: of the batch, (B, 1, T).
     """
-    if plain:
-        hardware = hardware._replace(bf16=False)
+    hardware, model, trained = variant
     generator = torch.Generator().manual_seed(0)
-    encoder = build_encoder(arch, 1, None, generator)
-    model = hardware.place(Classifier(encoder, 5, generator))
-    encoder.channels_last &= not plain
-    trained = hardware.compile(model, compiled)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     x = torch.randn(shape, generator=generator).to(hardware.device)
-    y = torch.randint(5, shape[:1], generator=generator).to(hardware.device)
+    y = torch.randint(model.head.out_features, shape[:1], generator=generator).to(hardware.device)
 
     def run(steps: int) -> None:
         batches = repeat(Batch(x, y, len(y)), steps)

@@ -12,11 +12,12 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 
 from benchmarks.measures.limits import flops, matrix_rate
-from benchmarks.measures.steps import PLAIN, make_step
+from benchmarks.measures.steps import PLAIN, make_step, make_variant
 from benchmarks.measures.timing import describe, in_turns, save, seconds, show
 from utils.engine import choose_hardware
 from utils.synthetic_cohort import write_icentia11k
 
+CLASSES = 5  # of beats
 STEP, COMPILED, TRAINER = "the trainer's step", "the same, compiled", "pretraining.trainer"
 
 
@@ -25,11 +26,12 @@ def measure(args: argparse.Namespace) -> None:
     hardware = choose_hardware(args.device, "auto")
     shape = args.batch_size, 1, args.frame_size
     steps = {
-        PLAIN: make_step(hardware, args.arch, shape, plain=True),
-        STEP: make_step(hardware, args.arch, shape),
+        PLAIN: make_step(make_variant(hardware, args.arch, CLASSES, plain=True), shape),
+        STEP: make_step(make_variant(hardware, args.arch, CLASSES), shape),
     }
     if args.compile:
-        steps[COMPILED] = make_step(hardware, args.arch, shape, compiled=True)
+        compiled = make_variant(hardware, args.arch, CLASSES, compiled=True)
+        steps[COMPILED] = make_step(compiled, shape)
     work = flops(lambda: steps[PLAIN](1)) / args.batch_size
     print(f"{args.arch}, frame {args.frame_size}, batch {args.batch_size}; the trainer: {hardware}")
     print(f"{describe(hardware.device)}; {work / 1e9:.2f} GFLOP a frame and step")
