@@ -17,8 +17,8 @@ def main() -> None:
     flag(
         "--measured",
         type=cli.count,
-        default=128,
-        help="recordings to measure with; an epoch is calculated from these where they are fewer",
+        help="recordings to measure with, from which an epoch is calculated; by default all on"
+        " CUDA, 128 on a CPU",
     )
     args = parser.parse_args()
     # Only now, so that --help and a mistyped flag are answered at once.

@@ -13,7 +13,7 @@ def main() -> None:
     flag("--arch", choices=names.ARCHITECTURES, default="resnet18", help="encoder")
     flag("--frame-size", type=cli.count, default=4096, help="samples")
     flag("--batch-size", type=cli.count, default=32, help="frames")
-    flag("--compile", action="store_true", help="measure the compiled step, too")
+    flag("--compile", action="store_true", help="[CPU] measure the compiled step, too")
     flag("--seconds", type=cli.positive, default=10.0, help="of each figure")
     args = parser.parse_args()
     # Only now, so that --help and a mistyped flag are answered at once.

@@ -51,22 +51,22 @@ class Predictor(NamedTuple):
     def predict(self, signal: np.ndarray, fs: float, unit: str = "mV") -> np.ndarray:
         """Probability of each class, (classes,) float32, in the order of the contract's.
 
-        The recording is resampled, normalised and padded as those that were trained on; of a longer
-        one the end is looked at.
+        The recording is resampled (by a polyphase filter, as `finetuning.prepare` does by default),
+        normalised and padded; of a longer one the end is looked at.
 
         Args:
             signal: (samples,) or (samples, leads). fs: Hz. unit: mV, uV or V.
 
         Raises:
-            Unusable: another number of leads, an unknown unit, shorter than a second, or missing
-                samples.
+            Unusable: another shape, an unknown unit, shorter than a second, or missing samples.
         """
-        signal = np.asarray(signal, np.float64).reshape(len(signal), -1) * millivolt(unit, None)
+        contract = self.contract
+        signal = np.asarray(signal, np.float64) * millivolt(unit, None)
+        signal = signal[:, None] if signal.ndim == 1 else signal
+        if signal.ndim != 2 or signal.shape[1] != contract.in_channels:
+            raise Unusable(f"shape {signal.shape} is not (samples, {contract.in_channels})")
         recording = Recording(signal, fs)
         check_signal(recording)
-        contract = self.contract
-        if signal.shape[1] != contract.in_channels:
-            raise Unusable(f"number of leads is {signal.shape[1]}, not {contract.in_channels}")
         microvolt, _ = to_microvolt(recording, contract.fs, "polyphase", "constant")
         normal = (microvolt[-contract.frame_size :] / 1000 - contract.mean) / contract.sd
         x = torch.zeros(1, contract.in_channels, contract.frame_size)

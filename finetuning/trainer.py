@@ -39,7 +39,7 @@ def parse_arguments() -> argparse.Namespace:
         default=1.0,
         help="train on this share of what validation leaves",
     )
-    flag("--batch-size", type=cli.count, default=64, help="recordings")
+    flag("--batch-size", type=cli.count, default=64, help="recordings, of all processes together")
     flag("--val-metric", choices=names.FINETUNING_METRICS, default="f1", help="chooses the epoch")
     flag("--channel", type=cli.count_or_zero, help="use this lead only; all by default")
     flag("--epochs", type=cli.count, default=200, help="at most")

@@ -24,14 +24,9 @@ BLOCK_BYTES = 3 * 2**23
 
 
 class Frames(NamedTuple):
-    """n examples of K frames each, as they were read; normalised, `signal[rows] * scale + shift`.
+    """n examples of K frames each, as they were read; normalised, `signal * scale + shift`."""
 
-    The signal lies in the order of the files: it is put into that of the examples where it is
-    needed, in one go with normalisation.
-    """
-
-    signal: Tensor  # (n * K, T) int16
-    rows: Tensor  # (n, K) int64
+    signal: Tensor  # (n, K, T) int16
     scale: Tensor  # (n, K, 1) float32
     shift: Tensor  # (n, K, 1) float32
     labels: Tensor  # (n,) int64
@@ -81,23 +76,20 @@ class FrameBatches(Dataset):
         first = numbers.start * self.batch_size
         count = min(numbers.stop * self.batch_size, self.total) - first
         segments, starts, labels = self.examples(first, count, self.processes.share)
-        order = np.lexsort((starts.ravel(), segments.ravel()))
-        signal = self._read(segments.ravel()[order], starts.ravel()[order])
-        rows = np.empty_like(order)
-        rows[order] = np.arange(len(order))
-        scale, shift = self._scaling(segments)
-        arrays = rows.reshape(segments.shape), scale, shift, labels
-        return Frames(signal, *map(torch.from_numpy, arrays))
+        signal = self._read(segments.ravel(), starts.ravel()).unflatten(0, segments.shape)
+        return Frames(signal, *map(torch.from_numpy, (*self._scaling(segments), labels)))
 
     def _read(self, segments: np.ndarray, starts: np.ndarray) -> Tensor:
-        """Frames that start there, (n, T) int16; `segments` are sorted."""
+        """Frames that start there, (n, T) int16; read in the order of the files."""
         shape = len(starts), self.examples.frame_size
         signal = torch.empty(shape, dtype=torch.int16, pin_memory=self.pinned)
         frames = signal.numpy()
-        distinct, first = np.unique(segments, return_index=True)
-        stretches = pairwise([*first.tolist(), len(segments)])
+        order = np.lexsort((starts, segments))
+        distinct, first = np.unique(segments[order], return_index=True)
+        stretches = pairwise([*first.tolist(), len(order)])
         for segment, (begin, end) in zip(distinct.tolist(), stretches, strict=True):
-            frames[begin:end] = self.signals.frames(segment, starts[begin:end])
+            places = order[begin:end]
+            frames[places] = self.signals.frames(segment, starts[places])
         return signal
 
     def _scaling(self, segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -119,10 +111,10 @@ def load(
         numbers: of the batches.
         workers: processes that read; the batches do not depend on it.
     """
-    for signal, *others in _ahead(_blocks_on(device, batches, numbers, workers), device):
-        parts = (tensor.split(batches.share_size) for tensor in others)
-        for rows, scale, shift, labels in zip(*parts, strict=True):
-            x = torch.addcmul(shift, signal[rows].float(), scale)
+    for block in _ahead(_blocks_on(device, batches, numbers, workers), device):
+        parts = (tensor.split(batches.share_size) for tensor in block)
+        for signal, scale, shift, labels in zip(*parts, strict=True):
+            x = torch.addcmul(shift, signal.float(), scale)
             yield Batch(x, labels, len(labels) * (batches.batch_size // batches.share_size))
 
 
@@ -141,13 +133,24 @@ def _blocks_on(
         batches, batch_size=None, sampler=blocks(batches, numbers), num_workers=workers,
         pin_memory=cuda and workers > 0, prefetch_factor=1 if workers else None,
     )  # fmt: skip
+    copies = torch.cuda.Stream(device) if cuda else None
     try:
         for block in loader:
-            yield Frames(*(tensor.to(device, non_blocking=cuda) for tensor in block))
-    except UserError as error:
+            yield _to_cuda(block, device, copies) if cuda else block
+    except (UserError, OSError) as error:
         # A worker's error arrives with its traceback for a message; keep the last line.
         message = str(error).strip().rpartition("\n")[2]
         raise UserError(message.removeprefix(f"{UserError.__module__}.UserError: ")) from None
+
+
+def _to_cuda(block: Frames, device: torch.device, copies: torch.cuda.Stream) -> Frames:
+    """Copy a block to the device beside what it computes; only the calling thread waits."""
+    with torch.cuda.stream(copies):
+        moved = Frames(*(tensor.to(device, non_blocking=True) for tensor in block))
+    copies.synchronize()
+    for tensor in moved:  # made in one stream, used in the other: not to be freed too early
+        tensor.record_stream(torch.cuda.default_stream(device))
+    return moved
 
 
 def _ahead(blocks: Iterator[Frames], device: torch.device) -> Iterator[Frames]:

@@ -7,10 +7,10 @@ import numpy as np
 
 from pretraining.index import AnnotationIndex
 from pretraining.sampler import Sampler
-from utils.distributed import ALONE
 
 # (index, segments (n,), starts (n,), frame_size) -> (n,) int64
 LabelRule = Callable[[AnnotationIndex, np.ndarray, np.ndarray, int], np.ndarray]
+ALL = slice(None)
 
 
 class Places(NamedTuple):
@@ -27,7 +27,7 @@ class Examples(Protocol):
     frames: int
     frame_size: int
 
-    def __call__(self, first: int, count: int, share: slice = ALONE.share) -> Places:
+    def __call__(self, first: int, count: int, share: slice = ALL) -> Places:
         """Those from `first` on, `count` of them; of these only the `share`."""
         ...
 
@@ -47,7 +47,7 @@ class LabelledFrames(NamedTuple):
     def frame_size(self) -> int:
         return self.sampler.frame_size
 
-    def __call__(self, first: int, count: int, share: slice = ALONE.share) -> Places:
+    def __call__(self, first: int, count: int, share: slice = ALL) -> Places:
         segments, starts = (array[share] for array in self.sampler.frames(first, count))
         labels = self.rule(self.index, segments, starts, self.frame_size)
         return Places(segments[:, None], starts[:, None], labels)
@@ -98,7 +98,7 @@ class PredictedFrames(NamedTuple):
     def frame_size(self) -> int:
         return self.context.frame_size
 
-    def __call__(self, first: int, count: int, share: slice = ALONE.share) -> Places:
+    def __call__(self, first: int, count: int, share: slice = ALL) -> Places:
         segments, starts = (array[share] for array in self.sampler.frames(first, count))
         own = starts[:, None] + self.context.starts
         others = self.sampler.others(first, count, self.context.negatives, self.frame_size)

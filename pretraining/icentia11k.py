@@ -17,7 +17,7 @@ import wfdb
 from utils import wfdb_io
 from utils.annotations import BEAT_CLASSES, ICENTIA_BEATS, ICENTIA_RHYTHMS, RHYTHM_CLASSES
 from utils.cli import UserError
-from utils.files import map_bytes, read_json
+from utils.files import read_json
 from utils.segments import FS
 from utils.wfdb_io import MILLIVOLT, Unusable, read_marks, words
 
@@ -234,14 +234,22 @@ def read_signal(record_path: Path, header: Header) -> np.ndarray:
 
 
 def open_signal(record_path: Path, header: Header) -> np.ndarray:
-    """`read_signal` as (1, samples), a record being one segment; a mapped file is not held open.
+    """`read_signal` as (1, samples), a record being one segment.
+
+    A mapped file is not kept open, as NumPy's maps are, so that there may be thousands of them.
 
     Raises:
         Unusable, FileNotFoundError: as `read_signal`.
     """
     if not header.mapped:
         return read_signal(record_path, header)[None]
+    import torch  # only here: conversion and index do without
+
     path, size = Path(f"{record_path}.dat"), header.offset + 2 * header.samples
     if path.stat().st_size != size:
         raise Unusable(f"{path.name} holds {path.stat().st_size} bytes, not {size}")
-    return map_bytes(path, size)[header.offset :].view("<i2")[None]
+    try:
+        content = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+    except RuntimeError as error:  # it may not be read
+        raise Unusable(words(error)) from None
+    return content.numpy()[header.offset :].view("<i2")[None]

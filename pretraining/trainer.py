@@ -24,7 +24,7 @@ def parse_arguments() -> argparse.Namespace:
     flag("--weights-file", type=cli.file, help="start from this encoder")
     flag("--arch", choices=names.ARCHITECTURES, help="by default the weights file's, else resnet18")
     flag("--stages", type=cli.count, help="keep the first stages of a new encoder only")
-    flag("--batch-size", type=cli.count, default=64, help="examples")
+    flag("--batch-size", type=cli.count, default=64, help="examples, of all processes together")
     flag(
         "--steps-per-epoch",
         type=cli.count,

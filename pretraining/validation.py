@@ -34,7 +34,7 @@ def write_frames(path: Path, batches: FrameBatches, about: dict[str, Any]) -> No
         with _member(archive, "signal") as file:
             for numbers in blocks(batches, range(len(batches))):
                 frames = batches[numbers]._asdict()
-                signal = frames.pop("signal")[frames.pop("rows")].numpy()
+                signal = frames.pop("signal").numpy()
                 if not numbers.start:
                     header = {
                         "descr": DTYPES["signal"],
@@ -114,12 +114,8 @@ class StoredFrames(Dataset):
 
     def __getitem__(self, numbers: range) -> Frames:
         part = slice(numbers.start * self.batch_size, numbers.stop * self.batch_size)
-        tensors = {
-            name: torch.from_numpy(np.array(array[part])) for name, array in self.arrays.items()
-        }
-        signal = tensors.pop("signal")  # (n, K, T)
-        rows = torch.arange(signal.shape[0] * signal.shape[1]).view(signal.shape[:2])
-        return Frames(signal.flatten(0, 1), rows, **tensors)
+        arrays = (np.array(self.arrays[name][part]) for name in Frames._fields)
+        return Frames(*map(torch.from_numpy, arrays))
 
 
 def _map_member(path: Path, name: str) -> np.ndarray:

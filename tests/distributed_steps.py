@@ -34,12 +34,12 @@ def freeze_statistics(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def unequal(processes: distributed.Processes):
-    """Batches of five, of which two processes have three and two."""
+    """Batches of seven, of which two processes have four and three."""
     generator = torch.Generator().manual_seed(2)
     for _ in range(STEPS):
-        x = torch.randn(5, 1, 256, generator=generator, dtype=torch.float64)
-        y = torch.randint(5, (5,), generator=generator)
-        yield Batch(x[processes.share], y[processes.share], 5)
+        x = torch.randn(7, 1, 256, generator=generator, dtype=torch.float64)
+        y = torch.randint(5, (7,), generator=generator)
+        yield Batch(x[processes.share], y[processes.share], 7)
 
 
 def main() -> None:
@@ -50,8 +50,8 @@ def main() -> None:
         with processes.in_turn():
             data = open_data(args, processes)
         trained = processes.wrap(model, sync_bn=False)
-        read = load(data.train, range(STEPS), CPU)
-        pretraining = (Batch(x.double(), y, total) for x, y, total in read)
+        read = list(load(data.train, range(STEPS), CPU))
+        pretraining = [Batch(x.double(), y, total) for x, y, total in read]
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
         results = {}
         for name, batches in (("frames", pretraining), ("unequal", unequal(processes))):
@@ -59,10 +59,8 @@ def main() -> None:
             scores = train_epoch(trained, batches, optimizer, F.cross_entropy, hardware, processes)
             weights = torch.cat([p.detach().flatten() for p in model.parameters()])
             results |= {f"{name}_scores": scores, f"{name}_weights": weights.numpy()}
-        count = STEPS * args.batch_size
-        segments, starts, labels = data.train.examples(0, count, processes.share)
-        places = np.column_stack([segments, starts, labels])
-        np.savez(out / f"{processes.rank}.npz", **results, places=places)
+        results["read"] = torch.cat([batch.inputs for batch in read]).numpy()
+        np.savez(out / f"{processes.rank}.npz", **results)
 
 
 if __name__ == "__main__":

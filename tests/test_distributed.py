@@ -51,7 +51,7 @@ def steps(cohort_folder, tmp_path_factory):
 
 
 def test_two_processes_read_the_frames_of_one(steps):
-    (whole,), (one, other) = ([rank["places"] for rank in steps[size]] for size in (1, 2))
+    (whole,), (one, other) = ([rank["read"] for rank in steps[size]] for size in (1, 2))
     assert len(whole) == 10 * BATCH
     np.testing.assert_array_equal(whole[::2], one)
     np.testing.assert_array_equal(whole[1::2], other)
@@ -105,6 +105,7 @@ def test_what_does_not_fit_is_said_once(cohort_folder, tmp_path):
     found = start("pretraining.trainer", *flags, *FLAGS)
     assert found.returncode != 0
     assert found.stderr.count("error: ") == 1 and "holds no records" in found.stderr, found
+    assert "[rank" not in found.stderr  # nothing of those who waited
     assert not (tmp_path / "job").exists()
 
 

@@ -225,7 +225,7 @@ def test_cuda_asked_for_in_vain(monkeypatch):
     [("cpu", None, False), ("cpu", True, True), ("cuda", None, True), ("cuda", False, False)],
 )
 def test_compiled_on_cuda_or_where_asked_for(monkeypatch, device, flag, compiled):
-    monkeypatch.setattr(torch, "compile", lambda model: "compiled")
+    monkeypatch.setattr(torch, "compile", lambda model, dynamic: "compiled")
     hardware = Hardware(torch.device(device), bf16=False)
     assert hardware.compile("as it is", flag) == ("compiled" if compiled else "as it is")
 

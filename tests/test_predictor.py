@@ -49,7 +49,9 @@ def test_units_and_one_lead_without_a_second_axis(predictor):
 @pytest.mark.parametrize(
     ("signal", "unit", "words"),
     [
-        (np.zeros((1000, 2)), "mV", "number of leads is 2, not 1"),
+        (np.zeros((1000, 2)), "mV", r"shape \(1000, 2\) is not \(samples, 1\)"),
+        (np.zeros((1000, 1, 1)), "mV", "is not"),
+        (np.zeros(0), "mV", "shorter than 1 s"),
         (np.zeros(100), "mV", "shorter than 1 s"),
         (np.full(1000, np.nan), "mV", "NaN"),
         (np.zeros(1000), "adu", "unit adu without a gain"),

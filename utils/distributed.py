@@ -8,6 +8,7 @@ unless it is an error.
 
 import argparse
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
@@ -61,12 +62,29 @@ class Processes(NamedTuple):
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
-        """The first process does it, then the others, who find what it has written."""
-        if not self.first:
-            dist.barrier()
-        yield
-        if self.first and self.size > 1:
-            dist.barrier()
+        """Do it as the first process, then as the first of a machine, then as one of the others.
+
+        What is written is found by those who follow. Where one fails the others exit without a
+        word: it says why.
+        """
+        turn = 0 if self.first else 1 if os.environ.get("LOCAL_RANK") == "0" else 2
+        for _ in range(turn):
+            self._exit_if_any(failed=False)
+        try:
+            yield
+        except BaseException:
+            self._exit_if_any(failed=True)
+            raise
+        for _ in range(turn, 3):
+            self._exit_if_any(failed=False)
+
+    def _exit_if_any(self, failed: bool) -> None:
+        """Exit if another process has failed."""
+        if self.size == 1:
+            return
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        if self.add_up(torch.tensor(float(failed), device=device)) and not failed:
+            sys.exit(2)
 
     def wrap(self, model: nn.Module, sync_bn: bool) -> nn.Module:
         """`model`, whose gradients are those of all processes.
@@ -123,7 +141,9 @@ def join(device: torch.device) -> Iterator[Processes]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        dist.init_process_group("nccl", timeout=PATIENCE, device_id=device)
+    else:
+        dist.init_process_group("gloo", timeout=PATIENCE)
     processes = Processes(dist.get_rank(), dist.get_world_size())
     with quiet(not processes.first):
         yield processes

@@ -33,7 +33,7 @@ class Hardware(NamedTuple):
     bf16: bool
 
     def __str__(self) -> str:
-        return f"{self.device}, {'bf16' if self.bf16 else 'fp32'}"
+        return f"{self.device.type}, {'bf16' if self.bf16 else 'fp32'}"
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
@@ -49,7 +49,8 @@ class Hardware(NamedTuple):
         """`model`, compiled for training where `wanted`; None: on CUDA only."""
         if wanted or (wanted is None and self.device.type == "cuda"):
             torch._dynamo.config.suppress_errors = True  # without a compiler it runs as it is
-            return torch.compile(model)
+            # One graph for each size of batch: else the smaller last one would make all dynamic.
+            return torch.compile(model, dynamic=False)
         return model
 
 

@@ -7,12 +7,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from utils.cli import UserError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 @contextmanager
@@ -67,13 +64,3 @@ def sha256(path: Path) -> str:
     """Checksum of a file as hexadecimal digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def map_bytes(path: Path, size: int) -> "np.ndarray":
-    """The first `size` bytes of a file, (size,) uint8, in memory as they are looked at.
-
-    Unlike NumPy's, such a map keeps no file open, so that there may be thousands of them.
-    """
-    import torch  # only here: this module is for commands that do without, too
-
-    return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).numpy()

@@ -16,13 +16,15 @@ from finetuning.batches import Recordings, batches
 from utils.engine import Hardware, choose_hardware, predict, train_epoch
 
 CLASSES = 4
+ON_CPU = 128  # recordings: all would take minutes
 TRAIN, PREDICT = "the trainer", "prediction"
 
 
 def measure(args: argparse.Namespace) -> None:
     """Print seconds of an epoch and the share of the machine's rate that training reaches."""
     hardware = choose_hardware(args.device, "auto")
-    count = min(args.measured, args.recordings)
+    count = args.measured or (args.recordings if hardware.device.type == "cuda" else ON_CPU)
+    count = min(count, args.recordings)
     recordings = make_recordings(count, args.pad, hardware.device)
     variants: dict[str, Callable[[], float]] = {}
     for name, plain in ((PLAIN, True), (TRAIN, False)):

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from benchmarks.measures.limits import flops, matrix_rate
 from benchmarks.measures.timing import describe, in_turns, save, seconds, show
 from finetuning.predictor import Predictor
 from utils.checkpoint import save_weights
@@ -16,7 +17,7 @@ from utils.recordings import read_recording
 from utils.synthetic_cohort import write_challenge17
 
 WHOLE, READ, NETWORK = "file to probabilities", "of which: reading the file", "of which: the rest"
-PLAIN = "file to probabilities, fp32"
+PLAIN, LIMIT = "file to probabilities, fp32", "its matrix products at the machine's rate"
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -34,7 +35,9 @@ def measure(args: argparse.Namespace) -> None:
         }
         for action in actions.values():
             action()
+        work = flops(actions[PLAIN])
         variants = {name: partial(milliseconds, args.runs, run) for name, run in actions.items()}
+        variants[LIMIT] = lambda: 1000 * work / matrix_rate(auto.hardware)
         figures = in_turns(variants, args.repeats)
     long = len(recording.signal) / recording.fs
     print(f"{auto.contract.architecture}, {auto.contract.frame_size} samples; {auto.hardware}")

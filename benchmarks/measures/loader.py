@@ -10,46 +10,51 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from benchmarks.measures.limits import copy_rate
+from benchmarks.measures.limits import copy_rate, wait
 from benchmarks.measures.timing import describe, in_turns, save, seconds, show
 from pretraining.batches import BLOCK_BYTES, FrameBatches, blocks, load
 from pretraining.cohort import choose_segments
-from pretraining.icentia11k import read_constants
+from pretraining.icentia11k import open_signal, read_constants
+from pretraining.index import AnnotationIndex
 from pretraining.indexing import open_index
 from pretraining.labels import ECTOPIC
 from pretraining.sampler import Sampler
 from pretraining.tasks import TASKS
 from utils.annotations import BEAT_CLASSES
-from utils.engine import choose_hardware
+from utils.engine import Batch, choose_hardware
 from utils.synthetic_cohort import write_icentia11k
 
 BLOCKS, DEVICE = "the trainer's blocks, int16", "the same, normalised on the device"
-FRAMES, COPY = "a generator of frames, int16", "copy of the same bytes"
+FRAMES, COPY = "a generator of frames, int16", "copy of as many bytes"
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Print frames/s of each way, of the same frames in the same order."""
+    """Print frames/s of each way, with the page cache warm."""
     device = choose_hardware(args.device, "auto").device
     with TemporaryDirectory() as folder:
         data = args.data or Path(folder) / "icentia11k"
         if not args.data:
             write_icentia11k(data, 16, args.segments, args.samples, seed=0)
-        batches, patients = open_batches(args, data, Path(folder) / "index")
-        numbers = range(len(batches))
+        index = open_index(data)
         ways = {
-            BLOCKS: lambda: sum(len(y) for _, y in read_blocks(batches, numbers)),
-            DEVICE: lambda: sum(len(y) for _, y, _ in load(batches, numbers, device)),
-            FRAMES: lambda: sum(len(y) for _, y in read_frames(batches, patients)),
+            BLOCKS: lambda: count(read_blocks(open_batches(args, index)[0])),
+            DEVICE: lambda: count(read_batches(open_batches(args, index)[0], device)),
+            FRAMES: lambda: count(read_frames(*open_batches(args, index))),
         }
         for way in ways.values():
-            way()  # the page cache is warm from here on
-        variants = {name: partial(speed, batches.total, way) for name, way in ways.items()}
-        copied = np.zeros((2**28 // (2 * args.frame_size), args.frame_size), np.int16)
+            way()
+        variants = {name: partial(speed, args.frames, way) for name, way in ways.items()}
+        copied = np.ones((2**28 // (2 * args.frame_size), args.frame_size), np.int16)
         variants[COPY] = lambda: copy_rate(copied, BLOCK_BYTES) / (2 * args.frame_size)
         figures = in_turns(variants, args.repeats)
-    print(f"beat, frame {args.frame_size}, batch {args.batch_size}; {describe(device)}")
+    print(f"beats, frame {args.frame_size}, batch {args.batch_size}; {describe(device)}")
     show("frames/s", figures, FRAMES, digits=0)
     save(args, device, frames_per_second=figures)
+
+
+def count(batches: Iterator[tuple[torch.Tensor, ...]]) -> int:
+    """Frames in all of them."""
+    return sum(len(labels) for _, labels, *_ in batches)
 
 
 def speed(frames: int, way: Callable[[], object]) -> float:
@@ -58,27 +63,31 @@ def speed(frames: int, way: Callable[[], object]) -> float:
 
 
 def open_batches(
-    args: argparse.Namespace, data: Path, index_folder: Path
+    args: argparse.Namespace, index: AnnotationIndex
 ) -> tuple[FrameBatches, list[np.ndarray]]:
-    """Batches of the first `--frames` frames with labels of beats, and the patients' segments."""
-    index = open_index(data, index_folder)
+    """Batches of the first `--frames` frames with labels of beats, nothing of them read or drawn
+    yet; and the patients' segments."""
     cohort, _ = choose_segments(index, None, args.frame_size, annotated=True)
     patients = list(cohort.values())
     per_patient = -(-args.frames // len(patients))
     samples = index.segments["samples"]
     sampler = Sampler(patients, samples, args.frame_size, per_patient, (0, 1))
     examples = TASKS["beat"].examples(index, sampler, args)
-    constants = read_constants(data)
+    constants = read_constants(index.root)
     return FrameBatches(index, examples, constants, args.batch_size, args.frames), patients
 
 
-def read_blocks(
-    batches: FrameBatches, numbers: range
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Blocks of frames (n, T) int16 and their labels, as `pretraining.batches.load` gets them."""
-    for block in blocks(batches, numbers):
+def read_blocks(batches: FrameBatches) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Frames (n, T) int16 and labels (n,), in blocks, as `pretraining.batches.load` gets them."""
+    for block in blocks(batches, range(len(batches))):
         frames = batches[block]
-        yield frames.signal, frames.labels
+        yield frames.signal.flatten(0, 1), frames.labels
+
+
+def read_batches(batches: FrameBatches, device: torch.device) -> Iterator[Batch]:
+    """Batches (B, 1, T) float32, as they are trained on."""
+    yield from load(batches, range(len(batches)), device)
+    wait(device)
 
 
 def read_frames(
@@ -107,8 +116,7 @@ def single_frames(
     for patient in cycle(patients):
         segment = patient[draw.integers(len(patient))]
         if segment not in opened:
-            path, header = index.record_path(segment), index.header(segment)
-            signal = np.asarray(np.memmap(f"{path}.dat", "<i2", "r", header.offset))
+            signal = open_signal(index.record_path(segment), index.header(segment))[0]
             notes = index.annotations(segment)
             opened[segment] = signal, notes["beat_ends"], notes["beat_codes"]
         signal, ends, codes = opened[segment]

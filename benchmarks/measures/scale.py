@@ -25,7 +25,7 @@ WORDS = {
     "build_s": "index built, s",
     "start_s": "process started to first batch, s",
     "of_which_import_s": "  of which imports, s",
-    "of_which_open_s": "  of which data opened, s",
+    "of_which_open_s": "  of which model and data, s",
     "of_which_batch_s": "  of which first batch, s",
     "anonymous_mb": "anonymous memory, MB",
     "open_files": "open files",
@@ -55,7 +55,8 @@ def measure(args: argparse.Namespace) -> None:
     if len(columns) > 1 and ICENTIA not in columns:
         columns[ICENTIA] = extrapolate(columns)
     heads = [f"{n:,}" + " (extrapolated)" * (n not in args.patients) for n in columns]
-    print(f"patients of {args.segments} segments; {describe(torch.device('cpu'))}")
+    segment = f"{args.segments} segments of {args.samples} samples"
+    print(f"patients of {segment}; {describe(torch.device('cpu'))}")
     print(f"{'':34}" + "".join(f"{head:>22}" for head in heads))
     for name, words in WORDS.items():
         print(f"{words:34}" + "".join(f"{found[name]:22,.2f}" for found in columns.values()))

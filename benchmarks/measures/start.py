@@ -25,7 +25,7 @@ def main() -> None:
     began = time.perf_counter()
     import torch
 
-    from pretraining import trainer  # noqa: F401: all that the trainer imports
+    from pretraining import run, trainer
     from pretraining.batches import load
     from pretraining.data import open_data
     from utils.distributed import ALONE
@@ -36,9 +36,10 @@ def main() -> None:
     sys.argv[1:] = ["--job-dir", "job", "--task", "beat", "--train", sys.argv[1]]
     args = trainer.parse_arguments()
     with redirect_stdout(sys.stderr):
+        run.build_model(args)
         data = open_data(args, ALONE)
     digest(data.manifest)
-    write_json(args.train / "manifest.json", data.manifest)
+    write_json(args.train.parent / "manifest.json", data.manifest)
     opened = time.perf_counter()
     numbers = range(min(100, len(data.train)))
     batches = load(data.train, numbers, torch.device("cpu"))

@@ -5,6 +5,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ def save(args: argparse.Namespace, device: torch.device, **figures: Any) -> None
         for name, value in vars(args).items()
         if name != "out"
     }
-    about = {"machine": describe(device), "versions": versions(), "flags": settings}
+    today = date.today().isoformat()
+    about = {"date": today, "machine": describe(device), "versions": versions(), "flags": settings}
     write_json(args.out, {**about, **figures})
     print(f"saved: {args.out}")
 
@@ -63,5 +65,17 @@ def describe(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     kind = torch.backends.cpu.get_cpu_capability()
     native = [name for name, has in torch.cpu.get_capabilities().items() if has and "bf16" in name]
-    words = [f"{platform.machine()} {kind}", *native, f"{torch.get_num_threads()} threads"]
-    return ", ".join(words)
+    words = [
+        _processor(),
+        f"{platform.machine()} {kind}",
+        *native,
+        f"{torch.get_num_threads()} threads",
+    ]
+    return ", ".join(filter(None, words))
+
+
+def _processor() -> str:
+    """Its name, where Linux tells it."""
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text().splitlines() if known.exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")

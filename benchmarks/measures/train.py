@@ -18,7 +18,7 @@ from utils.engine import choose_hardware
 from utils.synthetic_cohort import write_icentia11k
 
 CLASSES = 5  # of beats
-STEP, COMPILED, TRAINER = "the trainer's step", "the same, compiled", "pretraining.trainer"
+STEP, COMPILED, TRAINER = "the trainer's step", "compiled", "pretraining.trainer"
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -29,7 +29,7 @@ def measure(args: argparse.Namespace) -> None:
         PLAIN: make_step(make_variant(hardware, args.arch, CLASSES, plain=True), shape),
         STEP: make_step(make_variant(hardware, args.arch, CLASSES), shape),
     }
-    if args.compile:
+    if args.compile:  # on a CPU: on CUDA the trainer's step is
         compiled = make_variant(hardware, args.arch, CLASSES, compiled=True)
         steps[COMPILED] = make_step(compiled, shape)
     work = flops(lambda: steps[PLAIN](1)) / args.batch_size
@@ -46,7 +46,7 @@ def measure(args: argparse.Namespace) -> None:
         figures = dict(in_turns(variants, args.repeats))
     rates = {
         "matrix product": [rate / 1e9 for rate in figures.pop("matrix product")],
-        STEP: [speed * work / 1e9 for speed in figures[STEP]],
+        **{name: [work / 1e9 * speed for speed in figures[name]] for name in (STEP, TRAINER)},
     }
     show("frames/s", figures, PLAIN)
     medians = {name: statistics.median(values) for name, values in figures.items()}
