@@ -15,8 +15,10 @@ def main() -> None:
         help="of each cohort; from the last two, 11000 are extrapolated",
     )  # fmt: skip
     flag("--segments", type=cli.count, default=50, help="of each patient")
-    flag("--samples", type=cli.count, default=4096, help="of each segment")
+    flag("--samples", type=cli.count, default=4096, help="of each segment, a frame at least")
     args = parser.parse_args()
+    if args.samples < 2048:
+        parser.error("argument --samples: a frame has 2048")
     # Only now, so that --help and a mistyped flag are answered at once.
     from benchmarks.measures.scale import measure
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from itertools import cycle
 from typing import NamedTuple
 
 import numpy as np
@@ -18,15 +18,19 @@ from utils.cli import UserError
 from utils.distributed import ALONE, Processes
 from utils.engine import Batch
 
-# Read at once: many frames of each segment. Below 32 MB, from which on malloc maps fresh pages for
-# every block, whose faults would cost more than the reading.
-BLOCK_BYTES = 3 * 2**23
+BLOCK_BYTES = 2**27  # read at once: many frames of each segment, few enough for memory
+SHARED_BYTES = 2**24  # by other processes: containers have little shared memory
 
 
 class Frames(NamedTuple):
-    """n examples of K frames each, as they were read; normalised, `signal * scale + shift`."""
+    """n examples of K frames each, as they were read; normalised, `signal[rows] * scale + shift`.
 
-    signal: Tensor  # (n, K, T) int16
+    The signal lies in the order of the files: it is put into that of the examples where it is
+    needed, in one go with normalisation.
+    """
+
+    signal: Tensor  # (n * K, T) int16
+    rows: Tensor  # (n, K) int64
     scale: Tensor  # (n, K, 1) float32
     shift: Tensor  # (n, K, 1) float32
     labels: Tensor  # (n,) int64
@@ -57,7 +61,6 @@ class FrameBatches(Dataset):
         self.total = total
         self.processes = processes
         self.signals = Signals(index, examples.frame_size)
-        self.pinned = False  # whether signals are read into memory that CUDA copies from at once
 
     def __len__(self) -> int:
         return -(-self.total // self.batch_size)
@@ -68,29 +71,25 @@ class FrameBatches(Dataset):
         return self.batch_size // self.processes.size
 
     @property
-    def batch_bytes(self) -> int:
-        """Of the signal of one batch."""
-        return 2 * self.share_size * self.examples.frames * self.examples.frame_size
+    def batch_shape(self) -> tuple[int, int]:
+        """Of the signal of a batch that is read here: frames, samples."""
+        return self.share_size * self.examples.frames, self.examples.frame_size
 
     def __getitem__(self, numbers: range) -> Frames:
+        return self.read(numbers, new_signal(self, len(numbers)))
+
+    def read(self, numbers: range, signal: Tensor) -> Frames:
+        """Batches of these numbers; their signal is read into the first rows of `signal`, int16."""
         first = numbers.start * self.batch_size
         count = min(numbers.stop * self.batch_size, self.total) - first
         segments, starts, labels = self.examples(first, count, self.processes.share)
-        signal = self._read(segments.ravel(), starts.ravel()).unflatten(0, segments.shape)
-        return Frames(signal, *map(torch.from_numpy, (*self._scaling(segments), labels)))
-
-    def _read(self, segments: np.ndarray, starts: np.ndarray) -> Tensor:
-        """Frames that start there, (n, T) int16; read in the order of the files."""
-        shape = len(starts), self.examples.frame_size
-        signal = torch.empty(shape, dtype=torch.int16, pin_memory=self.pinned)
-        frames = signal.numpy()
-        order = np.lexsort((starts, segments))
-        distinct, first = np.unique(segments[order], return_index=True)
-        stretches = pairwise([*first.tolist(), len(order)])
-        for segment, (begin, end) in zip(distinct.tolist(), stretches, strict=True):
-            places = order[begin:end]
-            frames[places] = self.signals.frames(segment, starts[places])
-        return signal
+        order = np.lexsort((starts.ravel(), segments.ravel()))
+        signal = signal[: len(order)]
+        self.signals.read(segments.ravel()[order], starts.ravel()[order], signal.numpy())
+        rows = np.empty_like(order)
+        rows[order] = np.arange(len(order))
+        arrays = rows.reshape(segments.shape), *self._scaling(segments), labels
+        return Frames(signal, *map(torch.from_numpy, arrays))
 
     def _scaling(self, segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Factor and shift from int16 to normalised mV, (B, K, 1) float32 each."""
@@ -111,32 +110,56 @@ def load(
         numbers: of the batches.
         workers: processes that read; the batches do not depend on it.
     """
-    for block in _ahead(_blocks_on(device, batches, numbers, workers), device):
-        parts = (tensor.split(batches.share_size) for tensor in block)
-        for signal, scale, shift, labels in zip(*parts, strict=True):
-            x = torch.addcmul(shift, signal.float(), scale)
+    for signal, *others in _ahead(_blocks_on(device, batches, numbers, workers), device):
+        parts = (tensor.split(batches.share_size) for tensor in others)
+        for rows, scale, shift, labels in zip(*parts, strict=True):
+            x = torch.addcmul(shift, signal[rows].float(), scale)
             yield Batch(x, labels, len(labels) * (batches.batch_size // batches.share_size))
 
 
-def blocks(batches: Dataset, numbers: range) -> list[range]:
-    """`numbers` of batches in stretches that are read at once."""
-    size = max(BLOCK_BYTES // batches.batch_bytes, 1)
+def blocks(batches: Dataset, numbers: range, most: int = BLOCK_BYTES) -> list[range]:
+    """`numbers` of batches in stretches that are read at once, of so many bytes at most."""
+    frames, samples = batches.batch_shape
+    size = max(most // (2 * frames * samples), 1)
     return [numbers[first : first + size] for first in range(0, len(numbers), size)]
+
+
+def new_signal(batches: Dataset, count: int, pinned: bool = False) -> Tensor:
+    """Memory for the signal of so many batches."""
+    frames, samples = batches.batch_shape
+    return torch.empty((count * frames, samples), dtype=torch.int16, pin_memory=pinned)
 
 
 def _blocks_on(
     device: torch.device, batches: Dataset, numbers: range, workers: int
 ) -> Iterator[Frames]:
     cuda = device.type == "cuda"
-    batches.pinned = cuda and not workers  # the loader pins what other processes have read
-    loader = DataLoader(
-        batches, batch_size=None, sampler=blocks(batches, numbers), num_workers=workers,
-        pin_memory=cuda and workers > 0, prefetch_factor=1 if workers else None,
-    )  # fmt: skip
+    read = _by_workers if workers else _in_turns
     copies = torch.cuda.Stream(device) if cuda else None
+    stretches = blocks(batches, numbers, SHARED_BYTES if workers else BLOCK_BYTES)
+    for block in read(batches, stretches, cuda, workers):
+        yield _to_cuda(block, device, copies) if cuda else block
+
+
+def _in_turns(
+    batches: Dataset, stretches: list[range], pinned: bool, workers: int
+) -> Iterator[Frames]:
+    """Read into two signals in turn, one for the block in use and one for the next: touching new
+    memory would cost as much as reading."""
+    signals = cycle([new_signal(batches, len(stretches[0]), pinned) for _ in range(2)])
+    for numbers, signal in zip(stretches, signals, strict=False):
+        yield batches.read(numbers, signal)
+
+
+def _by_workers(
+    batches: Dataset, stretches: list[range], pinned: bool, workers: int
+) -> Iterator[Frames]:
+    loader = DataLoader(
+        batches, batch_size=None, sampler=stretches, num_workers=workers, pin_memory=pinned,
+        prefetch_factor=1,
+    )  # fmt: skip
     try:
-        for block in loader:
-            yield _to_cuda(block, device, copies) if cuda else block
+        yield from loader
     except (UserError, OSError) as error:
         # A worker's error arrives with its traceback for a message; keep the last line.
         message = str(error).strip().rpartition("\n")[2]

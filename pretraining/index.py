@@ -40,6 +40,7 @@ class AnnotationIndex:
         self.about = read_json(folder / "index.json")
         self.patients = set(self.about["patients"])
         self.segments = np.load(folder / "segments.npy", mmap_mode="r")
+        self._headers = np.asarray(self.segments)[list(Header._fields)]
         self.arrays = {
             name: self._map(folder / name, dtype, self.about[kind])
             for kind, arrays in ARRAYS.items()
@@ -82,8 +83,7 @@ class AnnotationIndex:
         return self.root / self.segments["path"][segment].decode()
 
     def header(self, segment: int) -> Header:
-        row = self.segments[segment]
-        return Header(*(row[name].item() for name in Header._fields))
+        return Header(*self._headers[segment].item())
 
 
 def _open_same(root: Path, folder: Path, about: dict[str, Any]) -> AnnotationIndex:

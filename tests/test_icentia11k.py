@@ -252,11 +252,11 @@ def test_few_signals_are_open_at_a_time(cohort_folder, tmp_path, monkeypatch):
     index = open_index(cohort_folder, tmp_path)
     read, signals = [], Signals(index, 5)
     for segment in (0, 1, 0, 2, 0):  # 2 closes 1, because 0 was used since
-        frames = signals.frames(segment, np.array([7, 0]))
+        frames = signals.windows(segment)[[7, 0]]
         samples = wfdb.rdrecord(str(index.record_path(segment)), physical=False).d_signal[:, 0]
         np.testing.assert_array_equal(frames, [samples[7:12], samples[:5]])
     assert read == ["p00000_s00", "p00000_s01", "p00001_s00"]
-    signals.frames(1, np.array([0]))
+    signals.windows(1)
     assert read[3:] == ["p00000_s01"]
     assert len(signals._records) == len(signals._windows) == 2
 
@@ -265,7 +265,7 @@ def test_open_signals_hold_no_files_open(cohort_folder, tmp_path):
     index = open_index(cohort_folder, tmp_path)
     signals, before = Signals(index, 5), len(list(Path("/dev/fd").iterdir()))
     for segment in range(12):
-        signals.frames(segment, np.array([0]))
+        signals.windows(segment)
     assert len(signals._records) == 12
     assert len(list(Path("/dev/fd").iterdir())) == before
 

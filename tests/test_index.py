@@ -137,7 +137,7 @@ def test_signal_damaged_since_is_one_clear_error(cohort_copy, damage):
     number = segment(index, "p00/p00001/p00001_s01")
     damage(signal_file(cohort_copy))
     with pytest.raises(UserError, match=r"p00001_s01 changed .* delete the index") as error:
-        Signals(index, 512).frames(number, np.array([0]))
+        Signals(index, 512).windows(number)
     assert "\n" not in str(error.value)
 
 

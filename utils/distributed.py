@@ -9,6 +9,7 @@ unless it is an error.
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
@@ -83,7 +84,10 @@ class Processes(NamedTuple):
         if self.size == 1:
             return
         device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        if self.add_up(torch.tensor(float(failed), device=device)) and not failed:
+        if not self.add_up(torch.tensor(float(failed), device=device)):
+            return
+        dist.destroy_process_group()  # all have come this far: nobody waits for anybody
+        if not failed:
             sys.exit(2)
 
     def wrap(self, model: nn.Module, sync_bn: bool) -> nn.Module:
@@ -96,6 +100,8 @@ class Processes(NamedTuple):
             return model
         if sync_bn:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        # Where a kernel sees one channel, its strides mean nothing.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         return nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
 
     def add_up(self, values: Tensor) -> Tensor:

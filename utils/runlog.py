@@ -65,6 +65,7 @@ def start_run(args: argparse.Namespace, hardware: str) -> None:
         "threads": torch.get_num_threads(),
         **versions(),
     }
+    print(f"computing on {hardware}")
     write_json(args.job_dir / ARGUMENTS, {"arguments": arguments, "environment": environment})
 
 

@@ -33,7 +33,7 @@ def _product_rate(hardware: Hardware, side: int) -> float:
 def copy_rate(array: np.ndarray, block: int) -> float:
     """Bytes/s of copying `array` into one block of memory, `block` bytes at a time."""
     source = array.reshape(-1).view(np.uint8)
-    target = np.zeros(block, np.uint8)
+    target = np.ones(block, np.uint8)
 
     def copy() -> None:
         for first in range(0, len(source) - block + 1, block):

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.measures.limits import copy_rate, wait
 from benchmarks.measures.timing import describe, in_turns, save, seconds, show
-from pretraining.batches import BLOCK_BYTES, FrameBatches, blocks, load
+from pretraining.batches import BLOCK_BYTES, FrameBatches, blocks, load, new_signal
 from pretraining.cohort import choose_segments
 from pretraining.icentia11k import open_signal, read_constants
 from pretraining.index import AnnotationIndex
@@ -34,7 +34,7 @@ def measure(args: argparse.Namespace) -> None:
     with TemporaryDirectory() as folder:
         data = args.data or Path(folder) / "icentia11k"
         if not args.data:
-            write_icentia11k(data, 16, args.segments, args.samples, seed=0)
+            write_icentia11k(data, 32, args.segments, args.samples, seed=0)
         index = open_index(data)
         ways = {
             BLOCKS: lambda: count(read_blocks(open_batches(args, index)[0])),
@@ -77,11 +77,16 @@ def open_batches(
     return FrameBatches(index, examples, constants, args.batch_size, args.frames), patients
 
 
-def read_blocks(batches: FrameBatches) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Frames (n, T) int16 and labels (n,), in blocks, as `pretraining.batches.load` gets them."""
-    for block in blocks(batches, range(len(batches))):
-        frames = batches[block]
-        yield frames.signal.flatten(0, 1), frames.labels
+def read_blocks(
+    batches: FrameBatches,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Frames (n, T) int16, labels (n,) and which frame is whose (n,), in blocks, as the trainer
+    gets them: ordered, and normalised, they are on its device. A block is good until the next."""
+    stretches = blocks(batches, range(len(batches)))
+    signal = new_signal(batches, len(stretches[0]))
+    for numbers in stretches:
+        frames = batches.read(numbers, signal)
+        yield frames.signal, frames.labels, frames.rows[:, 0]
 
 
 def read_batches(batches: FrameBatches, device: torch.device) -> Iterator[Batch]:

@@ -3,6 +3,7 @@
 python -m benchmarks.measures.start FOLDER
 """
 
+import io
 import json
 import os
 import sys
@@ -35,7 +36,7 @@ def main() -> None:
     imported = time.perf_counter()
     sys.argv[1:] = ["--job-dir", "job", "--task", "beat", "--train", sys.argv[1]]
     args = trainer.parse_arguments()
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(io.StringIO()):
         run.build_model(args)
         data = open_data(args, ALONE)
     digest(data.manifest)
