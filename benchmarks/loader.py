@@ -13,9 +13,9 @@ def main() -> None:
     flag("--data", type=cli.existing, help="set in Icentia11k's layout; by default synthetic")
     flag("--frame-size", type=cli.count, default=4096, help="samples")
     flag("--batch-size", type=cli.count, default=512, help="frames")
-    flag("--frames", type=cli.count, default=2**17, help="of each figure")
-    flag("--segments", type=cli.count, default=50, help="[synthetic] of each of 32 patients")
-    flag("--samples", type=cli.count, default=2**16, help="[synthetic] of each segment")
+    flag("--frames", type=cli.count, default=2**18, help="of each figure")
+    flag("--segments", type=cli.count, default=50, help="[synthetic] of each of 64 patients")
+    flag("--samples", type=cli.count, default=2**15, help="[synthetic] of each segment")
     args = parser.parse_args()
     # Only now, so that --help and a mistyped flag are answered at once.
     from benchmarks.measures.loader import measure

@@ -83,7 +83,7 @@ class FrameBatches(Dataset):
         first = numbers.start * self.batch_size
         count = min(numbers.stop * self.batch_size, self.total) - first
         segments, starts, labels = self.examples(first, count, self.processes.share)
-        order = np.lexsort((starts.ravel(), segments.ravel()))
+        order = np.argsort((segments << 32 | starts).ravel())  # faster than by two keys
         signal = signal[: len(order)]
         self.signals.read(segments.ravel()[order], starts.ravel()[order], signal.numpy())
         rows = np.empty_like(order)

@@ -34,7 +34,7 @@ def measure(args: argparse.Namespace) -> None:
     with TemporaryDirectory() as folder:
         data = args.data or Path(folder) / "icentia11k"
         if not args.data:
-            write_icentia11k(data, 32, args.segments, args.samples, seed=0)
+            write_icentia11k(data, 64, args.segments, args.samples, seed=0)
         index = open_index(data)
         ways = {
             BLOCKS: lambda: count(read_blocks(open_batches(args, index)[0])),
