@@ -27,14 +27,15 @@ def start(*command, processes=2) -> subprocess.CompletedProcess:
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", processes, "-m"]
     words = [sys.executable, "-m", *(launcher if processes > 1 else ()), *command]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        list(map(str, words)),
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    for _ in range(3):
+        found = subprocess.run(
+            list(map(str, words)), cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        # Rarely, on a busy machine, gloo's own threads abort a process that has done its work.
+        if "Signal 6 (SIGABRT)" not in found.stderr:
+            break
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def test_two_processes_reach_the_weights_of_one(steps, name):
 
 def test_pretraining_and_fine_tuning_by_two_processes(cohort_folder, prepared, tmp_path):
     job, index = tmp_path / "beat", tmp_path / "index"
-    flags = ["--job-dir", job, "--train", cohort_folder, "--index", index, *FLAGS]
+    flags = ["--job-dir", job, "--train", cohort_folder, "--index", index, "--overwrite", *FLAGS]
     found = start("pretraining.trainer", *flags)
     assert found.returncode == 0, found
     assert "Warning" not in found.stderr
@@ -79,7 +80,15 @@ def test_pretraining_and_fine_tuning_by_two_processes(cohort_folder, prepared, t
     assert {"weights.safetensors", "scores.json"} <= contents(job).keys()
     assert '"hardware": "2 × cpu, fp32"' in (job / "args.json").read_text()
     tuned = tmp_path / "af"
-    flags = ["--job-dir", tuned, "--train", prepared / "p_train.npz", "--batch-size", 8]
+    flags = [
+        "--job-dir",
+        tuned,
+        "--overwrite",
+        "--train",
+        prepared / "p_train.npz",
+        "--batch-size",
+        8,
+    ]
     flags += ["--test", prepared / "p_test.npz", "--weights-file", job / "weights.safetensors"]
     flags += [
         "--val-size",

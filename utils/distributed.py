@@ -153,7 +153,9 @@ def join(device: torch.device) -> Iterator[Processes]:
     processes = Processes(dist.get_rank(), dist.get_world_size())
     with quiet(not processes.first):
         yield processes
-    dist.destroy_process_group()  # not after an error: others may wait for this one
+    # Together, as one that leaves early may take the others down; not after an error, though.
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 @contextmanager
