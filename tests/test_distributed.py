@@ -26,7 +26,6 @@ FLAGS = [
 def start(*command, processes=2) -> subprocess.CompletedProcess:
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", processes, "-m"]
     words = [sys.executable, "-m", *(launcher if processes > 1 else ()), *command]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for _ in range(3):
         found = subprocess.run(
             list(map(str, words)), cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
