@@ -18,7 +18,7 @@ from utils.cli import UserError
 from utils.distributed import ALONE, Processes
 from utils.engine import Batch
 
-BLOCK_BYTES = 2**27  # read at once: many frames of each segment, few enough for memory
+BLOCK_BYTES = 2**26  # read at once: many frames of each segment, few enough for memory
 SHARED_BYTES = 2**24  # by other processes: containers have little shared memory
 
 

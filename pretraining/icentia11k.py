@@ -245,11 +245,12 @@ def open_signal(record_path: Path, header: Header) -> np.ndarray:
         return read_signal(record_path, header)[None]
     import torch  # only here: conversion and index do without
 
-    path, size = Path(f"{record_path}.dat"), header.offset + 2 * header.samples
-    if path.stat().st_size != size:
-        raise Unusable(f"{path.name} holds {path.stat().st_size} bytes, not {size}")
+    name, size = f"{record_path}.dat", header.offset + 2 * header.samples
+    found = os.stat(name).st_size  # noqa: PTH116, a Path would take longer than mapping the file
+    if found != size:
+        raise Unusable(f"it holds {found} bytes, not {size}")
     try:
-        content = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+        content = torch.from_file(name, shared=False, size=size, dtype=torch.uint8)
     except RuntimeError as error:  # it may not be read
         raise Unusable(words(error)) from None
     return content.numpy()[header.offset :].view("<i2")[None]

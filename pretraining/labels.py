@@ -138,13 +138,12 @@ def search(ends: np.ndarray, places: np.ndarray, side: str, within: Within = Non
     if within is None:
         return np.searchsorted(ends, places, side)
     before = np.less if side == "left" else np.less_equal
-    low, length = within[0].copy(), within[1] - within[0]
-    while length.any():  # halve every stretch at once
-        half = length >> 1
-        middle = low + half
-        right = before(ends.take(middle, mode="clip"), places) & (length > 0)
-        low = np.where(right, middle + 1, low)
-        length = np.where(right, length - half - 1, half)
+    low, stop = within[0].copy(), within[1]
+    step = 1 << int((stop - low).max(initial=0)).bit_length()
+    while step := step >> 1:  # a bit of every answer at once, from the highest on
+        ahead = low + step
+        right = before(ends.take(ahead - 1, mode="clip"), places) & (ahead <= stop)
+        np.add(low, step, out=low, where=right)
     return low
 
 

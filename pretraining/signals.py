@@ -1,11 +1,8 @@
 """Signals of an index's segments, kept open for reading frames."""
 
-import os
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 
@@ -14,8 +11,6 @@ from pretraining.distributions import distribution_of
 from pretraining.index import AnnotationIndex
 from utils.cli import UserError
 from utils.wfdb_io import Unusable
-
-READERS = min(os.cpu_count() or 1, 2)  # threads
 
 
 class Signals:
@@ -58,18 +53,10 @@ class Signals:
         """
         distinct, first = np.unique(segments, return_index=True)
         stretches = pairwise([*first.tolist(), len(segments)])
-        jobs = list(zip(distinct.tolist(), stretches, strict=True))
-        opening = Lock()
-
-        def copy(part: int) -> None:
-            for segment, (begin, end) in jobs[part::READERS]:
-                with opening:
-                    windows = self.windows(segment)
-                found = windows[starts[begin:end]]
-                frames[begin:end] = found if found.dtype == np.int16 else torrent.to_units(found)
-
-        with ThreadPoolExecutor(READERS) as threads:  # NumPy copies without holding the others up
-            list(threads.map(copy, range(READERS)))
+        # One after the other: mapping files in two threads takes longer than in one.
+        for segment, (begin, end) in zip(distinct.tolist(), stretches, strict=True):
+            found = self.windows(segment)[starts[begin:end]]
+            frames[begin:end] = found if found.dtype == np.int16 else torrent.to_units(found)
 
     def _open(self, segment: int) -> None:
         path, header = self.index.record_path(segment), self.index.header(segment)
