@@ -127,14 +127,17 @@ def manifest(
 ) -> dict[str, Any]:
     """Patients and segments used and left out, as JSON can hold them; no paths of this machine."""
 
+    segments = np.asarray(index.segments)  # NumPy is slower with its own class of mapped arrays
+    paths, samples = segments["path"], segments["samples"]
+
     def names(rows: np.ndarray) -> list[str]:
-        return [path.decode().rpartition("/")[2] for path in index.segments["path"][rows].tolist()]
+        return [path.decode().rpartition("/")[2] for path in paths[rows].tolist()]
 
     def used(cohort: Cohort) -> dict[str, Any]:
         return {
             "patients": len(cohort),
             "segments": sum(map(len, cohort.values())),
-            "samples": sum(int(index.segments["samples"][rows].sum()) for rows in cohort.values()),
+            "samples": sum(int(samples[rows].sum()) for rows in cohort.values()),
             "records": {str(patient): names(rows) for patient, rows in cohort.items()},
         }
 
