@@ -28,8 +28,9 @@ class AnnotationIndex:
 
     Attributes:
         segments: structured array with `path` (relative, without extension), `patient`,
-            `samples`, `gain` (units per mV), `baseline`, `annotated`, and how many `beats` and
-            `rhythms` it has, the first of which are at `first_beats` and `first_rhythms`.
+            `samples`, `gain` (units per mV), `baseline`, `annotated`, whether its signal is
+            `constant` or `clipped`, and how many `beats` and `rhythms` it has, the first of which
+            are at `first_beats` and `first_rhythms`.
         patients: that were looked into.
         left_out: record, patient and reason of each segment that cannot be used.
         arrays: annotations of all segments, by name, see `ARRAYS`; mapped.
