@@ -12,6 +12,7 @@ from finetuning.targets import TARGETS
 from utils.cli import UserError
 from utils.distributed import ALONE, Processes
 from utils.engine import Batch
+from utils.naming import few
 
 
 class Recordings(NamedTuple):
@@ -99,6 +100,25 @@ def batches(
         millivolt = recordings.signal[chosen].float() / 1000
         inside = places >= len(places) - recordings.valid[chosen, None, None]
         yield Batch(inside * (millivolt - mean) / sd, recordings.labels[chosen], len(batch))
+
+
+def describe(
+    recordings: Recordings,
+    batch_size: int,
+    number: int,
+    order: np.ndarray | None = None,
+    processes: Processes = ALONE,
+) -> str:
+    """Recordings of batch `number` of `batches`, from 0, as `few` says it, for errors.
+
+    Args:
+        batch_size, order, processes: as `batches` was given them.
+    """
+    order = np.arange(len(recordings)) if order is None else order
+    chosen = order[number * batch_size :][:batch_size][processes.share]
+    (batch,) = batches(recordings, len(chosen), chosen)
+    finite = batch.inputs.isfinite().flatten(1).all(1).tolist()
+    return few(recordings.record_ids[chosen].tolist(), finite, "recordings")
 
 
 def _by_lead(values: float | list[float], device: torch.device) -> float | Tensor:

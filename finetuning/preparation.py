@@ -15,9 +15,10 @@ from finetuning.prepared import UNIT, manifest_path, write_prepared
 from finetuning.splitting import absent, divide, report_absent, stratified
 from utils.cli import UserError
 from utils.files import sha256, write_json
-from utils.manifest import summary
+from utils.manifest import counted, report_flagged, summary
 from utils.recordings import in_order
 from utils.resampling import to_microvolt
+from utils.signal_quality import Quality, assess_leads
 from utils.wfdb_io import Unusable
 
 # Each has read_listing, and the mean and sd of its signals, one for each lead; None: to measure.
@@ -40,7 +41,7 @@ def prepare(args: argparse.Namespace, own: dict[str, Any]) -> None:
     for path in paths.values():
         if path.exists() and not args.overwrite:
             raise UserError(f"{path} exists; choose another --out or give --overwrite")
-    listing, signals, clipped = read_all(listing, args.fs, args.resampling)
+    listing, signals, clipped, flagged = read_all(listing, args.fs, args.resampling)
     splits = split(listing, args.test_size, args.seed)
     constants = {"mean_mv": reader.MEAN_MV, "sd_mv": reader.SD_MV}
     if reader.MEAN_MV is None:
@@ -49,13 +50,14 @@ def prepare(args: argparse.Namespace, own: dict[str, Any]) -> None:
         part = listing.keep(chosen)
         used = [signals[i] for i in chosen]
         write_prepared(paths[name], used, part.y, part.records, listing.classes)
-    constants["clipped_samples"] = clipped
+    constants |= {"clipped_samples": clipped, **counted(flagged)}
     manifest = describe(args, listing, constants, splits, paths)
     write_json(paths["manifest"], manifest)
     if listing.left_out:
         print(f"{summary(listing.left_out)} (all: {paths['manifest']})", file=sys.stderr)
     if clipped:
         print(f"{clipped} samples beyond ±32.767 mV were clipped", file=sys.stderr)
+    report_flagged(flagged)
     for name, chosen in splits.items():
         report_absent(name, listing.y[chosen], listing.classes)
     print_table(manifest["class_counts"], {"all": len(listing.y)} | lengths(splits), paths)
@@ -107,16 +109,20 @@ def output_paths(out: Path, listing: Listing) -> dict[str, Path]:
     return paths | {"manifest": manifest_path(out.with_name(f"{out.name}_train.npz"))}
 
 
-def read_all(listing: Listing, fs: int, resampling: str) -> tuple[Listing, list[np.ndarray], int]:
+def read_all(
+    listing: Listing, fs: int, resampling: str
+) -> tuple[Listing, list[np.ndarray], int, dict[str, list[str]]]:
     """Read and resample every record.
 
     Returns the listing of the usable ones, with the others left out, their signals (int16
-    (samples, leads), microvolt), and the number of clipped samples.
+    (samples, leads), microvolt), the number of samples clipped here, and the names of those of
+    which a lead was recorded `constant` or `clipped`.
 
     Raises:
         UserError: no record is usable.
     """
     kept, signals, left_out, clipped = [], [], list(listing.left_out), 0
+    flagged: dict[str, list[str]] = {kind: [] for kind in Quality._fields}
     count, leads = listing.leads and len(listing.leads), listing.leads
     for index, record in enumerate(tqdm(listing.records, "reading", leave=False, disable=None)):
         try:
@@ -130,9 +136,11 @@ def read_all(listing: Listing, fs: int, resampling: str) -> tuple[Listing, list[
         kept.append(index)
         signals.append(signal)
         clipped += out_of_range
+        for kind, found in assess_leads(ordered.signal)._asdict().items():
+            flagged[kind] += [str(record)] if found else []
     if not kept:
         raise UserError(f"no record is usable ({summary(left_out)})")
-    return listing.keep(kept, left_out=left_out), signals, clipped
+    return listing.keep(kept, left_out=left_out), signals, clipped, flagged
 
 
 def split(listing: Listing, test_size: float, seed: int) -> dict[str, np.ndarray]:

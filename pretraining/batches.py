@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pretraining.examples import Examples
+from pretraining.examples import Examples, Places
 from pretraining.icentia11k import Constants
 from pretraining.index import AnnotationIndex
 from pretraining.signals import Signals
 from utils.cli import UserError
 from utils.distributed import ALONE, Processes
 from utils.engine import Batch
+from utils.naming import few
 
 BLOCK_BYTES = 2**26  # read at once: many frames of each segment, few enough for memory
 SHARED_BYTES = 2**24  # by other processes: containers have little shared memory
@@ -80,9 +81,7 @@ class FrameBatches(Dataset):
 
     def read(self, numbers: range, signal: Tensor) -> Frames:
         """Batches of these numbers; their signal is read into the first rows of `signal`, int16."""
-        first = numbers.start * self.batch_size
-        count = min(numbers.stop * self.batch_size, self.total) - first
-        segments, starts, labels = self.examples(first, count, self.processes.share)
+        segments, starts, labels = self._places(numbers)
         order = np.argsort((segments << 32 | starts).ravel())  # faster than by two keys
         signal = signal[: len(order)]
         self.signals.read(segments.ravel()[order], starts.ravel()[order], signal.numpy())
@@ -90,6 +89,32 @@ class FrameBatches(Dataset):
         rows[order] = np.arange(len(order))
         arrays = rows.reshape(segments.shape), *self._scaling(segments), labels
         return Frames(signal, *map(torch.from_numpy, arrays))
+
+    def describe(self, number: int) -> str:
+        """Where the frames of a batch that are read here begin, as `few` says it, for errors.
+
+        Raises:
+            UserError: a file has changed since the index was built.
+        """
+        segments, starts, _ = (array.ravel() for array in self._places(range(number, number + 1)))
+        signals = Signals(self.index, self.examples.frame_size)  # a thread may be reading the other
+        with np.errstate(all="ignore"):
+            scaling = zip(*map(np.ravel, self._scaling(segments)), strict=True)
+            finite = [
+                np.isfinite(signals.windows(segment)[start] * scale + shift).all()
+                for segment, start, (scale, shift) in zip(segments, starts, scaling, strict=True)
+            ]
+        names = [
+            f"{self.index.record_path(segment).name} from sample {start}"
+            for segment, start in zip(segments, starts, strict=True)
+        ]
+        return few(names, finite, "frames")
+
+    def _places(self, numbers: range) -> Places:
+        """Of the examples of these batches, those that are read here."""
+        first = numbers.start * self.batch_size
+        count = min(numbers.stop * self.batch_size, self.total) - first
+        return self.examples(first, count, self.processes.share)
 
     def _scaling(self, segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Factor and shift from int16 to normalised mV, (B, K, 1) float32 each."""

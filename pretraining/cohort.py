@@ -9,8 +9,9 @@ import numpy as np
 from pretraining.icentia11k import Constants
 from pretraining.index import AnnotationIndex
 from utils.cli import UserError
-from utils.manifest import summary
+from utils.manifest import counted, summary
 from utils.runlog import rng
+from utils.signal_quality import Quality
 
 Cohort = dict[int, np.ndarray]  # patient: numbers of the segments used, (segments,) int64
 
@@ -122,23 +123,30 @@ def without(cohort: Cohort, about: Mapping[str, Any], constants: Constants, sour
     return train
 
 
+def names(index: AnnotationIndex, rows: np.ndarray) -> list[str]:
+    """Names of segments, without folders."""
+    return [path.decode().rpartition("/")[2] for path in index.segments["path"][rows].tolist()]
+
+
+def flagged(index: AnnotationIndex, cohort: Cohort) -> dict[str, list[str]]:
+    """Names of the segments whose signal is `constant`, and of those where it is `clipped`."""
+    rows = np.concatenate([np.zeros(0, np.int64), *cohort.values()])
+    table = index.segments
+    return {kind: names(index, rows[table[kind][rows]]) for kind in Quality._fields}
+
+
 def manifest(
     index: AnnotationIndex, train: Cohort, val: Cohort, left_out: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Patients and segments used and left out, as JSON can hold them; no paths of this machine."""
 
-    segments = np.asarray(index.segments)  # NumPy is slower with its own class of mapped arrays
-    paths, samples = segments["path"], segments["samples"]
-
-    def names(rows: np.ndarray) -> list[str]:
-        return [path.decode().rpartition("/")[2] for path in paths[rows].tolist()]
-
     def used(cohort: Cohort) -> dict[str, Any]:
         return {
             "patients": len(cohort),
             "segments": sum(map(len, cohort.values())),
-            "samples": sum(int(samples[rows].sum()) for rows in cohort.values()),
-            "records": {str(patient): names(rows) for patient, rows in cohort.items()},
+            "samples": sum(int(index.segments["samples"][rows].sum()) for rows in cohort.values()),
+            **counted(flagged(index, cohort)),
+            "records": {str(patient): names(index, rows) for patient, rows in cohort.items()},
         }
 
     return {"train": used(train), "validation": used(val), "left_out": left_out}

@@ -7,7 +7,14 @@ from typing import Any, NamedTuple
 from torch.utils.data import Dataset
 
 from pretraining.batches import FrameBatches
-from pretraining.cohort import Cohort, choose_segments, manifest, split_patients, without
+from pretraining.cohort import (
+    Cohort,
+    choose_segments,
+    flagged,
+    manifest,
+    split_patients,
+    without,
+)
 from pretraining.icentia11k import FS, Constants, read_constants
 from pretraining.index import AnnotationIndex
 from pretraining.indexing import open_index
@@ -17,7 +24,7 @@ from pretraining.validation import StoredFrames, write_frames
 from utils.cli import UserError
 from utils.distributed import ALONE, Processes
 from utils.files import sha256
-from utils.manifest import summary
+from utils.manifest import report_flagged, summary
 from utils.names import SPECTRAL_ARCHITECTURES
 
 TRAINING, VALIDATION = 1, 2  # streams of random numbers
@@ -62,6 +69,7 @@ def open_data(args: argparse.Namespace, processes: Processes) -> Data:
     per_patient, val_size = validation_frames(args, len(val), steps * args.batch_size)
     validating = len(stored.about["patients"]) if stored else len(val)
     print(f"{constants.name}: {len(train)} patients train, {validating} validate")
+    report_flagged(flagged(index, train | val))
     used = manifest(index, train, val, left_out)
     if stored:
         used["validation"] = {**stored.about, "sha256": sha256(args.val_file)}

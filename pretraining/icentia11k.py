@@ -19,6 +19,7 @@ from utils.annotations import BEAT_CLASSES, ICENTIA_BEATS, ICENTIA_RHYTHMS, RHYT
 from utils.cli import UserError
 from utils.files import read_json
 from utils.segments import FS
+from utils.signal_quality import Quality, assess
 from utils.wfdb_io import MILLIVOLT, Unusable, read_marks, words
 
 INVALID = np.iinfo(np.int16).min  # WFDB's mark for a missing sample
@@ -58,7 +59,7 @@ class Header(NamedTuple):
 
 class Segment(NamedTuple):
     """What the index holds of one segment; arrays as `read_annotations` returns them, all empty
-    where it was not annotated."""
+    where it was not annotated; whether its signal is constant or clipped."""
 
     header: Header
     annotated: bool
@@ -66,6 +67,7 @@ class Segment(NamedTuple):
     beat_codes: np.ndarray
     rhythm_ends: np.ndarray
     rhythm_codes: np.ndarray
+    quality: Quality
 
 
 def read_constants(root: Path) -> Constants:
@@ -117,10 +119,9 @@ def read(record_path: Path) -> Iterator[tuple[Path, Segment]]:
         Unusable: as `read_header` and `read_annotations`.
     """
     annotated = Path(f"{record_path}.atr").exists()
-    yield (
-        record_path,
-        Segment(read_header(record_path), annotated, *read_annotations(record_path)),
-    )
+    header = read_header(record_path)
+    quality = assess(read_signal(record_path, header))
+    yield record_path, Segment(header, annotated, *read_annotations(record_path), quality)
 
 
 def read_annotations(

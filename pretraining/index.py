@@ -28,8 +28,9 @@ class AnnotationIndex:
 
     Attributes:
         segments: structured array with `path` (relative, without extension), `patient`,
-            `samples`, `gain` (units per mV), `baseline`, `annotated`, and how many `beats` and
-            `rhythms` it has, the first of which are at `first_beats` and `first_rhythms`.
+            `samples`, `gain` (units per mV), `baseline`, `annotated`, whether its signal is
+            `constant` or `clipped`, and how many `beats` and `rhythms` it has, the first of which
+            are at `first_beats` and `first_rhythms`.
         patients: that were looked into.
         left_out: record, patient and reason of each segment that cannot be used.
         arrays: annotations of all segments, by name, see `ARRAYS`; mapped.
@@ -39,8 +40,9 @@ class AnnotationIndex:
         self.root, self.folder = root, folder
         self.about = read_json(folder / "index.json")
         self.patients = set(self.about["patients"])
-        self.segments = np.load(folder / "segments.npy", mmap_mode="r")
-        self._headers = np.asarray(self.segments)[list(Header._fields)]
+        # As plain arrays, though mapped: NumPy is slower with its own class of mapped ones.
+        self.segments = np.asarray(np.load(folder / "segments.npy", mmap_mode="r"))
+        self._headers = self.segments[list(Header._fields)]
         self.arrays = {
             name: self._map(folder / name, dtype, self.about[kind])
             for kind, arrays in ARRAYS.items()
@@ -50,12 +52,9 @@ class AnnotationIndex:
     @staticmethod
     def _map(path: Path, dtype: str, length: int) -> np.ndarray:
         # An empty file cannot be mapped.
-        # As a plain array: NumPy is slower with its own class of mapped ones.
-        return (
-            np.asarray(np.memmap(path, dtype, "r", shape=(length,)))
-            if length
-            else np.zeros(0, dtype)
-        )
+        if not length:
+            return np.zeros(0, dtype)
+        return np.asarray(np.memmap(path, dtype, "r", shape=(length,)))
 
     def __reduce__(self):
         return _open_same, (self.root, self.folder, self.about)

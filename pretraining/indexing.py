@@ -21,16 +21,17 @@ from pretraining.index import ARRAYS, DTYPES, AnnotationIndex
 from pretraining.parallel import mapping
 from utils.cli import UserError
 from utils.files import write_json
+from utils.signal_quality import Quality
 from utils.wfdb_io import words
 
-VERSION = 3
+VERSION = 4  # an index of another one is built anew
 FOLDER = "annotation_index"
 
 
 class Part(NamedTuple):
     """What was read of one patient; arrays run over the annotations of all segments."""
 
-    rows: list[tuple]  # (path, samples, gain, baseline, mapped, offset, annotated, beats, rhythms)
+    rows: list[tuple]  # (path, *header, annotated, *quality, beats, rhythms)
     arrays: dict[str, np.ndarray]
     left_out: list[dict[str, Any]]
 
@@ -141,8 +142,9 @@ def _segment_table(rows: list[tuple]) -> np.ndarray:
     longest = max((len(row[1]) for row in rows), default=1)
     table = np.zeros(len(rows), [
         ("patient", "i4"), ("path", f"S{longest}"), ("samples", "i8"), ("gain", "f8"),
-        ("baseline", "i4"), ("mapped", "?"), ("offset", "i8"), ("annotated", "?"), ("beats", "i8"),
-        ("rhythms", "i8"), ("first_beats", "i8"), ("first_rhythms", "i8"),
+        ("baseline", "i4"), ("mapped", "?"), ("offset", "i8"), ("annotated", "?"),
+        ("constant", "?"), ("clipped", "?"), ("beats", "i8"), ("rhythms", "i8"),
+        ("first_beats", "i8"), ("first_rhythms", "i8"),
     ])  # fmt: skip
     table[:] = [(*row, 0, 0) for row in rows]
     for kind in ARRAYS:
@@ -178,7 +180,7 @@ def _watched(record: Path) -> list[Path]:
 
 def _part_of(old: AnnotationIndex, patient: int) -> Part:
     numbers = range(*np.searchsorted(old.segments["patient"], [patient, patient + 1]))
-    names = ("path", *Header._fields, "annotated", *ARRAYS)
+    names = ("path", *Header._fields, "annotated", *Quality._fields, *ARRAYS)
     rows = [tuple(old.segments[number][list(names)].tolist()) for number in numbers]
     arrays = {
         name: np.concatenate([np.zeros(0, dtype), *(old.annotations(n)[name] for n in numbers)])
@@ -216,9 +218,9 @@ def _read_patient(root: Path, patient: int, paths: list[Path]) -> Part:
             out = {"record": name, "patient": patient, "reason": words(segment)}
             left_out.append(out | {"sizes": _sizes(record)})
             continue
-        header, annotated, beat_ends, beat_codes, *rhythm = segment
+        header, annotated, beat_ends, beat_codes, *rhythm, quality = segment
         rhythm = merge_runs(*rhythm)
-        rows.append((name, *header, annotated, len(beat_ends), len(rhythm[0])))
+        rows.append((name, *header, annotated, *quality, len(beat_ends), len(rhythm[0])))
         for column, values in zip(columns.values(), (beat_ends, beat_codes, *rhythm), strict=True):
             column.append(values)
     arrays = {

@@ -25,6 +25,7 @@ from pretraining.icentia11k import Header, Segment
 from utils.annotations import BEAT_CLASSES, RHYTHM_CLASSES
 from utils.cli import UserError
 from utils.segments import GAIN
+from utils.signal_quality import assess
 from utils.wfdb_io import Unusable, words
 
 FILE_NAME = re.compile(r"((\d{5,})_batched)(_lbls)?(\.pkl\.gz|\.npy|\.npz)")
@@ -117,14 +118,16 @@ def read_segments(record: Path, signal: np.ndarray) -> Iterator[tuple[Path, Segm
 
 
 def _segment(samples: np.ndarray, labels: Any, number: int) -> Segment:
+    samples = samples.astype(np.float32)  # NumPy is slow at halves
     if not np.isfinite(samples).all():
         raise Unusable("missing (NaN) or infinite samples")
     header = Header(len(samples), GAIN, 0, False, 0)
+    quality = assess(samples)
     if labels is None:
         nothing = np.zeros(0, np.int64), np.zeros(0, np.int8)
-        return Segment(header, False, *nothing, *nothing)
+        return Segment(header, False, *nothing, *nothing, quality)
     beats, rhythms = (_annotations(labels, kind, number, len(samples)) for kind in CLASSES)
-    return Segment(header, True, *beats, *rhythms)
+    return Segment(header, True, *beats, *rhythms, quality)
 
 
 def _load_labels(record: Path, segments: int) -> Any:

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from pretraining.batches import FrameBatches, Frames, blocks, new_signal
 from utils.cli import UserError
 from utils.files import atomic_path
+from utils.naming import few
 
 ABOUT = "about"  # JSON: what the frames are, see `write_frames`
 # What zipfile, NumPy and JSON raise on files that are not as they should be.
@@ -126,6 +127,15 @@ class StoredFrames(Dataset):
         signal.numpy().reshape(frames.shape)[:] = frames
         rows = torch.arange(len(signal)).view(frames.shape[:2])
         return Frames(signal, rows, **{k: torch.from_numpy(v) for k, v in arrays.items()})
+
+    def describe(self, number: int) -> str:
+        """Which examples of the file a batch holds, as `few` says it, for errors."""
+        part = slice(number * self.batch_size, (number + 1) * self.batch_size)
+        signal, scale, shift = (self.arrays[name][part] for name in ("signal", "scale", "shift"))
+        with np.errstate(all="ignore"):
+            finite = np.isfinite(signal * scale + shift).all((1, 2))
+        examples = range(len(self.arrays["labels"]))[part]
+        return few([f"{self.path.name} example {n}" for n in examples], finite, "examples")
 
 
 def _map_member(path: Path, name: str) -> np.ndarray:

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from finetuning import run, trainer
-from finetuning.batches import batches, pad_recordings
+from finetuning.batches import batches, describe, pad_recordings
 from finetuning.data import draw, open_data
 from finetuning.prepared import PreparedSet, load_prepared, write_prepared
 from tests.helpers import command, contents, put_weights
 from utils import metrics
 from utils.checkpoint import load_encoder, load_strictly, read_weights
 from utils.cli import UserError
-from utils.distributed import ALONE
+from utils.distributed import ALONE, Processes
 from utils.encoders import Classifier
 from utils.engine import Hardware, predict
 from utils.files import sha256
@@ -379,6 +379,25 @@ def test_batches_in_an_order_of_their_own():
     in_order = torch.cat([x for x, *_ in batches(recordings, 3)])
     order = np.array([1, 2, 0])
     assert torch.equal(torch.cat([x for x, *_ in batches(recordings, 2, order)]), in_order[order])
+
+
+def test_batches_name_their_recordings(prepared):
+    train = load_prepared(prepared / "p_train.npz")
+    recordings = pad_recordings(train, np.arange(48), None, CPU)
+    order = np.random.default_rng(0).permutation(48)
+    expected = recordings.record_ids[order].tolist()
+    assert describe(recordings, 20, 1, order) == f"{', '.join(expected[20:23])}, … (20 recordings)"
+    assert describe(recordings, 45, 1, order) == f"{', '.join(expected[45:])} (3 recordings)"
+    names = f"{expected[11]}, {expected[16]}"
+    assert describe(recordings, 10, 1, order, Processes(1, 5)) == f"{names} (2 recordings)"
+    assert describe(recordings, 1, 2) == f"{recordings.record_ids[2]} (1 recordings)"
+
+
+def test_recordings_that_are_not_finite_are_named_first():
+    tiny = tiny_set()
+    for sd, expected in ((1.0, "c (1 recordings)"), (0.0, "c (1 of 1 recordings, not finite)")):
+        tiny.manifest["sd_mv"] = sd
+        assert describe(pad_recordings(tiny, np.arange(3), None, CPU), 2, 1) == expected
 
 
 def test_a_run_is_not_replaced_by_accident(prepared, weights, job, tmp_path):

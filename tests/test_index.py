@@ -45,6 +45,19 @@ def cut_short(path, share=2):
     return whole
 
 
+def put_signal(root, name, change):
+    """Write what `change` makes of a signal, as other recordings of the same length."""
+    path = signal_file(root, name)
+    change(np.fromfile(path, "<i2")).astype("<i2").tofile(path)
+
+
+def spoil(root):
+    """Two constant segments, of patients 1 and 2, and a clipped one of 4."""
+    put_signal(root, "p00001_s01", lambda signal: np.zeros_like(signal))
+    put_signal(root, "p00002_s00", lambda signal: np.full_like(signal, 9))
+    put_signal(root, "p00004_s00", lambda signal: signal.clip(*np.percentile(signal, (5, 95))))
+
+
 def content(index):
     arrays = {name: array.tobytes() for name, array in index.arrays.items()}
     return index.segments.tobytes(), arrays, index.left_out
@@ -263,6 +276,28 @@ def test_only_patients_asked_for_are_read(cohort_copy, read):
     assert len(read) == len(set(read)) == 12
 
 
+def test_constant_and_clipped_segments_are_marked(cohort_copy, index):
+    assert not index.segments["constant"].any() and not index.segments["clipped"].any()
+    spoil(cohort_copy)
+    for patients in (None, [1]):  # read, then taken over from the index before
+        found = open_index(cohort_copy, patient_ids=patients)
+        assert np.flatnonzero(found.segments["constant"]).tolist() == [3, 4]
+        assert np.flatnonzero(found.segments["clipped"]).tolist() == [8]
+        shutil.rmtree(cohort_copy / "p00/p00005", ignore_errors=True)
+
+
+def test_an_index_of_another_version_is_built_anew(cohort_copy, index, read):
+    open_index(cohort_copy)
+    read.clear()
+    folder = cohort_copy / "annotation_index/current"
+    table = np.load(folder / "segments.npy")
+    np.save(folder / "segments.npy", table[[n for n in table.dtype.names if n != "clipped"]])
+    about = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps(about | {"version": 3}))
+    assert content(open_index(cohort_copy)) == content(index)
+    assert len(read) == 12
+
+
 def test_another_process_refuses_an_index_built_anew(cohort_copy):
     index = open_index(cohort_copy, patient_ids=[2])
     same = pickle.loads(pickle.dumps(index))
@@ -292,3 +327,16 @@ def test_manifest_lists_all_and_names_no_machine(cohort_copy):
     assert about["left_out"] == [
         {"record": "p00/p00001/p00001_s01", "patient": 1, "reason": reason}
     ]
+
+
+def test_manifest_counts_constant_and_clipped_segments(cohort_copy):
+    spoil(cohort_copy)
+    index = open_index(cohort_copy)
+    cohort, left_out = choose_segments(index, None, 512, annotated=True)
+    val = {4: cohort.pop(4)}
+    about = json.loads(json.dumps(manifest(index, cohort, val, left_out)))
+    train, val = about["train"], about["validation"]
+    assert train["constant"] == {"count": 2, "records": ["p00001_s01", "p00002_s00"]}
+    assert val["clipped"] == {"count": 1, "records": ["p00004_s00"]}
+    assert train["clipped"] == val["constant"] == {"count": 0, "records": []}
+    assert (train["segments"], val["segments"]) == (10, 2)  # they are used

@@ -147,6 +147,14 @@ def kept(cohort, tmp_path_factory):
     return folder / "val.npz"
 
 
+def test_kept_frames_are_named(kept):
+    stored = StoredFrames(kept, batch_size=4)
+    names = ", ".join(f"val.npz example {number}" for number in (4, 5, 6))
+    assert stored.describe(1) == f"{names}, … (4 examples)"
+    stored.arrays["scale"][6] = 1e38
+    assert stored.describe(1) == "val.npz example 6 (1 of 4 examples, not finite)"
+
+
 def test_kept_frames_are_mapped_not_loaded(kept):
     stored = StoredFrames(kept, batch_size=4)
     assert isinstance(stored.arrays["signal"], np.memmap)

@@ -267,6 +267,20 @@ def test_damaged_zip_member_is_left_out(source, command, tmp_path):
     assert code == 0 and "A00002.mat cannot be read: BadZipFile" in err
 
 
+def test_constant_and_clipped_records_are_used_and_counted(source, command, tmp_path):
+    put_record(source, "A00002", np.full(900, 5, np.int16))
+    for record in RECORDS[3:5]:
+        put_record(source, record, noise().clip(-5, 5).repeat(5))
+    code, _, err = command(source)
+    assert code == 0
+    line = "1 constant signal, such as A00002; 2 clipped signals, such as A00004"
+    assert err == f"used, too: {line}\n"
+    manifest = load_prepared(tmp_path / "out/p_train.npz").manifest
+    assert manifest["constant"] == {"count": 1, "records": ["A00002"]}
+    assert manifest["clipped"] == {"count": 2, "records": RECORDS[3:5]}
+    assert sum(file["records"] for file in manifest["files"].values()) == len(RECORDS)
+
+
 # What is refused
 
 
@@ -496,5 +510,6 @@ def test_real_split(command, tmp_path):
     train, test = (load_prepared(tmp_path / f"out/p_{name}.npz") for name in ("train", "test"))
     assert (len(train), len(test)) == (6822, 1706)
     assert (train.manifest["left_out"], train.manifest["clipped_samples"]) == ([], 0)
+    assert (train.manifest["constant"]["count"], train.manifest["clipped"]["count"]) == (0, 0)
     share = test.y.sum(axis=0) / (738, 5050, 2456, 284)
     np.testing.assert_allclose(share, 0.2, atol=0.002)

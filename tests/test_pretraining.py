@@ -4,6 +4,7 @@ import argparse
 import json
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -277,6 +278,22 @@ def test_weights_for_another_input_are_refused(cohort, tmp_path):
         flags = ["--weights-file", tmp_path / name, "--arch", "resnet18"]
         pretrain(cohort, tmp_path / "job", *flags).refused(words)
     assert not (tmp_path / "job").exists()
+
+
+def test_constant_and_clipped_signals_are_reported(cohort, tmp_path):
+    ignored = shutil.ignore_patterns("annotation_index")
+    copy = shutil.copytree(cohort, tmp_path / "icentia11k", ignore=ignored)
+    for name, limits in {"p00000_s00": (3, 3), "p00002_s01": (-10, 10)}.items():
+        path = next(copy.rglob(f"{name}.dat"))
+        np.fromfile(path, "<i2").clip(*limits).tofile(path)
+    result = pretrain(copy, tmp_path / "job", "--epochs", 1, "--steps-per-epoch", 1)
+    assert result.code == 0, result
+    line = "used, too: 1 constant signal, such as p00000_s00; 1 clipped signal, such as p00002_s01"
+    assert f"{line}\n" in result.err
+    parts = json.loads((tmp_path / "job" / "manifest.json").read_text())
+    parts = [parts[name] for name in ("train", "validation")]
+    for kind in ("constant", "clipped"):
+        assert sum(part[kind]["count"] for part in parts) == 1
 
 
 def test_a_learning_rate_that_is_too_high_is_one_line(cohort, tmp_path):

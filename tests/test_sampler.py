@@ -17,6 +17,7 @@ from pretraining.icentia11k import Constants
 from pretraining.indexing import open_index
 from pretraining.sampler import MIXED_PATIENTS, Sampler
 from pretraining.tasks import TASKS
+from utils.distributed import Processes
 
 PATIENTS, PER_PATIENT, FRAME = 40, 7, 100
 SEGMENTS = [np.array([2 * patient, 2 * patient + 1]) for patient in range(PATIENTS)]
@@ -169,6 +170,31 @@ def test_batches_hold_the_normalised_frames_and_their_labels(cohort_copy):
             label = labels.beat_labels(ends, codes, starts[[number]], 512)
             assert found[number] == label.item()
     assert len(set(found)) > 2
+
+
+def places_of(batches, first, count):
+    segments, starts = batches.examples.sampler.frames(first, count)
+    names = [batches.index.record_path(segment).name for segment in segments]
+    return [f"{name} from sample {start}" for name, start in zip(names, starts, strict=True)]
+
+
+def test_batches_name_their_frames(index):
+    batches = make_batches(index)
+    expected = places_of(batches, 32, 32)
+    assert batches.describe(1) == f"{', '.join(expected[:3])}, … (32 frames)"
+    assert batches.describe(3).endswith(", … (4 frames)")
+    batches.processes = Processes(1, 16)  # each reads two
+    assert batches.describe(1) == f"{expected[1]}, {expected[17]} (2 frames)"
+
+
+def test_frames_that_are_not_finite_are_named_first(cohort_copy):
+    path = cohort_copy / "p00/p00001/p00001_s00.hea"
+    path.write_text(path.read_text().replace("74.36482269503546(0)/mV", "1e-40(0)/mV"))
+    batches = make_batches(open_index(cohort_copy))
+    bad = [place for place in places_of(batches, 0, 32) if place.startswith("p00001_s00")]
+    more = ["…"] if len(bad) > 3 else []
+    count = f"{len(bad)} of 32 frames, not finite"
+    assert bad and batches.describe(0) == f"{', '.join(bad[:3] + more)} ({count})"
 
 
 def test_batches_do_not_depend_on_who_asks_or_when(index):

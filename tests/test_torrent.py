@@ -192,6 +192,14 @@ def test_frames_and_labels_are_those_of_the_wfdb_distribution(
         assert len(set(batch.labels.tolist())) > 1
 
 
+def test_constant_and_clipped_segments_are_marked(patient):
+    signal = np.stack([SIGNAL[0], SIGNAL[1].clip(-1, 1), np.full_like(SIGNAL[2], 0.5)])
+    put_signal(patient, signal)
+    segments = open_index(patient).segments
+    assert segments["clipped"].tolist() == [False, True, False]
+    assert segments["constant"].tolist() == [False, False, True]
+
+
 def test_a_run_on_the_torrent(zipped, tmp_path):
     result = command(
         trainer.main, "--train", zipped, "--unzipped", "--job-dir", tmp_path / "job", "--index",

@@ -5,6 +5,7 @@ What was left out is a list of `{"record": …, "reason": …}`.
 
 import hashlib
 import json
+import sys
 from collections import Counter
 from typing import Any
 
@@ -21,3 +22,23 @@ def summary(left_out: list[dict[str, Any]]) -> str:
     listed = [f"{count} × {reason}, such as {examples[reason]}" for reason, count in reasons]
     more = ["…"] if len(examples) > len(reasons) else []
     return f"{len(left_out)} left out: {'; '.join(listed + more)}"
+
+
+def counted(flagged: dict[str, list[str]]) -> dict[str, Any]:
+    """For a manifest: how many records there are of each kind, and which.
+
+    Args:
+        flagged: names of the records that are `constant`, `clipped`.
+    """
+    return {kind: {"count": len(names), "records": names} for kind, names in flagged.items()}
+
+
+def report_flagged(flagged: dict[str, list[str]]) -> None:
+    """Where there are any, say `used, too: 2 constant signals, such as A00012; 1 clipped …`."""
+    words = [
+        f"{len(names)} {kind} signal{'s' * (len(names) > 1)}, such as {names[0]}"
+        for kind, names in flagged.items()
+        if names
+    ]
+    if words:
+        print(f"used, too: {'; '.join(words)}", file=sys.stderr)

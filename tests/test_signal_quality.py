@@ -1,0 +1,76 @@
+"""Constant and clipped signals are told from others."""
+
+import numpy as np
+import pytest
+import wfdb
+
+from utils.signal_quality import assess, assess_leads
+
+CONSTANT, CLIPPED, NEITHER = (True, False), (False, True), (False, False)
+WAVE = np.rint(1000 * np.sin(np.arange(5000) / 37)).astype(np.int16)
+DTYPES = (np.int16, np.float16, np.float32, np.float64)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_constant(dtype):
+    assert assess(np.full(1000, -7, dtype)) == CONSTANT
+    assert assess(np.zeros(1, dtype)) == CONSTANT
+    assert assess((np.arange(1000) == 999).astype(dtype)) != CONSTANT
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("limits", [(-800, 800), (-800, 2000), (-2000, 800)])
+def test_clipped_at_one_end_or_both(dtype, limits):
+    assert assess(WAVE.astype(dtype)) == NEITHER
+    assert assess(WAVE.clip(*limits).astype(dtype)) == CLIPPED
+
+
+def spikes(count, length):
+    """1,000 samples of noise with `count` plateaus of `length` samples."""
+    signal = np.random.default_rng(0).integers(-500, 500, 1000)
+    for start in range(100, 100 + 50 * count, 50):
+        signal[start : start + length] = 2000
+    return signal
+
+
+@pytest.mark.parametrize(
+    ("count", "length", "expected"),
+    [(2, 5, CLIPPED), (1, 10, CLIPPED), (1, 9, NEITHER), (15, 4, NEITHER), (0, 0, NEITHER)],
+)
+def test_a_hundredth_in_runs_of_five_samples(count, length, expected):
+    assert assess(spikes(count, length)) == expected
+
+
+def test_coarse_steps_are_not_clipped():
+    noise = np.random.default_rng(0).standard_normal(5000)
+    slow = np.convolve(noise, np.hanning(50), "same")
+    steps = np.rint(slow * 2.5 / np.abs(slow).max())  # of five levels, held for long
+    assert np.isin(steps, (-2, 2)).mean() > 0.02
+    assert assess(steps) == NEITHER
+    assert assess(slow.clip(*np.percentile(slow, (5, 95)))) == CLIPPED
+
+
+def test_a_flat_signal_with_a_glitch_is_at_its_limit():
+    signal = np.zeros(1000)
+    signal[500] = 1
+    assert assess(signal) == CLIPPED
+
+
+def test_one_lead_is_enough():
+    both = np.stack([WAVE, np.zeros_like(WAVE), WAVE.clip(-500, 500)], 1)
+    assert assess_leads(both) == (True, True)
+    assert assess_leads(both[:, :1]) == NEITHER
+
+
+# The ADC of MIT-BIH reaches from 0 to 2,047: the stretches of 10 s that stay there, by eye.
+AT_THE_RAILS = {"103": (1, [135, 136, 137]), "116": (0, [100, 139, 140]), "223": (1, [44, 62, 63]),
+                "100": (0, []), "208": (0, [])}  # fmt: skip
+
+
+@pytest.mark.parametrize("record", AT_THE_RAILS)
+def test_ten_seconds_of_real_recordings(ecg_data, record):
+    lead, expected = AT_THE_RAILS[record]
+    signal = wfdb.rdrecord(str(ecg_data / "mitdb" / record), physical=False).d_signal[:, lead]
+    pieces = signal[: 180 * 3600].reshape(180, 3600)
+    assert [number for number, piece in enumerate(pieces) if assess(piece).clipped] == expected
+    assert assess(signal) == (False, False)  # of half an hour these are too little

@@ -1,0 +1,47 @@
+"""Signals that say nothing, or not all: constant, or clipped by what recorded them."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+RUN = 5  # samples, 20 ms at 250 Hz
+SHARE = 0.01  # of the samples of a signal
+
+
+class Quality(NamedTuple):
+    """What is wrong with a signal; at most one of these."""
+
+    constant: bool
+    clipped: bool
+
+
+def assess(signal: np.ndarray) -> Quality:
+    """Constant: all samples are equal. Clipped: held at its own largest or smallest value.
+
+    Clipped is a signal of which `SHARE` or more lies there in runs of `RUN` samples or more, and
+    more than at the values next to these: coarse steps make the tops of waves flat as well, but
+    what lies beside them, too. It has to be as it was recorded: resampled or filtered it no longer
+    stays where it was held.
+
+    Args:
+        signal: one lead, (samples,), finite, at least one; any unit.
+    """
+    low, high = signal.min(), signal.max()
+    if low == high:
+        return Quality(constant=True, clipped=False)
+    at_limits = (signal == low) | (signal == high)
+    enough = SHARE * len(signal)
+    if np.count_nonzero(at_limits) < enough:
+        return Quality(constant=False, clipped=False)
+    edges = np.flatnonzero(np.diff(at_limits, prepend=False, append=False))
+    runs = edges[1::2] - edges[::2]
+    held = runs[runs >= RUN].sum()
+    inner = signal[~at_limits]
+    beside = (inner == inner.min()) | (inner == inner.max()) if len(inner) else inner
+    clipped = held >= enough and held > np.count_nonzero(beside)
+    return Quality(constant=False, clipped=bool(clipped))
+
+
+def assess_leads(signal: np.ndarray) -> Quality:
+    """What is wrong with any lead of (samples, leads)."""
+    return Quality(*map(any, zip(*map(assess, signal.T), strict=True)))
