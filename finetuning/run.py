@@ -1,17 +1,17 @@
 """One fine-tuning run: network, epochs, predictions of the chosen epoch."""
 
 import argparse
-import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 
+import numpy as np
 import torch
-from torch import nn
-from tqdm import tqdm
+from torch import Tensor
 
-from finetuning.batches import batches
+from finetuning.batches import Recordings, batches, describe
 from finetuning.data import Data, open_data
 from finetuning.targets import TARGETS, Targets
-from utils import distributed, metrics, runlog
+from utils import distributed, runlog
 from utils.checkpoint import load_encoder, load_strictly, read_weights, save_weights
 from utils.cli import spectrogram_settings
 from utils.contract import Contract
@@ -23,11 +23,14 @@ from utils.encoders import (
     count_parameters,
     settings_of,
 )
-from utils.engine import Hardware, choose_hardware, predict, train_epoch
+from utils.engine import Batch, Hardware, choose_hardware, predict
 from utils.files import write_json
 from utils.manifest import digest
 from utils.predictions import write_predictions
+from utils.runlog import Best, Log
+from utils.training import Stream, Training
 
+SCORES = "scores.json"
 BEST = "best_model.safetensors"
 ORDER = 1  # stream of random numbers: the order of the recordings
 # --val-metric and --stop-metric to columns of the history
@@ -38,38 +41,52 @@ COLUMNS = {"loss": "val_loss", "acc": "val_acc", "f1": "f1", "auc": "auc", "val_
 def run(args: argparse.Namespace) -> None:
     """Fine-tune as the flags of `finetuning.trainer` say."""
     hardware = choose_hardware(args.device, args.precision)
-    with distributed.join(hardware.device) as processes:
+    with distributed.join(hardware.device) as processes, ExitStack() as claim:
+        done = processes.first and runlog.finished(args, SCORES)
+        if processes.told(done, hardware.device):
+            print(f"{args.job_dir / SCORES}: this run is finished")
+            return
         with processes.in_turn():
             processes.check(args)
             if processes.first:
-                runlog.check_free(args.job_dir, args.overwrite)
+                claim.enter_context(runlog.claimed(args))
             data = open_data(args, hardware.device)
             processes.check_last(len(data.parts["train"]), args.batch_size)
             model, contract = build_model(args, data)
-        hardware.place(model)
+        training = make_training(args, model, contract, hardware, processes)
+        resumed = training.resume()
         if processes.first:
-            lead(args, data, model, contract, hardware, processes)
+            lead(args, data, training, resumed)
         else:
-            for _ in train_epochs(args, data, model, hardware, processes):
-                if processes.told(False, hardware.device):
-                    break
+            training.follow(stream(args, data, processes), data.targets.loss)
 
 
-def lead(
+def make_training(
     args: argparse.Namespace,
-    data: Data,
     model: Classifier,
     contract: Contract,
     hardware: Hardware,
     processes: Processes,
-) -> None:
+) -> Training:
+    """Its optimiser, and what chooses and stops."""
+    hardware.place(model)
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, eps=1e-7, fused=True)
+    bests = {name: Best(COLUMNS[getattr(args, f"{name}_metric")]) for name in ("val", "stop")}
+    log = Log(args.job_dir, **bests)
+    return Training(args, model, optimizer, contract, hardware, processes, log)
+
+
+def lead(args: argparse.Namespace, data: Data, training: Training, resumed: bool) -> None:
     """Train, predict with the chosen epoch, and write all files."""
-    runlog.start_run(args, processes.describe(hardware))
+    runlog.start_run(args, training.processes.describe(training.hardware), resumed)
     best = args.job_dir / BEST
-    epoch = train(args, data, model, contract, hardware, processes)
-    load_strictly(model, read_weights(best)[0], best)
-    scores = {name: evaluate(model, data, name, args, hardware) for name in data.parts}
-    write_json(args.job_dir / "scores.json", {"epoch": epoch, **scores})
+    with training.stop.listening():
+        train(args, data, training)
+        epoch = training.log.bests["val"].epoch
+        load_strictly(training.model, read_weights(best)[0], best)
+        scores = {name: evaluate(args, data, name, training) for name in data.parts}
+    write_json(args.job_dir / SCORES, {"epoch": epoch, **scores})
+    training.finish()
     for name, score in scores.items():
         print(describe_scores(name, score, data.targets))
     by = f"validation {args.val_metric}" if "val" in data.parts else "being the last"
@@ -121,92 +138,76 @@ def build_model(args: argparse.Namespace, data: Data) -> tuple[Classifier, Contr
     return model, contract
 
 
-def train(
-    args: argparse.Namespace,
-    data: Data,
-    model: nn.Module,
-    contract: Contract,
-    hardware: Hardware,
-    processes: Processes,
-) -> int:
-    """Train until the stop metric no longer improves; returns the epoch whose weights are saved."""
-    history = runlog.Table(args.job_dir / "history.csv")
-    timing = runlog.Table(args.job_dir / "timing.csv")
-    metric, stop_metric = COLUMNS[args.val_metric], COLUMNS[args.stop_metric]
-    best, best_epoch, stop, stop_epoch = None, 0, None, 0
-    epochs = train_epochs(args, data, model, hardware, processes)
-    for epoch, (row, began) in enumerate(epochs, 1):
-        row |= validate(args, data, model, hardware)
-        seconds = time.perf_counter() - began
-        value, stop_value = row[metric], row[stop_metric]
-        # The first epoch even where its value is NaN: there is always one to predict with.
-        if value is None or epoch == 1 or metrics.better(metric, value, best):
-            best, best_epoch = value, epoch
-            save_weights(args.job_dir / BEST, model.state_dict(), contract)
-        history.add(epoch=epoch, **row)
-        timing.add(epoch=epoch, seconds=round(seconds, 3))
+def train(args: argparse.Namespace, data: Data, training: Training) -> None:
+    """Train until the stop metric no longer improves; the best epoch's weights are saved."""
+    log = training.log
+    val, stop = log.bests["val"], log.bests["stop"]
+
+    def ended() -> bool:
+        return training.epoch > stop.epoch + args.patience
+
+    recordings = stream(args, data, training.processes)
+    for row in training.epochs(recordings, data.targets.loss, ended, not args.verbose):
+        epoch = training.epoch
+        row |= validate(args, data, training)
+        seconds = training.spent
+        if val.improved(epoch, row[val.column]):
+            save_weights(args.job_dir / BEST, training.model.state_dict(), training.contract)
+        stop.improved(epoch, row[stop.column])
+        log.history.add(epoch=epoch, **row)
+        log.timing.add(epoch=epoch, seconds=round(seconds, 3))
         print(runlog.line(epoch, row, seconds))
-        if stop_value is None or metrics.better(stop_metric, stop_value, stop):
-            stop, stop_epoch = stop_value, epoch
-        if processes.told(epoch - stop_epoch >= args.patience, hardware.device):
-            print(f"no better {args.stop_metric} in {args.patience} epochs: stopped")
-            break
-    return best_epoch
+    if ended():
+        print(f"no better {args.stop_metric} in {args.patience} epochs: stopped")
 
 
-def train_epochs(
-    args: argparse.Namespace,
-    data: Data,
-    model: nn.Module,
-    hardware: Hardware,
-    processes: Processes,
-) -> Iterator[tuple[dict[str, float], float]]:
-    """Train `model` epoch by epoch, each over all recordings in an order of its own.
-
-    Yields loss and accuracy, and when the epoch began.
-    """
-    trained = hardware.compile(processes.wrap(model, args.sync_bn), args.compile)
-    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, eps=1e-7, fused=True)
+def stream(args: argparse.Namespace, data: Data, processes: Processes) -> Stream:
+    """All recordings, in an order of its own in each epoch."""
     recordings = data.parts["train"]
+
+    def order(epoch: int) -> np.ndarray:
+        return runlog.rng(args.seed, ORDER, epoch).permutation(len(recordings))
+
+    def of_epoch(epoch: int, done: int) -> Iterator[Batch]:
+        left = order(epoch)[done * args.batch_size :]
+        return batches(recordings, args.batch_size, left, processes)
+
+    def described(epoch: int, step: int) -> str:
+        return describe(recordings, args.batch_size, step - 1, order(epoch), processes)
+
     steps = -(-len(recordings) // args.batch_size)
-    for epoch in range(1, args.epochs + 1):
-        began = time.perf_counter()
-        order = runlog.rng(args.seed, ORDER, epoch).permutation(len(recordings))
-        loader = batches(recordings, args.batch_size, order, processes)
-        silent = not args.verbose
-        with tqdm(loader, f"epoch {epoch}", steps, leave=False, disable=silent) as progress:
-            loss, acc = train_epoch(
-                trained, progress, optimizer, data.targets.loss, hardware, processes,
-                report=lambda loss: progress.set_postfix(loss=f"{loss:.3f}"),
-            )  # fmt: skip
-        yield {"loss": loss, "acc": acc}, began
+    return Stream(args.epochs, steps, of_epoch, described)
 
 
-def validate(
-    args: argparse.Namespace, data: Data, model: nn.Module, hardware: Hardware
-) -> dict[str, float | None]:
+def validate(args: argparse.Namespace, data: Data, training: Training) -> dict[str, float | None]:
     """Scores on the validation recordings; empty without any."""
     targets, recordings = data.targets, data.parts.get("val")
     columns = [name for name in targets.history if name != "auc" or args.val_metric == "auc"]
     if recordings is None:
         return dict.fromkeys(["val_loss", *columns])
-    logits, labels = predict(model, batches(recordings, args.batch_size), hardware)
+    logits, labels = forecast(args, recordings, training)
     probabilities = targets.probabilities(logits).numpy()
     scores = targets.scores(labels.numpy(), probabilities, recordings.classes)
     loss = targets.loss(logits, labels).item()
     return {"val_loss": loss} | {name: scores[targets.history[name]] for name in columns}
 
 
-def evaluate(
-    model: nn.Module, data: Data, name: str, args: argparse.Namespace, hardware: Hardware
-) -> dict:
+def evaluate(args: argparse.Namespace, data: Data, name: str, training: Training) -> dict:
     """Predict one part of the data, write the table, return the scores."""
     targets, recordings = data.targets, data.parts[name]
-    logits, labels = predict(model, batches(recordings, args.batch_size), hardware)
+    logits, labels = forecast(args, recordings, training)
     probabilities = targets.probabilities(logits).numpy()
     out = args.job_dir / f"{name}_predictions.csv"
     write_predictions(out, recordings.record_ids, recordings.classes, recordings.y, probabilities)
     return targets.scores(labels.numpy(), probabilities, recordings.classes)
+
+
+def forecast(
+    args: argparse.Namespace, recordings: Recordings, training: Training
+) -> tuple[Tensor, Tensor]:
+    """Logits and labels of all recordings."""
+    found = training.watched(batches(recordings, args.batch_size))
+    return predict(training.model, found, training.hardware)
 
 
 def describe_scores(name: str, scores: dict, targets: Targets) -> str:

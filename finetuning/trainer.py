@@ -55,6 +55,7 @@ def parse_arguments() -> argparse.Namespace:
     cli.add_spectrogram_flags(parser)
     args = parser.parse_with_preset(presets.FINETUNING)
     check_validation_flags(parser, args)
+    cli.check_run_flags(parser, args)
     cli.check_network_flags(parser, args)
     if not args.weights_file:
         parser.refuse(["freeze"], "needs --weights-file; a new encoder has learned nothing to keep")

@@ -1,8 +1,8 @@
 """One pretraining run: data, model, epochs, the chosen encoder."""
 
 import argparse
-import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -17,51 +17,58 @@ from utils import distributed, metrics, runlog
 from utils.checkpoint import load_encoder, save_weights, strip_head
 from utils.cli import spectrogram_settings
 from utils.contract import Contract
-from utils.distributed import Processes
 from utils.encoders import DEFAULT_ARCHITECTURE, build_encoder, count_parameters, settings_of
-from utils.engine import Hardware, choose_hardware, predict, train_epoch
-from utils.files import write_json
+from utils.engine import Batch, Hardware, choose_hardware, predict
+from utils.files import read_json, write_json
 from utils.manifest import digest
+from utils.runlog import Best, Log
+from utils.training import Stream, Training
 
+WEIGHTS = "weights.safetensors"
 VALIDATED = {"loss": "val_loss", "acc": "val_acc", "f1": "f1"}  # columns of the history
 
 
 def run(args: argparse.Namespace) -> None:
     """Pretrain as the flags of `pretraining.trainer` say."""
     hardware = choose_hardware(args.device, args.precision)
-    with distributed.join(hardware.device) as processes:
+    with distributed.join(hardware.device) as processes, ExitStack() as claim:
+        done = processes.first and runlog.finished(args, WEIGHTS)
+        if processes.told(done, hardware.device):
+            print(f"{args.job_dir / WEIGHTS}: this run is finished")
+            return
         with processes.in_turn():
             processes.check(args)
             if processes.first:
-                runlog.check_free(args.job_dir, args.overwrite)
+                claim.enter_context(runlog.claimed(args))
             model = build_model(args)
             data = open_data(args, processes)
         model = hardware.place(model)
+        optimizer = torch.optim.Adam(
+            model.parameters(), lr=args.lr, betas=(0.9, 0.98), eps=1e-9, fused=True
+        )
+        contract = describe(args, data, model)
+        log = Log(args.job_dir, chosen=Best(VALIDATED[args.val_metric]))
+        training = Training(args, model, optimizer, contract, hardware, processes, log)
+        resumed = training.resume()
         if processes.first:
-            lead(args, data, model, hardware, processes)
+            lead(args, data, training, resumed)
         else:
-            for _ in train_epochs(args, data, model, hardware, processes):
-                pass  # the first process does the rest
+            training.follow(stream(args, data, hardware), TASKS[args.task].loss)
 
 
-def lead(
-    args: argparse.Namespace,
-    data: Data,
-    model: nn.Module,
-    hardware: Hardware,
-    processes: Processes,
-) -> None:
+def lead(args: argparse.Namespace, data: Data, training: Training, resumed: bool) -> None:
     """Train, and write all files."""
     if args.cache_val:
         cache_validation(args, data)
-    runlog.start_run(args, processes.describe(hardware))
+    runlog.start_run(args, training.processes.describe(training.hardware), resumed)
     write_json(args.job_dir / "manifest.json", data.manifest)
-    contract = describe(args, data, model)
-    chosen = train(args, data, model, contract, hardware, processes)
+    with training.stop.listening():
+        train(args, data, training)
+    chosen = training.log.bests["chosen"].epoch
     by = f"validation {args.val_metric}" if data.validation else "being the last"
-    weights = args.job_dir / "weights.safetensors"
-    strip_head(epoch_file(args.job_dir, chosen), weights)
-    print(f"epoch {chosen} chosen by {by}; its encoder: {weights}")
+    strip_head(epoch_file(args.job_dir, chosen), args.job_dir / WEIGHTS)
+    training.finish()
+    print(f"epoch {chosen} chosen by {by}; its encoder: {args.job_dir / WEIGHTS}")
 
 
 def build_model(args: argparse.Namespace) -> nn.Module:
@@ -109,73 +116,51 @@ def describe(args: argparse.Namespace, data: Data, model: nn.Module) -> Contract
     )
 
 
-def train(
-    args: argparse.Namespace,
-    data: Data,
-    model: nn.Module,
-    contract: Contract,
-    hardware: Hardware,
-    processes: Processes,
-) -> int:
-    """Train all epochs, saving each; returns the number of the chosen one."""
-    history = runlog.Table(args.job_dir / "history.csv")
-    timing = runlog.Table(args.job_dir / "timing.csv")
-    chosen, best = data.epochs, None
-    epochs = train_epochs(args, data, model, hardware, processes)
-    for epoch, (row, seconds) in enumerate(epochs, 1):
-        scores, ignorant = validate(args, data, model, hardware)
+def train(args: argparse.Namespace, data: Data, training: Training) -> None:
+    """Train all epochs, saving each."""
+    log, scores_file = training.log, args.job_dir / "scores.json"
+    for row in training.epochs(stream(args, data, training.hardware), TASKS[args.task].loss):
+        epoch, seconds = training.epoch, training.spent
+        scores, ignorant = validate(args, data, training)
         row |= {column: scores.get(metric) for metric, column in VALIDATED.items()}
-        save_weights(epoch_file(args.job_dir, epoch), model.state_dict(), contract)
-        history.add(epoch=epoch, **row)
+        model = training.model.state_dict()
+        save_weights(epoch_file(args.job_dir, epoch), model, training.contract)
+        log.history.add(epoch=epoch, **row)
         frames = data.steps * args.batch_size
-        timing.add(epoch=epoch, seconds=round(seconds, 3), frames_per_second=frames / seconds)
+        log.timing.add(epoch=epoch, seconds=round(seconds, 3), frames_per_second=frames / seconds)
         print(runlog.line(epoch, row, seconds))
-        value = row[VALIDATED[args.val_metric]]
-        if data.validation and metrics.better(args.val_metric, value, best):
-            chosen, best = epoch, value
+        if log.bests["chosen"].improved(epoch, row[VALIDATED[args.val_metric]]) and scores:
             results = {"epoch": epoch, "validation": scores, "without_input": ignorant}
-            write_json(args.job_dir / "scores.json", results)
+            write_json(scores_file, results)
     if data.validation:
+        ignorant = read_json(scores_file)["without_input"]
         print(f"answers that ignore the signal: {runlog.words(ignorant)}")
-    return chosen
 
 
-def train_epochs(
-    args: argparse.Namespace,
-    data: Data,
-    model: nn.Module,
-    hardware: Hardware,
-    processes: Processes,
-) -> Iterator[tuple[dict[str, float], float]]:
-    """Train `model` epoch by epoch: loss and accuracy of each, and its seconds."""
-    trained = hardware.compile(processes.wrap(model, args.sync_bn), args.compile)
-    optimizer = torch.optim.Adam(
-        model.parameters(), lr=args.lr, betas=(0.9, 0.98), eps=1e-9, fused=True
-    )
-    for epoch in range(1, data.epochs + 1):
-        began = time.perf_counter()
-        numbers = range((epoch - 1) * data.steps, epoch * data.steps)
-        batches = load(data.train, numbers, hardware.device, args.data_parallelism)
-        name = f"epoch {epoch}/{data.epochs}"
-        with tqdm(batches, name, data.steps, unit="step", disable=None) as progress:
-            loss, acc = train_epoch(
-                trained, progress, optimizer, TASKS[args.task].loss, hardware, processes,
-                report=lambda loss: progress.set_postfix(loss=f"{loss:.3f}"),
-            )  # fmt: skip
-        yield {"loss": loss, "acc": acc}, time.perf_counter() - began
+def stream(args: argparse.Namespace, data: Data, hardware: Hardware) -> Stream:
+    """Batches of all epochs, one behind the other."""
+
+    def batches(epoch: int, done: int) -> Iterator[Batch]:
+        numbers = range((epoch - 1) * data.steps + done, epoch * data.steps)
+        return load(data.train, numbers, hardware.device, args.data_parallelism)
+
+    def describe(epoch: int, step: int) -> str:
+        return data.train.describe((epoch - 1) * data.steps + step - 1)
+
+    return Stream(data.epochs, data.steps, batches, describe)
 
 
 def validate(
-    args: argparse.Namespace, data: Data, model: nn.Module, hardware: Hardware
+    args: argparse.Namespace, data: Data, training: Training
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Loss, accuracy and macro F1 on the validation patients, and without looking at them."""
     if data.validation is None:
         return {}, {}
     numbers = range(len(data.validation))
+    hardware = training.hardware
     batches = load(data.validation, numbers, hardware.device, args.data_parallelism)
-    logits, labels = predict(
-        model, tqdm(batches, "validation", len(numbers), leave=False, disable=None), hardware
-    )
+    with tqdm(batches, "validation", len(numbers), leave=False, disable=None) as progress:
+        logits, labels = predict(training.model, training.watched(progress), hardware)
     loss = TASKS[args.task].loss(logits, labels).item()
     labels, predicted = labels.numpy(), logits.argmax(1).numpy()
     acc = float((predicted == labels).mean())

@@ -105,6 +105,7 @@ def check(parser: cli.Parser, args: argparse.Namespace) -> None:
         parser.refuse(names.CONTEXT_FLAGS, "only for --task cpc")
     elif args.context_overlap >= args.frame_size:
         parser.error("argument --context-overlap: must be below --frame-size")
+    cli.check_run_flags(parser, args)
     cli.check_network_flags(parser, args)
     if args.val_file:
         parser.refuse(["val_patients", *VALIDATION_FLAGS], "--val-file says who validates")
@@ -112,7 +113,7 @@ def check(parser: cli.Parser, args: argparse.Namespace) -> None:
         parser.refuse(["val_metric", *VALIDATION_FLAGS], "nobody validates (--val-patients 0)")
     if args.cache_val and args.job_dir.resolve() in args.cache_val.resolve().parents:
         parser.error("argument --cache-val: must lie outside --job-dir")
-    if args.cache_val and args.cache_val.exists() and not args.overwrite:
+    if args.cache_val and args.cache_val.exists() and not (args.overwrite or args.resume):
         parser.error(f"argument --cache-val: {args.cache_val} exists; see --overwrite")
 
 

@@ -56,7 +56,9 @@ def main() -> None:
         results = {}
         for name, batches in (("frames", pretraining), ("unequal", unequal(processes))):
             hardware = Hardware(CPU, bf16=False)
-            scores = train_epoch(trained, batches, optimizer, F.cross_entropy, hardware, processes)
+            scores = train_epoch(
+                trained, batches, optimizer, F.cross_entropy, hardware, processes=processes
+            )
             weights = torch.cat([p.detach().flatten() for p in model.parameters()])
             results |= {f"{name}_scores": scores, f"{name}_weights": weights.numpy()}
         results["read"] = torch.cat([batch.inputs for batch in read]).numpy()

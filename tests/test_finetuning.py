@@ -23,6 +23,7 @@ from utils.encoders import Classifier
 from utils.engine import Hardware, predict
 from utils.files import sha256
 from utils.predictions import read_predictions
+from utils.training import Training
 
 PAD = 512
 CPU = torch.device("cpu")
@@ -228,22 +229,24 @@ def scripted(prepared, weights, tmp_path, monkeypatch):
         model, contract = run.build_model(args, data)
         fill = {"val_loss": 1.0, "val_acc": 0.0, "f1": 0.0, "cinc3": 0.0, "auc": 0.0}
 
-        def train_epochs(*_):
-            for values in rows:
-                row.update({"loss": 1.0, "acc": 0.0} | fill | values)
-                with torch.no_grad():
-                    model.head.bias += 1
-                yield {name: row[name] for name in ("loss", "acc")}, 0.0
+        def train_epoch(*_):
+            row.update({"loss": 1.0, "acc": 0.0} | fill | next(coming))
+            with torch.no_grad():
+                model.head.bias += 1
+            return {name: row[name] for name in ("loss", "acc")}
 
-        row = {}
-        monkeypatch.setattr(run, "train_epochs", train_epochs)
+        row, coming = {}, iter(rows)
+        monkeypatch.setattr(Training, "_train", train_epoch)
         monkeypatch.setattr(run, "validate", lambda *_: {name: row[name] for name in fill})
         flags = {
             "job_dir": tmp_path, "epochs": len(rows), "patience": 50, "stop_metric": "val_loss",
-            "val_metric": "f1", "lr": 0.1,
+            "val_metric": "f1", "lr": 0.1, "batch_size": 8, "sync_bn": False, "compile": None,
+            "checkpoint_every": None,
         }  # fmt: skip
         args = argparse.Namespace(**vars(args) | flags | changes)
-        epoch = run.train(args, data, model, contract, Hardware(CPU, bf16=False), ALONE)
+        training = run.make_training(args, model, contract, Hardware(CPU, bf16=False), ALONE)
+        run.train(args, data, training)
+        epoch = training.log.bests["val"].epoch
         assert read_weights(tmp_path / run.BEST)[0]["head.bias"].tolist() == [epoch] * 4
         return len(pd.read_csv(tmp_path / "history.csv")), epoch
 

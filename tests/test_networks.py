@@ -13,7 +13,7 @@ from tests.helpers import make_classifier
 from utils import engine
 from utils.cli import UserError
 from utils.encoders import Classifier, build_encoder, count_parameters
-from utils.engine import Batch, Hardware, choose_hardware, predict, train_epoch
+from utils.engine import Batch, Hardware, NotFinite, choose_hardware, predict, train_epoch
 from utils.keras_rules import same_padding
 from utils.residual import BasicBlock
 from utils.resnet1d import BatchNorm, ResNet1d, SameConv1d
@@ -236,11 +236,18 @@ def test_the_loss_is_looked_at_now_and_then(monkeypatch):
         return model(x) * (float("nan") if len(steps) == 3 else 1)
 
     monkeypatch.setattr(engine, "READ_EVERY", 2)
-    model, steps, reported = make_classifier(), [], []
+    model, steps, means = make_classifier(), [], []
     wrapped = mock.Mock(side_effect=forward)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     batches = [Batch(noise(4, 1, 64), torch.arange(4), 4)] * 9
     cpu = Hardware(torch.device("cpu"), bf16=False)
-    with pytest.raises(UserError, match="no longer finite"):
-        train_epoch(wrapped, batches, optimizer, F.cross_entropy, cpu, report=reported.append)
-    assert len(reported) == 1 and steps == [1, 2, 3, 4]  # the fourth step is the next look
+    totals = engine.Totals(cpu.device)
+    with pytest.raises(NotFinite, match="no longer finite") as raised:
+        train_epoch(
+            wrapped, batches, optimizer, F.cross_entropy, cpu, totals,
+            after_step=lambda: means.append(totals.means),
+        )  # fmt: skip
+    assert raised.value.step == 3
+    assert steps == [1, 2, 3, 4]  # the fourth step is the next look
+    assert means[0] is None and means[1] == means[2] == totals.means
+    assert totals.means[0] == pytest.approx(totals.loss / 8)

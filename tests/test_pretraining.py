@@ -181,10 +181,11 @@ def test_the_metric_chooses_the_epoch(cohort, tmp_path, monkeypatch, metric, bes
 def test_a_weights_file_is_where_training_starts(cohort, job, tmp_path, monkeypatch):
     started = {}
 
-    def train(args, data, model, *_):
-        started.update({k: v.clone() for k, v in model.state_dict().items()})
-        save_weights(epoch(args.job_dir, 1), model.state_dict(), make_contract())
-        return 1
+    def train(args, data, training):
+        state = training.model.state_dict()
+        started.update({k: v.clone() for k, v in state.items()})
+        save_weights(epoch(args.job_dir, 1), state, make_contract())
+        training.log.bests["chosen"].epoch = 1
 
     monkeypatch.setattr(run, "train", train)
     weights = job / "weights.safetensors"

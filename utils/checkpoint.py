@@ -1,6 +1,8 @@
 """Weights files: safetensors with a contract, saved whole, loaded strictly."""
 
 import errno
+import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,27 +39,46 @@ class Transfer(NamedTuple):
 
 def save_weights(path: Path, state: dict[str, Tensor], contract: Contract) -> None:
     """Write `state` and its contract; equal content gives equal bytes."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in _kept(state).items()}
+    save_tensors(path, _kept(state), contract.to_metadata())
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write safetensors, whole or not at all.
+
+    Args:
+        metadata: of one key; several would be written in no fixed order.
+    """
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with atomic_path(path) as temporary:
         try:
-            save_file(tensors, temporary, contract.to_metadata())
+            save_file(tensors, temporary, metadata)
         except SafetensorError as error:
-            full = f"os error {errno.ENOSPC}" in str(error)
-            raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(path)) from None
+            code = re.search(r"os error (\d+)", str(error))
+            number = int(code[1]) if code else errno.EIO
+            raise OSError(number, os.strerror(number), str(path)) from None
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], Contract]:
     """All tensors of a weights file, on the CPU, and its contract.
 
     Raises:
-        UserError: missing file, not safetensors, cut short, or without a contract.
+        UserError: as `read_tensors`, or without a contract.
+    """
+    tensors, metadata = read_tensors(path)
+    return tensors, Contract.from_metadata(metadata, str(path))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of a file, on the CPU, and its metadata.
+
+    Raises:
+        UserError: missing file, not safetensors, or cut short.
     """
     if not Path(path).is_file():
         raise UserError(f"weights file {path} does not exist")
     try:
         with safe_open(path, framework="pt") as file:
-            contract = Contract.from_metadata(file.metadata(), str(path))
-            return {name: file.get_tensor(name) for name in file.keys()}, contract  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
         raise UserError(f"{path} is not a readable safetensors file ({error})") from None
 

@@ -74,7 +74,19 @@ def add_run_flags(parser: Parser) -> None:
     )
     flag("--seed", type=seed, default=0, help="of everything random")
     flag("--overwrite", action="store_true", help="replace the run in --job-dir")
+    flag("--resume", action="store_true", help="continue the run in --job-dir; start it if none is")
+    flag(
+        "--checkpoint-every",
+        type=count,
+        help="steps from one checkpoint to the next; by default about five minutes",
+    )
     add_preset_flag(parser)
+
+
+def check_run_flags(parser: Parser, args: argparse.Namespace) -> None:
+    """Refuse to both continue and replace a run."""
+    if args.resume:
+        parser.refuse(["overwrite"], "not with --resume")
 
 
 def add_preset_flag(parser: Parser) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -109,6 +109,14 @@ class Processes(NamedTuple):
         if self.size > 1:
             dist.all_reduce(values)
         return values
+
+    def send(self, value: Any) -> Any:
+        """What the first process has."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, 0)
+        return values[0]
 
     def told(self, stop: bool, device: torch.device) -> bool:
         """What the first process says."""

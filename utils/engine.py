@@ -1,5 +1,6 @@
 """Device, precision, one epoch of training, prediction. Knows no flags and no data sets."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -74,31 +75,84 @@ def choose_hardware(device: str, precision: str) -> Hardware:
     return Hardware(chosen, precision == "bf16" or (precision == "auto" and native_bf16(chosen)))
 
 
+class NotFinite(UserError):
+    """What a network computes is no longer a number."""
+
+    def __init__(self, step: int | None = None):
+        self.step = step  # of its epoch, from 1 on
+        super().__init__("the loss is no longer finite; lower --lr or use --precision fp32")
+
+
+class Totals:
+    """Losses and right answers of an epoch so far, over the examples of all processes.
+
+    Those of the last steps stay on the device until they are read: nothing waits in between.
+
+    Attributes:
+        step: that were done. seen: examples. loss, hits: sums over the examples that were read.
+        means: mean loss and accuracy when they were last read.
+    """
+
+    def __init__(self, device: torch.device, step=0, seen=0, loss=0.0, hits=0.0):
+        self.step, self.seen, self.loss, self.hits = step, seen, loss, hits
+        self.means: tuple[float, float] | None = None
+        self._latest = torch.zeros((READ_EVERY, 2), dtype=torch.float64, device=device)
+        self._unread = 0
+
+    def add(self, sums: Tensor, examples: int) -> None:
+        """Losses and right answers of a step, (2,), summed over its examples."""
+        self._latest[self._unread] = sums
+        self._unread += 1
+        self.step += 1
+        self.seen += examples
+        if self._unread == READ_EVERY:
+            self.read()
+
+    def read(self) -> tuple[float, float]:
+        """Mean loss and accuracy.
+
+        Raises:
+            NotFinite: the loss of a step was not.
+        """
+        latest, self._unread = self._latest[: self._unread].tolist(), 0
+        # One by one, so that sums do not depend on when they were read.
+        for step, (loss, hits) in enumerate(latest, self.step - len(latest) + 1):
+            if not math.isfinite(loss):
+                raise NotFinite(step)
+            self.loss += loss
+            self.hits += hits
+        self.means = self.loss / self.seen, self.hits / self.seen
+        return self.means
+
+    def state(self) -> dict[str, float]:
+        """Arguments of the same totals; as `read`."""
+        if self.step:
+            self.read()
+        return {name: getattr(self, name) for name in ("step", "seen", "loss", "hits")}
+
+
 def train_epoch(
     model: nn.Module,
     batches: Iterable[Batch],
     optimizer: torch.optim.Optimizer,
     loss_function: Callable[[Tensor, Tensor], Tensor],
     hardware: Hardware,
+    totals: Totals | None = None,
     processes: Processes = ALONE,
-    report: Callable[[float], None] = lambda loss: None,
+    after_step: Callable[[], None] = lambda: None,
 ) -> tuple[float, float]:
-    """One pass over `batches`; returns the mean loss and the accuracy over its examples.
-
-    Sums stay on the device and are read every `READ_EVERY` steps and at the end: nothing waits in
-    between.
+    """Train on `batches`; returns the mean loss and the accuracy over their examples.
 
     Args:
         model: wrapped by `processes`, where they are several.
-        report: is told the mean loss so far, now and then.
+        totals: of the steps of this epoch that were done before; are added to.
 
     Raises:
-        UserError: the loss is no longer finite.
+        NotFinite: the loss is no longer finite.
     """
     model.train()
-    sums = torch.zeros(2, dtype=torch.float64, device=hardware.device)  # losses, right answers
-    seen = 0
-    for step, (x, y, total) in enumerate(batches, 1):
+    totals = totals or Totals(hardware.device)
+    for x, y, total in batches:
         with hardware.autocast():
             logits = model(x)
         loss = loss_function(logits.float(), y)
@@ -106,12 +160,10 @@ def train_epoch(
         # Gradients are averaged over the processes; each counts as much as it has examples.
         (loss * (processes.size * len(y) / total)).backward()
         optimizer.step()
-        sums += torch.stack((loss.detach() * len(y), _hits(logits.detach(), y)))
-        seen += len(y)
-        if step % READ_EVERY == 0:
-            report(_finite(sums[0]).item() / seen)
-    *sums, seen = processes.add_up(torch.cat((_finite(sums), sums.new_tensor([seen]))))
-    return tuple((value / seen).item() for value in sums)
+        sums = torch.stack((loss.detach() * len(y), _hits(logits.detach(), y)))
+        totals.add(processes.add_up(sums), total)
+        after_step()
+    return totals.read()
 
 
 @torch.inference_mode()
@@ -121,7 +173,7 @@ def predict(
     """Logits (n, classes) float32 and their labels, both on the CPU, in the order given.
 
     Raises:
-        UserError: a logit is no longer finite.
+        NotFinite: a logit is not.
     """
     model.eval()
     logits, labels = [], []
@@ -129,16 +181,13 @@ def predict(
         with hardware.autocast():
             logits.append(model(x).float())
         labels.append(y)
-    return _finite(torch.cat(logits)).cpu(), torch.cat(labels).cpu()
+    found = torch.cat(logits).cpu()
+    if not found.isfinite().all():
+        raise NotFinite
+    return found, torch.cat(labels).cpu()
 
 
 def _hits(logits: Tensor, y: Tensor) -> Tensor:
     if y.is_floating_point():
         return ((logits > 0) == (y > 0)).float().mean(-1).sum()
     return (logits.argmax(-1) == y).float().sum()
-
-
-def _finite(values: Tensor) -> Tensor:
-    if not values.isfinite().all():
-        raise UserError("the loss is no longer finite; lower --lr or use --precision fp32")
-    return values

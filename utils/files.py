@@ -1,9 +1,12 @@
 """Files written whole or not at all, and their checksums."""
 
+import glob
 import hashlib
 import json
 import os
-import tempfile
+import platform
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,17 +14,18 @@ from typing import Any
 
 from utils.cli import UserError
 
+HOST = re.sub(r"\W", "-", platform.node())  # folders may be shared by several machines
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; it takes the name `path` once the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        _flush(temporary)
         temporary.replace(path)
     except OSError as error:
         error.filename = str(path)
@@ -35,13 +39,54 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder beside `folder`; it takes its place once the block succeeds."""
     folder = Path(folder).resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-        made, earlier = Path(temporary) / "made", Path(temporary) / "earlier"
-        made.mkdir()
+    temporary = _temporary(folder)
+    made, earlier = temporary / "made", temporary / "earlier"
+    try:
+        made.mkdir(parents=True)
         yield made
+        for path in made.rglob("*"):
+            if path.is_file():
+                _flush(path)
         if folder.exists():
             folder.rename(earlier)
         made.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    """A name for this process to write `path` under, once leftovers of it are removed."""
+    remove_leftovers(path.parent, path.name)
+    return path.with_name(f".{path.name}.{HOST}.{os.getpid()}.tmp")
+
+
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove what processes of this machine that were killed left in `folder`, of file `name` or
+    of all; a folder that was just being replaced is put back."""
+    pattern = "*" if name is None else glob.escape(name)
+    for path in folder.glob(f".{pattern}.{HOST}.*.tmp"):
+        target, _, pid = path.name[1:].removesuffix(".tmp").rpartition(f".{HOST}.")
+        if not pid.isdecimal() or _runs(int(pid)):
+            continue
+        earlier = path / "earlier"
+        if earlier.exists() and not (folder / target).exists():
+            earlier.rename(folder / target)
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def write_json(path: Path, value: Any) -> None:

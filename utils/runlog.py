@@ -4,17 +4,23 @@ import argparse
 import platform
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 
 from utils.cli import UserError
-from utils.files import atomic_path, write_json
+from utils.files import atomic_path, read_json, remove_leftovers, write_json
+from utils.metrics import better
 
 ARGUMENTS = "args.json"
+CHECKPOINT = "checkpoint.safetensors"
 # Everything a run writes; --overwrite removes these and nothing else.
 OUTPUTS = (
     "args.json",
@@ -22,6 +28,7 @@ OUTPUTS = (
     "history.csv",
     "timing.csv",
     "scores.json",
+    CHECKPOINT,
     "weights.safetensors",
     "best_model.safetensors",
     "*_predictions.csv",
@@ -30,34 +37,107 @@ OUTPUTS = (
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "wfdb")
 
 
-def check_free(job_dir: Path, overwrite: bool) -> None:
-    """Raises `UserError` where `job_dir` holds a run that may not be replaced."""
+# Flags that a run may be continued with other values of: they change no result.
+FREE = {
+    "job_dir", "overwrite", "resume", "checkpoint_every", "device", "compile", "data_parallelism",
+    "verbose", "index", "cache_val",
+}  # fmt: skip
+DERIVED = {"arch", "stages"}  # filled in from the weights file where they are not given
+
+
+def finished(args: argparse.Namespace, last: str) -> bool:
+    """Whether `--resume` finds nothing to do: `last` is what a run writes at its end.
+
+    Raises:
+        UserError: as `check_free`.
+    """
+    if not (args.resume and (args.job_dir / last).exists()):
+        return False
+    check_free(args)
+    return not (args.job_dir / CHECKPOINT).exists()
+
+
+@contextmanager
+def claimed(args: argparse.Namespace) -> Iterator[None]:
+    """Keep all other runs out of `args.job_dir`.
+
+    Raises:
+        UserError: one is there, or as `check_free`.
+    """
+    check_free(args)
+    args.job_dir.mkdir(parents=True, exist_ok=True)
+    lock = args.job_dir / ".lock"
+    try:
+        with FileLock(lock, timeout=0):
+            try:
+                check_free(args)  # from here on nothing can change
+                yield
+            finally:
+                lock.unlink()  # while it is held, so that nobody else's is removed
+    except Timeout:
+        raise UserError(
+            f"{args.job_dir} is in use by another run; wait for it, or choose another --job-dir"
+        ) from None
+    finally:
+        if not any(args.job_dir.iterdir()):  # nothing was begun
+            args.job_dir.rmdir()
+
+
+def check_free(args: argparse.Namespace) -> None:
+    """Raises `UserError` where the job directory holds a run that may be neither replaced nor
+    continued."""
+    job_dir = args.job_dir
     if job_dir.exists() and not job_dir.is_dir():
         raise UserError(f"--job-dir {job_dir} is a file")
     found = next(_outputs(job_dir), None)
-    if found and not (job_dir / ARGUMENTS).exists():
+    if not found:
+        return
+    if not (job_dir / ARGUMENTS).exists():
         # Not even --overwrite: nobody knows whose these are.
         raise UserError(f"{job_dir} holds {found.name} of no run; choose another --job-dir")
-    if found and not overwrite:
-        raise UserError(f"{job_dir} holds a run; choose another --job-dir or pass --overwrite")
+    if args.resume:
+        _check_same(args)
+    elif not args.overwrite:
+        raise UserError(
+            f"{job_dir} holds a run; choose another --job-dir, or pass --resume to continue it or "
+            "--overwrite to replace it"
+        )
+
+
+def _check_same(args: argparse.Namespace) -> None:
+    saved = read_json(args.job_dir / ARGUMENTS).get("arguments", {})
+    for name, value in _plain(args).items():
+        if name in FREE or (name in DERIVED and value is None) or saved.get(name) == value:
+            continue
+        raise UserError(
+            f"--{name.replace('_', '-')} is {value}, in the run in {args.job_dir} it was "
+            f"{saved.get(name)}; --resume it with the same flags, or choose another --job-dir"
+        )
+
+
+def _plain(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()
+    }
 
 
 def _outputs(job_dir: Path) -> Iterator[Path]:
     return (path for pattern in OUTPUTS for path in job_dir.glob(pattern))
 
 
-def start_run(args: argparse.Namespace, hardware: str) -> None:
-    """Clear `args.job_dir` of an earlier run and save the arguments there.
+def start_run(args: argparse.Namespace, hardware: str, resumed: bool) -> None:
+    """Save the arguments in `args.job_dir`, and clear it of an earlier run unless it is `resumed`.
 
     Called once the data has been read, so that a mistyped path costs no earlier result.
     """
-    check_free(args.job_dir, args.overwrite)
+    print(f"computing on {hardware}")
+    for folder in (args.job_dir, *args.job_dir.glob("epoch_*")):
+        remove_leftovers(folder)
+    if resumed:
+        return
     for path in _outputs(args.job_dir):
         if path.name != ARGUMENTS:  # replaced below; until then it marks these files as a run's
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    arguments = {
-        name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()
-    }
     environment = {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -65,8 +145,7 @@ def start_run(args: argparse.Namespace, hardware: str) -> None:
         "threads": torch.get_num_threads(),
         **versions(),
     }
-    print(f"computing on {hardware}")
-    write_json(args.job_dir / ARGUMENTS, {"arguments": arguments, "environment": environment})
+    write_json(args.job_dir / ARGUMENTS, {"arguments": _plain(args), "environment": environment})
 
 
 def versions() -> dict[str, str]:
@@ -105,3 +184,43 @@ class Table:
         self.rows.append(row)
         with atomic_path(self.path) as temporary:
             pd.DataFrame(self.rows).to_csv(temporary, index=False, lineterminator="\n")
+
+
+@dataclass
+class Best:
+    """The best value of a column of the history so far, and its epoch."""
+
+    column: str
+    value: float | None = None
+    epoch: int = 0
+
+    def improved(self, epoch: int, value: float | None) -> bool:
+        """Take note of an epoch; whether it is the best. The first is, and where there is no value
+        the last."""
+        best = value is None or epoch == 1 or better(self.column, value, self.value)
+        if best:
+            self.epoch, self.value = epoch, value
+        return best
+
+
+class Log:
+    """What is written down of the epochs of a run.
+
+    Attributes:
+        history, timing: tables. bests: by what they are for.
+    """
+
+    def __init__(self, job_dir: Path, **bests: Best):
+        self.history = Table(job_dir / "history.csv")
+        self.timing = Table(job_dir / "timing.csv")
+        self.bests = bests
+
+    def state(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        bests = {name: asdict(best) for name, best in self.bests.items()}
+        return {"history": self.history.rows, "timing": self.timing.rows, "bests": bests}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.history.rows, self.timing.rows = state["history"], state["timing"]
+        self.bests = {name: Best(**state["bests"][name]) for name in self.bests}

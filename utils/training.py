@@ -1,0 +1,231 @@
+"""Epochs of a run that can be stopped at any step, and continued as if it had not been."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from utils.checkpoint import read_tensors, save_tensors
+from utils.cli import UserError
+from utils.contract import Contract
+from utils.distributed import Processes
+from utils.engine import Batch, Hardware, NotFinite, Totals, train_epoch
+from utils.runlog import CHECKPOINT, Log
+from utils.stopping import Stop
+
+INTERVAL = 300  # seconds from one checkpoint to the next, by default
+
+
+class Stream(NamedTuple):
+    """What is trained on.
+
+    Attributes:
+        epochs: at most. steps: of each.
+        batches: of an epoch, from 1 on, without its first so many.
+        describe: what a step of an epoch, both from 1 on, is made of.
+    """
+
+    epochs: int
+    steps: int
+    batches: Callable[[int, int], Iterable[Batch]]
+    describe: Callable[[int, int], str]
+
+
+class Training:
+    """A network on its way through the epochs.
+
+    Random numbers are no part of where it stands: all are drawn from the seed and the position.
+
+    Attributes:
+        epoch: under way, from 1 on. totals: of it. seconds: that earlier processes spent on it.
+        log: what the first process has written down.
+    """
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        contract: Contract,
+        hardware: Hardware,
+        processes: Processes,
+        log: Log,
+    ):
+        self.args, self.model, self.optimizer, self.contract = args, model, optimizer, contract
+        self.hardware, self.processes = hardware, processes
+        self.epoch, self.seconds = 1, 0.0
+        self.totals = Totals(hardware.device)
+        self.log = log
+        self.stop = Stop()
+        self._began = self._saved = time.monotonic()
+
+    @property
+    def spent(self) -> float:
+        """Seconds on this epoch."""
+        return self.seconds + time.monotonic() - self._began
+
+    def epochs(
+        self,
+        stream: Stream,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        ended: Callable[[], bool] = lambda: False,
+        quiet: bool | None = None,
+    ) -> Iterator[dict[str, float]]:
+        """Loss and accuracy of each epoch; what is done with them belongs to it, too.
+
+        Args:
+            ended: asked of the first process before each epoch.
+            quiet: without a progress bar; None: where there is no terminal.
+
+        Raises:
+            UserError: the loss is no longer finite.
+        """
+        device = self.hardware.device
+        wrapped = self.processes.wrap(self.model, self.args.sync_bn)
+        trained = self.hardware.compile(wrapped, self.args.compile)
+        self._began = self._saved = time.monotonic()
+        while self.epoch <= stream.epochs and not self.processes.told(ended(), device):
+            name = f"epoch {self.epoch}/{stream.epochs}"
+            batches = stream.batches(self.epoch, self.totals.step)
+            with tqdm(batches, name, stream.steps, unit="step", leave=False, disable=quiet,
+                      initial=self.totals.step) as progress:  # fmt: skip
+                row = self._train(trained, progress, loss, stream.describe)
+            yield row
+            self.epoch, self.totals, self.seconds = self.epoch + 1, Totals(device), 0.0
+            self._began = time.monotonic()
+
+    def _train(
+        self,
+        trained: nn.Module,
+        progress: tqdm,
+        loss: Callable,
+        describe: Callable[[int, int], str],
+    ) -> dict[str, float]:
+        try:
+            means = train_epoch(
+                trained, progress, self.optimizer, loss, self.hardware, self.totals,
+                self.processes, lambda: self._after_step(progress),
+            )  # fmt: skip
+        except NotFinite as error:
+            made_of = describe(self.epoch, error.step)
+            raise UserError(
+                f"epoch {self.epoch}, step {error.step}, made of {made_of}: {error}"
+            ) from None
+        return dict(zip(("loss", "acc"), means, strict=True))
+
+    def _after_step(self, progress: tqdm) -> None:
+        if self.totals.means:
+            progress.set_postfix(loss=f"{self.totals.means[0]:.3f}", refresh=False)
+        if self.processes.first:
+            every = self.args.checkpoint_every
+            past = time.monotonic() - self._saved
+            if self.totals.step % every == 0 if every else past > INTERVAL:
+                self.save()
+            self.pause()
+
+    def follow(self, *stream_and_loss) -> None:
+        """Train beside the first process, and stop when it does."""
+        with self.stop.listening():
+            try:
+                for _ in self.epochs(*stream_and_loss):
+                    pass
+            except RuntimeError:  # the first process has left
+                if not self.stop.code:
+                    raise
+                sys.exit(self.stop.code)
+
+    def watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Batches that are only predicted, between which the run may be stopped."""
+        for batch in batches:
+            self.pause()
+            yield batch
+
+    def pause(self) -> None:
+        """Save and exit, if that was asked for."""
+        if self.stop.code:
+            self.save()
+            done = f"after step {self.totals.step} of epoch {self.epoch}"
+            print(f"stopped {done}; the same command with --resume continues")
+            sys.exit(self.stop.code)
+
+    @property
+    def _path(self) -> Path:
+        return self.args.job_dir / CHECKPOINT
+
+    def save(self) -> None:
+        """Write down where this run stands.
+
+        Raises:
+            NotFinite: a loss or a weight is not.
+        """
+        state = {
+            "contract": _identity(self.contract),
+            "epoch": self.epoch,
+            "totals": self.totals.state(),
+            "seconds": self.spent,
+            "log": self.log.state(),
+        }
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        for number, values in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{name}": value for name, value in values.items()}
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise NotFinite(self.totals.step)
+        save_tensors(self._path, tensors, {"run": json.dumps(state)})
+        self._saved = time.monotonic()
+
+    def resume(self) -> bool:
+        """Continue from the checkpoint, if there is one and that is wanted; whether it does.
+
+        Raises:
+            UserError: it is damaged, or of another run.
+        """
+        wanted = self.processes.first and self.args.resume and self._path.exists()
+        found = self.processes.send(read_tensors(self._path) if wanted else None)
+        if not found:
+            return False
+        tensors, metadata = found
+        try:
+            state = json.loads(metadata["run"])
+            if state["contract"] != _identity(self.contract):
+                raise UserError(
+                    f"{self._path} is of other data or another network; --overwrite starts again"
+                )
+            self._restore(tensors, state)
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError):
+            raise UserError(
+                f"{self._path} holds no state of this run; --overwrite starts again"
+            ) from None
+        print(f"continues after step {self.totals.step} of epoch {self.epoch}")
+        return True
+
+    def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        self.epoch, self.seconds = int(state["epoch"]), float(state["seconds"])
+        self.totals = Totals(self.hardware.device, **state["totals"])
+        self.log.restore(state["log"])
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        self.model.load_state_dict(parts["model"])
+        moments = self.optimizer.state_dict()
+        for name, tensor in parts["optimizer"].items():
+            number, _, rest = name.partition(".")
+            moments["state"].setdefault(int(number), {})[rest] = tensor
+        self.optimizer.load_state_dict(moments)
+
+    def finish(self) -> None:
+        """Remove the checkpoint of a run that is done."""
+        self._path.unlink(missing_ok=True)
+
+
+def _identity(contract: Contract) -> dict[str, Any]:
+    """What has to be equal for a run to go on; libraries may change meanwhile."""
+    return {name: value for name, value in asdict(contract).items() if name != "versions"}
