@@ -13,11 +13,14 @@ from utils.cli import UserError
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; it takes the name `path` once the block succeeds."""
+def atomic_path(path: Path, name: str | None = None) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; it takes the name `path` once the block succeeds.
+
+    Where `name` is not given, it is one of this process.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(name or f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         with temporary.open("rb") as file:
