@@ -1,6 +1,7 @@
 """What several test files share: commands run in this process, tiny networks, folders as bytes."""
 
 import io
+import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -15,6 +16,7 @@ from utils import cli
 from utils.checkpoint import save_weights
 from utils.contract import Contract
 from utils.encoders import Classifier, build_encoder
+from utils.files import HOST
 from utils.recordings import TWELVE_LEADS
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +52,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     """Every file below `folder`, hidden ones included."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def leftover(path: Path) -> Path:
+    """What a killed process was just writing `path` as."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    return path.with_name(f".{path.name}.{HOST}.{ended.pid}.tmp")
 
 
 def make_contract(**changes) -> Contract:

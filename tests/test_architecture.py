@@ -10,7 +10,15 @@ from finetuning import run as finetuning_run
 from pretraining import conversion, tasks
 from pretraining import run as pretraining_run
 from tests.helpers import ROOT
-from utils import annotations, encoders, names, recordings, resampling, synthetic_cohort
+from utils import (
+    annotations,
+    downloading,
+    encoders,
+    names,
+    recordings,
+    resampling,
+    synthetic_cohort,
+)
 
 PACKAGES = ("utils", "pretraining", "finetuning")
 MODULES = {
@@ -69,6 +77,7 @@ def test_names_agree_with_the_tables():
     assert tuple(tasks.TASKS) == names.TASKS
     assert tuple(encoders.ENCODERS) == names.ARCHITECTURES
     assert tuple(conversion.SOURCES) == names.SOURCES
+    assert tuple(downloading.DATASETS) == names.DOWNLOADS
     assert tuple(pretraining_run.VALIDATED) == names.PRETRAINING_METRICS
     assert tuple(preparation.DATASETS) == tuple(prepare.NEEDED) == names.DATASETS
     assert prepare.OPTIONAL.keys() == prepare.NEEDED.keys()

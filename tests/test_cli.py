@@ -19,6 +19,7 @@ COMMANDS = {
     "finetuning.trainer": ["--job-dir", "x", "--train", __file__],
     "report.compare": ["--results", "."],
     **{f"benchmarks.{name}": [] for name in ("finetune", "infer", "loader", "scale", "train")},
+    "utils.download": ["mitdb", "--out", "x"],
     "utils.synthetic": ["--out", "x"],
 }
 PRETRAIN, FINETUNE = "pretraining.trainer", "finetuning.trainer"
@@ -148,7 +149,7 @@ for name in {list(COMMANDS)}:
     try:
         importlib.import_module(name).main()
     except SystemExit as stop:
-        loaded = {{"torch", "scipy", "wfdb", "pandas", "sklearn"}} & set(sys.modules)
+        loaded = {{"torch", "scipy", "wfdb", "pandas", "sklearn", "requests"}} & set(sys.modules)
         print("result", name, stop.code, *sorted(loaded), file=sys.stderr)
 """
     found = subprocess.run(

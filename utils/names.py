@@ -15,6 +15,7 @@ PRETRAINING_METRICS = ("loss", "acc", "f1")
 FINETUNING_METRICS = ("loss", "acc", "f1", "auc")
 STOP_METRICS = ("val_loss", "val_f1", "train_acc")
 SOURCES = ("mitdb", "wfdb", "torrent")
+DOWNLOADS = ("challenge17", "mitdb", "icentia11k")
 DATASETS = ("challenge17", "challenge20", "ptbxl", "table")
 PTBXL_CATEGORIES = ("diagnostic", "form", "rhythm")
 PTBXL_RATES = (500, 100)  # Hz

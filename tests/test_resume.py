@@ -1,0 +1,216 @@
+"""A run that is stopped, killed or out of disk continues as if nothing had been."""
+
+import json
+import os
+import resource
+import signal
+import time
+
+import pandas as pd
+import pytest
+import torch
+
+import finetuning.trainer
+import pretraining.trainer
+from pretraining.trainer import main as pretrain
+from tests.helpers import command, contents, leftover, put_weights
+from tests.interrupting import PROCESSES, kill_and_continue, results, start
+from utils import training
+from utils.checkpoint import read_tensors, save_tensors
+from utils.runlog import CHECKPOINT
+
+PRETRAINING, FINETUNING = "pretraining.trainer", "finetuning.trainer"
+MAIN = {PRETRAINING: pretraining.trainer.main, FINETUNING: finetuning.trainer.main}
+COMMON = ["--device", "cpu", "--precision", "fp32", "--checkpoint-every", 3]
+
+
+@pytest.fixture(scope="module")
+def flags(cohort_folder, prepared, tmp_path_factory):
+    """Of a run of each trainer: a second or so."""
+    index = tmp_path_factory.mktemp("index")
+    weights = put_weights(tmp_path_factory.mktemp("weights") / "weights.safetensors")
+    return {
+        PRETRAINING: [
+            "--train", cohort_folder, "--index", index, "--task", "beat", "--stages", 1,
+            "--frame-size", 256, "--batch-size", 8, "--steps-per-epoch", 16, "--epochs", 4,
+            "--samples-per-patient", 16, "--val-patients", 2, "--val-size", 32, *COMMON,
+        ],
+        FINETUNING: [
+            "--train", prepared / "p_train.npz", "--test", prepared / "p_test.npz", "--epochs", 12,
+            "--batch-size", 4, "--val-size", 0.25, "--patience", 8, "--weights-file", weights,
+            *COMMON,
+        ],
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(flags, tmp_path_factory):
+    """Folder and seconds of an uninterrupted run of each."""
+    runs = {}
+    for module, words in flags.items():
+        job = tmp_path_factory.mktemp("whole") / "job"
+        began = time.monotonic()
+        process = start(module, [*words, "--job-dir", job], job.with_suffix(".log"))
+        process.join()
+        assert process.exitcode == 0, job.with_suffix(".log").read_text()
+        runs[module] = job, time.monotonic() - began
+    return runs
+
+
+@pytest.mark.parametrize("module", MAIN)
+def test_killed_again_and_again(flags, whole, tmp_path, module):
+    job, seconds = whole[module]
+    said = kill_and_continue(module, flags[module], tmp_path / "job", 5, seconds / 2)
+    assert "continues after step" in said
+    assert results(tmp_path / "job") == results(job)
+    assert CHECKPOINT not in results(job)
+    timing = [pd.read_csv(folder / "timing.csv") for folder in (job, tmp_path / "job")]
+    assert len(timing[0]) == len(timing[1]) and (timing[1]["seconds"] > 0).all()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("module", MAIN)
+def test_stopped_by_a_signal(flags, whole, tmp_path, module, number, code):
+    job, log = tmp_path / "job", tmp_path / "log"
+    words = [*flags[module], "--job-dir", job, "--checkpoint-every", 10**6]
+    process = start(module, words, log)
+    while not (job / "history.csv").exists():
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    process.join()
+    assert process.exitcode == code, log.read_text()
+    assert "--resume continues" in log.read_text()
+    assert not list(job.glob(".*"))
+    resumed = command(MAIN[module], *words, "--resume")
+    assert resumed.code == 0 and "continues after step" in resumed.out
+    assert results(job).keys() == results(whole[module][0]).keys()
+
+
+def test_a_finished_run_is_left_alone(flags, whole, tmp_path):
+    for module, main in MAIN.items():
+        job = whole[module][0]
+        before = contents(job)
+        result = command(main, *flags[module], "--job-dir", job, "--resume")
+        assert result.code == 0 and "this run is finished" in result.out
+        command(main, *flags[module], "--job-dir", job).refused("holds a run", "--resume")
+        command(
+            main, *flags[module], "--job-dir", job, "--resume", "--lr", 0.5
+        ).refused("--lr is 0.5", "was 0.001")  # fmt: skip
+        assert contents(job) == before
+
+
+def stopped(main, words, job, monkeypatch, step):
+    """A run that is stopped after so many steps in all."""
+    asked = []
+
+    def after_step(self, progress):
+        asked.append(1)
+        self.stop.code = 130 * (len(asked) == step)
+        self.pause()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training.Training, "_after_step", after_step)
+        result = command(main, *words, "--job-dir", job)
+    assert result.code == 130, result
+    return result
+
+
+def test_other_flags_or_data_are_not_continued(flags, cohort_copy, tmp_path, monkeypatch):
+    job, words = tmp_path / "job", flags[PRETRAINING]
+    assert "after step 4 of epoch 2" in stopped(pretrain, words, job, monkeypatch, 20).out
+    again = [*words, "--job-dir", job, "--resume"]
+    command(pretrain, *again, "--overwrite").refused("--overwrite", "not with --resume")
+    command(pretrain, *again, "--batch-size", 4).refused("--batch-size is 4", "it was 8")
+    arguments = json.loads((job / "args.json").read_text())
+    arguments["arguments"]["train"] = str(cohort_copy)
+    (job / "args.json").write_text(json.dumps(arguments))
+    (cohort_copy / "p00/p00001/p00001_s01.dat").unlink()
+    index = ["--train", cohort_copy, "--index", tmp_path / "index"]
+    command(pretrain, *again, *index).refused("other data or another network")
+
+
+def test_a_damaged_checkpoint(flags, tmp_path, monkeypatch):
+    job, words = tmp_path / "job", flags[FINETUNING]
+    main = MAIN[FINETUNING]
+    stopped(main, words, job, monkeypatch, 20)
+    again = [*words, "--job-dir", job, "--resume"]
+    tensors, metadata = read_tensors(job / CHECKPOINT)
+    state = json.loads(metadata["run"])
+    first = next(iter(tensors))
+    for changed, changed_state in (
+        ({k: v for k, v in tensors.items() if k != first}, state),
+        (tensors | {first: torch.zeros(1)}, state),
+        (tensors | {"x": torch.zeros(1)}, state),
+        (tensors, state | {"epoch": "two"}),
+        (tensors, state | {"log": {}}),
+        (tensors, state | {"totals": {"step": 3, "more": 1}}),
+        (tensors, {}),
+    ):
+        save_tensors(job / CHECKPOINT, changed, {"run": json.dumps(changed_state)})
+        command(main, *again).refused(CHECKPOINT, "holds no state of this run", "--overwrite")
+    (job / CHECKPOINT).write_bytes(b"\0" * 100)
+    command(main, *again).refused(CHECKPOINT, "not a readable safetensors file")
+    assert command(main, *words, "--job-dir", job, "--overwrite").code == 0
+
+
+def test_without_a_checkpoint_it_starts_afresh(flags, whole, tmp_path):
+    job, words = tmp_path / "job", flags[FINETUNING]
+    main = MAIN[FINETUNING]
+    assert command(main, *words, "--job-dir", job, "--resume", "--epochs", 1).code == 0
+    (job / "scores.json").unlink()  # as if it had died before the end
+    left = [leftover(job / "history.csv"), leftover(job / "best_model.safetensors")]
+    for path in left:
+        path.write_bytes(b"half")
+    assert command(main, *words, "--job-dir", job, "--resume", "--epochs", 1).code == 0
+    assert not any(path.exists() for path in left)
+
+
+def test_two_runs_in_one_folder(flags, tmp_path):
+    job, log = tmp_path / "job", tmp_path / "log"
+    words = [*flags[PRETRAINING], "--job-dir", job]
+    process = start(PRETRAINING, words, log)
+    while not (job / "args.json").exists():
+        time.sleep(0.01)
+    for flag in ("--resume", "--overwrite"):
+        command(pretrain, *words, flag).refused(str(job), "in use by another run")
+    process.join()
+    assert process.exitcode == 0, log.read_text()
+
+
+def limited(words, limit, log):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    from tests.interrupting import _run
+
+    _run(PRETRAINING, words, log)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(flags, whole, tmp_path, monkeypatch):
+    """A file may not grow beyond what is left on the disk: the checkpoint is the largest."""
+    job, words = tmp_path / "job", flags[PRETRAINING]
+    stopped(pretrain, words, job, monkeypatch, 20)
+    before = (job / CHECKPOINT).read_bytes()
+    again = [str(word) for word in (*words, "--job-dir", job, "--resume")]
+    log = tmp_path / "log"
+    process = PROCESSES.Process(target=limited, args=(again, len(before) - 1000, log))
+    process.start()
+    process.join()
+    assert process.exitcode == 2, log.read_text()
+    assert f"error: {job / CHECKPOINT}: File too large" in log.read_text()
+    assert (job / CHECKPOINT).read_bytes() == before and not list(job.glob(".*"))
+    process = start(PRETRAINING, again, log)
+    process.join()
+    assert process.exitcode == 0 and "continues after step 4 of epoch 2" in log.read_text()
+    assert results(job) == results(whole[PRETRAINING][0])
+
+
+def test_a_loss_that_is_no_number_names_step_and_records(flags, tmp_path, monkeypatch):
+    job, words = tmp_path / "job", flags[PRETRAINING]
+    stopped(pretrain, words, job, monkeypatch, 20)
+    before = (job / CHECKPOINT).read_bytes()
+    tensors, metadata = read_tensors(job / CHECKPOINT)
+    name = next(name for name in tensors if name.endswith("conv1.weight"))
+    tensors[name][:] = 1e38
+    save_tensors(job / CHECKPOINT, tensors, metadata)
+    result = command(pretrain, *words, "--job-dir", job, "--resume")
+    result.refused("epoch 2, step 5, made of p0000", "from sample", "no longer finite", "--lr")
+    assert (job / "history.csv").exists() and len(before) == (job / CHECKPOINT).stat().st_size
