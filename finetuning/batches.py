@@ -95,7 +95,7 @@ def batches(
     device = recordings.signal.device
     mean, sd = (_by_lead(value, device) for value in (recordings.mean, recordings.sd))
     places = torch.arange(recordings.signal.shape[-1], device=device)
-    for batch in torch.from_numpy(order).to(device).split(batch_size):
+    for batch in torch.from_numpy(order).to(device).split(batch_size) if len(order) else ():
         chosen = batch[processes.share]
         millivolt = recordings.signal[chosen].float() / 1000
         inside = places >= len(places) - recordings.valid[chosen, None, None]

@@ -45,12 +45,14 @@ def flags(cohort_folder, prepared, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(flags, tmp_path_factory):
-    """Folder and seconds of an uninterrupted run of each."""
+    """Folder of an uninterrupted run of each, and seconds that it computed."""
     runs = {}
     for module, words in flags.items():
         job = tmp_path_factory.mktemp("whole") / "job"
-        began = time.monotonic()
         process = start(module, [*words, "--job-dir", job], job.with_suffix(".log"))
+        while not (job / "args.json").exists() and process.is_alive():
+            time.sleep(0.01)
+        began = time.monotonic()
         process.join()
         assert process.exitcode == 0, job.with_suffix(".log").read_text()
         runs[module] = job, time.monotonic() - began
@@ -125,8 +127,8 @@ def test_other_flags_or_data_are_not_continued(flags, cohort_copy, tmp_path, mon
     arguments["arguments"]["train"] = str(cohort_copy)
     (job / "args.json").write_text(json.dumps(arguments))
     (cohort_copy / "p00/p00001/p00001_s01.dat").unlink()
-    index = ["--train", cohort_copy, "--index", tmp_path / "index"]
-    command(pretrain, *again, *index).refused("other data or another network")
+    result = command(pretrain, *again, "--train", cohort_copy, "--index", tmp_path / "index")
+    assert result.code == 2 and "other data or another network" in result.err
 
 
 def test_a_damaged_checkpoint(flags, tmp_path, monkeypatch):
@@ -187,7 +189,10 @@ def limited(words, limit, log):
 def test_a_full_disk_leaves_the_last_checkpoint(flags, whole, tmp_path, monkeypatch):
     """A file may not grow beyond what is left on the disk: the checkpoint is the largest."""
     job, words = tmp_path / "job", flags[PRETRAINING]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the processes below
     stopped(pretrain, words, job, monkeypatch, 20)
+    torch.set_num_threads(threads)
     before = (job / CHECKPOINT).read_bytes()
     again = [str(word) for word in (*words, "--job-dir", job, "--resume")]
     log = tmp_path / "log"
