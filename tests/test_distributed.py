@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from itertools import chain
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from tests.helpers import ROOT, contents
+from tests.interrupting import results
 from utils import distributed
 from utils.cli import UserError
 from utils.distributed import ALONE, Processes
@@ -23,18 +25,23 @@ FLAGS = [
 ]  # fmt: skip
 
 
-def start(*command, processes=2) -> subprocess.CompletedProcess:
+def launch(*command, processes=2) -> subprocess.Popen:
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", processes, "-m"]
     words = [sys.executable, "-m", *(launcher if processes > 1 else ()), *command]
+    return subprocess.Popen(
+        list(map(str, words)), cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def start(*command, processes=2) -> subprocess.CompletedProcess:
     for _ in range(3):
-        found = subprocess.run(
-            list(map(str, words)), cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
+        process = launch(*command, processes=processes)
+        out, err = process.communicate(timeout=120)
         # Rarely, on a busy machine, gloo's own threads abort a process that has done its work.
-        if "Signal 6 (SIGABRT)" not in found.stderr:
+        if "Signal 6 (SIGABRT)" not in err:
             break
-    return found
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +114,22 @@ def test_pretraining_and_fine_tuning_by_two_processes(cohort_folder, prepared, t
     history = pd.read_csv(tuned / "history.csv")
     better = history["f1"].cummax().diff().fillna(1) > 0
     assert better[:-1].all() and (not better.iloc[-1] or len(history) == 6)  # both stopped at once
+
+
+def test_two_processes_are_stopped_and_continue(cohort_folder, tmp_path):
+    flags = ["--train", cohort_folder, "--index", tmp_path / "index", *FLAGS, "--epochs", 2]
+    whole, job = tmp_path / "whole", tmp_path / "job"
+    assert start("pretraining.trainer", "--job-dir", whole, *flags).returncode == 0
+    stopped = launch("pretraining.trainer", "--job-dir", job, "--checkpoint-every", 3, *flags)
+    while not (job / "checkpoint.safetensors").exists():
+        assert stopped.poll() is None, stopped.communicate()
+        time.sleep(0.01)
+    stopped.terminate()
+    out, err = stopped.communicate(timeout=60)
+    assert "--resume continues" in out, (out, err)
+    found = start("pretraining.trainer", "--job-dir", job, "--resume", *flags)
+    assert found.returncode == 0 and found.stdout.count("continues after step") == 1, found
+    assert results(job) == results(whole)
 
 
 def test_what_does_not_fit_is_said_once(cohort_folder, tmp_path):
