@@ -2,7 +2,10 @@
 
 import argparse
 import platform
+import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -139,6 +142,8 @@ def start_run(args: argparse.Namespace, hardware: str, resumed: bool) -> None:
         if path.name != ARGUMENTS:  # replaced below; until then it marks these files as a run's
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     environment = {
+        "command": _command(),
+        "commit": _commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "hardware": hardware,
@@ -146,6 +151,22 @@ def start_run(args: argparse.Namespace, hardware: str, resumed: bool) -> None:
         **versions(),
     }
     write_json(args.job_dir / ARGUMENTS, {"arguments": _plain(args), "environment": environment})
+
+
+def _command() -> str:
+    spec = sys.modules["__main__"].__spec__
+    started = ["-m", spec.name] if spec else sys.argv[:1]
+    return shlex.join(["python", *started, *sys.argv[1:]])
+
+
+def _commit() -> str | None:
+    """Of this repository, with a `+` where files differ from it; None outside of git."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40",
+               "--dirty=+", "--exclude=*"]  # fmt: skip
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def versions() -> dict[str, str]:
