@@ -208,14 +208,23 @@ def test_a_full_disk_leaves_the_last_checkpoint(flags, whole, tmp_path, monkeypa
     assert results(job) == results(whole[PRETRAINING][0])
 
 
-def test_a_loss_that_is_no_number_names_step_and_records(flags, tmp_path, monkeypatch):
-    job, words = tmp_path / "job", flags[PRETRAINING]
-    stopped(pretrain, words, job, monkeypatch, 20)
-    before = (job / CHECKPOINT).read_bytes()
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (PRETRAINING, ["epoch 2, step 5, made of p0000", "from sample", "(8 frames)"]),
+        (FINETUNING, ["epoch 3, step 3, made of A000", "(4 recordings)"]),
+    ],
+)
+def test_a_loss_that_is_no_number_names_step_and_records(
+    flags, tmp_path, monkeypatch, module, words
+):
+    job, start_with = tmp_path / "job", flags[module]
+    stopped(MAIN[module], start_with, job, monkeypatch, 20)
     tensors, metadata = read_tensors(job / CHECKPOINT)
     name = next(name for name in tensors if name.endswith("conv1.weight"))
     tensors[name][:] = 1e38
     save_tensors(job / CHECKPOINT, tensors, metadata)
-    result = command(pretrain, *words, "--job-dir", job, "--resume")
-    result.refused("epoch 2, step 5, made of p0000", "from sample", "no longer finite", "--lr")
-    assert (job / "history.csv").exists() and len(before) == (job / CHECKPOINT).stat().st_size
+    before = contents(job)
+    result = command(MAIN[module], *start_with, "--job-dir", job, "--resume")
+    result.refused(*words, "no longer finite", "--lr")
+    assert contents(job) == before

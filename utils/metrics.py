@@ -1,20 +1,27 @@
-"""Scores from arrays of class numbers and probabilities."""
+"""Scores from arrays of class numbers and probabilities.
+
+scikit-learn is imported where it is used: that takes half a second, which a run need not wait for
+before its first step.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.metrics import confusion_matrix, f1_score, roc_auc_score
 
 CINC3 = ("N", "A", "O")
 
 
 def f1_per_class(true: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """F1 of every class, (classes,); 0 for a class neither present nor predicted."""
+    from sklearn.metrics import f1_score
+
     return f1_score(true, predicted, labels=range(classes), average=None, zero_division=0)
 
 
 def macro_f1(true: np.ndarray, predicted: np.ndarray) -> float:
     """Mean F1 over the classes that are present or predicted, as scikit-learn counts them."""
+    from sklearn.metrics import f1_score
+
     return float(f1_score(true, predicted, average="macro", zero_division=0))
 
 
@@ -41,6 +48,8 @@ def macro_auc(true: np.ndarray, probabilities: np.ndarray) -> float:
     Args:
         true: (n,) class numbers, or (n, classes) of 0 and 1. probabilities: (n, classes).
     """
+    from sklearn.metrics import roc_auc_score
+
     classes = range(probabilities.shape[1])
     columns = true.T > 0 if true.ndim == 2 else [true == k for k in classes]
     areas = [
@@ -68,6 +77,8 @@ def scores(true: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) 
     Args:
         true: (n,) class numbers. probabilities: (n, classes).
     """
+    from sklearn.metrics import confusion_matrix
+
     predicted = probabilities.argmax(1)
     f1 = f1_per_class(true, predicted, len(classes))
     return {
