@@ -11,6 +11,7 @@ own segment's lie.
 import numpy as np
 
 from utils.annotations import BEAT_CLASSES, HEART_RATE_CLASSES, RHYTHM_CLASSES
+from utils.cli import UserError
 
 ECTOPIC = BEAT_CLASSES.index("pac")  # pac, aberrated, pvc: from here to the end
 # Rhythms that decide a frame wherever they occur, and the others.
@@ -149,12 +150,18 @@ def search(ends: np.ndarray, places: np.ndarray, side: str, within: Within = Non
 
 
 def count_codes(codes: np.ndarray, first: np.ndarray, stop: np.ndarray, classes: int) -> np.ndarray:
-    """How often each code occurs in `codes[first:stop]`, (n, classes)."""
+    """How often each code occurs in `codes[first:stop]`, (n, classes).
+
+    Raises:
+        UserError: a code is none of the classes.
+    """
     lengths = np.maximum(stop - first, 0)
     rows = np.repeat(np.arange(len(lengths)), lengths)
     places = np.arange(len(rows)) + np.repeat(first - lengths.cumsum() + lengths, lengths)
-    cells = len(lengths) * classes
-    return np.bincount(rows * classes + codes[places], minlength=cells).reshape(-1, classes)
+    cells, counted = len(lengths) * classes, codes[places]
+    if not 0 <= counted.min(initial=0) <= counted.max(initial=0) < classes:
+        raise UserError("the annotation index is damaged (a beat of no class); delete it")
+    return np.bincount(rows * classes + counted, minlength=cells).reshape(-1, classes)
 
 
 def _stretches(first: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,9 @@ from pathlib import Path
 from utils import names
 
 
+LONGEST = 2000  # characters of an error
+
+
 class UserError(Exception):
     """Something a person can put right; its message says what, where and what to do."""
 
@@ -144,6 +147,8 @@ def _describe(error: OSError) -> str:
 
 
 def _fail(message: str) -> int:
+    if len(message) > LONGEST:  # it quotes what somebody else wrote
+        message = f"{message[:LONGEST]} …"
     print(f"error: {message}", file=sys.stderr)
     return 2
 

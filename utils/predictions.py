@@ -54,4 +54,6 @@ def split_columns(table: pd.DataFrame) -> Predictions:
     if list(table) != expected or not classes:
         raise ValueError("other columns")
     true, prob = np.split(table[expected[1:]].to_numpy(float), 2, axis=1)
+    if not len(table) or not np.isin(true, (0, 1)).all() or not np.isfinite(prob).all():
+        raise ValueError("no rows, or values that are no classes or probabilities")
     return Predictions(table["record_name"].to_numpy(), classes, true.astype(int), prob)
