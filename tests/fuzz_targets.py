@@ -4,8 +4,6 @@ Each reads as far as its command does before it computes; a record that would be
 reason, counts as refused.
 """
 
-import argparse
-import json
 import os
 import shutil
 import zipfile
@@ -26,7 +24,7 @@ from finetuning.batches import pad_recordings
 from finetuning.listing import Listing
 from finetuning.predictor import Predictor
 from finetuning.prepared import load_prepared, manifest_path, write_prepared
-from pretraining import distributions, icentia11k, torrent, wfdb_source
+from pretraining import distributions, icentia11k, wfdb_source
 from pretraining.batches import FrameBatches
 from pretraining.cohort import choose_segments
 from pretraining.index import AnnotationIndex
@@ -148,7 +146,7 @@ def read_index(path: Path) -> None:
     for task in ("beat", "rhythm", "hr"):
         batch = batches(index, cohort, task)[range(1)]
         assert batch.signal.shape == (8, FRAME) and batch.scale.isfinite().all()
-        assert 0 <= batch.labels.min() and batch.labels.max() < len(TASKS[task].classes)
+        assert batch.labels.min() >= 0 and batch.labels.max() < len(TASKS[task].classes)
 
 
 def batches(index: AnnotationIndex, cohort: dict, task: str) -> FrameBatches:

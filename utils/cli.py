@@ -11,7 +11,6 @@ from pathlib import Path
 
 from utils import names
 
-
 LONGEST = 2000  # characters of an error
 
 
