@@ -53,7 +53,7 @@ class AnnotationIndex:
         self.root, self.folder = root, folder
         self.about = read_json(folder / "index.json")
         self.segments = admit.map_npy(folder / "segments.npy")
-        if not (_holds(self.about, ABOUT) and self._is_whole()):
+        if not self._is_whole():
             raise UserError(f"{folder} is damaged; delete it")
         self.patients = set(self.about["patients"])
         self._headers = np.asarray(self.segments)[list(Header._fields)]
@@ -66,29 +66,29 @@ class AnnotationIndex:
     def _is_whole(self) -> bool:
         """Whether all is of its kind, the sums are right, and paths stay in the data set."""
         about, table = self.about, self.segments
-        known = all(_holds(out, LEFT_OUT) for out in about["left_out"])
-        known &= all(type(patient) is int for patient in about["patients"])
-        if not known or table.ndim != 1 or table.dtype.names != tuple(COLUMNS):
+        if not (_holds(about, ABOUT) and all(_holds(out, LEFT_OUT) for out in about["left_out"])):
+            return False
+        if table.ndim != 1 or table.dtype.names != tuple(COLUMNS):
             return False
         paths, gain = table["path"], table["gain"]
         if table.dtype != table_dtype(paths.dtype.itemsize):
             return False
-        leaves = np.strings.startswith(paths, b"/") | (np.strings.find(paths, b"..") >= 0)
-        return not leaves.any() and bool(
-            ((table["samples"] > 0) & (table["offset"] >= 0)).all()
-            and ((gain >= GAINS[0]) & (gain <= GAINS[1])).all()
-            and (np.diff(table["patient"]) >= 0).all()
-            and all(
-                (table[kind] >= 0).all()
-                and (np.cumsum(table[kind]) - table[kind] == table[f"first_{kind}"]).all()
-                and table[kind].sum() == about[kind]
-                and all(
-                    (self.folder / name).stat().st_size == about[kind] * np.dtype(dtype).itemsize
-                    for name, dtype in arrays.items()
-                )
-                for kind, arrays in ARRAYS.items()
-            )
-        )
+        holds = [
+            all(type(patient) is int for patient in about["patients"]),
+            ~np.strings.startswith(paths, b"/") & (np.strings.find(paths, b"..") < 0),
+            (table["samples"] > 0) & (table["offset"] >= 0),
+            (gain >= GAINS[0]) & (gain <= GAINS[1]),
+            np.diff(table["patient"]) >= 0,
+        ]
+        for kind, arrays in ARRAYS.items():
+            first = np.cumsum(table[kind]) - table[kind]
+            holds += [table[kind] >= 0, table[f"first_{kind}"] == first]
+            holds += [table[kind].sum() == about[kind]]
+            holds += [
+                (self.folder / name).stat().st_size == about[kind] * np.dtype(dtype).itemsize
+                for name, dtype in arrays.items()
+            ]
+        return all(map(np.all, holds))
 
     @staticmethod
     def _map(path: Path, dtype: str, length: int) -> np.ndarray:

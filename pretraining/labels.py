@@ -11,7 +11,6 @@ own segment's lie.
 import numpy as np
 
 from utils.annotations import BEAT_CLASSES, HEART_RATE_CLASSES, RHYTHM_CLASSES
-from utils.cli import UserError
 
 ECTOPIC = BEAT_CLASSES.index("pac")  # pac, aberrated, pvc: from here to the end
 # Rhythms that decide a frame wherever they occur, and the others.
@@ -40,6 +39,9 @@ def beat_labels(
         starts: (n,) first sample of each frame.
         frame_size: samples.
         within: see above; all annotations by default.
+
+    Raises:
+        ValueError: a code is none of the classes.
     """
     complete = complete_beats(ends, starts, frame_size, within)
     counts = count_codes(codes, *complete, len(BEAT_CLASSES))
@@ -153,14 +155,14 @@ def count_codes(codes: np.ndarray, first: np.ndarray, stop: np.ndarray, classes:
     """How often each code occurs in `codes[first:stop]`, (n, classes).
 
     Raises:
-        UserError: a code is none of the classes.
+        ValueError: a code is none of the classes.
     """
     lengths = np.maximum(stop - first, 0)
     rows = np.repeat(np.arange(len(lengths)), lengths)
     places = np.arange(len(rows)) + np.repeat(first - lengths.cumsum() + lengths, lengths)
     cells, counted = len(lengths) * classes, codes[places]
     if not 0 <= counted.min(initial=0) <= counted.max(initial=0) < classes:
-        raise UserError("the annotation index is damaged (a beat of no class); delete it")
+        raise ValueError("a code of no class")
     return np.bincount(rows * classes + counted, minlength=cells).reshape(-1, classes)
 
 
