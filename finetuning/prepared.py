@@ -3,7 +3,6 @@
 This is what the trainer reads, whatever data set the recordings came from.
 """
 
-import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 
 from utils.arrays import read_npz
 from utils.cli import UserError
-from utils.contract import FRAME, FS
+from utils.contract import FRAME, FS, LARGEST
 from utils.files import atomic_path, read_json, sha256
 from utils.wfdb_io import Unusable
 
@@ -145,7 +144,7 @@ def _check_numbers(beside: Path, manifest: dict, arrays: dict[str, np.ndarray]) 
         values = given if isinstance(given, list) else [given] * leads
         if len(values) != leads or not all(map(_is_number, values)):
             raise UserError(f"{beside}: {key!r} is no number, nor one for each lead; {_AGAIN}")
-        if key == "sd_mv" and min(values) <= 0:
+        if key == "sd_mv" and min(values) <= 1 / LARGEST:
             raise UserError(f"{beside}: {key!r} is not above 0; {_AGAIN}")
     numbers = patients if isinstance(patients, dict) else {}
     numbered = (type(numbers.get(record)) is int for record in arrays["record_ids"])
@@ -154,7 +153,7 @@ def _check_numbers(beside: Path, manifest: dict, arrays: dict[str, np.ndarray]) 
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) < LARGEST
 
 
 def _load_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -17,6 +17,7 @@ import wfdb
 from utils import wfdb_io
 from utils.annotations import BEAT_CLASSES, ICENTIA_BEATS, ICENTIA_RHYTHMS, RHYTHM_CLASSES
 from utils.cli import UserError
+from utils.contract import LARGEST
 from utils.files import read_json
 from utils.segments import FS
 from utils.wfdb_io import MILLIVOLT, Unusable, read_marks, words
@@ -88,7 +89,7 @@ def read_constants(root: Path) -> Constants:
         )
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         raise UserError(f"{path} must state name, mean_mv and sd_mv") from None
-    if not (np.isfinite(constants.mean) and 0 < constants.sd < np.inf):
+    if not (abs(constants.mean) < LARGEST and 1 / LARGEST < constants.sd < LARGEST):
         raise UserError(f"{path}: mean_mv and sd_mv must be finite, sd_mv above 0")
     return constants
 

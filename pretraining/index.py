@@ -75,7 +75,8 @@ class AnnotationIndex:
             return False
         holds = [
             all(type(patient) is int for patient in about["patients"]),
-            ~np.strings.startswith(paths, b"/") & (np.strings.find(paths, b"..") < 0),
+            ~np.strings.startswith(paths, b"/"),
+            np.strings.isalnum(np.strings.translate(paths, None, b"/_#")),  # no dots, and no NUL
             (table["samples"] > 0) & (table["offset"] >= 0),
             (gain >= GAINS[0]) & (gain <= GAINS[1]),
             np.diff(table["patient"]) >= 0,

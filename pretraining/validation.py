@@ -65,8 +65,9 @@ class StoredFrames(Dataset):
     def __init__(self, path: Path, batch_size: int):
         self.path, self.batch_size = path, batch_size
         try:
-            self.arrays = read_npz(path, {ABOUT, *DTYPES} - {"signal"})
-            self.about = json.loads(str(self.arrays.pop(ABOUT)))
+            read = read_npz(path, {ABOUT, *DTYPES} - {"signal"})
+            self.about = json.loads(str(read[ABOUT]))
+            self.arrays = {name: read[name] for name in DTYPES if name != "signal"}
             self.arrays["signal"] = _map_member(path, "signal.npy")
             patients, dataset = self.about["patients"], self.about["dataset"]
         except (Unusable, *ERRORS):

@@ -125,10 +125,10 @@ def _read_one(target: Target, path: Path) -> str:
     try:
         target.read(path)
     except REFUSED as error:
-        lines = str(error).splitlines()
-        short = not isinstance(error, Unusable) or len(lines[0]) < LONGEST  # it goes to a manifest
-        clear = isinstance(error, OSError) or (len(lines) == 1 and short)
-        return REFUSAL if clear else f"no clear line: {lines}"[:300]
+        # A command prints one line of any error, see `utils.cli`; reasons go to manifests, too.
+        line = len(str(error).splitlines()) == 1 and len(str(error)) < LONGEST
+        clear = line or not isinstance(error, Unusable)
+        return REFUSAL if clear else f"no clear line: {str(error)[:300]!r}"
     except _TooLong:
         return f"more than {SECONDS} s in {traceback.format_exc().splitlines()[-3].strip()}"
     except BaseException:

@@ -133,6 +133,7 @@ def test_gain_of_the_header_is_respected(record, gain, units_per_mv, baseline):
         ([LINES[0], LINES[1].replace("/mV", "(999999999999)/mV")], "no gain per mV"),
         ([LINES[0], LINES[1].replace(" 16 74", " 16:1000000 74")], "16:1000000', which is not"),
         ([LINES[0], LINES[1].replace(" 16 74", f" 16x{10**9} 74")], "file holds"),
+        ([LINES[0], LINES[1].replace(" 16 74", f" 16+{10**399} 74")], "file holds 0"),
         ([LINES[0], LINES[1].replace(" 16 74", " 16x0 74")], "format '16x0', which is not read"),
         ([LINES[0], LINES[1].replace(" 16 74", " 516 74")], "unreadable signal .format 516"),
         ([LINES[0], LINES[1].replace("p00000_s00.dat", ".")], "names another signal file"),

@@ -151,7 +151,8 @@ def test_damaged_index_is_built_again(cohort_copy, index, name):
 
 def damaged_tables(table, about):
     """Names of files and what a stranger may have put there."""
-    for name, value in (("path", b"../p00000_s00"), ("path", b"/p00/p00000_s00"), ("gain", 0),
+    for name, value in (("path", b"../p00000_s00"), ("path", b"/p00/p00000_s00"),
+                        ("path", b"p\0p"), ("path", b"\xff"), ("gain", 0),
                         ("gain", np.nan), ("samples", -1), ("beats", 10**12), ("offset", -1),
                         ("first_beats", 1), ("patient", 99)):  # fmt: skip
         changed = table.copy()

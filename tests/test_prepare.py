@@ -462,7 +462,14 @@ def test_arrays_that_break_the_contract(prepared, changes):
     "changes",
     [
         *({"fs": None}, {"fs": -250}, {"pad": "1"}, {"pad": -1}, {"pad": 0.5}, {"pad": 10**12}),
-        *({"unit": "mV"}, {"files": []}, {"sd_mv": 0}, {"patients": 5}, {"multi_label": "no"}),
+        *(
+            {"unit": "mV"},
+            {"files": []},
+            {"sd_mv": 0},
+            {"mean_mv": 10**400},
+            {"patients": 5},
+            {"multi_label": "no"},
+        ),
     ],
     ids=str,
 )

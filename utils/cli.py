@@ -146,8 +146,8 @@ def _describe(error: OSError) -> str:
 
 
 def _fail(message: str) -> int:
-    if len(message) > LONGEST:  # it quotes what somebody else wrote
-        message = f"{message[:LONGEST]} …"
+    # It may quote what somebody else wrote: line ends, or marks that steer a terminal.
+    message = "".join(letter if letter.isprintable() else " " for letter in message[:LONGEST])
     print(f"error: {message}", file=sys.stderr)
     return 2
 

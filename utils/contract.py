@@ -3,13 +3,13 @@
 import json
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, fields
-from math import isfinite
 from typing import Any
 
 from utils.cli import UserError
 
 KEY = "contract"
 LEADS, FS, FRAME = 256, 20_000, 2**24  # at most; more leads, Hz or samples take all memory
+LARGEST = 1e30  # mean and deviation, and the same below one: float32 holds little more
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _is(*kinds: type) -> Callable[[Any, Contract], bool]:
 def _are_numbers(value: Any, contract: Contract) -> bool:
     """One, or one for each lead."""
     values = value if isinstance(value, list) else [value] * contract.in_channels
-    numbers = all(type(number) in (int, float) and isfinite(number) for number in values)
+    numbers = all(type(number) in (int, float) and abs(number) < LARGEST for number in values)
     return numbers and len(values) == contract.in_channels
 
 
@@ -100,7 +100,8 @@ RULES: dict[str, Callable[[Any, Contract], bool]] = {
     "unit": lambda value, _: value == "mV",
     "mean": _are_numbers,
     "sd": lambda value, contract: (
-        _are_numbers(value, contract) and min(value if isinstance(value, list) else [value]) > 0
+        _are_numbers(value, contract)
+        and min(value if isinstance(value, list) else [value]) > 1 / LARGEST
     ),
     "frame_size": _count(FRAME),
     "task": _is(str),

@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -191,12 +192,14 @@ def _read_text(content: bytes) -> tuple[np.ndarray, list[str] | None]:
         cells = re.split(separator, first)
         named = not all(map(_is_number, cells))
         counted = len(cells) > 1 and cells == [str(place) for place in range(len(cells))]
-        table = pd.read_csv(
-            io.StringIO("\n".join(lines)), sep=separator, index_col=False, skipinitialspace=True,
-            header=0 if named or counted else None,
-        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # it would leave columns out
+            table = pd.read_csv(
+                io.StringIO("\n".join(lines)), sep=separator, index_col=False,
+                skipinitialspace=True, header=0 if named or counted else None,
+            )  # fmt: skip
         values = table.to_numpy(np.float64)
-    except ValueError as error:  # pandas' own errors, and of decoding
+    except (ValueError, pd.errors.ParserWarning) as error:  # ValueError: of decoding, too
         raise Unusable(f"not columns of numbers ({words(error)})") from None
     timed = (named and TIME.fullmatch(cells[0])) or _never_falls(values[:, 0])
     leads = slice(1 if timed and 1 < values.shape[1] < len(values) else 0, None)

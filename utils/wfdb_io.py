@@ -106,7 +106,8 @@ def check_length(record: Path, header: wfdb.Record) -> None:
             size = (record.parent / name).stat().st_size - offset
         except OSError as error:
             raise Unusable(f"unreadable signal ({words(error)})") from None
-        held = size / (SAMPLE_BYTES[form] * sum(header.samps_per_frame[lead] for lead in leads))
+        frame = SAMPLE_BYTES[form] * sum(header.samps_per_frame[lead] for lead in leads)
+        held = max(Fraction(size) / frame, 0)
         if (header.sig_len or 0) > held:
             raise Unusable(f"header says {header.sig_len} samples, file holds {float(held):g}")
 
