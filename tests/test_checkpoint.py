@@ -163,7 +163,8 @@ ABSURD = {
 @pytest.mark.parametrize(
     ("name", "value"),
     [*ABSURD.items(), ("in_channels", 0), ("in_channels", True), ("fs", float("nan")), ("fs", 1e9),
-     ("mean", [0, 1]), ("mean", float("inf")), ("mean", 10**400), ("sd", 1e-300), ("sd", -1), ("frame_size", 10**12),
+     ("mean", [0, 1]), ("mean", float("inf")), ("mean", 10**400), ("sd", 1e-300), ("sd", -1),
+     ("frame_size", 10**12),
      ("classes", ["a", 1]), ("classes", ["a", "a"])],
 )  # fmt: skip
 def test_contracts_that_make_no_sense(tmp_path, saved, name, value):
