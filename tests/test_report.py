@@ -102,7 +102,7 @@ def test_a_run_without_a_seed_or_with_other_values(tmp_path):
     make_run(tmp_path / "other", 10)
     path = tmp_path / "other/test_predictions.csv"
     table = pd.read_csv(path)
-    for column, value in (("prob_A", "nan"), ("true_A", 7)):
+    for column, value in (("prob_A", "nan"), ("true_A", 7), ("true_A", "9" * 400)):
         table.astype({column: object}).assign(**{column: value}).to_csv(path, index=False)
         result = command(compare.main, "--jobs", f"a={tmp_path / 'other'}")
         result.refused("is not a table of predictions")

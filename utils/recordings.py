@@ -199,7 +199,7 @@ def _read_text(content: bytes) -> tuple[np.ndarray, list[str] | None]:
                 skipinitialspace=True, header=0 if named or counted else None,
             )  # fmt: skip
         values = table.to_numpy(np.float64)
-    except (ValueError, pd.errors.ParserWarning) as error:  # ValueError: of decoding, too
+    except (ValueError, OverflowError, pd.errors.ParserWarning) as error:  # of decoding, too
         raise Unusable(f"not columns of numbers ({words(error)})") from None
     timed = (named and TIME.fullmatch(cells[0])) or _never_falls(values[:, 0])
     leads = slice(1 if timed and 1 < values.shape[1] < len(values) else 0, None)
