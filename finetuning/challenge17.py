@@ -178,7 +178,7 @@ def _check_agreement(
 
 
 def _some(names: Iterable[str], at_most: int = 3) -> str:
-    names = list(names)
+    names = [name[:40] for name in names]
     return ", ".join(names[:at_most]) + (", …" if len(names) > at_most else "") or "none"
 
 
@@ -202,10 +202,10 @@ def _parse_header(text: str) -> tuple[float, int]:
     _, _, rate, samples = lines[0][:4]
     _, _, gain_text, _, zero = lines[1][:5]
     if rate != str(FS):
-        raise Unusable(f"header says {rate} Hz, not {FS}")
+        raise Unusable(f"header says {rate[:20]} Hz, not {FS}")
     gain = _GAIN.fullmatch(gain_text)
     if not gain or not math.isfinite(float(gain[1])) or float(gain[1]) <= 0 or zero != "0":
-        raise Unusable(f"header says gain {gain_text} and zero {zero}, not a gain per mV")
+        raise Unusable(f"header says gain {gain_text[:20]} and zero {zero[:20]}, not a gain per mV")
     if not re.fullmatch(r"\d{1,9}", samples):
-        raise Unusable(f"header says {samples} samples")
+        raise Unusable(f"header says {samples[:20]} samples")
     return float(gain[1]), int(samples)

@@ -3,7 +3,6 @@
 This is what the trainer reads, whatever data set the recordings came from.
 """
 
-import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from utils.arrays import read_npz
 from utils.cli import UserError
+from utils.contract import FRAME, FS, LARGEST
 from utils.files import atomic_path, read_json, sha256
+from utils.wfdb_io import Unusable
 
 UNIT = "uV"
 _KEYS = ("signal", "offsets", "y", "record_ids", "classes")
-_NUMBERS = ("fs", "pad")
+_MOST = {"fs": FS, "pad": FRAME}
 _CONSTANTS = ("mean_mv", "sd_mv")
 _AGAIN = "prepare the set again"
 
@@ -121,9 +123,13 @@ def _load_manifest(path: Path) -> dict[str, Any]:
         raise UserError(f"{beside} does not list {path.name}; {_AGAIN}")
     if listed != [sha256(path)]:
         raise UserError(f"{path} does not have the checksum that {beside.name} lists; {_AGAIN}")
-    for key in _NUMBERS:
-        if not _is_number(manifest.get(key)):
-            raise UserError(f"{beside} gives no number for {key!r}; {_AGAIN}")
+    for key, most in _MOST.items():
+        if not _is_number(manifest.get(key)) or not 0 < manifest[key] <= most:
+            raise UserError(f"{beside} gives no number for {key!r}, or none to use; {_AGAIN}")
+    if type(manifest["pad"]) is not int or type(manifest.get("multi_label", False)) is not bool:
+        raise UserError(
+            f"{beside}: 'pad' is no count, or 'multi_label' not true or false; {_AGAIN}"
+        )
     if not isinstance(manifest.get("dataset"), str):
         raise UserError(f"{beside} names no dataset; {_AGAIN}")
     if manifest.get("unit") != UNIT:
@@ -138,23 +144,27 @@ def _check_numbers(beside: Path, manifest: dict, arrays: dict[str, np.ndarray]) 
         values = given if isinstance(given, list) else [given] * leads
         if len(values) != leads or not all(map(_is_number, values)):
             raise UserError(f"{beside}: {key!r} is no number, nor one for each lead; {_AGAIN}")
-    if patients is not None and not set(arrays["record_ids"]) <= set(patients):
+        if key == "sd_mv" and min(values) <= 1 / LARGEST:
+            raise UserError(f"{beside}: {key!r} is not above 0; {_AGAIN}")
+    numbers = patients if isinstance(patients, dict) else {}
+    numbered = (type(numbers.get(record)) is int for record in arrays["record_ids"])
+    if patients is not None and not all(numbered):
         raise UserError(f"{beside} lists no patient of some records; {_AGAIN}")
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) < LARGEST
 
 
 def _load_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if set(file.files) != set(_KEYS):
-                found = ", ".join(file.files)
-                raise UserError(f"{path} holds {found}, not {', '.join(_KEYS)}; {_AGAIN}")
-            return {key: np.asarray(file[key]) for key in _KEYS}
-    except (ValueError, EOFError, zipfile.BadZipFile):
+        arrays = read_npz(path)
+    except Unusable:
         raise UserError(f"{path} cannot be read as plain arrays; {_AGAIN}") from None
+    if set(arrays) != set(_KEYS):
+        found = ", ".join(name[:40] for name in arrays)
+        raise UserError(f"{path} holds {found}, not {', '.join(_KEYS)}; {_AGAIN}")
+    return arrays
 
 
 def _check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

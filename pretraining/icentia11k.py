@@ -17,12 +17,14 @@ import wfdb
 from utils import wfdb_io
 from utils.annotations import BEAT_CLASSES, ICENTIA_BEATS, ICENTIA_RHYTHMS, RHYTHM_CLASSES
 from utils.cli import UserError
+from utils.contract import LARGEST
 from utils.files import read_json
 from utils.segments import FS
 from utils.signal_quality import Quality, assess
 from utils.wfdb_io import MILLIVOLT, Unusable, read_marks, words
 
 INVALID = np.iinfo(np.int16).min  # WFDB's mark for a missing sample
+LATEST = 2**31  # samples; the index holds places in 32 bits
 DESCRIPTION = "dataset.json"
 
 BEAT_CODES = {symbol: BEAT_CLASSES.index(name) for symbol, name in ICENTIA_BEATS.items()}
@@ -87,9 +89,9 @@ def read_constants(root: Path) -> Constants:
             float(described["sd_mv"]),
             {int(k): int(v) for k, v in described.get("same_subject", {}).items()},
         )
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         raise UserError(f"{path} must state name, mean_mv and sd_mv") from None
-    if not (np.isfinite(constants.mean) and 0 < constants.sd < np.inf):
+    if not (abs(constants.mean) < LARGEST and 1 / LARGEST < constants.sd < LARGEST):
         raise UserError(f"{path}: mean_mv and sd_mv must be finite, sd_mv above 0")
     return constants
 
@@ -147,7 +149,7 @@ def read_annotations(
     codes = np.array([BEAT_CODES.get(symbol, -1) for symbol in marks.symbol], np.int8)
     beats = codes >= 0
     ends, codes = places[beats], codes[beats]
-    if len(ends) and (ends[0] < 0 or (np.diff(ends) < 0).any()):
+    if len(ends) and (ends[0] < 0 or ends[-1] >= LATEST or (np.diff(ends) < 0).any()):
         raise Unusable("annotations out of order")
     rhythm = [
         (place, note.strip("\0"))
@@ -195,6 +197,7 @@ def read_header(record_path: Path) -> Header:
     if not header.sig_len:
         raise Unusable(f"header says {header.sig_len} samples")
     offset = header.byte_offset[0] or 0
+    wfdb_io.check_length(record_path, header)
     mapped = header.fmt == ["16"] and header.samps_per_frame == [1]
     if mapped:
         size = Path(f"{record_path}.dat").stat().st_size - offset

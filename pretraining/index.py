@@ -11,20 +11,34 @@ from typing import Any
 
 import numpy as np
 
+from pretraining import admit
 from pretraining.icentia11k import Header
 from utils.cli import UserError
 from utils.files import read_json
+from utils.wfdb_io import GAINS
 
 # The flat arrays of each kind of annotation.
 ARRAYS = {
     "beats": {"beat_ends": "<i4", "beat_codes": "i1"},
     "rhythms": {"rhythm_ends": "<i4", "rhythm_codes": "i1"},
 }
+COLUMNS = {
+    "patient": "i4", "path": "S", "samples": "i8", "gain": "f8", "baseline": "i4", "mapped": "?",
+    "offset": "i8", "annotated": "?", "constant": "?", "clipped": "?", "beats": "i8",
+    "rhythms": "i8", "first_beats": "i8", "first_rhythms": "i8",
+}  # fmt: skip
+# What `index.json` says, and of each segment that was left out.
+ABOUT = {"beats": int, "rhythms": int, "patients": list, "complete": bool, "watched": dict,
+         "left_out": list}  # fmt: skip
+LEFT_OUT = {"record": str, "patient": int, "reason": str, "sizes": list}
 DTYPES = {name: dtype for arrays in ARRAYS.values() for name, dtype in arrays.items()}
 
 
 class AnnotationIndex:
     """An index that has been built.
+
+    Raises:
+        UserError, OSError, Unusable: there is none, or it cannot be one that was built here.
 
     Attributes:
         segments: structured array with `path` (relative, without extension), `patient`,
@@ -39,15 +53,45 @@ class AnnotationIndex:
     def __init__(self, root: Path, folder: Path):
         self.root, self.folder = root, folder
         self.about = read_json(folder / "index.json")
+        # A plain array, though mapped: NumPy is slower with its own class of mapped ones.
+        self.segments = np.asarray(admit.map_npy(folder / "segments.npy"))
+        if not self._is_whole():
+            raise UserError(f"{folder} is damaged; delete it")
         self.patients = set(self.about["patients"])
-        # As plain arrays, though mapped: NumPy is slower with its own class of mapped ones.
-        self.segments = np.asarray(np.load(folder / "segments.npy", mmap_mode="r"))
         self._headers = self.segments[list(Header._fields)]
         self.arrays = {
             name: self._map(folder / name, dtype, self.about[kind])
             for kind, arrays in ARRAYS.items()
             for name, dtype in arrays.items()
         }
+
+    def _is_whole(self) -> bool:
+        """Whether all is of its kind, the sums are right, and paths stay in the data set."""
+        about, table = self.about, self.segments
+        if not (_holds(about, ABOUT) and all(_holds(out, LEFT_OUT) for out in about["left_out"])):
+            return False
+        if table.ndim != 1 or table.dtype.names != tuple(COLUMNS):
+            return False
+        paths, gain = table["path"], table["gain"]
+        if table.dtype != table_dtype(paths.dtype.itemsize):
+            return False
+        holds = [
+            all(type(patient) is int for patient in about["patients"]),
+            ~np.strings.startswith(paths, b"/"),
+            np.strings.isalnum(np.strings.translate(paths, None, b"/_#")),  # no dots, and no NUL
+            (table["samples"] > 0) & (table["offset"] >= 0),
+            (gain >= GAINS[0]) & (gain <= GAINS[1]),
+            np.diff(table["patient"]) >= 0,
+        ]
+        for kind, arrays in ARRAYS.items():
+            first = np.cumsum(table[kind]) - table[kind]
+            holds += [table[kind] >= 0, table[f"first_{kind}"] == first]
+            holds += [table[kind].sum() == about[kind]]
+            holds += [
+                (self.folder / name).stat().st_size == about[kind] * np.dtype(dtype).itemsize
+                for name, dtype in arrays.items()
+            ]
+        return all(map(np.all, holds))
 
     @staticmethod
     def _map(path: Path, dtype: str, length: int) -> np.ndarray:
@@ -83,6 +127,18 @@ class AnnotationIndex:
 
     def header(self, segment: int) -> Header:
         return Header(*self._headers[segment].item())
+
+
+def table_dtype(longest: int) -> np.dtype:
+    """Of the rows of `segments`; `longest` is the length of paths."""
+    return np.dtype([(n, f"S{longest}" if n == "path" else kind) for n, kind in COLUMNS.items()])
+
+
+def _holds(values: Any, kinds: dict[str, type]) -> bool:
+    """Whether these are the values of a dictionary, and more, it may be."""
+    return isinstance(values, dict) and all(
+        type(values.get(name)) is kind for name, kind in kinds.items()
+    )
 
 
 def _open_same(root: Path, folder: Path, about: dict[str, Any]) -> AnnotationIndex:

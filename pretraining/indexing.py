@@ -17,12 +17,12 @@ from tqdm import tqdm
 from pretraining import distributions
 from pretraining.distributions import distribution_of
 from pretraining.icentia11k import Header
-from pretraining.index import ARRAYS, DTYPES, AnnotationIndex
+from pretraining.index import ARRAYS, DTYPES, AnnotationIndex, table_dtype
 from pretraining.parallel import mapping
 from utils.cli import UserError
 from utils.files import write_json
 from utils.signal_quality import Quality
-from utils.wfdb_io import words
+from utils.wfdb_io import Unusable, words
 
 VERSION = 4  # an index of another one is built anew
 FOLDER = "annotation_index"
@@ -68,7 +68,7 @@ def open_index(
 def _open_old(root: Path, current: Path) -> AnnotationIndex | None:
     try:
         old = AnnotationIndex(root, current)
-    except (OSError, EOFError, ValueError, KeyError, UserError):
+    except (OSError, UserError, Unusable):
         return None
     return old if old.about.get("version") == VERSION else None
 
@@ -140,12 +140,7 @@ def _build(
 
 def _segment_table(rows: list[tuple]) -> np.ndarray:
     longest = max((len(row[1]) for row in rows), default=1)
-    table = np.zeros(len(rows), [
-        ("patient", "i4"), ("path", f"S{longest}"), ("samples", "i8"), ("gain", "f8"),
-        ("baseline", "i4"), ("mapped", "?"), ("offset", "i8"), ("annotated", "?"),
-        ("constant", "?"), ("clipped", "?"), ("beats", "i8"), ("rhythms", "i8"),
-        ("first_beats", "i8"), ("first_rhythms", "i8"),
-    ])  # fmt: skip
+    table = np.zeros(len(rows), table_dtype(longest))
     table[:] = [(*row, 0, 0) for row in rows]
     for kind in ARRAYS:
         table[f"first_{kind}"] = np.cumsum(table[kind]) - table[kind]

@@ -39,6 +39,9 @@ def beat_labels(
         starts: (n,) first sample of each frame.
         frame_size: samples.
         within: see above; all annotations by default.
+
+    Raises:
+        ValueError: a code is none of the classes.
     """
     complete = complete_beats(ends, starts, frame_size, within)
     counts = count_codes(codes, *complete, len(BEAT_CLASSES))
@@ -148,12 +151,18 @@ def search(ends: np.ndarray, places: np.ndarray, side: str, within: Within = Non
 
 
 def count_codes(codes: np.ndarray, first: np.ndarray, stop: np.ndarray, classes: int) -> np.ndarray:
-    """How often each code occurs in `codes[first:stop]`, (n, classes)."""
+    """How often each code occurs in `codes[first:stop]`, (n, classes).
+
+    Raises:
+        ValueError: a code is none of the classes.
+    """
     lengths = np.maximum(stop - first, 0)
     rows = np.repeat(np.arange(len(lengths)), lengths)
     places = np.arange(len(rows)) + np.repeat(first - lengths.cumsum() + lengths, lengths)
-    cells = len(lengths) * classes
-    return np.bincount(rows * classes + codes[places], minlength=cells).reshape(-1, classes)
+    cells, counted = len(lengths) * classes, codes[places]
+    if not 0 <= counted.min(initial=0) <= counted.max(initial=0) < classes:
+        raise ValueError("a code of no class")
+    return np.bincount(rows * classes + counted, minlength=cells).reshape(-1, classes)
 
 
 def _stretches(first: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

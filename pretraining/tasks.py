@@ -13,6 +13,7 @@ from pretraining.examples import Context, Examples, LabelledFrames, LabelRule, P
 from pretraining.index import AnnotationIndex
 from pretraining.sampler import Sampler
 from utils.annotations import BEAT_CLASSES, HEART_RATE_CLASSES, RHYTHM_CLASSES
+from utils.cli import UserError
 from utils.encoders import Classifier
 from utils.names import CONTEXT_FLAGS
 from utils.segments import FS
@@ -59,7 +60,11 @@ def _classification(classes: tuple[str, ...], rule: LabelRule) -> Task:
 
 def _beat(index, segments, starts, frame_size):
     ends, codes = index.arrays["beat_ends"], index.arrays["beat_codes"]
-    return labels.beat_labels(ends, codes, starts, frame_size, index.within("beats", segments))
+    within = index.within("beats", segments)
+    try:
+        return labels.beat_labels(ends, codes, starts, frame_size, within)
+    except ValueError:
+        raise UserError(f"{index.folder} is damaged (a beat of no class); delete it") from None
 
 
 def _rhythm(index, segments, starts, frame_size):

@@ -3,7 +3,6 @@
 import json
 import struct
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pretraining.batches import FrameBatches, Frames, blocks, new_signal
+from utils.arrays import ERRORS, read_npz
 from utils.cli import UserError
 from utils.files import atomic_path
 from utils.naming import few
+from utils.wfdb_io import Unusable
 
 ABOUT = "about"  # JSON: what the frames are, see `write_frames`
-# What zipfile, NumPy and JSON raise on files that are not as they should be.
-DAMAGED = (ValueError, KeyError, TypeError, EOFError, RuntimeError, struct.error, zlib.error,
-           zipfile.BadZipFile)  # fmt: skip
 DTYPES = {"signal": "<i2", "scale": "<f4", "shift": "<f4", "labels": "<i8"}
 
 
@@ -68,12 +66,12 @@ class StoredFrames(Dataset):
     def __init__(self, path: Path, batch_size: int):
         self.path, self.batch_size = path, batch_size
         try:
-            with np.load(path, allow_pickle=False) as file:
-                self.about = json.loads(str(file[ABOUT]))
-                self.arrays = {name: file[name] for name in DTYPES if name != "signal"}
+            read = read_npz(path, {ABOUT, *DTYPES} - {"signal"})
+            self.about = json.loads(str(read[ABOUT]))
+            self.arrays = {name: read[name] for name in DTYPES if name != "signal"}
             self.arrays["signal"] = _map_member(path, "signal.npy")
             patients, dataset = self.about["patients"], self.about["dataset"]
-        except DAMAGED:
+        except (Unusable, *ERRORS):
             raise self._refusal() from None
         known = isinstance(patients, list) and all(type(p) is int and p >= 0 for p in patients)
         if not (known and patients and isinstance(dataset, str)):

@@ -1,5 +1,7 @@
 """Results of fine-tuning runs as tidy tables, from job directories or from saved files."""
 
+import gzip
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +10,7 @@ import pandas as pd
 
 from utils.cli import UserError
 from utils.files import atomic_path, read_json
-from utils.predictions import read_predictions
+from utils.predictions import read_predictions, split_columns
 from utils.runlog import ARGUMENTS
 
 RUN = ["scenario", "seed"]  # what tells runs apart, in both tables
@@ -47,7 +49,10 @@ def from_jobs(scenarios: Sequence[tuple[str, Sequence[Path]]]) -> Results:
 def _read_job(scenario: str, job: Path) -> tuple[str, int, Path, pd.DataFrame, pd.DataFrame]:
     if not (job / "scores.json").exists():
         raise UserError(f"{job} holds no finished fine-tuning run (no scores.json)")
-    seed = read_json(job / ARGUMENTS)["arguments"]["seed"]
+    try:
+        seed = int(read_json(job / ARGUMENTS)["arguments"]["seed"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise UserError(f"{job / ARGUMENTS} names no seed; run it again") from None
     predictions = job / "test_predictions.csv"
     if (read_predictions(predictions).true.sum(1) != 1).any():
         raise UserError(f"{job} has several classes to a recording; its scores are in scores.json")
@@ -74,16 +79,30 @@ def load(folder: Path) -> Results:
         paths = sorted(folder.glob(f"*_{name}.csv.gz"), key=lambda p: ("random" not in p.name, p))
         if not paths:
             raise UserError(f"{folder} holds no saved results (*_{name}.csv.gz)")
-        tables.append(pd.concat([_read(path) for path in paths], ignore_index=True))
+        tables.append(pd.concat([_read_saved(path) for path in paths], ignore_index=True))
     return Results(*tables)
+
+
+def _read_saved(path: Path) -> pd.DataFrame:
+    table = _read(path)
+    try:
+        values = table.drop(columns=RUN)
+        if "predictions" in path.name:
+            split_columns(values)
+    except (KeyError, ValueError):
+        raise UserError(f"{path} is not a saved table") from None
+    return table
 
 
 def _read(path: Path) -> pd.DataFrame:
     # Only an empty cell is missing: NA may be the name of a recording.
-    return pd.read_csv(
-        path,
-        dtype={"record_name": str, "scenario": str},
-        keep_default_na=False,
-        na_values=[""],
-        compression="gzip" if path.suffix == ".gz" else None,
-    )
+    try:
+        return pd.read_csv(
+            path,
+            dtype={"record_name": str, "scenario": str},
+            keep_default_na=False,
+            na_values=[""],
+            compression="gzip" if path.suffix == ".gz" else None,
+        )
+    except (ValueError, EOFError, zlib.error, gzip.BadGzipFile):  # pandas' errors, too
+        raise UserError(f"{path} is damaged, or not a table") from None

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from finetuning.predictor import Predictor
 from pretraining import utils as pretrained
 from pretraining.utils import get_pretrained_weights
 from tests.helpers import ROOT, command, contents, make_classifier, make_contract
@@ -150,6 +151,48 @@ def test_weights_without_a_contract(tmp_path, metadata):
     save_file({"encoder.x": torch.zeros(1)}, tmp_path / "plain", metadata)
     with pytest.raises(UserError, match=r"plain holds no weights of this project \(no contract\)"):
         load_encoder(tmp_path / "plain")
+
+
+ABSURD = {
+    "architecture": 1, "stages": 1.5, "in_channels": 10**9, "fs": 0, "unit": "V", "mean": "x",
+    "sd": 0, "frame_size": 0, "task": None, "classes": "abcd", "dataset": [], "seed": "0",
+    "manifest_sha256": 0, "versions": None, "spectrogram": 1, "multi_label": 1, "context": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [*ABSURD.items(), ("in_channels", 0), ("in_channels", True), ("fs", float("nan")), ("fs", 1e9),
+     ("mean", [0, 1]), ("mean", float("inf")), ("mean", 10**400), ("sd", 1e-300), ("sd", -1),
+     ("frame_size", 10**12),
+     ("classes", ["a", 1]), ("classes", ["a", "a"])],
+)  # fmt: skip
+def test_contracts_that_make_no_sense(tmp_path, saved, name, value):
+    save_weights(tmp_path / "w", read_weights(saved)[0], make_contract(**{name: value}))
+    for load in (load_encoder, Predictor.load):
+        with pytest.raises(UserError, match=f"w holds no weights .*contract says {name} "):
+            load(tmp_path / "w")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"architecture": "resnet99"}, "unknown architecture 'resnet99'"),
+        ({"stages": -1}, "stages -1"),
+        ({"stages": 9}, "stages 9"),
+        ({"spectrogram": {"window": 10**9, "bins": 1}}, "not settings of a spectrogram"),
+        ({"spectrogram": {"window": 64.0, "bins": 1}}, "not settings of a spectrogram"),
+        ({"spectrogram": {"eval": "1"}}, "not settings of a spectrogram"),
+    ],
+)
+def test_contracts_of_no_network(tmp_path, saved, changes, words):
+    if "spectrogram" in changes:
+        changes["architecture"] = "resnet18_2d"
+    contract = make_contract(**{"task": "classification"} | changes)
+    save_weights(tmp_path / "w", read_weights(saved)[0], contract)
+    for load in (load_encoder, Predictor.load):
+        with pytest.raises(UserError, match=words):
+            load(tmp_path / "w")
 
 
 def test_weights_for_something_else(tmp_path, saved):

@@ -119,9 +119,29 @@ def test_gain_of_the_header_is_respected(record, gain, units_per_mv, baseline):
         ([LINES[0].replace("2000", ""), LINES[1]], "says None samples"),
         ([LINES[0].replace("250", "360"), LINES[1]], "says 360 Hz, not 250"),
         ([LINES[0], LINES[1].replace("_s00", "_s01")], "names another signal file"),
-        ([LINES[0], "../" + LINES[1]], "unreadable header"),
+        ([LINES[0], "../" + LINES[1]], "another folder"),
+        ([LINES[0], "/etc/" + LINES[1]], "another folder"),
+        ([LINES[0].replace("2000", str(10**12)), LINES[1]], "says 1000000000000 samples, file hol"),
+        ([LINES[0].replace("250", "0"), LINES[1]], "0 Hz is not from 20 to 20000"),
+        ([LINES[0].replace("250", "-250"), LINES[1]], "says '-250' for its rate"),
+        ([LINES[0].replace("250", "9" * 400), LINES[1]], "unreadable header"),
+        ([LINES[0].replace("2000", "2e3"), LINES[1]], "says '2e3' for its rate or length"),
+        ([LINES[0].replace(" 1 ", f" {10**9} "), LINES[1]], "says 1000000000 leads, lists 1"),
+        ([LINES[0], LINES[1].replace("74.5", "-200")], "no gain per mV"),
+        ([LINES[0], LINES[1].replace("74.5", "0.000")], "no gain per mV"),
+        ([LINES[0], LINES[1].replace("74.5", "1e-300")], "no gain per mV"),
+        ([LINES[0], LINES[1].replace("/mV", "(999999999999)/mV")], "no gain per mV"),
+        ([LINES[0], LINES[1].replace(" 16 74", " 16:1000000 74")], "16:1000000', which is not"),
+        ([LINES[0], LINES[1].replace(" 16 74", f" 16x{10**9} 74")], "file holds"),
+        ([LINES[0], LINES[1].replace(" 16 74", f" 16+{10**399} 74")], "file holds 0"),
+        ([LINES[0], LINES[1].replace(" 16 74", " 16x0 74")], "format '16x0', which is not read"),
+        ([LINES[0], LINES[1].replace(" 16 74", " 516 74")], "unreadable signal .format 516"),
+        ([LINES[0], LINES[1].replace("p00000_s00.dat", ".")], "names another signal file"),
+        (["7" * 100_000, LINES[1]], "256 leads, or 500 characters"),
+        ([LINES[0], *["a 1"] * 100_000], "256 leads, or 500 characters"),
+        (["#" * 2**20, *LINES], "header of more than 1,048,576 bytes"),
         ([LINES[0], LINES[1].replace(" 16 74", " 999 74")], "unreadable signal"),
-        ([LINES[0], LINES[1].replace(" 16 74", " 24 74")], "unreadable signal"),
+        ([LINES[0], LINES[1].replace(" 16 74", " 24 74")], "says 2000 samples, file holds 1333"),
         ([LINES[0], LINES[1].replace("/mV", "/mmHg")], "no gain per mV, uV or V"),
         ([LINES[0], LINES[1].replace("74.5/mV", "0(0)/mV")], "no gain per mV"),
         ([LINES[0], LINES[1].split(" 74")[0]], "no gain per mV"),
@@ -215,6 +235,30 @@ def test_annotations_cut_anywhere_are_noticed(record):
             icentia11k.read_annotations(record)
 
 
+@pytest.mark.parametrize(
+    "notes", [["## x"], ["## time resolution: 250"] * 2, ["## annotation type definitions."]]
+)
+def test_definitions_that_wfdb_would_never_finish_with(tmp_path, notes):
+    wfdb.wrann(NAME, "atr", np.zeros(len(notes), int), ['"'] * len(notes), aux_note=notes,
+               write_dir=str(tmp_path))  # fmt: skip
+    with pytest.raises(Unusable, match="definitions that are not understood"):
+        icentia11k.read_annotations(tmp_path / NAME)
+
+
+def test_definitions_that_are_read(tmp_path):
+    wfdb.wrann(NAME, "atr", np.array([10]), ["N"], fs=250, custom_labels=[("z", "own")],
+               write_dir=str(tmp_path))  # fmt: skip
+    content = (tmp_path / f"{NAME}.atr").read_bytes()
+    assert b"## time resolution: 250" in content and b"## end of definitions" in content
+    assert icentia11k.read_annotations(tmp_path / NAME)[0].tolist() == [10]
+
+
+def test_beats_beyond_what_the_index_holds(tmp_path):
+    wfdb.wrann(NAME, "atr", np.array([10, 2**31]), ["N", "N"], write_dir=str(tmp_path))
+    with pytest.raises(Unusable, match="out of order"):
+        icentia11k.read_annotations(tmp_path / NAME)
+
+
 def test_constants_are_icentia11ks_unless_the_set_has_its_own(tmp_path):
     assert icentia11k.read_constants(tmp_path) == ICENTIA11K == ("icentia11k", 0.0018, 1.3711, {})
     described = {"name": "mitdb", "mean_mv": -0.25, "sd_mv": 0.5, "same_subject": {"202": 201}}
@@ -233,6 +277,8 @@ def test_constants_are_icentia11ks_unless_the_set_has_its_own(tmp_path):
         '{"name": "x", "mean_mv": NaN, "sd_mv": 1}',
         '{"name": "x", "mean_mv": 0, "sd_mv": Infinity}',
         '{"name": "x", "mean_mv": 0, "sd_mv": 1, "same_subject": [201, 202]}',
+        '{"name": "x", "mean_mv": 0, "sd_mv": 1, "same_subject": {"201": Infinity}}',
+        "[" * 100_000,
     ],
 )
 def test_bad_constants_are_refused(tmp_path, text):

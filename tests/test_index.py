@@ -11,6 +11,7 @@ from pretraining import distributions, icentia11k
 from pretraining.cohort import choose_segments, manifest, split_patients
 from pretraining.indexing import open_index
 from pretraining.signals import Signals
+from pretraining.tasks import TASKS
 from utils.cli import UserError
 
 
@@ -159,6 +160,43 @@ def test_damaged_index_is_built_again(cohort_copy, index, name):
     open_index(cohort_copy)
     (cohort_copy / "annotation_index/current" / name).write_bytes(b"")
     assert content(open_index(cohort_copy)) == content(index)
+
+
+def damaged_tables(table, about):
+    """Names of files and what a stranger may have put there."""
+    for name, value in (("path", b"../p00000_s00"), ("path", b"/p00/p00000_s00"),
+                        ("path", b"p\0p"), ("path", b"\xff"), ("gain", 0),
+                        ("gain", np.nan), ("samples", -1), ("beats", 10**12), ("offset", -1),
+                        ("first_beats", 1), ("patient", 99)):  # fmt: skip
+        changed = table.copy()
+        changed[name][0] = value
+        yield "segments.npy", changed
+    for name in ("beats", "path"):
+        yield "segments.npy", table[[other for other in table.dtype.names if other != name]]
+    yield "segments.npy", np.array([{}], object)
+    for change in ({"beats": 10**20}, {"beats": 1e3}, {"patients": 1}, {"left_out": [{}]},
+                   {"watched": []}, {"patients": ["0"]}):  # fmt: skip
+        yield "index.json", about | change
+
+
+def test_index_of_a_stranger_is_built_again(cohort_copy, index, tmp_path):
+    folder = open_index(cohort_copy).folder
+    for name, value in damaged_tables(np.array(index.segments), index.about):
+        if name == "index.json":
+            (folder / name).write_text(json.dumps(value))
+        else:
+            np.save(folder / name, value)
+        assert content(open_index(cohort_copy)) == content(index)
+
+
+def test_a_beat_of_no_class_in_the_index(cohort_copy):
+    folder = open_index(cohort_copy).folder
+    size = (folder / "beat_codes").stat().st_size
+    (folder / "beat_codes").write_bytes(bytes([99]) * size)
+    segments, starts = np.zeros(2, np.int64), np.array([0, 2000])
+    rule = TASKS["beat"].examples(open_index(cohort_copy), None, None).rule
+    with pytest.raises(UserError, match=r"is damaged \(a beat of no class\); delete it"):
+        rule(open_index(cohort_copy), segments, starts, 2000)
 
 
 def test_interrupted_building_leaves_nothing(cohort_copy, monkeypatch):

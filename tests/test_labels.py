@@ -19,6 +19,13 @@ TACHYCARDIA, BRADYCARDIA, NORMAL_RATE, NOISE = range(4)
 ENDS = np.array([10, 20, 30, 40])
 
 
+@pytest.mark.parametrize("code", [-1, 5, 127])
+def test_a_code_of_no_class_is_an_error(code):
+    codes = np.array([NORMAL, code, NORMAL, NORMAL], np.int8)
+    with pytest.raises(ValueError, match="no class"):
+        beat_labels(ENDS, codes, np.array([0, 20]), 30)
+
+
 def literal_label(ends: list[int], codes: list[int], start: int, end: int) -> int:
     """The rule as it is worded, one frame at a time."""
     began_before = sum(place < start for place in ends) + 1

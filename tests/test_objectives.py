@@ -195,6 +195,8 @@ def test_files_that_hold_no_frames(cohort, kept, tmp_path):
     with np.load(kept) as file:
         arrays = dict(file)
     np.savez_compressed(tmp_path / "compressed.npz", **arrays)
+    lacking = {name: array for name, array in arrays.items() if name != "labels"}
+    np.savez(tmp_path / "lacking.npz", **lacking)
     np.savez(tmp_path / "shape.npz", **arrays | {"labels": arrays["labels"][1:]})
     np.savez(tmp_path / "type.npz", **arrays | {"signal": arrays["signal"].astype(float)})
     np.savez(tmp_path / "object.npz", **arrays | {"signal": np.array([{}], object)})

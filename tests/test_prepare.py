@@ -1,5 +1,6 @@
 """From the Challenge 2017 files as distributed to prepared sets."""
 
+import io
 import json
 import os
 import shutil
@@ -406,6 +407,10 @@ def rewrite(path, **changes):
         arrays = dict(file) | changes
     with path.open("wb") as file:
         np.savez(file, **{key: value for key, value in arrays.items() if value is not None})
+    list_again(path)
+
+
+def list_again(path):
     manifest = json.loads(manifest_path(path).read_text())
     manifest["files"]["train"]["sha256"] = sha256(path)
     write_json(manifest_path(path), manifest)
@@ -467,12 +472,60 @@ def test_arrays_that_break_the_contract(prepared, changes):
         load_prepared(prepared)
 
 
-@pytest.mark.parametrize("changes", [{"fs": None}, {"pad": "1"}, {"unit": "mV"}, {"files": []}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"fs": None}, {"fs": -250}, {"pad": "1"}, {"pad": -1}, {"pad": 0.5}, {"pad": 10**12}),
+        *(
+            {"unit": "mV"},
+            {"files": []},
+            {"sd_mv": 0},
+            {"mean_mv": 10**400},
+            {"patients": 5},
+            {"multi_label": "no"},
+        ),
+    ],
+    ids=str,
+)
 def test_manifest_that_breaks_the_contract(prepared, changes):
     path = manifest_path(prepared)
     write_json(path, json.loads(path.read_text()) | changes)
     with pytest.raises(UserError, match=r"p_manifest.json.*again"):
         load_prepared(prepared)
+
+
+def test_arrays_that_claim_what_is_not_there(prepared):
+    header = io.BytesIO()
+    claim = {"descr": "<i2", "fortran_order": False, "shape": (10**12, 1)}
+    np.lib.format.write_array_header_1_0(header, claim)
+    with zipfile.ZipFile(prepared, "w") as file:
+        file.writestr("signal.npy", header.getvalue() + b"12")
+    list_again(prepared)
+    with pytest.raises(UserError, match="cannot be read as plain arrays"):
+        load_prepared(prepared)
+
+
+def test_members_of_a_zip_stay_in_it(source, command, tmp_path):
+    """The zip is never unpacked, whatever its members are called."""
+    (tmp_path / "in").mkdir()
+    archive = zipped(source, tmp_path / "in/copy.zip", "training2017/")
+    names = ("../../escaped", "/tmp/escaped", "training2017/../../escaped", "training2017/..")
+    with zipfile.ZipFile(archive, "a") as file:
+        for name in names:
+            file.writestr(name, "escaped")
+    before = {path for path in tmp_path.rglob("*") if "out" not in path.parts}
+    assert command(archive)[0] == 0
+    after = {path for path in tmp_path.rglob("*") if path.relative_to(tmp_path).parts[0] != "out"}
+    assert after == before and not list(tmp_path.parent.glob("escaped"))
+    assert sorted(contents(tmp_path / "out")) == sorted(OUTPUTS)
+
+
+@pytest.mark.parametrize("name", ["../A00001", "/etc/passwd", "training2017/../../A00001"])
+def test_a_record_is_no_path(source, fails, tmp_path, name):
+    (source / "RECORDS").write_text(f"{name}\n")
+    archive = zipped(source, tmp_path / "copy.zip", "training2017/")
+    for path in (source, archive):
+        fails(["RECORDS", "is not the name of a record"], path)
 
 
 # Known facts of the real set

@@ -1,5 +1,6 @@
 """Tables and figures of finished runs."""
 
+import gzip
 import json
 
 import numpy as np
@@ -76,6 +77,35 @@ def test_runs_that_cannot_be_compared(tmp_path):
     for name, words in (("again", "two runs with seed 10"), ("other", "other recordings")):
         with pytest.raises(UserError, match=words):
             collect.from_jobs([("beat", [tmp_path / "one", tmp_path / name])])
+
+
+@pytest.mark.parametrize("kind", ["predictions", "history"])
+@pytest.mark.parametrize("damage", ["cut", "changed", "no gzip", "other columns", "empty"])
+def test_damaged_results_are_one_line(runs, tmp_path, kind, damage):
+    command(compare.main, "--jobs", *runs[0], "--save", tmp_path / "saved")
+    path = tmp_path / f"saved/beat_{kind}.csv.gz"
+    content = path.read_bytes()
+    middle = len(content) // 2
+    path.write_bytes({
+        "cut": content[:-20], "changed": content[:middle] + bytes(9) + content[middle + 9:],
+        "no gzip": b"text", "empty": gzip.compress(b""),
+        "other columns": gzip.compress(gzip.decompress(content).replace(b"seed", b"seat")),
+    }[damage])  # fmt: skip
+    command(compare.main, "--results", tmp_path / "saved").refused(path.name)
+
+
+def test_a_run_without_a_seed_or_with_other_values(tmp_path):
+    make_run(tmp_path / "job", 10)
+    for content in ("1", "{}", '{"arguments": {"seed": null}}'):
+        (tmp_path / "job/args.json").write_text(content)
+        command(compare.main, "--jobs", f"a={tmp_path / 'job'}").refused("names no seed")
+    make_run(tmp_path / "other", 10)
+    path = tmp_path / "other/test_predictions.csv"
+    table = pd.read_csv(path)
+    for column, value in (("prob_A", "nan"), ("true_A", 7), ("true_A", "9" * 400)):
+        table.astype({column: object}).assign(**{column: value}).to_csv(path, index=False)
+        result = command(compare.main, "--jobs", f"a={tmp_path / 'other'}")
+        result.refused("is not a table of predictions")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Recordings of one's own, in any format that can be read, and the table that lists them."""
 
+import io
 import json
 
 import numpy as np
@@ -13,6 +14,7 @@ from finetuning.data import draw
 from finetuning.prepared import load_prepared
 from tests.helpers import command, noise, put_challenge, put_weights
 from utils.recordings import Recording, in_order, read_recording
+from utils.resampling import to_microvolt
 from utils.wfdb_io import Unusable
 
 FS, SIGNAL = 300, noise(600, 3) / 1000  # mV
@@ -112,11 +114,17 @@ def test_a_mat_file_beside_its_header(tmp_path):
     np.testing.assert_allclose(recording.signal, noise(600, 2) / 1000)
 
 
+CLAIM = io.BytesIO()  # 10^12 samples
+np.lib.format.write_array_header_1_0(
+    CLAIM, {"descr": "<f8", "fortran_order": False, "shape": (10**12,)}
+)
+CLAIM = CLAIM.getvalue()
 BAD = {
     "no.csv": (lambda path: None, "cannot be read"),
     "nul\0.csv": (lambda path: None, "cannot be read"),
     "folder.npy": (lambda path: path.mkdir(), "cannot be read"),
     "words.csv": (lambda path: path.write_text("a,b\n1,x\n"), "not columns of numbers"),
+    "unnamed.csv": (lambda path: path.write_text("a\n" + "1,2\n" * 600), "not columns of numbers"),
     "empty.csv": (lambda path: path.write_text(""), "not columns of numbers"),
     "binary.txt": (lambda path: path.write_bytes(bytes(range(256))), "not columns of numbers"),
     "short.csv": (lambda path: put_csv(path, SIGNAL[:299]), "299 samples are shorter than 1 s"),
@@ -130,6 +138,9 @@ BAD = {
     "complex.npy": (lambda path: np.save(path, np.zeros(600, complex)), "is not samples by leads"),
     "other.mat": (lambda path: savemat(path, {"x": SIGNAL}), "holds no 'val'"),
     "text.mat": (lambda path: path.write_text("no" * 99), ".mat cannot be read"),
+    "claim.npy": (lambda path: path.write_bytes(CLAIM + b"12"), "not a plain array"),
+    "huge.npy": (lambda path: np.save(path, SIGNAL * 1e308), "infinite values"),
+    "long.csv": (lambda path: path.write_text(f"{'[' * 10**5}\n1\n2\nx"), "not columns of numbers"),
     "a.edf": (lambda path: path.touch(), "format .edf is not one of .hea, .csv"),
     "a.hea": (lambda path: path.write_text("a 1 300 600\na.dat 16 200/mV\n"), "unreadable signal"),
 }  # fmt: skip
@@ -143,6 +154,43 @@ def test_files_that_cannot_be_used(tmp_path, name):
         read_recording(tmp_path / name, FS, "mV")
     assert words in str(error.value) and "\n" not in str(error.value)
     assert str(tmp_path) not in str(error.value)
+
+
+HEADER = "r 1 250 600", "r.dat 16 200/mV 16 0 0 0 0 ecg"
+HOSTILE = {
+    "folder above": (HEADER[0], f"../{HEADER[1]}", "signal file in another folder (../r.dat)"),
+    "absolute": (HEADER[0], f"/etc/{HEADER[1]}", "signal file in another folder (/etc/r.dat)"),
+    "10^12 samples": ("r 1 250 1000000000000", HEADER[1], "1000000000000 samples, file holds 600"),
+    "10^12 leads": ("r 1000000000000 250 600", HEADER[1], "says 1000000000000 leads, lists 1"),
+    "gain 0": (HEADER[0], HEADER[1].replace("200", "0"), "no gain per mV"),
+    "gain -200": (HEADER[0], HEADER[1].replace("200", "-200"), "no gain per mV"),
+    "gain nan": (HEADER[0], HEADER[1].replace("200", "nan"), "no gain per mV"),
+    "rate 0": ("r 1 0 600", HEADER[1], "0 Hz is not from 20 to 20000"),
+    "rate -250": ("r 1 -250 600", HEADER[1], "says '-250' for its rate"),
+    "rate of words": ("r 1 x250 600", HEADER[1], "says 'x250' for its rate"),
+    "skew": (HEADER[0], HEADER[1].replace(" 16 2", " 16:99999999999 2"), "which is not read"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_headers_that_claim_what_cannot_be(tmp_path, name):
+    *lines, words = HOSTILE[name]
+    for folder in (tmp_path, tmp_path / "set"):
+        folder.mkdir(exist_ok=True)
+        noise(600, 1).tofile(folder / "r.dat")
+    (tmp_path / "set/r.hea").write_text("\n".join(HEADER) + "\n")
+    assert len(read_recording(tmp_path / "set/r.hea").signal) == 600
+    (tmp_path / "set/r.hea").write_text("\n".join(lines) + "\n")
+    with pytest.raises(Unusable) as error:
+        read_recording(tmp_path / "set/r.hea")
+    assert words in str(error.value)
+
+
+def test_an_odd_rate_takes_no_more_than_others():
+    # As 19999999/1000 it would take a filter of 400 million samples.
+    signal, _ = to_microvolt(Recording(SIGNAL, 19999.999), 250, "polyphase", "constant")
+    expected, _ = to_microvolt(Recording(SIGNAL, 20000), 250, "polyphase", "constant")
+    np.testing.assert_array_equal(signal, expected)
 
 
 def test_what_has_to_be_said(tmp_path):

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from utils import names
 
+LONGEST = 2000  # characters of an error
+
 
 class UserError(Exception):
     """Something a person can put right; its message says what, where and what to do."""
@@ -156,6 +158,8 @@ def _describe(error: OSError) -> str:
 
 
 def _fail(message: str) -> int:
+    # It may quote what somebody else wrote: line ends, or marks that steer a terminal.
+    message = "".join(letter if letter.isprintable() else " " for letter in message[:LONGEST])
     print(f"error: {message}", file=sys.stderr)
     return 2
 

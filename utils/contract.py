@@ -1,11 +1,15 @@
 """What a weights file says of itself: all that is needed to rebuild the network and feed it."""
 
 import json
+from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any
 
 from utils.cli import UserError
 
 KEY = "contract"
+LEADS, FS, FRAME = 256, 20_000, 2**24  # at most; more leads, Hz or samples take all memory
+LARGEST = 1e30  # mean and deviation, and the same below one: float32 holds little more
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,58 @@ class Contract:
             values = json.loads((metadata or {})[KEY])
             needed = {field.name for field in fields(cls) if field.default is MISSING}
             known = needed | values.keys() & {field.name for field in fields(cls)}
-            return cls(**{name: values[name] for name in known})
-        except (AttributeError, KeyError, TypeError, ValueError):
+            contract = cls(**{name: values[name] for name in known})
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
             raise UserError(f"{source} holds no weights of this project (no contract)") from None
+        for name, holds in RULES.items():
+            if not holds(getattr(contract, name), contract):
+                raise UserError(
+                    f"{source} holds no weights of this project (its contract says "
+                    f"{name} {str(getattr(contract, name))[:40]!r})"
+                )
+        return contract
+
+
+def _count(most: int) -> Callable[[Any, Contract], bool]:
+    return lambda value, _: type(value) is int and 0 < value <= most
+
+
+def _is(*kinds: type) -> Callable[[Any, Contract], bool]:
+    return lambda value, _: type(value) in kinds
+
+
+def _are_numbers(value: Any, contract: Contract) -> bool:
+    """One, or one for each lead."""
+    values = value if isinstance(value, list) else [value] * contract.in_channels
+    numbers = all(type(number) in (int, float) and abs(number) < LARGEST for number in values)
+    return numbers and len(values) == contract.in_channels
+
+
+def _are_names(value: Any, _: Contract) -> bool:
+    texts = isinstance(value, list) and all(type(name) is str for name in value)
+    return texts and len(set(value)) == len(value)
+
+
+# What each value of a file has to be; in this order, as later ones rely on earlier.
+RULES: dict[str, Callable[[Any, Contract], bool]] = {
+    "architecture": _is(str),
+    "stages": lambda value, _: value is None or type(value) is int,  # how many: `build_encoder`
+    "in_channels": _count(LEADS),
+    "fs": lambda value, _: type(value) in (int, float) and 1 <= value <= FS,
+    "unit": lambda value, _: value == "mV",
+    "mean": _are_numbers,
+    "sd": lambda value, contract: (
+        _are_numbers(value, contract)
+        and min(value if isinstance(value, list) else [value]) > 1 / LARGEST
+    ),
+    "frame_size": _count(FRAME),
+    "task": _is(str),
+    "classes": _are_names,
+    "dataset": _is(str),
+    "manifest_sha256": _is(str),
+    "seed": _is(int, type(None)),
+    "versions": _is(dict),
+    "spectrogram": _is(dict, type(None)),  # its settings: `utils.spectrogram`
+    "multi_label": _is(bool),
+    "context": _is(dict, type(None)),
+}

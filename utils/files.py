@@ -101,7 +101,7 @@ def read_json(path: Path) -> Any:
     """Read JSON; raises `UserError` where the file is not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None
 
 

@@ -53,5 +53,10 @@ def split_columns(table: pd.DataFrame) -> Predictions:
     expected = ["record_name", *(f"{p}_{name}" for p in ("true", "prob") for name in classes)]
     if list(table) != expected or not classes:
         raise ValueError("other columns")
-    true, prob = np.split(table[expected[1:]].to_numpy(float), 2, axis=1)
+    try:
+        true, prob = np.split(table[expected[1:]].to_numpy(float), 2, axis=1)
+    except OverflowError:
+        raise ValueError("a number of hundreds of digits") from None
+    if not len(table) or not np.isin(true, (0, 1)).all() or not np.isfinite(prob).all():
+        raise ValueError("no rows, or values that are no classes or probabilities")
     return Predictions(table["record_name"].to_numpy(), classes, true.astype(int), prob)

@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,14 +11,23 @@ import numpy as np
 import pandas as pd
 import wfdb
 
-from utils.wfdb_io import ERRORS, MILLIVOLT, Unusable, read_header, words
+from utils.arrays import parse_npy
+from utils.wfdb_io import (
+    ERRORS,
+    MILLIVOLT,
+    Unusable,
+    check_length,
+    check_rate,
+    read_header,
+    words,
+)
 
 TWELVE_LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 ADU = "adu"  # units of the digitiser, so many per mV
 UNITS = (*MILLIVOLT, ADU)
 # What heads a column that is no lead: `time`, `Time (s)`, `t_ms`, `'sample #'`.
 TIME = re.compile(r"\W*(time|timestamp|t|sample|index)([\W_].*)?", re.IGNORECASE)
-RATES = (20, 20_000)  # Hz; others are mistakes, or no ECG
+LARGEST = 1e9  # mV; what comes after it computes with such values, but not with any
 
 
 class Recording(NamedTuple):
@@ -75,6 +85,7 @@ def read_wfdb(record: Path) -> Recording:
         Unusable: not to be read, no gain per mV, uV or V, or a length that is not the header's.
     """
     header = read_header(record)
+    check_length(record, header)
     try:
         read = wfdb.rdrecord(str(record))
     except ERRORS as error:
@@ -117,11 +128,10 @@ def millivolt(unit: str | None, gain: float | None) -> float:
 def check_signal(recording: Recording) -> None:
     """Raises `Unusable` at a rate of no ECG, under a second, or with samples that are missing."""
     length = len(recording.signal)
-    if not RATES[0] <= recording.fs <= RATES[1]:
-        raise Unusable(f"{recording.fs:g} Hz is not from {RATES[0]} to {RATES[1]}")
+    check_rate(recording.fs)
     if length < recording.fs:
         raise Unusable(f"{length} samples are shorter than 1 s")
-    if not np.isfinite(recording.signal).all():
+    if not (np.abs(recording.signal) <= LARGEST).all():
         raise Unusable("signal holds NaN or infinite values")
 
 
@@ -182,13 +192,15 @@ def _read_text(content: bytes) -> tuple[np.ndarray, list[str] | None]:
         cells = re.split(separator, first)
         named = not all(map(_is_number, cells))
         counted = len(cells) > 1 and cells == [str(place) for place in range(len(cells))]
-        table = pd.read_csv(
-            io.StringIO("\n".join(lines)), sep=separator, index_col=False, skipinitialspace=True,
-            header=0 if named or counted else None,
-        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # it would leave columns out
+            table = pd.read_csv(
+                io.StringIO("\n".join(lines)), sep=separator, index_col=False,
+                skipinitialspace=True, header=0 if named or counted else None,
+            )  # fmt: skip
         values = table.to_numpy(np.float64)
-    except ValueError as error:  # pandas' own errors, and of decoding
-        raise Unusable(f"not columns of numbers ({str(error).splitlines()[0]})") from None
+    except (ValueError, OverflowError, pd.errors.ParserWarning) as error:  # of decoding, too
+        raise Unusable(f"not columns of numbers ({words(error)})") from None
     timed = (named and TIME.fullmatch(cells[0])) or _never_falls(values[:, 0])
     leads = slice(1 if timed and 1 < values.shape[1] < len(values) else 0, None)
     return values[:, leads], [str(name) for name in table.columns[leads]] if named else None
@@ -208,10 +220,7 @@ def _is_number(text: str) -> bool:
 
 
 def _read_npy(content: bytes) -> tuple[np.ndarray, None]:
-    try:
-        return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False), None
-    except (ValueError, EOFError) as error:
-        raise Unusable(f"not a plain array ({str(error).splitlines()[0]})") from None
+    return parse_npy(content), None
 
 
 def _read_mat(content: bytes) -> tuple[np.ndarray, None]:

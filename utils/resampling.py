@@ -6,6 +6,7 @@ import numpy as np
 from scipy import signal as dsp
 
 from utils.recordings import Recording
+from utils.wfdb_io import RATES
 
 
 def _polyphase(signal: np.ndarray, ratio: Fraction, beyond: str) -> np.ndarray:
@@ -23,12 +24,14 @@ METHODS = {"polyphase": _polyphase, "fft": _fft}
 def resample(
     signal: np.ndarray, fs: float, to: int, beyond: str, method: str = "polyphase"
 ) -> np.ndarray:
-    """(samples, leads) at `fs` Hz, taken to a thousandth or better, to `to` Hz.
+    """(samples, leads) at `fs` Hz, taken to a millionth or better, to `to` Hz.
 
     Args:
         beyond: what a signal is beyond its ends, as scipy's `padtype`. method: of `METHODS`.
     """
-    return METHODS[method](signal, to / Fraction(fs).limit_denominator(1000), beyond)
+    # Exact for whole rates. The filter is as long as the larger number, ten times on each side.
+    ratio = (Fraction(to) / Fraction(fs)).limit_denominator(RATES[1])
+    return METHODS[method](signal, ratio, beyond)
 
 
 def to_microvolt(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from utils import names
 from utils.cli import UserError
 
+LONGEST = 2**16  # samples of a window
 FLOOR = 1e-5  # magnitude below which decibels are not told apart: -100 dB
 
 
@@ -26,7 +27,9 @@ class Settings(NamedTuple):
     scale: str = "linear"
 
     def check(self) -> "Settings":
-        """Raises `UserError` where the settings do not fit together."""
+        """Raises `UserError` where the settings do not fit together, or are no numbers."""
+        if not all(type(value) is int for value in self[:3]) or self.window > LONGEST:
+            raise UserError(f"{self} are not settings of a spectrogram")
         if not 0 < self.bins <= self.window // 2:
             raise UserError(
                 f"--spectrogram-bins {self.bins}: a window of {self.window} samples has 1 to "

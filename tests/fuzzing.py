@@ -1,0 +1,234 @@
+"""Damaged and hostile files for the readers: how they are made, and what a reader may make of them.
+
+A reader may refuse a file by an error that its command turns into one line, or read it. Anything
+else is a failure: another error, 5 s, memory beyond twice what the honest file takes, code that is
+run, or a process that dies.
+"""
+
+import multiprocessing
+import random
+import re
+import resource
+import shutil
+import signal
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from utils.cli import LONGEST, UserError
+from utils.wfdb_io import Unusable
+
+REFUSED = (Unusable, UserError, OSError)  # what ends in one line, see `utils.cli.run`
+SECONDS = 5  # for one file
+SPARE = 2**26  # bytes, beside twice what the honest file takes: libraries work in blocks
+ADDRESSES = 2**31  # bytes of address space that a file may ask for in vain
+EXECUTED = "executed"  # what a payload would make, in the folder above the target's
+
+READ, REFUSAL = "read", "refused"
+NUMBER = re.compile(rb"-?\d+(\.\d+)?([eE][-+]?\d+)?")
+WORD = re.compile(rb"[\w./-]+")
+ODD_NUMBERS = (
+    b"1e12", b"1000000000000", b"-1", b"0", b"-0.0", b"nan", b"NaN", b"Infinity", b"-inf", b"1e308",
+    b"1e-308", b"2147483648", b"-250", b"0.001", b"19999.999", b"9" * 25, b"9" * 400, b"9" * 5000,
+)  # fmt: skip
+ODD_WORDS = (
+    *ODD_NUMBERS, b"../../etc/passwd", b"/etc/passwd", b"../x.dat", b"a::b/c.hea", b"..", b"~", b"",
+    b"\0", b"\xff\xfe", b"\r", b'"', b"'", b"#", b",", b"null", b"true", b"[]", b"{}", b'"x"',
+    b"x" * 300, b"7" * 100_000, b"[" * 100_000, b"\n" * 1000,
+)  # fmt: skip
+# Integers that sizes, offsets and counts are not.
+EXTREMES = (0, -1, 1, 2**7, 2**15 - 1, 2**16 - 1, 2**31 - 1, -(2**31), 2**40, 2**63 - 1, -(2**63))
+
+
+class Target(NamedTuple):
+    """`make` writes an honest set into a folder and gives the file to damage; `read` reads it, from
+    that path."""
+
+    make: Callable[[Path], Path]
+    read: Callable[[Path], Any]
+
+
+class Outcome(NamedTuple):
+    """Of the file with this seed: `READ`, `REFUSAL` or what went wrong."""
+
+    seed: int
+    what: str
+
+    @property
+    def failed(self) -> bool:
+        return self.what not in (READ, REFUSAL)
+
+
+def attack(target: Target, seeds: range, folder: Path) -> Iterator[Outcome]:
+    """Have the target read a damaged file of each seed, in a process of its own.
+
+    Args:
+        folder: empty; there is one of the same name for every process.
+    """
+    while seeds:
+        mine, its = multiprocessing.get_context("fork").Pipe(duplex=False)
+        process = multiprocessing.get_context("fork").Process(
+            target=_read_all, args=(target, seeds, folder, its)
+        )
+        process.start()
+        its.close()
+        with suppress(EOFError):
+            while seeds and mine.poll(4 * SECONDS):
+                yield Outcome(seeds[0], mine.recv())
+                seeds = seeds[1:]
+        process.kill()
+        process.join()
+        if seeds:
+            yield Outcome(seeds[0], f"no answer (exit code {process.exitcode})")
+            seeds = seeds[1:]
+
+
+def _read_all(target: Target, seeds: range, folder: Path, results: Connection) -> None:
+    path, honest = _make(target, folder)
+    before = _peak()
+    with suppress(*REFUSED):  # as what is hostile from the start
+        target.read(path)
+    most = before + 2 * (_peak() - before) + SPARE
+    addresses = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (addresses + ADDRESSES,) * 2)
+    signal.signal(signal.SIGALRM, _too_long)
+    for seed in seeds:
+        path.write_bytes(mutate(honest, random.Random(f"{path.name} {seed}")))
+        what = _read_one(target, path)
+        if _peak() > most:
+            what, most = f"memory: {(_peak() - before) >> 20} MiB", _peak() + SPARE
+        if (folder.parent / EXECUTED).exists():
+            what = "something was executed"
+        results.send(what)
+
+
+def _make(target: Target, folder: Path) -> tuple[Path, bytes]:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    path = target.make(folder)
+    return path, path.read_bytes()
+
+
+class _TooLong(BaseException):
+    """Not an `Exception`: some readers turn all of these into errors of their own."""
+
+
+def _too_long(*_: Any) -> None:
+    raise _TooLong
+
+
+def _read_one(target: Target, path: Path) -> str:
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        target.read(path)
+    except REFUSED as error:
+        # A command prints one line of any error, see `utils.cli`; reasons go to manifests, too.
+        line = len(str(error).splitlines()) == 1 and len(str(error)) < LONGEST
+        clear = line or not isinstance(error, Unusable)
+        return REFUSAL if clear else f"no clear line: {str(error)[:300]!r}"
+    except _TooLong:
+        return f"more than {SECONDS} s in {traceback.format_exc().splitlines()[-3].strip()}"
+    except BaseException:
+        return traceback.format_exc()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return READ
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+# Mutations
+
+
+def mutate(content: bytes, rng: random.Random) -> bytes:
+    """Damage a file in one to three ways."""
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        content = bytes(rng.choice(MUTATIONS)(bytearray(content), rng))
+    return content
+
+
+def _stretch(content: bytearray, rng: random.Random) -> slice:
+    first = rng.randrange(len(content) + 1)
+    return slice(first, first + rng.choice((1, 2, 8, rng.randrange(1, len(content) + 2))))
+
+
+def _flip(content: bytearray, rng: random.Random) -> bytearray:
+    for place in rng.choices(range(len(content) or 1), k=rng.randrange(1, 9)):
+        if content:
+            content[place] ^= 1 << rng.randrange(8)
+    return content
+
+
+def _cut(content: bytearray, rng: random.Random) -> bytearray:
+    return content[: rng.randrange(len(content) + 1)]
+
+
+def _remove(content: bytearray, rng: random.Random) -> bytearray:
+    del content[_stretch(content, rng)]
+    return content
+
+
+def _repeat(content: bytearray, rng: random.Random) -> bytearray:
+    part = _stretch(content, rng)
+    times = min(rng.choice((2, 3, 100)), 2**20 // (len(content) + 1) + 1)
+    return content[: part.stop] + content[part] * times + content[part.stop :]
+
+
+def _insert(content: bytearray, rng: random.Random) -> bytearray:
+    place = rng.randrange(len(content) + 1)
+    return content[:place] + rng.randbytes(rng.choice((1, 2, 4, 100))) + content[place:]
+
+
+def _swap(content: bytearray, rng: random.Random) -> bytearray:
+    first, second = _stretch(content, rng), _stretch(content, rng)
+    content[first], content[second] = content[second], content[first]
+    return content
+
+
+def _integer(content: bytearray, rng: random.Random) -> bytearray:
+    """An integer of the file, wherever one may lie, becomes an extreme one."""
+    size, order = rng.choice((1, 2, 4, 8)), rng.choice(("little", "big"))
+    value = rng.choice(EXTREMES) % 256**size
+    place = rng.randrange(len(content) + 1)
+    content[place : place + size] = value.to_bytes(size, order)
+    return content
+
+
+def _number(content: bytearray, rng: random.Random) -> bytearray:
+    return _replace(content, NUMBER, ODD_NUMBERS, rng)
+
+
+def _word(content: bytearray, rng: random.Random) -> bytearray:
+    return _replace(content, WORD, ODD_WORDS, rng)
+
+
+def _replace(
+    content: bytearray, pattern: re.Pattern, by: tuple[bytes, ...], rng: random.Random
+) -> bytearray:
+    found = [match.span() for match in pattern.finditer(content, 0, 2**14)]
+    first, stop = rng.choice(found or [(0, 0)])
+    return content[:first] + rng.choice(by) + content[stop:]
+
+
+def _line(content: bytearray, rng: random.Random) -> bytearray:
+    """A line is repeated, goes elsewhere or is lost."""
+    lines = bytes(content).splitlines(keepends=True) or [b""]
+    line = lines.pop(rng.randrange(len(lines)))
+    for _ in range(rng.choice((0, 1, 2, 1000 if len(line) < 100 else 2))):
+        lines.insert(rng.randrange(len(lines) + 1), line)
+    return bytearray(b"".join(lines))
+
+
+def _empty(content: bytearray, rng: random.Random) -> bytearray:
+    return content[:0] if rng.random() < 0.1 else content
+
+
+MUTATIONS = (
+    _flip, _cut, _remove, _repeat, _insert, _swap, _integer, _number, _number, _word, _word, _line,
+    _empty,
+)  # fmt: skip
