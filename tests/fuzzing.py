@@ -18,6 +18,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from utils.cli import LONGEST, UserError
 from utils.wfdb_io import Unusable
 
@@ -87,6 +89,7 @@ def attack(target: Target, seeds: range, folder: Path) -> Iterator[Outcome]:
 
 
 def _read_all(target: Target, seeds: range, folder: Path, results: Connection) -> None:
+    torch.set_num_threads(1)  # those of the parent are not here: they would be waited for
     path, honest = _make(target, folder)
     before = _peak()
     with suppress(*REFUSED):  # as what is hostile from the start
