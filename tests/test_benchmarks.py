@@ -10,6 +10,7 @@ import torch
 
 from benchmarks import finetune, infer, loader, scale, train
 from benchmarks.measures import limits
+from benchmarks.measures import scale as scale_measures
 from benchmarks.measures.loader import beat_label, open_batches, read_blocks, read_frames
 from benchmarks.measures.timing import in_turns
 from pretraining import labels
@@ -68,9 +69,12 @@ def test_scale(tmp_path):
     assert result.code == 0, result
     columns = json.loads(out.read_text())["by_patients"]
     assert list(columns) == ["2", "3", "11000"]
-    for name, value in columns["11000"].items():
+    far = columns["11000"]
+    for name in far.keys() - {scale_measures.IMPORTS, "start_s"}:
         low, high = columns["2"][name], columns["3"][name]
-        assert value == pytest.approx(high + (high - low) * 10_997)
+        assert far[name] == pytest.approx(high + (high - low) * 10_997)
+    assert far[scale_measures.IMPORTS] == columns["3"][scale_measures.IMPORTS]
+    assert far["start_s"] == pytest.approx(sum(far[part] for part in scale_measures.PARTS))
     assert "11,000 (extrapolated)" in result.out and "anonymous memory, MB" in result.out
 
 

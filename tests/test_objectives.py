@@ -151,6 +151,7 @@ def test_kept_frames_are_named(kept):
     stored = StoredFrames(kept, batch_size=4)
     names = ", ".join(f"val.npz example {number}" for number in (4, 5, 6))
     assert stored.describe(1) == f"{names}, … (4 examples)"
+    stored.arrays["scale"] = stored.arrays["scale"].copy()
     stored.arrays["scale"][6] = 1e38
     assert stored.describe(1) == "val.npz example 6 (1 of 4 examples, not finite)"
 
