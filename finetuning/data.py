@@ -37,6 +37,8 @@ def open_data(args: argparse.Namespace, device: torch.device) -> Data:
     for one, other in combinations(sets, 2):
         check_alike(f"--{one}", sets[one], f"--{other}", sets[other], args.channel)
     train_set = sets["train"]
+    if args.balance != "none" and train_set.multi_label:
+        raise UserError("--balance: recordings of several classes cannot be balanced; leave it out")
     chosen = {name: np.arange(len(prepared)) for name, prepared in sets.items()}
     if not args.val and args.val_size:
         sets["val"] = train_set
@@ -55,6 +57,8 @@ def open_data(args: argparse.Namespace, device: torch.device) -> Data:
     for name, part in parts.items():
         report_absent(name, part.y, part.classes)
     print(", ".join(f"{name}: {len(part)} recordings" for name, part in parts.items()))
+    if args.standardise == "recording":
+        parts = {name: part._replace(mean=None, sd=None) for name, part in parts.items()}
     return Data(parts, train_set.manifest, TARGETS[train_set.multi_label])
 
 
