@@ -10,12 +10,13 @@ import torch
 from torch import Generator, Tensor
 
 KEPT = 0.8  # of a recording at least: what makes its label may be brief
-SCALE = 1.5  # at most, and its inverse at least: contact, skin and hands vary
+SCALE = 1.5  # at most, and its inverse at least: contact and skin vary
 NOISE_MV = 0.02  # standard deviation at most
 WANDER_MV = 0.1  # amplitude at most
-# Breathing and slow movement; the device of Challenge 2017 passes 0.5 to 40 Hz (Clifford 2017).
-WANDER_HZ = (0.05, 0.5)
-FLIPPED = 0.5  # of one-lead recordings: that device can be held either way round
+WANDER_HZ = (0.05, 0.5)  # breathing and slow movement
+# Of one-lead recordings: a device of two electrodes can be held either way round. Of every 30th
+# recording of Challenge 2017, 31 % have their large deflections downwards (negative skewness).
+FLIPPED = 0.5
 
 
 def augment(

@@ -49,12 +49,17 @@ class Recordings(NamedTuple):
 
 
 def pad_recordings(
-    prepared: PreparedSet, chosen: np.ndarray, channel: int | None, device: torch.device
+    prepared: PreparedSet,
+    chosen: np.ndarray,
+    channel: int | None,
+    device: torch.device,
+    standardised: bool = False,
 ) -> Recordings:
     """Pad the recordings numbered `chosen` to the manifest's length, and move them to the device.
 
     Args:
         channel: use this lead only; all by default.
+        standardised: each by its own mean and deviation, not by those of the manifest.
 
     Raises:
         UserError: no such lead, or a recording that is not of exactly one class.
@@ -71,6 +76,7 @@ def pad_recordings(
     valid = np.minimum(np.diff(prepared.offsets)[chosen], pad)
     for row, length, end in zip(signal, valid, prepared.offsets[chosen + 1], strict=True):
         row[:, pad - length :] = prepared.signal[end - length : end, used].T
+    constants = (_of_lead(manifest[name], channel) for name in ("mean_mv", "sd_mv"))
     return Recordings(
         torch.from_numpy(signal).to(device),
         torch.from_numpy(valid).to(device),
@@ -78,7 +84,7 @@ def pad_recordings(
         torch.from_numpy(TARGETS[prepared.multi_label].labels(y)).to(device),
         prepared.record_ids[chosen],
         prepared.classes.tolist(),
-        *(_of_lead(manifest[name], channel) for name in ("mean_mv", "sd_mv")),
+        *((None, None) if standardised else constants),
     )
 
 

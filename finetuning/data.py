@@ -50,15 +50,15 @@ def open_data(args: argparse.Namespace, device: torch.device) -> Data:
             train_set, chosen["train"], args.seed, "--subset", train_size=args.subset
         )
     parts = {
-        name: pad_recordings(sets[name], chosen[name], args.channel, device)
+        name: pad_recordings(
+            sets[name], chosen[name], args.channel, device, args.standardise == "recording"
+        )
         for name in ("train", "val", "test")
         if name in sets
     }
     for name, part in parts.items():
         report_absent(name, part.y, part.classes)
     print(", ".join(f"{name}: {len(part)} recordings" for name, part in parts.items()))
-    if args.standardise == "recording":
-        parts = {name: part._replace(mean=None, sd=None) for name, part in parts.items()}
     return Data(parts, train_set.manifest, TARGETS[train_set.multi_label])
 
 
