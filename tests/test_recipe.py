@@ -178,6 +178,18 @@ def test_augmentation_is_bounded_and_the_padding_stays_zero(padded):
     assert signs == {-1, 1}
 
 
+def test_a_batch_of_the_challenge():
+    """64 recordings of 9 to 61 s, padded to 16,384 samples."""
+    valid = torch.linspace(9, 61, 64).mul(FS).long()[:, None, None]
+    inside = torch.arange(16384) >= 16384 - valid
+    changed, taken = augment(torch.randn(64, 1, 16384) * inside, inside, FS, generator())
+    kept = taken.sum(-1, keepdim=True)
+    assert changed.isfinite().all() and ((kept >= KEPT * valid) & (kept <= valid)).all()
+    x = normalise(changed, taken, None, None)
+    assert not x[~taken].any()
+    torch.testing.assert_close(x.square().sum(-1, keepdim=True) / kept, torch.ones(64, 1, 1))
+
+
 def test_several_leads_keep_their_signs(padded):
     millivolt = torch.ones(3, 12, PAD)
     for seed in range(10):
