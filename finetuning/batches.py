@@ -1,12 +1,13 @@
 """Prepared recordings to normalised, padded tensors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from finetuning.normalising import Constant, normalise
 from finetuning.prepared import PreparedSet
 from finetuning.targets import TARGETS
 from utils.cli import UserError
@@ -25,7 +26,7 @@ class Recordings(NamedTuple):
         labels: what is learned of them, (n,) int64 or (n, classes) float32.
         record_ids: (n,).
         classes: in the order of the labels.
-        mean, sd: in mV; lists have one for each lead.
+        mean, sd: in mV; lists have one for each lead; None: of each recording its own.
     """
 
     signal: Tensor
@@ -34,20 +35,31 @@ class Recordings(NamedTuple):
     labels: Tensor
     record_ids: np.ndarray
     classes: list[str]
-    mean: float | list[float]
-    sd: float | list[float]
+    mean: Constant
+    sd: Constant
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def millivolt(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Recordings of these numbers, (B, C, T) float32, and what of it is signal, (B, 1, T)."""
+        places = torch.arange(self.signal.shape[-1], device=self.signal.device)
+        inside = places >= len(places) - self.valid[chosen, None, None]
+        return self.signal[chosen].float() / 1000, inside
+
 
 def pad_recordings(
-    prepared: PreparedSet, chosen: np.ndarray, channel: int | None, device: torch.device
+    prepared: PreparedSet,
+    chosen: np.ndarray,
+    channel: int | None,
+    device: torch.device,
+    standardised: bool = False,
 ) -> Recordings:
     """Pad the recordings numbered `chosen` to the manifest's length, and move them to the device.
 
     Args:
         channel: use this lead only; all by default.
+        standardised: each by its own mean and deviation, not by those of the manifest.
 
     Raises:
         UserError: no such lead, or a recording that is not of exactly one class.
@@ -64,6 +76,7 @@ def pad_recordings(
     valid = np.minimum(np.diff(prepared.offsets)[chosen], pad)
     for row, length, end in zip(signal, valid, prepared.offsets[chosen + 1], strict=True):
         row[:, pad - length :] = prepared.signal[end - length : end, used].T
+    constants = (_of_lead(manifest[name], channel) for name in ("mean_mv", "sd_mv"))
     return Recordings(
         torch.from_numpy(signal).to(device),
         torch.from_numpy(valid).to(device),
@@ -71,7 +84,7 @@ def pad_recordings(
         torch.from_numpy(TARGETS[prepared.multi_label].labels(y)).to(device),
         prepared.record_ids[chosen],
         prepared.classes.tolist(),
-        *(_of_lead(manifest[name], channel) for name in ("mean_mv", "sd_mv")),
+        *((None, None) if standardised else constants),
     )
 
 
@@ -92,14 +105,18 @@ def batches(
         processes: each takes its share of every batch.
     """
     order = np.arange(len(recordings)) if order is None else order
-    device = recordings.signal.device
-    mean, sd = (_by_lead(value, device) for value in (recordings.mean, recordings.sd))
-    places = torch.arange(recordings.signal.shape[-1], device=device)
-    for batch in torch.from_numpy(order).to(device).split(batch_size) if len(order) else ():
+    for batch in numbers_of_batches(recordings, batch_size, order):
         chosen = batch[processes.share]
-        millivolt = recordings.signal[chosen].float() / 1000
-        inside = places >= len(places) - recordings.valid[chosen, None, None]
-        yield Batch(inside * (millivolt - mean) / sd, recordings.labels[chosen], len(batch))
+        x = normalise(*recordings.millivolt(chosen), recordings.mean, recordings.sd)
+        yield Batch(x, recordings.labels[chosen], len(batch))
+
+
+def numbers_of_batches(
+    recordings: Recordings, batch_size: int, order: np.ndarray
+) -> Sequence[Tensor]:
+    """Numbers of the recordings of each batch, of all processes together, on their device."""
+    numbers = torch.from_numpy(order).to(recordings.signal.device)
+    return numbers.split(batch_size) if len(order) else ()
 
 
 def describe(
@@ -119,8 +136,3 @@ def describe(
     (batch,) = batches(recordings, len(chosen), chosen)
     finite = batch.inputs.isfinite().flatten(1).all(1).tolist()
     return few(recordings.record_ids[chosen].tolist(), finite, "recordings")
-
-
-def _by_lead(values: float | list[float], device: torch.device) -> float | Tensor:
-    """A number as it is, a list as (C, 1)."""
-    return torch.tensor(values, device=device)[:, None] if isinstance(values, list) else values

@@ -37,6 +37,8 @@ def open_data(args: argparse.Namespace, device: torch.device) -> Data:
     for one, other in combinations(sets, 2):
         check_alike(f"--{one}", sets[one], f"--{other}", sets[other], args.channel)
     train_set = sets["train"]
+    if args.balance != "none" and train_set.multi_label:
+        raise UserError("--balance: recordings of several classes cannot be balanced; leave it out")
     chosen = {name: np.arange(len(prepared)) for name, prepared in sets.items()}
     if not args.val and args.val_size:
         sets["val"] = train_set
@@ -48,7 +50,9 @@ def open_data(args: argparse.Namespace, device: torch.device) -> Data:
             train_set, chosen["train"], args.seed, "--subset", train_size=args.subset
         )
     parts = {
-        name: pad_recordings(sets[name], chosen[name], args.channel, device)
+        name: pad_recordings(
+            sets[name], chosen[name], args.channel, device, args.standardise == "recording"
+        )
         for name in ("train", "val", "test")
         if name in sets
     }

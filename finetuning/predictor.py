@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from finetuning.normalising import normalise
+from finetuning.shifting import over_shifts
 from finetuning.targets import TARGETS
 from utils.checkpoint import load_strictly, read_weights
 from utils.cli import UserError
@@ -25,11 +27,13 @@ class Predictor(NamedTuple):
     hardware: Hardware
 
     @classmethod
-    def load(cls, path: Path, device: str = "auto", precision: str = "auto") -> "Predictor":
+    def load(
+        cls, path: Path, device: str = "auto", precision: str = "auto", tta: int = 1
+    ) -> "Predictor":
         """Read what `finetuning.trainer` wrote.
 
         Args:
-            device, precision: as the trainers' flags.
+            device, precision, tta: as the trainer's flags.
 
         Raises:
             UserError: not such a file, or no such device.
@@ -46,7 +50,7 @@ class Predictor(NamedTuple):
         )
         model = Classifier(encoder, len(contract.classes), torch.Generator())
         load_strictly(model, tensors, path)
-        return cls(hardware.place(model), contract, hardware)
+        return cls(over_shifts(hardware.place(model), tta), contract, hardware)
 
     def predict(self, signal: np.ndarray, fs: float, unit: str = "mV") -> np.ndarray:
         """Probability of each class, (classes,) float32, in the order of the contract's.
@@ -68,9 +72,11 @@ class Predictor(NamedTuple):
         recording = Recording(signal, fs)
         check_signal(recording)
         microvolt, _ = to_microvolt(recording, contract.fs, "polyphase", "constant")
-        normal = (microvolt[-contract.frame_size :] / 1000 - contract.mean) / contract.sd
+        kept = microvolt[-contract.frame_size :]
         x = torch.zeros(1, contract.in_channels, contract.frame_size)
-        x[0, :, -len(normal) :] = torch.from_numpy(normal.T)
+        x[0, :, -len(kept) :] = torch.from_numpy(kept.T) / 1000
+        inside = torch.arange(contract.frame_size) >= contract.frame_size - len(kept)
+        x = normalise(x, inside, contract.mean, contract.sd)
         batch = Batch(x.to(self.hardware.device), torch.zeros(1), 1)
         logits, _ = predict(self.model, [batch], self.hardware)
         return TARGETS[contract.multi_label].probabilities(logits)[0].numpy()

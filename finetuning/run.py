@@ -1,15 +1,15 @@
 """One fine-tuning run: network, epochs, predictions of the chosen epoch."""
 
 import argparse
-from collections.abc import Iterator
 from contextlib import ExitStack
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from finetuning.batches import Recordings, batches, describe
+from finetuning.batches import Recordings, batches
 from finetuning.data import Data, open_data
+from finetuning.optimisation import attend, make_optimizer
+from finetuning.shifting import over_shifts
+from finetuning.stream import steps_of_epoch, stream, training_loss
 from finetuning.targets import TARGETS, Targets
 from utils import distributed, runlog
 from utils.checkpoint import load_encoder, load_strictly, read_weights, save_weights
@@ -23,16 +23,15 @@ from utils.encoders import (
     count_parameters,
     settings_of,
 )
-from utils.engine import Batch, Hardware, choose_hardware, predict
+from utils.engine import Hardware, choose_hardware, predict
 from utils.files import write_json
 from utils.manifest import digest
 from utils.predictions import write_predictions
 from utils.runlog import Best, Log
-from utils.training import Stream, Training
+from utils.training import Training
 
 SCORES = "scores.json"
 BEST = "best_model.safetensors"
-ORDER = 1  # stream of random numbers: the order of the recordings
 # --val-metric and --stop-metric to columns of the history
 COLUMNS = {"loss": "val_loss", "acc": "val_acc", "f1": "f1", "auc": "auc", "val_loss": "val_loss",
            "val_f1": "f1", "train_acc": "acc"}  # fmt: skip
@@ -54,11 +53,12 @@ def run(args: argparse.Namespace) -> None:
             processes.check_last(len(data.parts["train"]), args.batch_size)
             model, contract = build_model(args, data)
         training = make_training(args, model, contract, hardware, processes)
+        attend(training, steps_of_epoch(args, data))
         resumed = training.resume()
         if processes.first:
             lead(args, data, training, resumed)
         else:
-            training.follow(stream(args, data, processes), data.targets.loss)
+            training.follow(stream(args, data, processes), training_loss(args, data))
 
 
 def make_training(
@@ -70,7 +70,7 @@ def make_training(
 ) -> Training:
     """Its optimiser, and what chooses and stops."""
     hardware.place(model)
-    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, eps=1e-7, fused=True)
+    optimizer = make_optimizer(args, model)
     bests = {name: Best(COLUMNS[getattr(args, f"{name}_metric")]) for name in ("val", "stop")}
     log = Log(args.job_dir, **bests)
     return Training(args, model, optimizer, contract, hardware, processes, log)
@@ -83,7 +83,7 @@ def lead(args: argparse.Namespace, data: Data, training: Training, resumed: bool
     with training.stop.listening():
         train(args, data, training)
         epoch = training.log.bests["val"].epoch
-        load_strictly(training.model, read_weights(best)[0], best)
+        load_strictly(training.judged, read_weights(best)[0], best)
         scores = {name: evaluate(args, data, name, training) for name in data.parts}
     write_json(args.job_dir / SCORES, {"epoch": epoch, **scores})
     training.finish()
@@ -147,36 +147,18 @@ def train(args: argparse.Namespace, data: Data, training: Training) -> None:
         return training.epoch > stop.epoch + args.patience
 
     recordings = stream(args, data, training.processes)
-    for row in training.epochs(recordings, data.targets.loss, ended, not args.verbose):
+    for row in training.epochs(recordings, training_loss(args, data), ended, not args.verbose):
         epoch = training.epoch
         row |= validate(args, data, training)
         seconds = training.spent
         if val.improved(epoch, row[val.column]):
-            save_weights(args.job_dir / BEST, training.model.state_dict(), training.contract)
+            save_weights(args.job_dir / BEST, training.judged.state_dict(), training.contract)
         stop.improved(epoch, row[stop.column])
         log.history.add(epoch=epoch, **row)
         log.timing.add(epoch=epoch, seconds=round(seconds, 3))
         print(runlog.line(epoch, row, seconds))
     if ended():
         print(f"no better {args.stop_metric} in {args.patience} epochs: stopped")
-
-
-def stream(args: argparse.Namespace, data: Data, processes: Processes) -> Stream:
-    """All recordings, in an order of its own in each epoch."""
-    recordings = data.parts["train"]
-
-    def order(epoch: int) -> np.ndarray:
-        return runlog.rng(args.seed, ORDER, epoch).permutation(len(recordings))
-
-    def of_epoch(epoch: int, done: int) -> Iterator[Batch]:
-        left = order(epoch)[done * args.batch_size :]
-        return batches(recordings, args.batch_size, left, processes)
-
-    def described(epoch: int, step: int) -> str:
-        return describe(recordings, args.batch_size, step - 1, order(epoch), processes)
-
-    steps = -(-len(recordings) // args.batch_size)
-    return Stream(args.epochs, steps, of_epoch, described)
 
 
 def validate(args: argparse.Namespace, data: Data, training: Training) -> dict[str, float | None]:
@@ -195,7 +177,7 @@ def validate(args: argparse.Namespace, data: Data, training: Training) -> dict[s
 def evaluate(args: argparse.Namespace, data: Data, name: str, training: Training) -> dict:
     """Predict one part of the data, write the table, return the scores."""
     targets, recordings = data.targets, data.parts[name]
-    logits, labels = forecast(args, recordings, training)
+    logits, labels = forecast(args, recordings, training, args.tta)
     probabilities = targets.probabilities(logits).numpy()
     out = args.job_dir / f"{name}_predictions.csv"
     write_predictions(out, recordings.record_ids, recordings.classes, recordings.y, probabilities)
@@ -203,11 +185,11 @@ def evaluate(args: argparse.Namespace, data: Data, name: str, training: Training
 
 
 def forecast(
-    args: argparse.Namespace, recordings: Recordings, training: Training
+    args: argparse.Namespace, recordings: Recordings, training: Training, shifts: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Logits and labels of all recordings."""
+    """Logits, averaged over so many shifts, and labels of all recordings."""
     found = training.watched(batches(recordings, args.batch_size))
-    return predict(training.model, found, training.hardware)
+    return predict(over_shifts(training.judged, shifts), found, training.hardware)
 
 
 def describe_scores(name: str, scores: dict, targets: Targets) -> str:

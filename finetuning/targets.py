@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,6 +16,8 @@ class Targets(NamedTuple):
 
     Attributes:
         labels: (n, classes) of 0 and 1 to what the network learns.
+        soften: labels, and the names of the classes, to (n, classes) float32, which can be mixed.
+        harden: mixed ones to labels.
         loss: mean loss of logits (B, classes) and labels.
         probabilities: (n, classes) from logits.
         scores: see `utils.metrics`.
@@ -23,6 +26,8 @@ class Targets(NamedTuple):
     """
 
     labels: Callable[[np.ndarray], np.ndarray]
+    soften: Callable[[Tensor, list[str]], Tensor]
+    harden: Callable[[Tensor], Tensor]
     loss: Callable[[Tensor, Tensor], Tensor]
     probabilities: Callable[[Tensor], Tensor]
     scores: Callable[..., dict]
@@ -32,6 +37,8 @@ class Targets(NamedTuple):
 
 SINGLE_LABEL = Targets(
     labels=lambda y: y.argmax(1),
+    soften=lambda labels, classes: F.one_hot(labels, len(classes)).float(),
+    harden=lambda mixed: mixed.argmax(1),
     loss=F.cross_entropy,
     probabilities=lambda logits: logits.softmax(1),
     scores=metrics.scores,
@@ -40,6 +47,8 @@ SINGLE_LABEL = Targets(
 )
 MULTI_LABEL = Targets(
     labels=lambda y: y.astype(np.float32),
+    soften=lambda labels, classes: labels,
+    harden=lambda mixed: (mixed > 0.5).to(torch.float32),
     loss=F.binary_cross_entropy_with_logits,
     probabilities=lambda logits: logits.sigmoid(),
     scores=metrics.multi_label_scores,

@@ -52,6 +52,7 @@ def parse_arguments() -> argparse.Namespace:
     flag("--stop-metric", choices=names.STOP_METRICS, default="val_loss", help="see --patience")
     flag("--freeze", action="store_true", help="train the classifier only")
     flag("--verbose", action="store_true", help="a progress bar, and every tensor transferred")
+    add_recipe_flags(parser)
     cli.add_spectrogram_flags(parser)
     args = parser.parse_with_preset(presets.FINETUNING)
     check_validation_flags(parser, args)
@@ -60,6 +61,52 @@ def parse_arguments() -> argparse.Namespace:
     if not args.weights_file:
         parser.refuse(["freeze"], "needs --weights-file; a new encoder has learned nothing to keep")
     return args
+
+
+def add_recipe_flags(parser: cli.Parser) -> None:
+    """What goes beyond the paper; nothing of it by default."""
+    flag = parser.add_argument
+    flag("--schedule", choices=names.SCHEDULES, default="constant", help="of the learning rate")
+    flag(
+        "--warmup",
+        type=cli.share_or_count,
+        default=0,
+        help="steps in which the learning rate rises, or share of all steps of --epochs",
+    )
+    flag("--weight-decay", type=cli.not_negative, default=0.0, help="of kernels only, as AdamW")
+    flag(
+        "--ema",
+        type=cli.share,
+        default=0.0,
+        help="validate, save and predict with a moving average of the weights that keeps this share"
+        " at each step; 0 for none",
+    )
+    flag(
+        "--augment",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="crop, move, scale, turn over and disturb recordings at random",
+    )
+    flag("--balance", choices=names.BALANCES, default="none", help="let classes count alike")
+    flag(
+        "--mixup",
+        type=cli.not_negative,
+        default=0.0,
+        help="blend recordings in pairs, in shares of a Beta distribution of this alpha; 0 for"
+        " none",
+    )
+    flag(
+        "--standardise",
+        choices=names.STANDARDS,
+        default="dataset",
+        help="by whose mean and deviation: recording: of each its own",
+    )
+    flag(
+        "--tta",
+        type=cli.count,
+        default=1,
+        help="average the final predictions over so many shifts of each recording",
+    )
 
 
 def check_validation_flags(parser: cli.Parser, args: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ from utils.cli import UserError
 from utils.distributed import ALONE, Processes
 from utils.engine import Batch
 from utils.naming import few
+from utils.standardising import moments
 
 BLOCK_BYTES = 2**26  # read at once: many frames of each segment, few enough for memory
 SHARED_BYTES = 2**24  # by other processes: containers have little shared memory
@@ -125,7 +126,11 @@ class FrameBatches(Dataset):
 
 
 def load(
-    batches: Dataset, numbers: range, device: torch.device, workers: int = 0
+    batches: Dataset,
+    numbers: range,
+    device: torch.device,
+    workers: int = 0,
+    standardised: bool = False,
 ) -> Iterator[Batch]:
     """Normalised frames (B, K, T) float32 and labels (B,) on the device, in order.
 
@@ -134,11 +139,15 @@ def load(
     Args:
         numbers: of the batches.
         workers: processes that read; the batches do not depend on it.
+        standardised: each frame by its own mean and deviation, too.
     """
     for signal, *others in _ahead(_blocks_on(device, batches, numbers, workers), device):
         parts = (tensor.split(batches.share_size) for tensor in others)
         for rows, scale, shift, labels in zip(*parts, strict=True):
             x = torch.addcmul(shift, signal[rows].float(), scale)
+            if standardised:
+                mean, sd = moments(x)
+                x = (x - mean) / sd
             yield Batch(x, labels, len(labels) * (batches.batch_size // batches.share_size))
 
 

@@ -50,7 +50,8 @@ def open_data(args: argparse.Namespace, processes: Processes) -> Data:
     """
     task = TASKS[args.task]
     constants = read_constants(args.train)
-    if args.arch in SPECTRAL_ARCHITECTURES and args.spectrogram_input == "raw":
+    raw = args.arch in SPECTRAL_ARCHITECTURES and args.spectrogram_input == "raw"
+    if raw or args.standardise == "frame":
         constants = constants._replace(mean=0.0, sd=1.0)
     index = open_index(args.train, args.index, args.patient_ids)
     cohort, left_out = choose_segments(index, args.patient_ids, task.window(args), task.annotated)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from pretraining.batches import load
@@ -102,8 +103,8 @@ def describe(args: argparse.Namespace, data: Data, model: nn.Module) -> Contract
         in_channels=1,
         fs=FS,
         unit="mV",
-        mean=data.dataset.mean,
-        sd=data.dataset.sd,
+        mean=None if args.standardise == "frame" else data.dataset.mean,
+        sd=None if args.standardise == "frame" else data.dataset.sd,
         frame_size=args.frame_size,
         task=args.task,
         classes=list(TASKS[args.task].classes),
@@ -142,12 +143,19 @@ def stream(args: argparse.Namespace, data: Data, hardware: Hardware) -> Stream:
 
     def batches(epoch: int, done: int) -> Iterator[Batch]:
         numbers = range((epoch - 1) * data.steps + done, epoch * data.steps)
-        return load(data.train, numbers, hardware.device, args.data_parallelism)
+        return load_frames(args, data.train, numbers, hardware.device)
 
     def describe(epoch: int, step: int) -> str:
         return data.train.describe((epoch - 1) * data.steps + step - 1)
 
     return Stream(data.epochs, data.steps, batches, describe)
+
+
+def load_frames(
+    args: argparse.Namespace, batches: Dataset, numbers: range, device: torch.device
+) -> Iterator[Batch]:
+    """Batches of these numbers, read and standardised as the flags say."""
+    return load(batches, numbers, device, args.data_parallelism, args.standardise == "frame")
 
 
 def validate(
@@ -158,7 +166,7 @@ def validate(
         return {}, {}
     numbers = range(len(data.validation))
     hardware = training.hardware
-    batches = load(data.validation, numbers, hardware.device, args.data_parallelism)
+    batches = load_frames(args, data.validation, numbers, hardware.device)
     with tqdm(batches, "validation", len(numbers), leave=False, disable=None) as progress:
         logits, labels = predict(training.model, training.watched(progress), hardware)
     loss = TASKS[args.task].loss(logits, labels).item()

@@ -42,6 +42,12 @@ def parse_arguments() -> argparse.Namespace:
         default="normalized",
         help="[2-D] raw: millivolt as they are, as the replication pretrained",
     )
+    flag(
+        "--standardise",
+        choices=names.FRAME_STANDARDS,
+        default="dataset",
+        help="by whose mean and deviation: frame: of each its own",
+    )
     args = parser.parse_with_preset(presets.PRETRAINING)
     check(parser, args)
     return args
@@ -107,6 +113,8 @@ def check(parser: cli.Parser, args: argparse.Namespace) -> None:
         parser.error("argument --context-overlap: must be below --frame-size")
     cli.check_run_flags(parser, args)
     cli.check_network_flags(parser, args)
+    if args.standardise == "frame":
+        parser.refuse(["spectrogram_input"], "not with --standardise frame")
     if args.val_file:
         parser.refuse(["val_patients", *VALIDATION_FLAGS], "--val-file says who validates")
     elif not args.val_patients:

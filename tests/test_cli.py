@@ -101,6 +101,11 @@ def test_shortened_flag(name, flags):
         (FINETUNE, "--channel", "-1"),
         (FINETUNE, "--patience", "0"),
         (FINETUNE, "--stop-metric", "f1"),
+        (FINETUNE, "--warmup", "1.5"),
+        (FINETUNE, "--weight-decay", "-1"),
+        (FINETUNE, "--ema", "1"),
+        (FINETUNE, "--mixup", "inf"),
+        (FINETUNE, "--tta", "0"),
         (FINETUNE, "--train", "no/such/file"),
     ],
 )

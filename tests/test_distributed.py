@@ -108,6 +108,7 @@ def test_pretraining_and_fine_tuning_by_two_processes(cohort_folder, prepared, t
         "--device",
         "cpu",
     ]
+    flags += ["--preset", "recommended", "--mixup", 0.2, "--balance", "loss"]
     found = start("finetuning.trainer", *flags)
     assert found.returncode == 0, found
     assert found.stdout.count("test: macro F1") == 1

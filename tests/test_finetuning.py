@@ -61,7 +61,8 @@ def arguments(prepared, **changes):
         "train": prepared / "p_train.npz", "val": None, "test": None, "weights_file": None,
         "arch": None, "val_size": 0.25, "subset": 1.0, "channel": None, "seed": 0, "freeze": False,
         "verbose": False, "stages": None, "spectrogram_window": 256, "spectrogram_hop": 32,
-        "spectrogram_bins": 128, "spectrogram_scale": "linear",
+        "spectrogram_bins": 128, "spectrogram_scale": "linear", "augment": False,
+        "balance": "none", "mixup": 0.0, "standardise": "dataset", "weight_decay": 0.0, "tta": 1,
     }  # fmt: skip
     return argparse.Namespace(**values | changes)
 

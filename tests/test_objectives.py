@@ -97,12 +97,22 @@ def test_raw_spectrograms_are_of_millivolt(cohort, tmp_path):
     assert (contract.mean, contract.sd) == (0, 1)
 
 
+def test_frames_standardised_each_by_its_own(cohort, tmp_path):
+    assert pretrain(cohort, tmp_path / "job", "cpc", "--standardise", "frame").code == 0
+    contract = read_weights(tmp_path / "job/weights.safetensors")[1]
+    assert (contract.mean, contract.sd) == (None, None)
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         (["--ns", 1], "--ns: only for --task cpc"),
         (["--spectrogram-hop", 32], "--spectrogram-hop: only for 2-D networks"),
         (["--spectrogram-input", "raw"], "--spectrogram-input: only for 2-D"),
+        (
+            ["--arch", "resnet18_2d", "--spectrogram-input", "raw", "--standardise", "frame"],
+            "--spectrogram-input: not with --standardise frame",
+        ),
         (["--arch", "resnet18_2d", "--spectrogram-bins", 129], "--spectrogram-bins 129"),
         (["--val-size", 3, "--val-file", "FILE"], "--val-size: --val-file says who"),
         (["--cache-val", "FILE"], "exists"),

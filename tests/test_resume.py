@@ -117,6 +117,22 @@ def stopped(main, words, job, monkeypatch, step):
     return result
 
 
+def test_what_goes_beyond_the_paper_continues_alike(flags, tmp_path, monkeypatch):
+    """Nothing of it has a state but the average of the weights."""
+    recipe = ["--preset", "recommended", "--mixup", 0.2, "--balance", "sampling", "--tta", 2,
+              "--standardise", "recording", "--epochs", 3]  # fmt: skip
+    words, main = [*flags[FINETUNING], *recipe], MAIN[FINETUNING]
+    assert command(main, *words, "--job-dir", tmp_path / "whole").code == 0
+    job = tmp_path / "job"
+    assert "after step 4 of epoch 2" in stopped(main, words, job, monkeypatch, 13).out
+    assert {name.partition(".")[0] for name in read_tensors(job / CHECKPOINT)[0]} == {
+        "model", "average", "optimizer",
+    }  # fmt: skip
+    result = command(main, *words, "--job-dir", job, "--resume")
+    assert result.code == 0 and "continues after step 4 of epoch 2" in result.out, result
+    assert results(job) == results(tmp_path / "whole")
+
+
 def test_other_flags_or_data_are_not_continued(flags, cohort_copy, tmp_path, monkeypatch):
     job, words = tmp_path / "job", flags[PRETRAINING]
     assert "after step 4 of epoch 2" in stopped(pretrain, words, job, monkeypatch, 20).out

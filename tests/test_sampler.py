@@ -148,6 +148,15 @@ def read_all(batches, workers=0):
     return inputs, labels
 
 
+def test_each_frame_by_its_own_mean_and_deviation(index):
+    batches, cpu = make_batches(index), torch.device("cpu")
+    plain, found = (list(load(batches, range(2), cpu, standardised=own)) for own in (False, True))
+    for (before, y, _), (x, same_y, _) in zip(plain, found, strict=True):
+        sd, mean = torch.std_mean(before, -1, correction=0, keepdim=True)
+        torch.testing.assert_close(x, (before - mean) / sd)
+        assert torch.equal(y, same_y)
+
+
 def test_batches_hold_the_normalised_frames_and_their_labels(cohort_copy):
     path = cohort_copy / "p00/p00001/p00001_s00.hea"
     path.write_text(path.read_text().replace("74.36482269503546(0)/mV", "150(40)/mV"))

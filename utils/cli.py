@@ -96,8 +96,8 @@ def add_preset_flag(parser: Parser) -> None:
     parser.add_argument(
         "--preset",
         choices=names.PRESETS,
-        help="settings of the paper, of its authors' code or of the replication, for the flags"
-        " that are not given",
+        help="settings of the paper, of its authors' code or of the replication, or those that"
+        " this project recommends, for the flags that are not given",
     )
 
 
@@ -187,6 +187,11 @@ def number(text: str) -> float:
 def positive(text: str) -> float:
     """A finite number above zero."""
     return _number(text, float, lambda value: 0 < value < float("inf"), "a number above 0")
+
+
+def not_negative(text: str) -> float:
+    """A finite number from zero on."""
+    return _number(text, float, lambda value: 0 <= value < float("inf"), "a number from 0 on")
 
 
 def share(text: str) -> float:

@@ -19,7 +19,7 @@ class Contract:
     Attributes:
         architecture, stages, in_channels: the encoder, see `utils.encoders`.
         fs: Hz. unit: of the signal before normalisation. mean, sd: in that unit;
-            lists have one for each lead.
+            lists have one for each lead. None: each input is standardised by its own.
         frame_size: samples of one input.
         task, classes: what it was trained for, in the order of the logits.
         multi_label: whether an input may have several classes: sigmoid instead of softmax.
@@ -35,8 +35,8 @@ class Contract:
     in_channels: int
     fs: float
     unit: str
-    mean: float | list[float]
-    sd: float | list[float]
+    mean: float | list[float] | None
+    sd: float | list[float] | None
     frame_size: int
     task: str
     classes: list[str]

@@ -140,18 +140,21 @@ def train_epoch(
     totals: Totals | None = None,
     processes: Processes = ALONE,
     after_step: Callable[[], None] = lambda: None,
+    right_answers: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> tuple[float, float]:
     """Train on `batches`; returns the mean loss and the accuracy over their examples.
 
     Args:
         model: wrapped by `processes`, where they are several.
         totals: of the steps of this epoch that were done before; are added to.
+        right_answers: how many of logits are right; `hits` by default.
 
     Raises:
         NotFinite: the loss is no longer finite.
     """
     model.train()
     totals = totals or Totals(hardware.device)
+    right_answers = right_answers or hits
     for x, y, total in batches:
         with hardware.autocast():
             logits = model(x)
@@ -160,7 +163,7 @@ def train_epoch(
         # Gradients are averaged over the processes; each counts as much as it has examples.
         (loss * (processes.size * len(y) / total)).backward()
         optimizer.step()
-        sums = torch.stack((loss.detach() * len(y), _hits(logits.detach(), y)))
+        sums = torch.stack((loss.detach() * len(y), right_answers(logits.detach(), y)))
         totals.add(processes.add_up(sums), total)
         after_step()
     return totals.read()
@@ -187,7 +190,8 @@ def predict(
     return found, torch.cat(labels).cpu()
 
 
-def _hits(logits: Tensor, y: Tensor) -> Tensor:
+def hits(logits: Tensor, y: Tensor) -> Tensor:
+    """How many answers are right, of several classes each its share."""
     if y.is_floating_point():
         return ((logits > 0) == (y > 0)).float().mean(-1).sum()
     return (logits.argmax(-1) == y).float().sum()

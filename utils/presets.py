@@ -1,7 +1,8 @@
 """Settings of the works that are reproduced, for each command; the README's table explains them.
 
 The paper is Weimann & Conrad (2021), `authors-code` the defaults of their repository (of
-fine-tuning, the command of its README), `team1` the replication.
+fine-tuning, the command of its README), `team1` the replication. `recommended` goes beyond them;
+finetuning/README.md says how.
 """
 
 from typing import Any
@@ -23,14 +24,23 @@ PRETRAINING: Preset = {
         "steps_per_epoch": 1024,
         "spectrogram_input": "raw",
     },
+    "recommended": {},
 }
 PREPARE: Preset = {
     "paper": {"pad": 15000},  # 60 s
     "authors-code": {"pad": 16384},
     "team1": {"pad": 16384, "resampling": "fft"},
+    "recommended": {},
 }
 FINETUNING: Preset = {
     "paper": {"stop_metric": "train_acc"},
     "authors-code": {"val_metric": "loss"},
     "team1": {"batch_size": 128},
+    "recommended": {
+        "schedule": "cosine",
+        "warmup": 0.05,
+        "weight_decay": 0.01,
+        "ema": 0.999,
+        "augment": True,
+    },
 }

@@ -189,9 +189,10 @@ def rng(seed: int, *path: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=path))
 
 
-def torch_generator(seed: int) -> torch.Generator:
-    """PyTorch generator, for initial weights."""
-    return torch.Generator().manual_seed(seed)
+def torch_generator(seed: int, *path: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """PyTorch generator: for initial weights, or with a `path` as `rng`."""
+    start = int(rng(seed, *path).integers(2**63)) if path else seed
+    return torch.Generator(device).manual_seed(start)
 
 
 class Table:

@@ -31,12 +31,14 @@ class Stream(NamedTuple):
         epochs: at most. steps: of each.
         batches: of an epoch, from 1 on, without its first so many.
         describe: what a step of an epoch, both from 1 on, is made of.
+        right_answers: see `train_epoch`.
     """
 
     epochs: int
     steps: int
     batches: Callable[[int, int], Iterable[Batch]]
     describe: Callable[[int, int], str]
+    right_answers: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 class Training:
@@ -45,6 +47,7 @@ class Training:
     Random numbers are no part of where it stands: all are drawn from the seed and the position.
 
     Attributes:
+        modules: what is saved and restored: the `model`, and an `average` of it, if one is kept.
         epoch: under way, from 1 on. totals: of it. seconds: that earlier processes spent on it.
         log: what the first process has written down.
     """
@@ -60,12 +63,18 @@ class Training:
         log: Log,
     ):
         self.args, self.model, self.optimizer, self.contract = args, model, optimizer, contract
+        self.modules = {"model": model}
         self.hardware, self.processes = hardware, processes
         self.epoch, self.seconds = 1, 0.0
         self.totals = Totals(hardware.device)
         self.log = log
         self.stop = Stop()
         self._began = self._saved = time.monotonic()
+
+    @property
+    def judged(self) -> nn.Module:
+        """What is validated and saved: the average, if one is kept, else the model."""
+        return self.modules.get("average", self.model)
 
     @property
     def spent(self) -> float:
@@ -97,7 +106,7 @@ class Training:
             batches = stream.batches(self.epoch, self.totals.step)
             with tqdm(batches, name, stream.steps, unit="step", leave=False, disable=quiet,
                       initial=self.totals.step) as progress:  # fmt: skip
-                row = self._train(trained, progress, loss, stream.describe)
+                row = self._train(trained, progress, loss, stream)
             yield row
             self.epoch, self.totals, self.seconds = self.epoch + 1, Totals(device), 0.0
             self._began = time.monotonic()
@@ -107,15 +116,15 @@ class Training:
         trained: nn.Module,
         progress: tqdm,
         loss: Callable,
-        describe: Callable[[int, int], str],
+        stream: Stream,
     ) -> dict[str, float]:
         try:
             means = train_epoch(
                 trained, progress, self.optimizer, loss, self.hardware, self.totals,
-                self.processes, lambda: self._after_step(progress),
+                self.processes, lambda: self._after_step(progress), stream.right_answers,
             )  # fmt: skip
         except NotFinite as error:
-            made_of = describe(self.epoch, error.step)
+            made_of = stream.describe(self.epoch, error.step)
             raise UserError(
                 f"epoch {self.epoch}, step {error.step}, made of {made_of}: {error}"
             ) from None
@@ -173,7 +182,11 @@ class Training:
             "seconds": self.spent,
             "log": self.log.state(),
         }
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors = {
+            f"{part}.{name}": value
+            for part, module in self.modules.items()
+            for name, value in module.state_dict().items()
+        }
         for number, values in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{name}": value for name, value in values.items()}
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
@@ -210,11 +223,12 @@ class Training:
         self.epoch, self.seconds = int(state["epoch"]), float(state["seconds"])
         self.totals = Totals(self.hardware.device, **state["totals"])
         self.log.restore(state["log"])
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}
+        parts: dict[str, dict[str, Tensor]] = {part: {} for part in (*self.modules, "optimizer")}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = tensor
-        self.model.load_state_dict(parts["model"])
+        for part, module in self.modules.items():
+            module.load_state_dict(parts[part])
         moments = self.optimizer.state_dict()
         for name, tensor in parts["optimizer"].items():
             number, _, rest = name.partition(".")
