@@ -17,7 +17,6 @@ from utils.cli import spectrogram_settings
 from utils.contract import Contract
 from utils.distributed import Processes
 from utils.encoders import (
-    DEFAULT_ARCHITECTURE,
     Classifier,
     build_encoder,
     count_parameters,
@@ -26,11 +25,11 @@ from utils.encoders import (
 from utils.engine import Batch, Hardware, choose_hardware, predict
 from utils.files import write_json
 from utils.manifest import digest
+from utils.names import DEFAULT_ARCHITECTURE, SCORES
 from utils.predictions import write_predictions
 from utils.runlog import Best, Log
 from utils.training import Stream, Training
 
-SCORES = "scores.json"
 BEST = "best_model.safetensors"
 ORDER = 1  # stream of random numbers: the order of the recordings
 # --val-metric and --stop-metric to columns of the history

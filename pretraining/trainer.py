@@ -14,8 +14,8 @@ from utils import cli, names, presets
 VALIDATION_FLAGS = ("val_size", "val_samples_per_patient", "cache_val")
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Flags of this command, checked."""
+def make_parser() -> cli.Parser:
+    """Flags of this command."""
     parser = cli.Parser(prog="python -m pretraining.trainer", description=__doc__.split("\n")[0])
     cli.add_run_flags(parser)
     flag = parser.add_argument
@@ -42,6 +42,12 @@ def parse_arguments() -> argparse.Namespace:
         default="normalized",
         help="[2-D] raw: millivolt as they are, as the replication pretrained",
     )
+    return parser
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Values of the flags, checked."""
+    parser = make_parser()
     args = parser.parse_with_preset(presets.PRETRAINING)
     check(parser, args)
     return args
