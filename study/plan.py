@@ -11,7 +11,7 @@ from utils.names import DEFAULT_ARCHITECTURE, SCORES, WEIGHTS
 
 
 def jobs(study: Study) -> list[Job]:
-    """All of them: cells in their order, each behind what it needs, then other pretraining runs.
+    """Cells in their order, each behind what it needs, then other pretraining runs.
 
     Raises:
         UserError: two would have one name.
@@ -30,7 +30,7 @@ def jobs(study: Study) -> list[Job]:
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"{study.folder / name} would be two runs; rename one in the study")
-    return _in_order([*cells, *runs, *steps], found)
+    return _in_order([*cells, *runs], found)
 
 
 def _in_order(targets: Iterable[Job], among: Sequence[Job]) -> list[Job]:
@@ -89,8 +89,8 @@ def epoch_job(folder: Path, run: str, epoch: int) -> Job:
 
 
 def cell_name(study: Study, cell: Cell) -> str:
-    """Of its job directory: `beat_10`, with another subset than most `beat_5percent_10`."""
-    subset = "" if cell.subset == study.subset else f"_{100 * cell.subset:.6g}percent"
+    """Of its job directory: `beat_10`, with another subset than most `beat_subset0.05_10`."""
+    subset = "" if cell.subset == study.subset else f"_subset{cell.subset:g}"
     return f"{cell.scenario}{subset}_{cell.seed}"
 
 
