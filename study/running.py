@@ -71,7 +71,6 @@ class Runner:
     def __init__(self, jobs: Sequence[Job], at_once: int, deadline: float):
         self.jobs, self.at_once, self.deadline = jobs, at_once, deadline
         self.left = wanted(jobs)
-        self.total = len(self.left)
         self.running: list[Process] = []
         self.failed: dict[str, str] = {}
         self.blocked: dict[str, str] = {}
@@ -85,7 +84,7 @@ class Runner:
 
     def run(self) -> None:
         """Start and await processes."""
-        done = len(self.jobs) - self.total
+        done = len(self.jobs) - len(self.left)
         form = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
         bar = tqdm(total=len(self.jobs), initial=done, desc="study", unit="job", disable=None,
                    bar_format=form)  # fmt: skip
@@ -110,10 +109,9 @@ class Runner:
     def fill(self) -> None:
         """Start what can be, in order."""
         for job in list(self.left):
-            ahead = {other.name for other in self.ahead}
             if len(self.running) == self.at_once:
                 return
-            needs = self.needs[job.name]
+            needs, ahead = self.needs[job.name], {other.name for other in self.ahead}
             if bad := needs & self.not_done:
                 self.left.remove(job)
                 self.blocked[job.name] = min(bad)
@@ -149,9 +147,9 @@ class Runner:
                 self.known.add(job)
                 words = f"finished in {job.seconds():.0f} s {status.score(job)}".rstrip()
                 bar.update()
-            elif code in STOPPED:
+            elif self.stopping or code in STOPPED:
                 self.left.append(job)
-                self.deadline = 0  # somebody wants it all to stop
+                self.deadline = 0  # whoever stopped it by itself wants all to stop
                 words = "stopped"
             else:
                 self.failed[job.name] = job.last_words()[0]
