@@ -3,11 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
 PY := $(VENV)/bin/python
-# The demo's sizes; the end-to-end check of .ci/run makes them smaller.
-COHORT ?= --patients 32 --segments 1 --samples 60000 --recordings 400
-PRETRAIN ?= --frame-size 512 --batch-size 32 --steps-per-epoch 150 --epochs 2 --val-patients 4 --val-size 256
-PREPARE ?= --pad 2560 --test-size 0.7
-FINETUNE ?= --val-size 0.25 --batch-size 8 --epochs 6
+# Further flags of its study, such as --set finetuning.epochs=1; .ci/run makes it smaller.
+STUDY ?=
 
 .PHONY: install demo test lint clean
 install: $(VENV)/.installed
@@ -25,12 +22,8 @@ $(VENV)/.installed-dev: requirements-dev.txt requirements.txt | $(PY)
 	@touch $@ $(VENV)/.installed
 
 demo: install
-	$(PY) -m utils.synthetic --out $(DEMO)/data $(COHORT) --overwrite
-	$(PY) -m pretraining.trainer --job-dir $(DEMO)/beat --task beat --train $(DEMO)/data/icentia11k $(PRETRAIN) --overwrite
-	$(PY) -m finetuning.prepare --source $(DEMO)/data/training2017 --labels zip --out $(DEMO)/physionet $(PREPARE) --overwrite
-	$(PY) -m finetuning.trainer --job-dir $(DEMO)/random --train $(DEMO)/physionet_train.npz --test $(DEMO)/physionet_test.npz $(FINETUNE) --overwrite
-	$(PY) -m finetuning.trainer --job-dir $(DEMO)/pretrained --train $(DEMO)/physionet_train.npz --test $(DEMO)/physionet_test.npz --weights-file $(DEMO)/beat/weights.safetensors $(FINETUNE) --overwrite
-	$(PY) -m report.compare --jobs random=$(DEMO)/random pretrained=$(DEMO)/pretrained --figure $(DEMO)/demo.png --title "Demo on synthetic recordings"
+	$(PY) -m study run studies/demo.toml --folder $(DEMO) $(STUDY)
+	$(PY) -m report.compare --jobs random=$(DEMO)/random_0 pretrained=$(DEMO)/pretrained_0 --figure $(DEMO)/demo.png --title "Demo on synthetic recordings"
 
 lint: $(VENV)/.installed-dev
 	$(PY) -m ruff check .

@@ -17,7 +17,6 @@ from utils.cli import spectrogram_settings
 from utils.contract import Contract
 from utils.distributed import Processes
 from utils.encoders import (
-    DEFAULT_ARCHITECTURE,
     Classifier,
     build_encoder,
     count_parameters,
@@ -26,11 +25,11 @@ from utils.encoders import (
 from utils.engine import Hardware, choose_hardware, predict
 from utils.files import write_json
 from utils.manifest import digest
+from utils.names import DEFAULT_ARCHITECTURE, SCORES
 from utils.predictions import write_predictions
 from utils.runlog import Best, Log
 from utils.training import Training
 
-SCORES = "scores.json"
 BEST = "best_model.safetensors"
 # --val-metric and --stop-metric to columns of the history
 COLUMNS = {"loss": "val_loss", "acc": "val_acc", "f1": "f1", "auc": "auc", "val_loss": "val_loss",

@@ -12,8 +12,8 @@ import argparse
 from utils import cli, names, presets
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Flags of this command, checked."""
+def make_parser() -> cli.Parser:
+    """Flags of this command."""
     parser = cli.Parser(prog="python -m finetuning.trainer", description=__doc__.split("\n")[0])
     cli.add_run_flags(parser)
     flag = parser.add_argument
@@ -54,6 +54,12 @@ def parse_arguments() -> argparse.Namespace:
     flag("--verbose", action="store_true", help="a progress bar, and every tensor transferred")
     add_recipe_flags(parser)
     cli.add_spectrogram_flags(parser)
+    return parser
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Values of the flags, checked."""
+    parser = make_parser()
     args = parser.parse_with_preset(presets.FINETUNING)
     check_validation_flags(parser, args)
     cli.check_run_flags(parser, args)

@@ -18,14 +18,14 @@ from utils import distributed, metrics, runlog
 from utils.checkpoint import load_encoder, save_weights, strip_head
 from utils.cli import spectrogram_settings
 from utils.contract import Contract
-from utils.encoders import DEFAULT_ARCHITECTURE, build_encoder, count_parameters, settings_of
+from utils.encoders import build_encoder, count_parameters, settings_of
 from utils.engine import Batch, Hardware, choose_hardware, predict
 from utils.files import read_json, write_json
 from utils.manifest import digest
+from utils.names import DEFAULT_ARCHITECTURE, WEIGHTS
 from utils.runlog import Best, Log
 from utils.training import Stream, Training
 
-WEIGHTS = "weights.safetensors"
 VALIDATED = {"loss": "val_loss", "acc": "val_acc", "f1": "f1"}  # columns of the history
 
 

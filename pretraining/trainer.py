@@ -14,8 +14,8 @@ from utils import cli, names, presets
 VALIDATION_FLAGS = ("val_size", "val_samples_per_patient", "cache_val")
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Flags of this command, checked."""
+def make_parser() -> cli.Parser:
+    """Flags of this command."""
     parser = cli.Parser(prog="python -m pretraining.trainer", description=__doc__.split("\n")[0])
     cli.add_run_flags(parser)
     flag = parser.add_argument
@@ -48,6 +48,12 @@ def parse_arguments() -> argparse.Namespace:
         default="dataset",
         help="by whose mean and deviation: frame: of each its own",
     )
+    return parser
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Values of the flags, checked."""
+    parser = make_parser()
     args = parser.parse_with_preset(presets.PRETRAINING)
     check(parser, args)
     return args

@@ -19,6 +19,7 @@ COMMANDS = {
     "finetuning.trainer": ["--job-dir", "x", "--train", __file__],
     "report.compare": ["--results", "."],
     **{f"benchmarks.{name}": [] for name in ("finetune", "infer", "loader", "scale", "train")},
+    "study.__main__": ["run", __file__],
     "utils.download": ["mitdb", "--out", "x"],
     "utils.synthetic": ["--out", "x"],
 }

@@ -21,7 +21,7 @@ class UserError(Exception):
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action):
         # A default of nothing is not worth a word.
-        nothing = action.default is None or action.default is False
+        nothing = action.default in (None, False, ())
         return action.help if nothing else super()._get_help_string(action)
 
 
@@ -46,6 +46,22 @@ class Parser(argparse.ArgumentParser):
         chosen = self.parse_args().preset
         self.set_defaults(**presets.get(chosen, {}))
         return self.parse_args()
+
+    def takes(self, name: str, value: str | int | float | bool) -> None:
+        """Raises `UserError` unless there is a flag `name` that takes `value`; a file that it names
+        need not be there yet."""
+        action = self._option_string_actions.get(f"--{name}")
+        if action is None:
+            raise UserError(f"{name!r} is no flag (see {self.prog} --help)")
+        if isinstance(value, bool) != (action.nargs == 0):
+            kind = "true or false" if action.nargs == 0 else "a value, not true or false"
+            raise UserError(f"{name} takes {kind}")
+        if action.nargs == 0 or action.type in (existing, file):
+            return
+        try:
+            self._get_values(action, [str(value)])
+        except argparse.ArgumentError as error:
+            raise UserError(str(error).removeprefix("argument ")) from None
 
     def refuse(self, unused: Iterable[str], why: str) -> None:
         """Refuse flags that were given but would do nothing; `why` is for the message."""

@@ -23,7 +23,6 @@ class Architecture(NamedTuple):
     spectral: bool = False
 
 
-DEFAULT_ARCHITECTURE = "resnet18"
 ENCODERS = {
     "resnet18": Architecture(partial(ResNet1d, BasicBlock), (2, 2, 2, 2)),
     "resnet34": Architecture(partial(ResNet1d, BasicBlock), (3, 4, 6, 3)),

@@ -1,7 +1,8 @@
-"""Names that flags accept. Imports nothing, so that `--help` is instant."""
+"""Names that flags accept, and names of files. Imports nothing, so that `--help` is instant."""
 
 TASKS = ("beat", "rhythm", "hr", "cpc")
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet18_2d")
+DEFAULT_ARCHITECTURE = "resnet18"
 SPECTRAL_ARCHITECTURES = ("resnet18_2d",)
 SPECTROGRAM_SETTINGS = ("window", "hop", "bins", "scale")
 SPECTROGRAM_SCALES = ("linear", "db")
@@ -24,3 +25,8 @@ DATASETS = ("challenge17", "challenge20", "ptbxl", "table")
 PTBXL_CATEGORIES = ("diagnostic", "form", "rhythm")
 PTBXL_RATES = (500, 100)  # Hz
 UNITS = ("mV", "uV", "V", "adu")
+# Files in a job directory.
+ARGUMENTS = "args.json"
+CHECKPOINT = "checkpoint.safetensors"  # only while a run is not finished
+WEIGHTS = "weights.safetensors"  # the last that pretraining writes
+SCORES = "scores.json"  # the last that fine-tuning writes

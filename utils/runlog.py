@@ -21,18 +21,17 @@ from filelock import FileLock, Timeout
 from utils.cli import UserError
 from utils.files import atomic_path, read_json, remove_leftovers, write_json
 from utils.metrics import better
+from utils.names import ARGUMENTS, CHECKPOINT, SCORES, WEIGHTS
 
-ARGUMENTS = "args.json"
-CHECKPOINT = "checkpoint.safetensors"
 # Everything a run writes; --overwrite removes these and nothing else.
 OUTPUTS = (
-    "args.json",
+    ARGUMENTS,
     "manifest.json",
     "history.csv",
     "timing.csv",
-    "scores.json",
+    SCORES,
     CHECKPOINT,
-    "weights.safetensors",
+    WEIGHTS,
     "best_model.safetensors",
     "*_predictions.csv",
     "epoch_*",

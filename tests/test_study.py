@@ -1,0 +1,277 @@
+"""Whole comparisons from one description."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+
+import pytest
+
+from study import running
+from study.__main__ import main
+from study.cells import finished_cells
+from study.description import load
+from study.fractions import choose
+from study.plan import jobs
+from tests.helpers import ROOT, command
+from tests.interrupting import results
+
+SHIPPED = sorted((ROOT / "studies").glob("*.toml"))
+SMALL = """
+[data.set]
+command = "pretraining.convert"
+makes = "no/set"
+source = "mitdb"
+from = "no/mitdb"
+out = "no/set"
+[pretraining]
+train = "no/set"
+epochs = 2
+steps-per-epoch = 10
+[pretraining.beat]
+task = "beat"
+[pretraining.half]
+task = "beat"
+patients = 0.5
+[finetuning]
+train = "no/train.npz"
+compile = false
+[scenarios.first]
+pretraining = "beat"
+epoch = 1
+freeze = true
+[[cells]]
+scenarios = ["random", "first"]
+seeds = [10]
+subsets = [1.0, 0.1]
+[[cells]]
+scenarios = ["random"]
+seeds = [10, 20]
+"""
+
+
+def write(folder, text=SMALL):
+    path = folder / "small.toml"
+    path.write_text(text)
+    return path
+
+
+def test_commands_in_order(tmp_path):
+    path = write(tmp_path, SMALL)
+    result = command(
+        main, "run", path, "--dry-run", "--folder", "j", "--set", "finetuning.epochs=3"
+    )
+    tune = "python -m finetuning.trainer --job-dir j/{} --seed {} --train no/train.npz --no-compile"
+    pretrain = "python -m pretraining.trainer --job-dir j/{} --train no/set --epochs 2"
+    pretrain += " --steps-per-epoch 10 --task beat"
+    encoder = " --epochs 3 --freeze --weights-file j/beat_epoch01.safetensors"
+    assert result.out.splitlines() == [
+        tune.format("random_10", 10) + " --epochs 3 --resume",
+        "python -m pretraining.convert --source mitdb --from no/mitdb --out no/set",
+        pretrain.format("beat") + " --resume",
+        "python -m pretraining.utils --checkpoint j/beat/epoch_01/model.safetensors"
+        " --out j/beat_epoch01.safetensors",
+        tune.format("first_10", 10) + encoder + " --resume",
+        tune.format("random_subset0.1_10", 10) + " --epochs 3 --subset 0.1 --resume",
+        tune.format("first_subset0.1_10", 10) + encoder + " --subset 0.1 --resume",
+        tune.format("random_20", 20) + " --epochs 3 --resume",
+        pretrain.format("half") + " --patient-ids '(0.5 of those in no/set)' --resume",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("epochs=2", "unknown key 'epochs'"),
+        ("folder=1", "folder must be text"),
+        ("cells=1", "cells must be a list"),
+        ("cells=[1]", "cells must be tables"),
+        ("data.x=1", "[data] holds tables only"),
+        ("data.x.makes='x'", "[data.x] must state its command"),
+        ("pretraining.beat.epocs=2", "[pretraining.beat] 'epocs' is no flag"),
+        ("pretraining.beat.epochs=0", "[pretraining.beat] --epochs: 0 is not a whole number"),
+        ("pretraining.beat.epochs=true", "epochs takes a value"),
+        ("pretraining.beat.job-dir='x'", "holds job-dir, which the study sets itself"),
+        ("pretraining.beat.patients=2", "patients must be a share above 0"),
+        ("pretraining.new.patients=0.5", "[pretraining.new] lacks task"),
+        ("finetuning.seed=1", "holds seed, which the study sets itself"),
+        ("finetuning.freeze='yes'", "freeze takes true or false"),
+        ("scenarios.x.pretraining='y'", "names the pretraining run 'y'; known are beat, half"),
+        ("scenarios.first.epoch=0", "epoch must be one of a pretraining run"),
+        ("scenarios.first.subset=0.5", "belongs to [[cells]]"),
+        ("scenarios.'a b'.stages=1", "'a b' is not a name"),
+        (
+            "cells=[{scenarios=['y']}]",
+            "names the scenario 'y'; known are random, beat, half, first",
+        ),
+        ("cells=[{scenarios=['random'],seed=[1]}]", "[[cells]] unknown key 'seed'"),
+        ("cells=[{scenarios=['random'],seeds=[-1]}]", "--seed: -1 is not"),
+        ("cells=[{scenarios=['random'],subsets=[0]}]", "--subset: 0 is not"),
+        ("cells=[{seeds=[1]}]", "scenarios must be names"),
+        ("pretraining.random_10.task='hr'", "random_10 would be two runs"),
+        ("x=", "see the TOML files"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, change, words):
+    command(main, "run", write(tmp_path), "--dry-run", "--set", change).refused(
+        "small.toml" if "two runs" not in words else "jobs/small", words
+    )
+
+
+def test_shares_need_a_number_of_steps(tmp_path):
+    path = write(tmp_path, SMALL.replace("steps-per-epoch = 10\n", ""))
+    command(main, "status", path).refused("[pretraining.half]", "steps-per-epoch")
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_studies(path):
+    study = load(path)
+    found = jobs(study)
+    assert {job.name for job in found if job.kind == "finetuning"}
+    assert len(found) == len({job.log for job in found})
+    assert tomllib.loads(path.read_text())["folder"] == str(study.folder)
+
+
+def test_shares_of_patients_are_nested_and_keep_subjects_together():
+    patients, same = range(100, 148), {102: 101}
+    shares = [set(choose(patients, same, share, 0)) for share in (0.01, 0.25, 0.5, 1)]
+    assert [len(share) for share in shares] == [1, 12, 24, 48]
+    assert shares[0] <= shares[1] <= shares[2] <= shares[3]
+    assert shares[1] == set(choose(reversed(patients), same, 0.25, 0))
+    assert shares[1] != set(choose(patients, same, 0.25, 1))
+    for seed in range(20):
+        chosen = set(choose(patients, same, 0.25, seed))
+        assert (101 in chosen) == (102 in chosen) and len(chosen) in (12, 13)
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """Processes of a study begin where its commands are found, on one thread."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def real(folder, cohort, prepared):
+    """Three runs of a second or so each."""
+    return write(
+        folder,
+        f"""
+[pretraining]
+train = "{cohort}"
+index = "{folder / "index"}"
+stages = 1
+frame-size = 256
+batch-size = 8
+steps-per-epoch = 16
+epochs = 4
+samples-per-patient = 16
+val-size = 32
+device = "cpu"
+precision = "fp32"
+checkpoint-every = 3
+[pretraining.half]
+task = "beat"
+patients = 0.5
+val-patients = 1
+[finetuning]
+train = "{prepared / "p_train.npz"}"
+test = "{prepared / "p_test.npz"}"
+epochs = 2
+batch-size = 8
+val-size = 0.25
+device = "cpu"
+precision = "fp32"
+[scenarios.random]
+stages = 1
+[scenarios.lost]
+weights-file = "{folder / "none.safetensors"}"
+[scenarios.unmade]
+weights-file = "{folder / "unmade.safetensors"}"
+[data.broken]
+command = "utils.synthetic"
+makes = "{folder / "unmade.safetensors"}"
+out = "{folder}"
+[[cells]]
+scenarios = ["lost", "unmade", "half", "random"]
+seeds = [10]
+""",
+    )
+
+
+def test_a_study_that_is_killed_ends_as_one_that_is_not(
+    alone, tmp_path, cohort_folder, prepared, monkeypatch
+):
+    path, whole, killed = real(tmp_path, cohort_folder, prepared), tmp_path / "a", tmp_path / "b"
+    result = command(main, "run", path, "--folder", whole, "--jobs", 2)
+    assert result.code == 2 and result.err == "error: 2 of 6 jobs failed, see above\n"
+    assert "lost_10 failed: error: argument --weights-file" in result.out
+    assert f"({whole / 'lost_10.log'})" in result.out
+    assert "unmade_10 was not run: it needs broken\n" in result.out
+    with monkeypatch.context() as patched:  # finished runs start no process
+        patched.setattr(subprocess, "Popen", None)
+        only = ["--set", "cells=[{scenarios=['half','random'],seeds=[10]}]"]
+        again = command(main, "run", path, "--folder", whole, *only)
+        assert again.code == 0 and again.out == "3 of 3 jobs are finished\n"
+    status = command(main, "status", path, "--folder", whole).out
+    assert [line.split()[:2] for line in status.splitlines()[1:]] == [
+        ["lost_10", "failed"], ["broken", "failed"], ["unmade_10", "not"], ["half", "finished"],
+        ["half_10", "finished"], ["random_10", "finished"],
+    ]  # fmt: skip
+    changed = command(main, "status", path, "--folder", whole, "--set", "finetuning.epochs=3").out
+    assert changed.count("of another command") == 2
+    words = ["run", path, "--folder", killed, *only]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "study", *map(str, words)], start_new_session=True
+    )
+    while not (killed / "half" / "history.csv").exists() and process.poll() is None:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)  # trainers, too
+    assert process.wait() == -signal.SIGKILL
+    assert command(main, *words).code == 0
+    for name in ("half", "half_10", "random_10"):
+        assert results(killed / name) == results(whole / name), name
+    cells = finished_cells(load(path, folder=killed))
+    assert [(cell.scenario, cell.seed, cell.pretraining, cell.patients) for cell in cells] == [
+        ("half", 10, "half", 0.5), ("random", 10, None, 1.0)
+    ]  # fmt: skip
+    assert cells[0].job == killed / "half_10" and cells[0].architecture == "resnet18"
+
+
+WAITING = """
+[pretraining.beat]
+task = "beat"
+train = "{0}/never"
+[data.step]
+command = "http.server 0"
+makes = "{0}/never"
+"""
+
+
+def test_time_limit(alone, tmp_path):
+    path = write(tmp_path, WAITING.format(tmp_path))
+    began = time.monotonic()
+    result = command(main, "run", path, "--folder", tmp_path / "j", "--time-limit", 0.02)
+    assert result.code == running.LEFT and 1 < time.monotonic() - began < 10
+    assert "left: 2 jobs (beat, step); the same command continues" in result.out
+    status = command(main, "status", path, "--folder", tmp_path / "j").out.splitlines()
+    assert [line.split()[:2] for line in status[1:]] == [["step", "begun"], ["beat", "not"]]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_it_and_one_folder_is_for_one_study(alone, tmp_path, number, code):
+    path, folder = write(tmp_path, WAITING.format(tmp_path)), tmp_path / "j"
+    words = ["run", path, "--folder", folder]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "study", *map(str, words)], stdout=subprocess.PIPE, text=True
+    )
+    while not (folder / "step.log").exists():
+        time.sleep(0.01)
+    command(main, *words).refused(str(folder), "in use by another study")
+    process.send_signal(number)
+    assert "left: 2 jobs" in process.communicate()[0] and process.returncode == code
+
+
+def test_a_description_that_is_no_toml(tmp_path):
+    command(main, "status", write(tmp_path, "[half")).refused("small.toml", "see the TOML files")
