@@ -1,24 +1,31 @@
 """Results of fine-tuning runs as tidy tables, from job directories or from saved files."""
 
+import gzip
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
+from report import provenance
 from utils.cli import UserError
 from utils.files import atomic_path, read_json
 from utils.predictions import read_predictions
 from utils.runlog import ARGUMENTS
 
-RUN = ["scenario", "seed"]  # what tells runs apart, in both tables
+RUN = ["scenario", "seed"]  # what tells runs apart, in all tables
+TABLES = ("history", "predictions")  # saved by scenario, compressed
+RUNS = "runs.csv"
+DIGITS = {"predictions": "%.7g"}  # of float32; more would only be larger
 
 
 class Results(NamedTuple):
-    """`history` has a row per epoch, `predictions` one per test recording, of every run."""
+    """`history` has a row per epoch, `predictions` one per test recording, of every run; `runs` a
+    row per run that says where it comes from, see `report.provenance`."""
 
     history: pd.DataFrame
     predictions: pd.DataFrame
+    runs: pd.DataFrame
 
 
 def from_jobs(scenarios: Sequence[tuple[str, Sequence[Path]]]) -> Results:
@@ -36,12 +43,14 @@ def from_jobs(scenarios: Sequence[tuple[str, Sequence[Path]]]) -> Results:
         if not predictions["record_name"].equals(runs[0][-1]["record_name"]):
             raise UserError(f"{job} was tested on other recordings than {runs[0][2]}")
     keys = [(scenario, seed) for scenario, seed, *_ in runs]
-    return Results(
-        *(
-            pd.concat([run[place] for run in runs], keys=keys, names=RUN).reset_index(level=RUN)
-            for place in (-2, -1)
-        )
+    history, predictions = (
+        pd.concat([run[place] for run in runs], keys=keys, names=RUN).reset_index(level=RUN)
+        for place in (-2, -1)
     )
+    sources = [
+        {"scenario": name, "seed": seed, **provenance.read(job)} for name, seed, job, *_ in runs
+    ]
+    return Results(history, predictions, pd.DataFrame(sources))
 
 
 def _read_job(scenario: str, job: Path) -> tuple[str, int, Path, pd.DataFrame, pd.DataFrame]:
@@ -55,12 +64,20 @@ def _read_job(scenario: str, job: Path) -> tuple[str, int, Path, pd.DataFrame, p
 
 
 def save(results: Results, folder: Path) -> None:
-    """Write one compressed table of predictions and one of histories per scenario."""
-    for name, table in results._asdict().items():
-        for scenario, part in table.groupby("scenario", sort=False):
+    """Write one compressed table of predictions and one of histories per scenario, and `runs.csv`;
+    scenarios that the folder holds besides are kept."""
+    for name in TABLES:
+        for scenario, part in getattr(results, name).groupby("scenario", sort=False):
             with atomic_path(folder / f"{scenario}_{name}.csv.gz") as temporary:
-                # A fixed time inside the archive, so that equal results are equal files.
-                part.to_csv(temporary, index=False, compression={"method": "gzip", "mtime": 0})
+                # Neither time nor name inside the archive, so that equal results are equal files.
+                text = part.to_csv(index=False, float_format=DIGITS.get(name), lineterminator="\n")
+                temporary.write_bytes(gzip.compress(text.encode(), mtime=0))
+    runs = results.runs
+    if (folder / RUNS).exists():
+        before = _read(folder / RUNS)
+        runs = pd.concat([before[~before["scenario"].isin(runs["scenario"])], runs])
+    with atomic_path(folder / RUNS) as temporary:
+        runs.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def load(folder: Path) -> Results:
@@ -70,19 +87,28 @@ def load(folder: Path) -> Results:
         UserError: nothing was saved in `folder`.
     """
     tables = []
-    for name in Results._fields:
+    for name in TABLES:
         paths = sorted(folder.glob(f"*_{name}.csv.gz"), key=lambda p: ("random" not in p.name, p))
         if not paths:
             raise UserError(f"{folder} holds no saved results (*_{name}.csv.gz)")
         tables.append(pd.concat([_read(path) for path in paths], ignore_index=True))
-    return Results(*tables)
+    runs = tables[-1][RUN].drop_duplicates(ignore_index=True)
+    if (folder / RUNS).exists():
+        runs = runs.merge(_read(folder / RUNS), how="left", on=RUN)
+    return Results(*tables, runs.reindex(columns=[*RUN, *provenance.COLUMNS]))
+
+
+def load_all(folder: Path) -> dict[str, Results]:
+    """Every study of which results were saved in a folder of its own, by name."""
+    folders = sorted({path.parent for path in folder.glob("*/*_predictions.csv.gz")})
+    return {folder.name: load(folder) for folder in folders}
 
 
 def _read(path: Path) -> pd.DataFrame:
     # Only an empty cell is missing: NA may be the name of a recording.
     return pd.read_csv(
         path,
-        dtype={"record_name": str, "scenario": str},
+        dtype=dict.fromkeys(["record_name", "scenario", *provenance.TEXTS], str),
         keep_default_na=False,
         na_values=[""],
         compression="gzip" if path.suffix == ".gz" else None,
