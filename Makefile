@@ -1,4 +1,5 @@
 # make demo: the whole experiment on synthetic recordings. make test: lint and tests.
+# make report: every table and figure again, from the saved results.
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
@@ -9,7 +10,7 @@ PRETRAIN ?= --frame-size 512 --batch-size 32 --steps-per-epoch 150 --epochs 2 --
 PREPARE ?= --pad 2560 --test-size 0.7
 FINETUNE ?= --val-size 0.25 --batch-size 8 --epochs 6
 
-.PHONY: install demo test lint clean
+.PHONY: install demo report test lint clean
 install: $(VENV)/.installed
 
 $(VENV)/bin/python:
@@ -24,6 +25,10 @@ $(VENV)/.installed-dev: requirements-dev.txt requirements.txt | $(PY)
 	$(PY) -m pip install --disable-pip-version-check -r requirements-dev.txt
 	@touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-report: requirements-report.txt requirements.txt | $(PY)
+	$(PY) -m pip install --disable-pip-version-check -r requirements-report.txt
+	@touch $@ $(VENV)/.installed
+
 demo: install
 	$(PY) -m utils.synthetic --out $(DEMO)/data $(COHORT) --overwrite
 	$(PY) -m pretraining.trainer --job-dir $(DEMO)/beat --task beat --train $(DEMO)/data/icentia11k $(PRETRAIN) --overwrite
@@ -31,6 +36,9 @@ demo: install
 	$(PY) -m finetuning.trainer --job-dir $(DEMO)/random --train $(DEMO)/physionet_train.npz --test $(DEMO)/physionet_test.npz $(FINETUNE) --overwrite
 	$(PY) -m finetuning.trainer --job-dir $(DEMO)/pretrained --train $(DEMO)/physionet_train.npz --test $(DEMO)/physionet_test.npz --weights-file $(DEMO)/beat/weights.safetensors $(FINETUNE) --overwrite
 	$(PY) -m report.compare --jobs random=$(DEMO)/random pretrained=$(DEMO)/pretrained --figure $(DEMO)/demo.png --title "Demo on synthetic recordings"
+
+report: $(VENV)/.installed-report
+	$(PY) -m report.build
 
 lint: $(VENV)/.installed-dev
 	$(PY) -m ruff check .

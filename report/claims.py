@@ -64,7 +64,7 @@ def _ends(interval: Interval) -> str:
 def verdict(difference: Interval, differs: str) -> str:
     """In words, for a claim that the difference is positive."""
     if pd.isna(difference.low):
-        found = "more seeds are needed"
+        found = "too few seeds to tell"
     elif difference.low > 0:
         found = "seen" if differs else "reproduced"
     elif difference.high < 0:
@@ -78,11 +78,11 @@ def _claims(studies: dict[str, Results]) -> Iterator[tuple[str, str, list[Found]
     rows = published()
     for network in ("1-D", "2-D"):
         theirs = _gains(rows[rows["network"] == network])
-        claim = f"beat classification beats random weights, {network}"
+        claim = f"beat classification is better than random weights, {network}"
         yield claim, theirs, _against_random(studies, network, "beat")
     wide = f"paper: macro F1 of all four objectives {FAMILY['lowest']} to {FAMILY['highest']}"
     for objective in FAMILY["objective"]:
-        claim = f"so does pretraining by {objective}, 1-D"
+        claim = f"{objective} is better than random weights, 1-D"
         yield claim, wide, _against_random(studies, "1-D", objective)
     team = rows[(rows["source"] == "Team 1") & (rows["objective"] == "beat")]
     for network, group in team.groupby("network"):

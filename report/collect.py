@@ -1,9 +1,9 @@
 """Results of fine-tuning runs as tidy tables, from job directories or from saved files."""
 
 import gzip
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -35,6 +35,8 @@ def from_jobs(scenarios: Sequence[tuple[str, Sequence[Path]]]) -> Results:
         UserError: a folder is not a finished run with a test set, or the runs cannot be compared.
     """
     runs = [_read_job(scenario, job) for scenario, jobs in scenarios for job in jobs]
+    if not runs:
+        raise UserError("there is no finished run to collect")
     seen = set()
     for scenario, seed, job, _, predictions in runs:
         if (scenario, seed) in seen:
@@ -51,6 +53,22 @@ def from_jobs(scenarios: Sequence[tuple[str, Sequence[Path]]]) -> Results:
         {"scenario": name, "seed": seed, **provenance.read(job)} for name, seed, job, *_ in runs
     ]
     return Results(history, predictions, pd.DataFrame(sources))
+
+
+def name_cells(cells: Iterable[Any]) -> list[tuple[str, list[Path]]]:
+    """Runs of a study by scenario, for `from_jobs`; with less than the most labels of the study as
+    a scenario of its own, such as `beat_10` for 10 %.
+
+    Args:
+        cells: of `study.cells.finished_cells`, with `scenario`, `subset`, `job`.
+    """
+    cells = list(cells)
+    most = max((cell.subset for cell in cells), default=1)
+    found = {}
+    for cell in cells:
+        suffix = f"_{100 * cell.subset:g}" if cell.subset < most else ""
+        found.setdefault(cell.scenario + suffix, []).append(cell.job)
+    return list(found.items())
 
 
 def _read_job(scenario: str, job: Path) -> tuple[str, int, Path, pd.DataFrame, pd.DataFrame]:

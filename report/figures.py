@@ -18,8 +18,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-COLOURS = ("#7f7f7f", "#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e")
+COLOURS = ("#7f7f7f", "#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e377c2")
 ACROSS = 4  # panels in a row
+FEW = 20  # answers; the accuracy of fewer is not drawn
 
 
 def draw_comparison(history: pd.DataFrame, scores: pd.DataFrame, title: str, path: Path) -> None:
@@ -80,15 +81,15 @@ def fractions(results: Results, published: pd.DataFrame) -> Figure | None:
 
 def labels(results: Results) -> Figure | None:
     """Test macro F1 by the number of labelled recordings that train, a line per initial weights."""
-    cells = _with_scores(results).dropna(subset="records")
+    cells = _with_scores(results).dropna(subset="records").sort_values("records")
     kinds = ["network", "objective", "fraction"]
     lines = [(k, g) for k, g in cells.groupby(kinds, dropna=False) if g["records"].nunique() > 1]
+    lines.sort(key=lambda line: line[0][1] != RANDOM)  # it has the first colour everywhere
     if not lines:
         return None
     figure, (axes,) = _panels(1, (6.5, 4.2))
     for ((network, objective, fraction), line), colour in zip(lines, cycle(COLOURS), strict=False):
         some = f", {scenarios.share(fraction)}" if fraction < 1 else ""
-        line = line.sort_values("records")
         _draw_means(axes, line["records"], line, f"{objective}{some}, {network}", colour)
     axes.set_xscale("log")
     ticks = sorted(cells["records"].unique())
@@ -133,7 +134,8 @@ def calibration(results: Results) -> Figure:
             table.index * width, shares, width, align="edge", color="#cccccc", label="answers"
         )
         place.plot([0, 1], [0, 1], color="black", lw=0.8, ls="--")
-        place.plot(table["confidence"], table["accuracy"], "o-", color=COLOURS[1], label="accuracy")
+        drawn = table[table["count"] >= FEW]
+        place.plot(drawn["confidence"], drawn["accuracy"], "o-", color=COLOURS[1], label="accuracy")
         place.set(title=f"{name}, ECE {error:.3f}", xlim=(0, 1), ylim=(0, 1))
         place.set(xlabel="probability of the answer", ylabel="share", aspect="equal")
         place.legend(loc="upper left", fontsize="small")
