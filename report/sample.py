@@ -41,7 +41,9 @@ def draw() -> Figure:
     signal, source = frame()
     settings = Settings()
     # (1, 1, 4096) -> (128, 128): frequency × time
-    image = Spectrogram(settings)(torch.tensor(signal, dtype=torch.float32)[None, None])[0, 0]
+    image = Spectrogram(settings)(torch.tensor(signal, dtype=torch.float32)[None, None])[
+        0, 0
+    ].numpy()
     step = FS / settings.window  # Hz from one bin to the next; bin 0 is not there
     figure, (above, below) = plt.subplots(2, 1, figsize=(9, 5), layout="constrained", sharex=True)
     above.plot(np.arange(SAMPLES) / FS, signal, lw=0.8)

@@ -150,7 +150,7 @@ def over_recordings(
         if common:
             differences = [values[scenario, s] - values[baseline, s] for s in common]
             found[baseline, scenario] = np.mean(differences, 0)
-    return {key: Interval(value[0], *_ends(value[1:])) for key, value in found.items()}
+    return {key: Interval(float(value[0]), *_ends(value[1:])) for key, value in found.items()}
 
 
 def macro_f1(confusion: np.ndarray) -> np.ndarray:

@@ -35,7 +35,7 @@ def studied(results: Results) -> pd.DataFrame:
         "hours, all runs": hours.reindex(cells.index).map("{:.1f}".format, na_action="ignore"),
         "device": cells["device"],
     }
-    return pd.DataFrame(table).fillna("not recorded").reset_index(drop=True)
+    return pd.DataFrame(table).astype(object).fillna("not recorded").reset_index(drop=True)
 
 
 def _pretrained(cell: pd.Series) -> str | None:
@@ -76,7 +76,7 @@ def scores(results: Results) -> pd.DataFrame:
     ours = ours.loc[networks.index].reset_index(names="weights")
     ours.insert(0, "source", "here")
     ours.insert(1, "network", networks.to_numpy())
-    table = pd.concat([_published_scores(), ours], ignore_index=True).fillna("")
+    table = pd.concat([_published_scores(), ours], ignore_index=True).astype(object).fillna("")
     columns = ["source", "network", "weights", "runs", *SCORES]
     others = [name for name in table if name not in columns]  # other classes, intervals
     return table[[*(name for name in columns if name in table), *others]]
@@ -154,7 +154,7 @@ def epochs(results: Results) -> pd.DataFrame:
         }
         for name, cell in scenarios.describe(results.runs).iterrows()
     ]
-    return pd.concat([theirs, pd.DataFrame(ours)], ignore_index=True).fillna("")
+    return pd.concat([theirs, pd.DataFrame(ours)], ignore_index=True).astype(object).fillna("")
 
 
 def _stopped(epochs: pd.Series, limit: float) -> str:
