@@ -30,7 +30,10 @@ def main() -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     # From the folder above: beside the notebook lies a statistics.py, which is not Python's.
     root = {"metadata": {"path": str(NOTEBOOK.parents[1])}}
-    NotebookClient(notebook, resources=root, kernel_name="python3", record_timing=False).execute()
+    quiet = ["--log-level=ERROR"]  # the kernel listens on this machine only
+    NotebookClient(
+        notebook, resources=root, kernel_name="python3", record_timing=False, extra_arguments=quiet
+    ).execute()
     notebook.metadata.pop("language_info", None)  # the version of Python: equal results, equal file
     page, _ = HTMLExporter(exclude_input=True).from_notebook_node(notebook)
     for path, text in ((NOTEBOOK, nbformat.writes(notebook) + "\n"),

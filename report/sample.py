@@ -54,5 +54,5 @@ def draw() -> Figure:
         image, origin="lower", aspect="auto", extent=extent, cmap="magma", norm=PowerNorm(0.5)
     )
     below.set(xlabel="s", ylabel="Hz")
-    figure.colorbar(shown, ax=below, label="magnitude, colours by its root", pad=0.01)
+    figure.colorbar(shown, ax=below, label="magnitude (root scale)", pad=0.01)
     return figure
