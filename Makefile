@@ -1,4 +1,5 @@
 # make demo: the whole experiment on synthetic recordings. make test: lint and tests.
+# make report: every table and figure again, from the saved results.
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
@@ -6,7 +7,7 @@ PY := $(VENV)/bin/python
 # Further flags of its study, such as --set finetuning.epochs=1; .ci/run makes it smaller.
 STUDY ?=
 
-.PHONY: install demo test lint clean
+.PHONY: install demo report test lint clean
 install: $(VENV)/.installed
 
 $(VENV)/bin/python:
@@ -21,9 +22,16 @@ $(VENV)/.installed-dev: requirements-dev.txt requirements.txt | $(PY)
 	$(PY) -m pip install --disable-pip-version-check -r requirements-dev.txt
 	@touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-report: requirements-report.txt requirements.txt | $(PY)
+	$(PY) -m pip install --disable-pip-version-check -r requirements-report.txt
+	@touch $@ $(VENV)/.installed
+
 demo: install
 	$(PY) -m study run studies/demo.toml --folder $(DEMO) $(STUDY)
 	$(PY) -m report.compare --jobs random=$(DEMO)/random_0 pretrained=$(DEMO)/pretrained_0 --figure $(DEMO)/demo.png --title "Demo on synthetic recordings"
+
+report: $(VENV)/.installed-report
+	$(PY) -m report.build
 
 lint: $(VENV)/.installed-dev
 	$(PY) -m ruff check .

@@ -34,6 +34,9 @@ def main() -> None:
         metavar="NAME=DIR[,DIR]",
         help="runs by scenario; several are averaged",
     )
+    source.add_argument(
+        "--study", type=cli.file, help="finished runs of a study, studies/NAME.toml"
+    )
     source.add_argument("--results", type=cli.existing, help="folder written by --save")
     parser.add_argument("--save", type=Path, help="folder for the predictions and histories")
     parser.add_argument("--figure", type=image, help="image to write (.png, .pdf or .svg)")
@@ -44,7 +47,12 @@ def main() -> None:
     # Only now, so that --help and a mistyped flag are answered at once.
     from report import collect, figures, statistics
 
-    results = collect.from_jobs(args.jobs) if args.jobs else collect.load(args.results)
+    if args.study:
+        from study.cells import finished_cells
+        from study.description import load
+
+        args.jobs = collect.name_cells(finished_cells(load(args.study)))
+    results = collect.load(args.results) if args.results else collect.from_jobs(args.jobs)
     scores = statistics.score_runs(results.predictions)
     print(statistics.summarise(scores).to_string(index=False))
     if args.save:

@@ -1,5 +1,6 @@
-"""Figures of collected results."""
+"""Figures of collected results; each is None where there is nothing to draw."""
 
+from collections.abc import Iterable
 from itertools import cycle
 from pathlib import Path
 
@@ -7,12 +8,19 @@ import matplotlib
 import numpy as np
 import pandas as pd
 
+from report import scenarios, statistics
+from report.collect import Results
+from report.provenance import RANDOM
+from report.statistics import MACRO_F1
 from utils.files import atomic_path
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
-COLOURS = ("#7f7f7f", "#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e")
+COLOURS = ("#7f7f7f", "#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e377c2")
+ACROSS = 4  # panels in a row
+FEW = 20  # answers; the accuracy of fewer is not drawn
 
 
 def draw_comparison(history: pd.DataFrame, scores: pd.DataFrame, title: str, path: Path) -> None:
@@ -24,12 +32,149 @@ def draw_comparison(history: pd.DataFrame, scores: pd.DataFrame, title: str, pat
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     figure.suptitle(title)
-    scenarios = dict(zip(scores["scenario"].unique(), cycle(COLOURS), strict=False))
-    _draw_validation(left, history, scenarios)
-    _draw_test(right, scores, scenarios)
+    colours = _colours(scores["scenario"].unique())
+    _draw_validation(left, history, colours)
+    _draw_test(right, scores, colours)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120, format=path.suffix.lstrip("."))
     plt.close(figure)
+
+
+def learning(results: Results) -> Figure:
+    """Validation macro F1 by epoch: mean over the seeds still running, and their range; a panel per
+    network and number of labels."""
+    groups = list(scenarios.groups(scenarios.describe(results.runs)))
+    figure, axes = _panels(len(groups), (5.5, 3.8), across=2)
+    for place, (words, group) in zip(axes, groups, strict=True):
+        _draw_validation(place, results.history, _colours(group.index))
+        place.set_title(words, fontsize="medium")
+    return figure
+
+
+def fractions(results: Results, published: pd.DataFrame) -> Figure | None:
+    """Test macro F1 by the fraction of patients to pretrain on, beside the replication's; a panel
+    per network of which two fractions were run."""
+    cells = _with_scores(results)
+    cells = cells[cells["objective"].isin([RANDOM, "beat"])]
+    cells = cells[cells["records"].fillna(0) == cells["records"].fillna(0).max()]
+    groups = [(n, g) for n, g in cells.groupby("network") if g["fraction"].nunique() > 1]
+    if not groups:
+        return None
+    figure, axes = _panels(len(groups), (5.5, 3.8), across=2)
+    for place, (network, group) in zip(axes, groups, strict=True):
+        theirs = published[(published["source"] == "Team 1") & (published["network"] == network)]
+        ours = group.assign(fraction=group["fraction"].where(group["objective"] != RANDOM, 0))
+        theirs = theirs.fillna({"fraction": 0}).set_index("fraction")
+        drawn = {"here": ours.set_index("fraction"), "Team 1, Icentia11k": theirs}
+        ticks = sorted({*ours["fraction"], *theirs.index})
+        for (label, table), colour in zip(drawn.items(), (COLOURS[2], "black"), strict=True):
+            table = table.sort_index()
+            at = [ticks.index(fraction) for fraction in table.index]
+            _draw_means(place, at, table, label, colour)
+        names = [scenarios.share(fraction) if fraction else RANDOM for fraction in ticks]
+        place.set_xticks(range(len(ticks)), names)
+        place.set(title=network, xlabel="patients to pretrain on, share of the data set")
+        place.set_ylabel("test macro F1 (mean ± sd)")
+        place.legend(loc="lower right")
+    return figure
+
+
+def labels(results: Results) -> Figure | None:
+    """Test macro F1 by the number of labelled recordings that train, a line per initial weights."""
+    cells = _with_scores(results).dropna(subset="records").sort_values("records")
+    kinds = ["network", "objective", "fraction"]
+    lines = [(k, g) for k, g in cells.groupby(kinds, dropna=False) if g["records"].nunique() > 1]
+    lines.sort(key=lambda line: line[0][1] != RANDOM)  # it has the first colour everywhere
+    if not lines:
+        return None
+    figure, (axes,) = _panels(1, (6.5, 4.2))
+    for ((network, objective, fraction), line), colour in zip(lines, cycle(COLOURS), strict=False):
+        some = f", {scenarios.share(fraction)}" if fraction < 1 else ""
+        _draw_means(axes, line["records"], line, f"{objective}{some}, {network}", colour)
+    axes.set_xscale("log")
+    ticks = sorted(cells["records"].unique())
+    axes.set_xticks(ticks, [f"{records:,.0f}" for records in ticks])
+    axes.minorticks_off()
+    axes.set(xlabel="labelled recordings that train", ylabel="test macro F1 (mean ± sd)")
+    axes.legend(title="initial weights", loc="lower right")
+    return figure
+
+
+def confusions(results: Results) -> Figure:
+    """Confusion matrix of each scenario, summed over its seeds: share of each true class."""
+    cells = scenarios.describe(results.runs)
+    figure, axes = _panels(len(cells), (3.1, 3.1))
+    by_scenario = results.predictions.groupby("scenario")
+    for place, name in zip(axes, cells.index, strict=True):
+        counts, classes = statistics.confusion(by_scenario.get_group(name))
+        shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        place.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for (row, column), share in np.ndenumerate(shares):
+            colour = "white" if share > 0.6 else "black"
+            text = f"{share:.2f}\n({counts[row, column]:,})"
+            place.text(column, row, text, ha="center", va="center", color=colour, fontsize=7.5)
+        places = range(len(classes))
+        place.set_xticks(places, classes)
+        place.set_yticks(places, classes)
+        place.set(title=name, xlabel="predicted", ylabel="true")
+    return figure
+
+
+def calibration(results: Results) -> Figure:
+    """Reliability diagram of each scenario over all its seeds, with the expected calibration error
+    and the share of answers in each bin."""
+    cells = scenarios.describe(results.runs)
+    figure, axes = _panels(len(cells), (3.1, 3.1))
+    by_scenario = results.predictions.groupby("scenario")
+    for place, name in zip(axes, cells.index, strict=True):
+        table, error = statistics.reliability(by_scenario.get_group(name))
+        width = 1 / statistics.BINS
+        shares = table["count"] / table["count"].sum()
+        place.bar(
+            table.index * width, shares, width, align="edge", color="#cccccc", label="answers"
+        )
+        place.plot([0, 1], [0, 1], color="black", lw=0.8, ls="--")
+        drawn = table[table["count"] >= FEW]
+        place.plot(drawn["confidence"], drawn["accuracy"], "o-", color=COLOURS[1], label="accuracy")
+        place.set(title=f"{name}, ECE {error:.3f}", xlim=(0, 1), ylim=(0, 1))
+        place.set(xlabel="probability of the answer", ylabel="share", aspect="equal")
+        place.legend(loc="upper left", fontsize="small")
+    return figure
+
+
+def _with_scores(results: Results) -> pd.DataFrame:
+    """Scenarios with mean and deviation of macro F1, named as in `published.csv`."""
+    f1 = statistics.score_runs(results.predictions).groupby("scenario")[MACRO_F1]
+    cells = scenarios.describe(results.runs)
+    return cells.assign(**{MACRO_F1: f1.mean(), f"{MACRO_F1} sd": f1.std(ddof=1)})
+
+
+def _draw_means(
+    axes: plt.Axes, x: Iterable[float], table: pd.DataFrame, label: str, colour: str
+) -> None:
+    deviation = table[f"{MACRO_F1} sd"].fillna(0)
+    axes.errorbar(x, table[MACRO_F1], deviation, fmt="o-", capsize=3, color=colour, label=label)
+    axes.grid(alpha=0.3)
+
+
+def _panels(number: int, size: tuple[float, float], across: int = ACROSS):
+    """A figure with `number` panels of `size` inches, row by row."""
+    columns = min(number, across)
+    rows = -(-number // columns)
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(size[0] * columns, size[1] * rows),
+        layout="constrained",
+        squeeze=False,
+    )
+    for place in axes.flat[number:]:
+        place.remove()
+    return figure, axes.flat[:number]
+
+
+def _colours(names: Iterable[str]) -> dict[str, str]:
+    return dict(zip(names, cycle(COLOURS), strict=False))
 
 
 def _draw_validation(axes: plt.Axes, history: pd.DataFrame, scenarios: dict[str, str]) -> None:

@@ -1,12 +1,39 @@
-"""Scores of collected results, and their means over seeds."""
+"""Scores of collected results: means over seeds, differences, intervals and tests.
 
+Two things vary: what a seed changes (split of train and validation, order, new weights) and which
+recordings happen to be in the test set. Each has its own interval here; neither holds the other.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
 import pandas as pd
+from scipy.stats import wilcoxon
 
 from report.collect import RUN
 from utils import metrics
 from utils.predictions import split_columns
 
 COLUMNS = {"macro_f1": "macro F1", "cinc3": "CinC-3"}
+MACRO_F1 = COLUMNS["macro_f1"]
+LEVEL = 0.95
+RESAMPLES = 10_000  # of seeds; of recordings fewer, each is a whole test set
+TEST_SETS = 1_000
+FOR_INTERVAL, FOR_TEST = 3, 6  # seeds; with five the smallest p of Wilcoxon's test is 0.06
+BINS = 10  # of confidence
+
+
+class Interval(NamedTuple):
+    """A mean with the ends of its 95 % interval; NaN where there is too little to tell."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        ends = "" if np.isnan(self.low) else f" [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.mean:.3f}{ends}"
 
 
 def score_runs(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -24,11 +51,145 @@ def score_runs(predictions: pd.DataFrame) -> pd.DataFrame:
 def summarise(scores: pd.DataFrame) -> pd.DataFrame:
     """Mean ± sample standard deviation over seeds, as text, one row per scenario."""
     by_scenario = scores.drop(columns="seed").groupby("scenario", sort=False)
-    table = by_scenario.agg(_mean_and_sd)
+    table = by_scenario.agg(mean_and_sd)
     table.insert(0, "runs", by_scenario.size())
     return table.reset_index()
 
 
-def _mean_and_sd(values: pd.Series) -> str:
-    mean = f"{values.mean():.3f}"
-    return mean if len(values) == 1 else f"{mean} ± {values.std(ddof=1):.3f}"
+def mean_and_sd(values: pd.Series, digits: int = 3) -> str:
+    """`0.731 ± 0.019`, rounded; without the deviation of a single value; empty of none."""
+    values = values.dropna()
+    if values.empty:
+        return ""
+    mean = f"{values.mean():.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {values.std(ddof=1):.{digits}f}"
+
+
+def over_seeds(values: Sequence[float]) -> Interval:
+    """Mean of one value per seed, with a percentile bootstrap interval from three seeds on.
+
+    It is too narrow with few seeds: it never reaches beyond the smallest and the largest.
+    """
+    values = np.asarray(values, dtype=float)
+    if len(values) < FOR_INTERVAL:
+        return Interval(values.mean(), np.nan, np.nan)
+    drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
+    return Interval(values.mean(), *_ends(values[drawn].mean(1)))
+
+
+def compare(
+    scores: pd.DataFrame, pairs: Sequence[tuple[str, str]], metric: str = MACRO_F1
+) -> pd.DataFrame:
+    """Differences of `pairs` (baseline, scenario) over the seeds that both have.
+
+    Returns:
+        a row per pair: `baseline`, `scenario`, `seeds`, `difference` (an `Interval`), `wins`
+        (seeds with a positive difference), `p` of Wilcoxon's signed-rank test, two-sided, from six
+        seeds on, and `p_holm`, corrected for the number of rows that were tested.
+    """
+    by_seed = scores.pivot(index="seed", columns="scenario", values=metric)
+    rows = []
+    for baseline, scenario in pairs:
+        difference = (by_seed[scenario] - by_seed[baseline]).dropna().to_numpy()
+        if not len(difference):
+            continue
+        rows.append(
+            {
+                "baseline": baseline,
+                "scenario": scenario,
+                "seeds": len(difference),
+                "difference": over_seeds(difference),
+                "wins": int((difference > 0).sum()),
+                "p": signed_rank(difference),
+            }
+        )
+    table = pd.DataFrame(rows, columns=["baseline", "scenario", "seeds", "difference", "wins", "p"])
+    return table.assign(p_holm=holm(table["p"].to_numpy(float)))
+
+
+def signed_rank(difference: np.ndarray) -> float:
+    """p of Wilcoxon's signed-rank test, two-sided; NaN below six seeds."""
+    if len(difference) < FOR_TEST:
+        return np.nan
+    return float(wilcoxon(difference).pvalue) if difference.any() else 1.0
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """p-values after Holm's step-down correction for their number; NaN is no test and stays."""
+    p = np.asarray(p, dtype=float)
+    order = np.argsort(p)[: np.isfinite(p).sum()]  # NaN comes last
+    steps = p[order] * np.arange(len(order), 0, -1)
+    corrected = np.full(p.shape, np.nan)
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return corrected
+
+
+def over_recordings(
+    predictions: pd.DataFrame, pairs: Sequence[tuple[str, str]] = ()
+) -> dict[str | tuple[str, str], Interval]:
+    """Macro F1, mean over seeds, by scenario, and its differences by pair (baseline, scenario),
+    with the interval over test sets of as many recordings drawn from these.
+
+    The same test sets are drawn for every run, and the differences are over common seeds.
+    """
+    runs = {run: _cells(table) for run, table in predictions.groupby(RUN, sort=False)}
+    records, classes = len(next(iter(runs.values()))[0]), next(iter(runs.values()))[1]
+    # A test set is how often it holds each recording; the first is the real one.
+    drawn = np.random.default_rng(0).multinomial(records, np.full(records, 1 / records), TEST_SETS)
+    counts = np.vstack([np.ones(records, dtype=int), drawn]).astype(np.float32)
+    values = {
+        run: macro_f1(
+            (counts @ np.eye(classes**2, dtype=np.float32)[cell]).reshape(-1, classes, classes)
+        )
+        for run, (cell, _) in runs.items()
+    }  # (1 + TEST_SETS,) of every run
+    seeds = {name: [seed for other, seed in runs if other == name] for name, _ in runs}
+    found = {name: np.mean([values[name, s] for s in own], 0) for name, own in seeds.items()}
+    for baseline, scenario in pairs:
+        common = [seed for seed in seeds[scenario] if seed in seeds[baseline]]
+        if common:
+            differences = [values[scenario, s] - values[baseline, s] for s in common]
+            found[baseline, scenario] = np.mean(differences, 0)
+    return {key: Interval(float(value[0]), *_ends(value[1:])) for key, value in found.items()}
+
+
+def macro_f1(confusion: np.ndarray) -> np.ndarray:
+    """Of confusion matrices (…, classes, classes), rows true: mean over all classes, (…,)."""
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    counts = confusion.sum(-1) + confusion.sum(-2)
+    return (2 * hits / np.maximum(counts, 1)).mean(-1)
+
+
+def confusion(predictions: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
+    """(classes, classes) counts over all runs of a table, rows true; and the classes."""
+    _, names, true, prob = split_columns(predictions.drop(columns=RUN))
+    cells = true.argmax(1) * len(names) + prob.argmax(1)
+    return np.bincount(cells, minlength=len(names) ** 2).reshape(len(names), -1), names
+
+
+def reliability(predictions: pd.DataFrame) -> tuple[pd.DataFrame, float]:
+    """How often an answer is right, by the probability that it was given, over all runs of a table.
+
+    Returns:
+        a row per tenth of confidence that occurs: `confidence` and `accuracy` (means), `count`; and
+        the expected calibration error, their mean absolute difference weighted by count.
+    """
+    _, _, true, prob = split_columns(predictions.drop(columns=RUN))
+    confidence, right = prob.max(1), true.argmax(1) == prob.argmax(1)
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    table = pd.DataFrame({"confidence": confidence, "accuracy": right, "count": 1})
+    table = table.groupby(bins).agg({"confidence": "mean", "accuracy": "mean", "count": "sum"})
+    gaps = (table["confidence"] - table["accuracy"]).abs()
+    return table, float(np.average(gaps, weights=table["count"]))
+
+
+def _cells(run: pd.DataFrame) -> tuple[np.ndarray, int]:
+    """(recordings,) cell of the confusion matrix that each falls in; number of classes."""
+    names, classes, true, prob = split_columns(run.drop(columns=RUN))
+    order = np.argsort(names, kind="stable")
+    return (true.argmax(1) * len(classes) + prob.argmax(1))[order], len(classes)
+
+
+def _ends(values: np.ndarray) -> tuple[float, float]:
+    tail = (1 - LEVEL) / 2
+    return tuple(np.quantile(values, [tail, 1 - tail]))

@@ -17,6 +17,7 @@ COMMANDS = {
     "pretraining.utils": ["--checkpoint", __file__, "--out", "x"],
     "finetuning.prepare": ["--source", ".", "--labels", "zip"],
     "finetuning.trainer": ["--job-dir", "x", "--train", __file__],
+    "report.build": [],
     "report.compare": ["--results", "."],
     **{f"benchmarks.{name}": [] for name in ("finetune", "infer", "loader", "scale", "train")},
     "study.__main__": ["run", __file__],

@@ -2,15 +2,19 @@
 
 import gzip
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from report import collect, compare, statistics
-from tests.helpers import command, contents
+from report import collect, compare, provenance, scenarios, statistics
+from tests.helpers import command, contents, put_weights
 from utils import metrics
 from utils.cli import UserError
+from utils.files import read_json, write_json
+from utils.manifest import digest
 from utils.predictions import write_predictions
 
 CLASSES = ["A", "N", "O", "~"]
@@ -120,3 +124,83 @@ def test_a_run_without_a_seed_or_with_other_values(tmp_path):
 )
 def test_bad_input_is_one_line(flags, words):
     command(compare.main, *flags).refused(words)
+
+
+def test_cells_with_fewer_labels_are_scenarios_of_their_own():
+    cells = [SimpleNamespace(scenario="beat", subset=subset, job=Path(f"{subset}_{seed}"))
+             for subset in (0.1, 0.01) for seed in (10, 20)]  # fmt: skip
+    assert collect.name_cells(cells) == [
+        ("beat", [Path("0.1_10"), Path("0.1_20")]),
+        ("beat_1", [Path("0.01_10"), Path("0.01_20")]),
+    ]
+    with pytest.raises(UserError, match="no finished run"):
+        collect.from_jobs(collect.name_cells([]))
+
+
+@pytest.fixture
+def pretrained(tmp_path, prepared):
+    """A run with all that a trainer leaves behind, from weights of a run on 12 patients."""
+    data = tmp_path / "jobs" / "beat"
+    parts = {"train": {"patients": 10}, "validation": {"patients": 2}}
+    put_weights(data / "weights.safetensors", dataset="mitdb", task="beat")
+    put_weights(data / "epoch_01" / "model.safetensors", dataset="mitdb", task="beat")
+    write_json(data / "manifest.json", parts)
+    write_json(data / "args.json", {"arguments": {"epochs": None}})
+    (data / "history.csv").write_text("epoch,loss\n1,1\n2,1\n")
+    job = tmp_path / "jobs" / "beat_10"
+    make_run(job, 10)
+    manifest = read_json(prepared / "p_manifest.json")
+    put_weights(job / "best_model.safetensors", manifest_sha256=digest(manifest), dataset="own")
+    (job / "timing.csv").write_text("epoch,seconds\n1,2.5\n2,3.5\n")
+    arguments = {"seed": 10, "subset": 0.5, "epochs": 9, "train": str(prepared / "p_train.npz"),
+                 "weights_file": "jobs/beat/weights.safetensors"}  # fmt: skip
+    environment = {"hardware": "cpu, fp32", "command": "python -m x", "commit": "12e45+",
+                   "torch": "2"}  # fmt: skip
+    write_json(job / "args.json", {"arguments": arguments, "environment": environment})
+    write_json(job / "scores.json", {"epoch": 2, "train": {"records": 24}})
+    return job
+
+
+def test_a_run_says_where_it_comes_from(pretrained, tmp_path):
+    results = collect.from_jobs([("beat", [pretrained])])
+    collect.save(results, tmp_path / "saved")
+    again = collect.load(tmp_path / "saved")
+    pd.testing.assert_frame_equal(again.predictions, results.predictions, atol=1e-7)
+    for runs in (results.runs, again.runs):
+        row = runs.iloc[0].dropna().to_dict()
+        assert row.pop("manifest_sha256") and row.pop("pretraining_manifest_sha256") == "0" * 64
+        assert row == {
+            "scenario": "beat", "seed": 10, "architecture": "resnet18", "objective": "beat",
+            "pretraining_dataset": "mitdb", "pretraining_patients": 12,
+            "pretraining_fraction": 0.25, "subset": 0.5, "records": 24, "chosen_epoch": 2,
+            "epochs": 2, "max_epochs": 9, "wall_seconds": 6.0, "dataset": "own", "labels": "zip",
+            "device": "cpu, fp32", "command": "python -m x", "commit": "12e45+",
+            "versions": "torch 2",
+        }  # fmt: skip
+
+
+def test_a_checkpoint_of_a_pass_has_seen_a_part(pretrained):
+    saved = read_json(pretrained / "args.json")
+    saved["arguments"]["weights_file"] = "jobs/beat/epoch_01/model.safetensors"
+    write_json(pretrained / "args.json", saved)
+    row = provenance.read(pretrained)
+    assert (row["pretraining_patients"], row["pretraining_fraction"]) == (6, 0.125)
+
+
+def test_labels_of_another_set_are_not_believed(pretrained):
+    put_weights(pretrained / "best_model.safetensors")
+    assert provenance.read(pretrained)["labels"] is None
+
+
+def test_saving_keeps_other_scenarios_and_old_results_load(pretrained, runs, tmp_path):
+    flags, _ = runs
+    saved = tmp_path / "saved"
+    collect.save(collect.from_jobs([compare.scenario(flag) for flag in flags]), saved)
+    collect.save(collect.from_jobs([("beat", [pretrained])]), saved)
+    loaded = collect.load(saved).runs.set_index(["scenario", "seed"])
+    assert loaded["objective"].tolist() == ["random", "random", "beat"]
+    assert loaded.loc[("beat", 10), "epochs"] == 2
+    (saved / "runs.csv").unlink()
+    without = collect.load(saved)
+    assert without.runs.drop(columns=collect.RUN).isna().all(axis=None)
+    assert scenarios.pairs(scenarios.describe(without.runs)) == [("random", "beat")]

@@ -1,0 +1,48 @@
+"""What the scenarios of a study are, and which of them are compared."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from report.provenance import RANDOM
+from utils import names
+
+
+def describe(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row per scenario, named by it: `seeds`, `network` (1-D or 2-D), and `objective`,
+    `fraction` (of the set to pretrain on), `records`, `max_epochs`, … of its first run."""
+    table = runs.groupby("scenario", sort=False).first()
+    table.insert(0, "seeds", runs.groupby("scenario", sort=False)["seed"].apply(sorted))
+    spectral = table["architecture"].isin(names.SPECTRAL_ARCHITECTURES)
+    table.insert(1, "network", spectral.map({True: "2-D", False: "1-D"}))
+    # Results saved without `runs.csv` have their names only.
+    guessed = [RANDOM if name.startswith(RANDOM) else None for name in table.index]
+    table["objective"] = (
+        table["objective"]
+        .astype(object)
+        .combine_first(pd.Series(guessed, table.index, dtype=object))
+    )
+    return table.rename(columns={"pretraining_fraction": "fraction"}).sort_values(
+        ["network", "records", "fraction"], kind="stable", na_position="first"
+    )
+
+
+def groups(cells: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Scenarios with the same network and number of labelled recordings, with words for them."""
+    for (network, records), group in cells.groupby(["network", "records"], dropna=False):
+        known = f", {records:,.0f} labelled recordings" if pd.notna(records) else ""
+        yield f"{network}{known}", group
+
+
+def pairs(cells: pd.DataFrame) -> list[tuple[str, str]]:
+    """(random, pretrained) within each group; none where a group has no random one."""
+    found = []
+    for _, group in groups(cells):
+        random = group["objective"] == RANDOM
+        found += [(group.index[random][0], name) for name in group.index[~random] if random.any()]
+    return found
+
+
+def share(fraction: float) -> str:
+    """`25 %`."""
+    return f"{100 * fraction:.3g} %"

@@ -1,0 +1,194 @@
+"""The report itself: its cells run on little, published rows are those published."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from report import build, claims, collect, figures, measurements, page, provenance, sample, tables
+from report.statistics import Interval
+from tests.helpers import ROOT, command
+
+CLASSES = ["A", "N", "O", "~"]
+PNG = b"\x89PNG"
+
+
+def make_results(cells, seeds=(10, 20, 30), records=40):
+    """Made-up runs; `cells` are rows of `runs.csv` by scenario, those with a higher `skill` are
+    right more often."""
+    true = np.arange(records) % 4
+    parts = ([], [], [])
+    for (name, cell), seed in ((item, seed) for item in cells.items() for seed in seeds):
+        prob = np.random.default_rng([seed, *name.encode()]).dirichlet(np.ones(4), records)
+        prob[np.arange(records), true] += cell.get("skill", 0)
+        table = pd.DataFrame(
+            {"scenario": name, "seed": seed, "record_name": np.arange(records).astype(str)}
+        )
+        table[[f"true_{c}" for c in CLASSES]] = np.eye(4, dtype=int)[true]
+        table[[f"prob_{c}" for c in CLASSES]] = prob / prob.sum(1, keepdims=True)
+        history = {"scenario": name, "seed": seed, "epoch": [1, 2], "f1": [0.1, 0.2]}
+        row = {"scenario": name, "seed": seed, **dict.fromkeys(provenance.COLUMNS)} | cell
+        for part, value in zip(parts, (pd.DataFrame(history), table, row), strict=True):
+            part.append(value)
+    history, predictions, runs = parts
+    columns = [*collect.RUN, *provenance.COLUMNS]
+    return collect.Results(pd.concat(history), pd.concat(predictions), pd.DataFrame(runs)[columns])
+
+
+FULL = {
+    "architecture": "resnet18",
+    "records": 6395,
+    "max_epochs": 200,
+    "labels": "zip",
+    "epochs": 60,
+}
+BEAT = FULL | {"objective": "beat", "pretraining_dataset": "icentia11k", "skill": 1}
+CELLS = {
+    "random": FULL | {"objective": "random"},
+    "beat": BEAT | {"pretraining_fraction": 1.0},
+    "beat_25": BEAT | {"pretraining_fraction": 0.25},
+    "random_10": FULL | {"objective": "random", "records": 639},
+    "beat_10": BEAT | {"pretraining_fraction": 1.0, "records": 639},
+    "random_2d": FULL | {"objective": "random", "architecture": "resnet18_2d"},
+}
+DRAWN = {
+    "learning": figures.learning,
+    "fractions": lambda results: figures.fractions(results, tables.published()),
+    "labels": figures.labels,
+    "confusions": figures.confusions,
+    "calibration": figures.calibration,
+}
+
+
+def notebook_cells():
+    notebook = json.loads((ROOT / "report/report.ipynb").read_text(encoding="utf-8"))
+    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def run_notebook(folder, monkeypatch) -> list:
+    """Everything that the cells display, with `folder` for report/results."""
+    monkeypatch.delenv("ECG_DATA", raising=False)
+    monkeypatch.chdir(ROOT)
+    shown = []
+    names = {"display": lambda *things: shown.extend(things)}
+    for number, source in enumerate(notebook_cells()):
+        exec(
+            compile(
+                source.replace('"report/results"', repr(str(folder))), f"cell {number}", "exec"
+            ),
+            names,
+        )
+    for thing in shown:
+        kinds = [
+            name
+            for name in ("_repr_html_", "_repr_markdown_", "_repr_png_")
+            if hasattr(thing, name)
+        ]
+        assert len(kinds) == 1 and getattr(thing, kinds[0])()
+    return shown
+
+
+def test_cells_run_on_small_results(tmp_path, monkeypatch):
+    collect.save(make_results(CELLS), tmp_path / "study")
+    shown = run_notebook(tmp_path, monkeypatch)
+    pictures = [thing for thing in shown if isinstance(thing, page.Picture)]
+    assert len(pictures) == len(DRAWN) + 1 and all(p.png.startswith(PNG) for p in pictures)
+    # Precisions, objectives and benchmarks have no results there.
+    assert [thing.text for thing in shown if isinstance(thing, page.Text)].count(page.NOT_RUN) == 3
+
+
+def test_cells_run_on_nothing(tmp_path, monkeypatch):
+    shown = run_notebook(tmp_path, monkeypatch)
+    assert sum(isinstance(thing, page.Picture) for thing in shown) == 1  # the sample
+    assert (claims.table({})["verdict"] == claims.NOT_RUN).all()
+
+
+def test_saved_results_are_in_the_notebook():
+    notebook = json.loads((ROOT / "report/report.ipynb").read_text(encoding="utf-8"))
+    outputs = [out for cell in notebook["cells"] for out in cell.get("outputs", [])]
+    text = "".join("".join(out["data"].get("text/html", "")) for out in outputs)
+    for results in collect.load_all(ROOT / "report/results").values():
+        for value in tables.scores(results)["macro F1"]:
+            assert value in text, "results were added; run make report"
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_figures_of_minimal_data(name):
+    few = make_results({"random": {"objective": "random"}, "beat": {"objective": "beat"}}, [1])
+    figure = DRAWN[name](few)
+    assert (figure is None) == (name in ("fractions", "labels"))
+    assert page.show(DRAWN[name](make_results(CELLS))).png.startswith(PNG)
+
+
+def test_sample_is_128_by_128(monkeypatch):
+    monkeypatch.delenv("ECG_DATA", raising=False)
+    image = sample.draw().axes[1].images[0].get_array()
+    assert image.shape == (128, 128)
+
+
+def test_sample_of_real_data(ecg_data):
+    signal, source = sample.frame()
+    assert signal.shape == (4096,) and "p00000_s17" in source
+
+
+def test_published_rows():
+    rows = tables.published().set_index(["source", "network", "objective", "frame", "fraction"])
+    assert len(rows) == 14 and rows["reference"].notna().all()
+    paper = rows.loc[("paper", "1-D", "beat", 2048, 1)]
+    assert (paper["macro F1"], paper["macro F1 sd"], paper["F1 ~ sd"]) == (0.779, 0.014, 0.040)
+    last = rows.loc[("Team 1", "2-D", "beat", 4096, 0.88)]
+    assert (last["macro F1"], last["F1 A"], last["epochs"], last["epochs sd"]) == (
+        0.765, 0.774, 56.2, 1.7)  # fmt: skip
+    means = rows[["F1 N", "F1 A", "F1 O", "F1 ~"]].mean(axis=1)
+    assert (means - rows["macro F1"]).abs().max() < 0.0015  # each rounded to three digits
+
+
+def test_own_rows_stand_below_the_published_ones():
+    table = tables.scores(make_results(CELLS))
+    assert table["source"].tolist() == ["paper"] * 4 + ["Team 1"] * 10 + ["here"] * len(CELLS)
+    assert table["95 %, seeds"].iloc[-1].count("to") == 1
+    text = tables.differences(make_results(CELLS))
+    assert text["scenario"].tolist() == ["beat_10", "beat_25", "beat"]
+    assert set(text["p, Holm"]) == {"too few seeds for a test"}
+
+
+@pytest.mark.parametrize(
+    ("ends", "differs", "words"),
+    [
+        ((0.1, 0.01, 0.2), "", "reproduced"),
+        ((0.1, 0.01, 0.2), "3 of 10 seeds", "seen, by another protocol"),
+        ((0.1, -0.01, 0.2), "", "no clear difference"),
+        ((-0.1, -0.2, -0.01), "", "the contrary is seen"),
+        ((0.1, np.nan, np.nan), "", "too few seeds to tell"),
+    ],
+)
+def test_verdicts(ends, differs, words):
+    assert claims.verdict(Interval(*ends), differs) == words
+
+
+def test_claims_name_what_is_different():
+    table = claims.table({"study": make_results(CELLS, range(10))})
+    by_study = table[table["study"] != ""].set_index("study")
+    assert by_study.loc["study: beat − random", "verdict"] == "reproduced"
+    assert by_study.loc["study: beat_25 − random", "verdict"] == "reproduced"
+    assert (table["verdict"] == claims.NOT_RUN).sum() == 5
+    few = make_results({"random": {}, "beat": BEAT | {"records": None, "labels": "v3"}})
+    few = few._replace(runs=few.runs.assign(architecture=None))
+    differs = claims.table({"study": few})["why not the same protocol"].max()
+    assert differs == "3 of 10 seeds; records not recorded; labels v3, not zip"
+
+
+def test_other_measurements(tmp_path):
+    assert [make(tmp_path) for make in (measurements.precisions, measurements.objectives,
+                                        measurements.benchmarks)] == [None] * 3  # fmt: skip
+    saved = ROOT / "report/results"
+    assert measurements.precisions(saved / "precision")["seeds"].tolist() == [3] * 4
+    assert set(measurements.objectives(saved / "objectives")["objective"]) == {
+        "beat", "cpc", "hr", "rhythm"}  # fmt: skip
+    assert "11000" not in "".join(measurements.benchmarks(saved / "benchmarks")["of"])
+
+
+def test_without_jupyter_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "nbformat", None)
+    command(build.main).refused("nbformat", "make report")
