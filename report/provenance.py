@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from finetuning.prepared import manifest_path
+from utils.cli import UserError
 from utils.contract import Contract
 from utils.files import read_json
 from utils.manifest import digest
@@ -29,7 +30,18 @@ COLUMNS = (
 
 
 def read(job: Path) -> dict[str, Any]:
-    """`COLUMNS` of a finished run; what its job directory does not tell is None."""
+    """`COLUMNS` of a finished run; what its job directory does not tell is None.
+
+    Raises:
+        UserError: a file in it is damaged.
+    """
+    try:
+        return _read(job)
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, SafetensorError):
+        raise UserError(f"{job} holds damaged files of a run; run it again") from None
+
+
+def _read(job: Path) -> dict[str, Any]:
     saved, scores = read_json(job / ARGUMENTS), read_json(job / "scores.json")
     arguments, environment = saved["arguments"], saved.get("environment", {})
     contract = _contract(job / "best_model.safetensors")

@@ -79,8 +79,10 @@ def _is(*kinds: type) -> Callable[[Any, Contract], bool]:
     return lambda value, _: type(value) in kinds
 
 
-def _are_numbers(value: Any, contract: Contract) -> bool:
-    """One, or one for each lead."""
+def _are_constants(value: Any, contract: Contract) -> bool:
+    """A number, or one for each lead; neither mean nor deviation where inputs have their own."""
+    if contract.mean is None and contract.sd is None:
+        return True
     values = value if isinstance(value, list) else [value] * contract.in_channels
     numbers = all(type(number) in (int, float) and abs(number) < LARGEST for number in values)
     return numbers and len(values) == contract.in_channels
@@ -98,10 +100,10 @@ RULES: dict[str, Callable[[Any, Contract], bool]] = {
     "in_channels": _count(LEADS),
     "fs": lambda value, _: type(value) in (int, float) and 1 <= value <= FS,
     "unit": lambda value, _: value == "mV",
-    "mean": _are_numbers,
+    "mean": _are_constants,
     "sd": lambda value, contract: (
-        _are_numbers(value, contract)
-        and min(value if isinstance(value, list) else [value]) > 1 / LARGEST
+        _are_constants(value, contract)
+        and (value is None or min(value if isinstance(value, list) else [value]) > 1 / LARGEST)
     ),
     "frame_size": _count(FRAME),
     "task": _is(str),
