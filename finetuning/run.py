@@ -22,7 +22,7 @@ from utils.encoders import (
     count_parameters,
     settings_of,
 )
-from utils.engine import Hardware, choose_hardware, predict
+from utils.engine import Hardware, choose_hardware
 from utils.files import write_json
 from utils.manifest import digest
 from utils.names import DEFAULT_ARCHITECTURE, SCORES
@@ -51,9 +51,10 @@ def run(args: argparse.Namespace) -> None:
             data = open_data(args, hardware.device)
             processes.check_last(len(data.parts["train"]), args.batch_size)
             model, contract = build_model(args, data)
-        training = make_training(args, model, contract, hardware, processes)
-        attend(training, steps_of_epoch(args, data))
-        resumed = training.resume()
+            training = make_training(args, model, contract, hardware, processes)
+            attend(training, steps_of_epoch(args, data))
+            found = training.read() if processes.first else None
+        resumed = training.resume(found)
         if processes.first:
             lead(args, data, training, resumed)
         else:
@@ -187,8 +188,8 @@ def forecast(
     args: argparse.Namespace, recordings: Recordings, training: Training, shifts: int = 1
 ) -> tuple[Tensor, Tensor]:
     """Logits, averaged over so many shifts, and labels of all recordings."""
-    found = training.watched(batches(recordings, args.batch_size))
-    return predict(over_shifts(training.judged, shifts), found, training.hardware)
+    model = over_shifts(training.judged, shifts)
+    return training.predict(model, batches(recordings, args.batch_size))
 
 
 def describe_scores(name: str, scores: dict, targets: Targets) -> str:

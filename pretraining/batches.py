@@ -180,6 +180,8 @@ def _in_turns(
 ) -> Iterator[Frames]:
     """Read into two signals in turn, one for the block in use and one for the next: touching new
     memory would cost as much as reading."""
+    if not stretches:
+        return
     signals = cycle([new_signal(batches, len(stretches[0]), pinned) for _ in range(2)])
     for numbers, signal in zip(stretches, signals, strict=False):
         yield batches.read(numbers, signal)

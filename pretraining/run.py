@@ -18,8 +18,9 @@ from utils import distributed, metrics, runlog
 from utils.checkpoint import load_encoder, save_weights, strip_head
 from utils.cli import spectrogram_settings
 from utils.contract import Contract
+from utils.distributed import Processes
 from utils.encoders import build_encoder, count_parameters, settings_of
-from utils.engine import Batch, Hardware, choose_hardware, predict
+from utils.engine import Batch, Hardware, choose_hardware
 from utils.files import read_json, write_json
 from utils.manifest import digest
 from utils.names import DEFAULT_ARCHITECTURE, WEIGHTS
@@ -43,18 +44,26 @@ def run(args: argparse.Namespace) -> None:
                 claim.enter_context(runlog.claimed(args))
             model = build_model(args)
             data = open_data(args, processes)
-        model = hardware.place(model)
-        optimizer = torch.optim.Adam(
-            model.parameters(), lr=args.lr, betas=(0.9, 0.98), eps=1e-9, fused=True
-        )
-        contract = describe(args, data, model)
-        log = Log(args.job_dir, chosen=Best(VALIDATED[args.val_metric]))
-        training = Training(args, model, optimizer, contract, hardware, processes, log)
-        resumed = training.resume()
+            training = make_training(args, data, model, hardware, processes)
+            found = training.read() if processes.first else None
+        resumed = training.resume(found)
         if processes.first:
             lead(args, data, training, resumed)
         else:
             training.follow(stream(args, data, hardware), TASKS[args.task].loss)
+
+
+def make_training(
+    args: argparse.Namespace, data: Data, model: nn.Module, hardware: Hardware, processes: Processes
+) -> Training:
+    """Its optimiser, and what chooses an epoch."""
+    model = hardware.place(model)
+    optimizer = torch.optim.Adam(
+        model.parameters(), lr=args.lr, betas=(0.9, 0.98), eps=1e-9, fused=True
+    )
+    contract = describe(args, data, model)
+    log = Log(args.job_dir, chosen=Best(VALIDATED[args.val_metric]))
+    return Training(args, model, optimizer, contract, hardware, processes, log)
 
 
 def lead(args: argparse.Namespace, data: Data, training: Training, resumed: bool) -> None:
@@ -168,7 +177,7 @@ def validate(
     hardware = training.hardware
     batches = load_frames(args, data.validation, numbers, hardware.device)
     with tqdm(batches, "validation", len(numbers), leave=False, disable=None) as progress:
-        logits, labels = predict(training.model, training.watched(progress), hardware)
+        logits, labels = training.predict(training.model, progress)
     loss = TASKS[args.task].loss(logits, labels).item()
     labels, predicted = labels.numpy(), logits.argmax(1).numpy()
     acc = float((predicted == labels).mean())

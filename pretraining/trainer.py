@@ -127,7 +127,8 @@ def check(parser: cli.Parser, args: argparse.Namespace) -> None:
         parser.refuse(["val_metric", *VALIDATION_FLAGS], "nobody validates (--val-patients 0)")
     if args.cache_val and args.job_dir.resolve() in args.cache_val.resolve().parents:
         parser.error("argument --cache-val: must lie outside --job-dir")
-    if args.cache_val and args.cache_val.exists() and not (args.overwrite or args.resume):
+    begun = args.resume and (args.job_dir / names.ARGUMENTS).exists()  # by this run
+    if args.cache_val and args.cache_val.exists() and not (args.overwrite or begun):
         parser.error(f"argument --cache-val: {args.cache_val} exists; see --overwrite")
 
 

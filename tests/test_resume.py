@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import time
 
@@ -21,7 +22,7 @@ from utils.runlog import CHECKPOINT
 
 PRETRAINING, FINETUNING = "pretraining.trainer", "finetuning.trainer"
 MAIN = {PRETRAINING: pretraining.trainer.main, FINETUNING: finetuning.trainer.main}
-COMMON = ["--device", "cpu", "--precision", "fp32", "--checkpoint-every", 3]
+COMMON = ["--device", "cpu", "--precision", "fp32", "--checkpoint-every"]
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +34,12 @@ def flags(cohort_folder, prepared, tmp_path_factory):
         PRETRAINING: [
             "--train", cohort_folder, "--index", index, "--task", "beat", "--stages", 1,
             "--frame-size", 256, "--batch-size", 8, "--steps-per-epoch", 16, "--epochs", 4,
-            "--samples-per-patient", 16, "--val-patients", 2, "--val-size", 32, *COMMON,
+            "--samples-per-patient", 16, "--val-patients", 2, "--val-size", 32, *COMMON, 4,
         ],
         FINETUNING: [
             "--train", prepared / "p_train.npz", "--test", prepared / "p_test.npz", "--epochs", 12,
             "--batch-size", 4, "--val-size", 0.25, "--patience", 8, "--weights-file", weights,
-            *COMMON,
+            *COMMON, 3,
         ],
     }  # fmt: skip
 
@@ -133,6 +134,51 @@ def test_what_goes_beyond_the_paper_continues_alike(flags, tmp_path, monkeypatch
     assert results(job) == results(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("module", MAIN)
+def test_stopped_while_it_validates(flags, whole, tmp_path, monkeypatch, module):
+    asked = []
+
+    def watched(self, batches):
+        asked.append(1)
+        self.stop.code = 143 * (len(asked) == 2)
+        self.pause()
+        return batches
+
+    words = [*flags[module], "--job-dir", tmp_path / "job"]
+    with monkeypatch.context() as patched:
+        patched.setattr(training.Training, "_watched", watched)
+        assert command(MAIN[module], *words).code == 143
+    result = command(MAIN[module], *words, "--resume")
+    assert result.code == 0 and "of epoch 2" in result.out, result
+    assert results(tmp_path / "job").keys() == results(whole[module][0]).keys()
+    assert len(json.loads((tmp_path / "job/args.json").read_text())["continued"]) == 1
+
+
+def test_moved_data_and_flags_of_a_later_version(flags, tmp_path, monkeypatch):
+    job, words = tmp_path / "job", flags[FINETUNING]
+    main = MAIN[FINETUNING]
+    stopped(main, words, job, monkeypatch, 20)
+    about = json.loads((job / "args.json").read_text())
+    del about["arguments"]["tta"]
+    (job / "args.json").write_text(json.dumps(about))
+    source = words[words.index("--train") + 1].parent
+    moved = shutil.copytree(source, tmp_path / "moved")
+    data = ["--train", moved / "p_train.npz", "--test", moved / "p_test.npz"]
+    again = [*words, "--job-dir", job, "--resume", *data]
+    other = put_weights(tmp_path / "other.safetensors", seed=1)
+    command(main, *again, "--weights-file", other).refused("other data, another network")
+    command(main, *again, "--precision", "bf16").refused("--precision is bf16")
+    result = command(main, *again)
+    assert result.code == 0 and "continues after" in result.out, result
+
+
+def test_frames_that_are_kept_are_not_taken_for_ones_own(flags, tmp_path):
+    kept, words = tmp_path / "val.npz", [*flags[PRETRAINING], "--job-dir", tmp_path / "job"]
+    kept.write_bytes(b"another's")
+    command(pretrain, *words, "--cache-val", kept, "--resume").refused("--cache-val", "exists")
+    assert kept.read_bytes() == b"another's"
+
+
 def test_other_flags_or_data_are_not_continued(flags, cohort_copy, tmp_path, monkeypatch):
     job, words = tmp_path / "job", flags[PRETRAINING]
     assert "after step 4 of epoch 2" in stopped(pretrain, words, job, monkeypatch, 20).out
@@ -144,7 +190,7 @@ def test_other_flags_or_data_are_not_continued(flags, cohort_copy, tmp_path, mon
     (job / "args.json").write_text(json.dumps(arguments))
     (cohort_copy / "p00/p00001/p00001_s01.dat").unlink()
     result = command(pretrain, *again, "--train", cohort_copy, "--index", tmp_path / "index")
-    assert result.code == 2 and "other data or another network" in result.err
+    assert result.code == 2 and "other data, another network" in result.err
 
 
 def test_a_damaged_checkpoint(flags, tmp_path, monkeypatch):
@@ -240,7 +286,7 @@ def test_a_loss_that_is_no_number_names_step_and_records(
     name = next(name for name in tensors if name.endswith("conv1.weight"))
     tensors[name][:] = 1e38
     save_tensors(job / CHECKPOINT, tensors, metadata)
-    before = contents(job)
+    before = results(job)
     result = command(MAIN[module], *start_with, "--job-dir", job, "--resume")
     result.refused(*words, "no longer finite", "--lr")
-    assert contents(job) == before
+    assert results(job) == before

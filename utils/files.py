@@ -41,8 +41,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(folder)
     made, earlier = temporary / "made", temporary / "earlier"
+    made.mkdir(parents=True)
     try:
-        made.mkdir(parents=True)
         yield made
         for path in made.rglob("*"):
             if path.is_file():
@@ -75,6 +75,8 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
 
 
 def _runs(pid: int) -> bool:
+    if pid == os.getpid():
+        return False  # of a process that had this number before, as after the start of a container
     try:
         os.kill(pid, 0)  # sends nothing
     except ProcessLookupError:

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from utils.cli import UserError
 from utils.files import atomic_path, read_json, remove_leftovers, write_json
 from utils.metrics import better
-from utils.names import ARGUMENTS, CHECKPOINT, SCORES, WEIGHTS
+from utils.names import ARGUMENTS, CHECKPOINT, DEFAULT_ARCHITECTURE, SCORES, WEIGHTS
 
 # Everything a run writes; --overwrite removes these and nothing else.
 OUTPUTS = (
@@ -39,10 +39,10 @@ OUTPUTS = (
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "wfdb")
 
 
-# Flags that a run may be continued with other values of: they change no result.
+# Flags that a run may be continued with other values of: they change nothing but the last digits.
+# So with paths; it is files that are compared, see `utils.training`.
 FREE = {
-    "job_dir", "overwrite", "resume", "checkpoint_every", "device", "compile", "data_parallelism",
-    "verbose", "index", "cache_val",
+    "overwrite", "resume", "checkpoint_every", "device", "compile", "data_parallelism", "verbose",
 }  # fmt: skip
 DERIVED = {"arch", "stages"}  # filled in from the weights file where they are not given
 
@@ -75,13 +75,14 @@ def claimed(args: argparse.Namespace) -> Iterator[None]:
                 check_free(args)  # from here on nothing can change
                 yield
             finally:
-                lock.unlink()  # while it is held, so that nobody else's is removed
+                # While it is held, so that nobody else's is removed.
+                lock.unlink(missing_ok=True)
     except Timeout:
         raise UserError(
             f"{args.job_dir} is in use by another run; wait for it, or choose another --job-dir"
         ) from None
     finally:
-        if not any(args.job_dir.iterdir()):  # nothing was begun
+        if args.job_dir.exists() and not any(args.job_dir.iterdir()):  # nothing was begun
             args.job_dir.rmdir()
 
 
@@ -107,13 +108,21 @@ def check_free(args: argparse.Namespace) -> None:
 
 
 def _check_same(args: argparse.Namespace) -> None:
-    saved = read_json(args.job_dir / ARGUMENTS).get("arguments", {})
-    for name, value in _plain(args).items():
-        if name in FREE or (name in DERIVED and value is None) or saved.get(name) == value:
+    try:
+        saved = read_json(args.job_dir / ARGUMENTS)["arguments"]
+        known = [name for name in vars(args) if name in saved]  # those that its version had
+    except (KeyError, TypeError):
+        raise UserError(f"{args.job_dir / ARGUMENTS} is damaged; use --overwrite") from None
+    for name in known:
+        value, before = getattr(args, name), saved[name]
+        default = value is None and name in DERIVED
+        if isinstance(value, Path) or name in FREE or value == before:
+            continue
+        if default and (args.weights_file or before == DEFAULT_ARCHITECTURE):
             continue
         raise UserError(
-            f"--{name.replace('_', '-')} is {value}, in the run in {args.job_dir} it was "
-            f"{saved.get(name)}; --resume it with the same flags, or choose another --job-dir"
+            f"--{name.replace('_', '-')} is {value}, in the run in {args.job_dir} it was {before}; "
+            "--resume it with the same flags, or choose another --job-dir"
         )
 
 
@@ -135,12 +144,20 @@ def start_run(args: argparse.Namespace, hardware: str, resumed: bool) -> None:
     print(f"computing on {hardware}")
     for folder in (args.job_dir, *args.job_dir.glob("epoch_*")):
         remove_leftovers(folder)
+    about = {"arguments": _plain(args), "environment": _environment(hardware)}
     if resumed:
-        return
-    for path in _outputs(args.job_dir):
-        if path.name != ARGUMENTS:  # replaced below; until then it marks these files as a run's
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    environment = {
+        before = read_json(args.job_dir / ARGUMENTS)
+        later = [*before.get("continued", []), about["environment"]]
+        about = before | {"continued": later}
+    else:
+        for path in _outputs(args.job_dir):
+            if path.name != ARGUMENTS:  # until it is replaced it marks these files as a run's
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    write_json(args.job_dir / ARGUMENTS, about)
+
+
+def _environment(hardware: str) -> dict[str, Any]:
+    return {
         "command": _command(),
         "commit": _commit(),
         "python": platform.python_version(),
@@ -149,7 +166,6 @@ def start_run(args: argparse.Namespace, hardware: str, resumed: bool) -> None:
         "threads": torch.get_num_threads(),
         **versions(),
     }
-    write_json(args.job_dir / ARGUMENTS, {"arguments": _plain(args), "environment": environment})
 
 
 def _command() -> str:
@@ -235,6 +251,10 @@ class Log:
         self.history = Table(job_dir / "history.csv")
         self.timing = Table(job_dir / "timing.csv")
         self.bests = bests
+
+    def chose(self, epoch: int) -> bool:
+        """Whether it is the best in anything."""
+        return any(best.epoch == epoch for best in self.bests.values())
 
     def state(self) -> dict[str, Any]:
         """As JSON can hold it."""

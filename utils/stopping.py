@@ -28,13 +28,11 @@ class Stop:
                 signal.signal(number, handler)
 
     def _ask(self, number: int, _) -> None:
-        if os.getpid() != self._process:  # one that reads data, which ends when this one does
-            if number == signal.SIGTERM:
-                os._exit(128 + number)
-        elif number == signal.SIGINT and self.code:
+        if os.getpid() != self._process:
+            return  # one that reads data: the run goes on to its next step, and ends it
+        if number == signal.SIGINT and self.code:
             raise KeyboardInterrupt
-        else:
-            self.code = 128 + number
+        self.code = 128 + number
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -17,7 +17,8 @@ from utils.checkpoint import read_tensors, save_tensors
 from utils.cli import UserError
 from utils.contract import Contract
 from utils.distributed import Processes
-from utils.engine import Batch, Hardware, NotFinite, Totals, train_epoch
+from utils.engine import Batch, Hardware, NotFinite, Totals, predict, train_epoch
+from utils.files import sha256
 from utils.runlog import CHECKPOINT, Log
 from utils.stopping import Stop
 
@@ -68,6 +69,7 @@ class Training:
         self.epoch, self.seconds = 1, 0.0
         self.totals = Totals(hardware.device)
         self.log = log
+        self.identity = _identity(args, contract, hardware, processes) if processes.first else None
         self.stop = Stop()
         self._began = self._saved = time.monotonic()
 
@@ -108,8 +110,11 @@ class Training:
                       initial=self.totals.step) as progress:  # fmt: skip
                 row = self._train(trained, progress, loss, stream)
             yield row
+            chosen = self.log.chose(self.epoch)
             self.epoch, self.totals, self.seconds = self.epoch + 1, Totals(device), 0.0
             self._began = time.monotonic()
+            if chosen and self.processes.first:
+                self.save()  # with it what was written of this epoch stays true
 
     def _train(
         self,
@@ -146,13 +151,23 @@ class Training:
             try:
                 for _ in self.epochs(*stream_and_loss):
                     pass
-            except RuntimeError:  # the first process has left
-                if not self.stop.code:
+            except RuntimeError as error:
+                if not self.stop.code and "onnection" not in str(error):
                     raise
-                sys.exit(self.stop.code)
+                sys.exit(self.stop.code or 2)  # the first process has left, and said why
 
-    def watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Batches that are only predicted, between which the run may be stopped."""
+    def predict(self, model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+        """As `utils.engine.predict`; the run may be stopped between two batches.
+
+        Raises:
+            UserError: what the network answers is no longer finite.
+        """
+        try:
+            return predict(model, self._watched(batches), self.hardware)
+        except NotFinite as error:
+            raise UserError(f"epoch {self.epoch}, what is predicted with it: {error}") from None
+
+    def _watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         for batch in batches:
             self.pause()
             yield batch
@@ -176,7 +191,7 @@ class Training:
             NotFinite: a loss or a weight is not.
         """
         state = {
-            "contract": _identity(self.contract),
+            "identity": self.identity,
             "epoch": self.epoch,
             "totals": self.totals.state(),
             "seconds": self.spent,
@@ -194,30 +209,44 @@ class Training:
         save_tensors(self._path, tensors, {"run": json.dumps(state)})
         self._saved = time.monotonic()
 
-    def resume(self) -> bool:
-        """Continue from the checkpoint, if there is one and that is wanted; whether it does.
+    def read(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """What the checkpoint holds, if there is one and that is wanted.
 
         Raises:
             UserError: it is damaged, or of another run.
         """
-        wanted = self.processes.first and self.args.resume and self._path.exists()
-        found = self.processes.send(read_tensors(self._path) if wanted else None)
-        if not found:
-            return False
-        tensors, metadata = found
+        if not (self.args.resume and self._path.exists()):
+            return None
+        tensors, metadata = read_tensors(self._path)
         try:
             state = json.loads(metadata["run"])
-            if state["contract"] != _identity(self.contract):
+            if state["identity"] != self.identity:
                 raise UserError(
-                    f"{self._path} is of other data or another network; --overwrite starts again"
+                    f"{self._path} is of other data, another network, precision or number of "
+                    "processes; --overwrite starts again"
                 )
-            self._restore(tensors, state)
+        except (KeyError, TypeError, ValueError):
+            raise self._damaged() from None
+        return tensors, state
+
+    def resume(self, found: tuple[dict[str, Tensor], dict[str, Any]] | None) -> bool:
+        """Continue from what the first process has `read`; whether there was anything.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        found = self.processes.send(found)
+        if not found:
+            return False
+        try:
+            self._restore(*found)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError):
-            raise UserError(
-                f"{self._path} holds no state of this run; --overwrite starts again"
-            ) from None
+            raise self._damaged() from None
         print(f"continues after step {self.totals.step} of epoch {self.epoch}")
         return True
+
+    def _damaged(self) -> UserError:
+        return UserError(f"{self._path} holds no state of this run; --overwrite starts again")
 
     def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         self.epoch, self.seconds = int(state["epoch"]), float(state["seconds"])
@@ -234,12 +263,23 @@ class Training:
             number, _, rest = name.partition(".")
             moments["state"].setdefault(int(number), {})[rest] = tensor
         self.optimizer.load_state_dict(moments)
+        for parameter in filter(lambda p: p.requires_grad, self.model.parameters()):
+            if self.optimizer.state[parameter]["exp_avg"].shape != parameter.shape:
+                raise ValueError
 
     def finish(self) -> None:
         """Remove the checkpoint of a run that is done."""
         self._path.unlink(missing_ok=True)
 
 
-def _identity(contract: Contract) -> dict[str, Any]:
-    """What has to be equal for a run to go on; libraries may change meanwhile."""
-    return {name: value for name, value in asdict(contract).items() if name != "versions"}
+def _identity(
+    args: argparse.Namespace, contract: Contract, hardware: Hardware, processes: Processes
+) -> dict[str, Any]:
+    """What has to be equal for a run to go on; libraries, and where files lie, may change."""
+    kept = {name: value for name, value in asdict(contract).items() if name != "versions"}
+    files = {
+        name: sha256(value)
+        for name, value in vars(args).items()
+        if isinstance(value, Path) and value.is_file() and name != "cache_val"
+    }
+    return {**kept, "files": files, "bf16": hardware.bf16, "processes": processes.size}

@@ -13,7 +13,7 @@ from tests.interrupting import kill_and_continue, results, start
 from utils import cli
 from utils.synthetic_cohort import write_challenge17, write_icentia11k
 
-COMMON = ["--device", "cpu", "--precision", "fp32", "--checkpoint-every", 3]
+COMMON = ["--device", "cpu", "--precision", "fp32", "--checkpoint-every", 5]
 
 
 def flags_of(folder: Path) -> dict[str, list[object]]:
