@@ -135,6 +135,8 @@ def test_stopped_by_a_signal(tmp_path, number, code):
         process = subprocess.Popen(
             [sys.executable, "-m", "utils.download", *map(str, flags)],
             cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            # A shell has its background jobs ignore Ctrl-C, and what they start, too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )  # fmt: skip
         record, deadline = tmp_path / RECORD, time.monotonic() + 20
         while not record.exists() or len(record.read_text().splitlines()) < 5:
