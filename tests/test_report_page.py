@@ -183,7 +183,7 @@ def test_other_measurements(tmp_path):
     assert [make(tmp_path) for make in (measurements.precisions, measurements.objectives,
                                         measurements.benchmarks)] == [None] * 3  # fmt: skip
     saved = ROOT / "report/results"
-    assert measurements.precisions(saved / "precision")["seeds"].tolist() == [3] * 4
+    assert measurements.precisions(saved / "precision")["seeds"].tolist() == [6] * 4
     assert set(measurements.objectives(saved / "objectives")["objective"]) == {
         "beat", "cpc", "hr", "rhythm"}  # fmt: skip
     speed = measurements.benchmarks(saved / "benchmarks")
