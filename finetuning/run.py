@@ -25,12 +25,11 @@ from utils.encoders import (
 from utils.engine import Hardware, choose_hardware
 from utils.files import write_json
 from utils.manifest import digest
-from utils.names import DEFAULT_ARCHITECTURE, SCORES
+from utils.names import BEST, DEFAULT_ARCHITECTURE, SCORES
 from utils.predictions import write_predictions
 from utils.runlog import Best, Log
 from utils.training import Training
 
-BEST = "best_model.safetensors"
 # --val-metric and --stop-metric to columns of the history
 COLUMNS = {"loss": "val_loss", "acc": "val_acc", "f1": "f1", "auc": "auc", "val_loss": "val_loss",
            "val_f1": "f1", "train_acc": "acc"}  # fmt: skip

@@ -23,7 +23,7 @@ from utils.encoders import build_encoder, count_parameters, settings_of
 from utils.engine import Batch, Hardware, choose_hardware
 from utils.files import read_json, write_json
 from utils.manifest import digest
-from utils.names import DEFAULT_ARCHITECTURE, WEIGHTS
+from utils.names import DEFAULT_ARCHITECTURE, SCORES, WEIGHTS
 from utils.runlog import Best, Log
 from utils.training import Stream, Training
 
@@ -128,7 +128,7 @@ def describe(args: argparse.Namespace, data: Data, model: nn.Module) -> Contract
 
 def train(args: argparse.Namespace, data: Data, training: Training) -> None:
     """Train all epochs, saving each."""
-    log, scores_file = training.log, args.job_dir / "scores.json"
+    log, scores_file = training.log, args.job_dir / SCORES
     for row in training.epochs(stream(args, data, training.hardware), TASKS[args.task].loss):
         epoch, seconds = training.epoch, training.spent
         scores, ignorant = validate(args, data, training)

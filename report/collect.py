@@ -11,8 +11,8 @@ import pandas as pd
 from report import provenance
 from utils.cli import UserError
 from utils.files import atomic_path, read_json
+from utils.names import ARGUMENTS, SCORES
 from utils.predictions import read_predictions, split_columns
-from utils.runlog import ARGUMENTS
 
 RUN = ["scenario", "seed"]  # what tells runs apart, in all tables
 TABLES = ("history", "predictions")  # saved by scenario, compressed
@@ -73,7 +73,7 @@ def name_cells(cells: Iterable[Any]) -> list[tuple[str, list[Path]]]:
 
 
 def _read_job(scenario: str, job: Path) -> tuple[str, int, Path, pd.DataFrame, pd.DataFrame]:
-    if not (job / "scores.json").exists():
+    if not (job / SCORES).exists():
         raise UserError(f"{job} holds no finished fine-tuning run (no scores.json)")
     try:
         seed = int(read_json(job / ARGUMENTS)["arguments"]["seed"])

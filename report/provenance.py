@@ -11,7 +11,8 @@ from utils.cli import UserError
 from utils.contract import Contract
 from utils.files import read_json
 from utils.manifest import digest
-from utils.runlog import ARGUMENTS, LIBRARIES
+from utils.names import ARGUMENTS, BEST, SCORES
+from utils.runlog import LIBRARIES
 
 RANDOM = "random"  # objective of a run that starts from no weights
 PATIENTS = {"icentia11k": 11_000, "mitdb": 48}  # in the whole of a set to pretrain on
@@ -42,9 +43,9 @@ def read(job: Path) -> dict[str, Any]:
 
 
 def _read(job: Path) -> dict[str, Any]:
-    saved, scores = read_json(job / ARGUMENTS), read_json(job / "scores.json")
+    saved, scores = read_json(job / ARGUMENTS), read_json(job / SCORES)
     arguments, environment = saved["arguments"], saved.get("environment", {})
-    contract = _contract(job / "best_model.safetensors")
+    contract = _contract(job / BEST)
     row = {
         "architecture": getattr(contract, "architecture", None),
         "subset": arguments.get("subset"),

@@ -29,4 +29,5 @@ UNITS = ("mV", "uV", "V", "adu")
 ARGUMENTS = "args.json"
 CHECKPOINT = "checkpoint.safetensors"  # only while a run is not finished
 WEIGHTS = "weights.safetensors"  # the last that pretraining writes
+BEST = "best_model.safetensors"  # of fine-tuning, so far
 SCORES = "scores.json"  # the last that fine-tuning writes

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from utils.cli import UserError
 from utils.files import atomic_path, read_json, remove_leftovers, write_json
 from utils.metrics import better
-from utils.names import ARGUMENTS, CHECKPOINT, DEFAULT_ARCHITECTURE, SCORES, WEIGHTS
+from utils.names import ARGUMENTS, BEST, CHECKPOINT, DEFAULT_ARCHITECTURE, SCORES, WEIGHTS
 
 # Everything a run writes; --overwrite removes these and nothing else.
 OUTPUTS = (
@@ -32,13 +32,11 @@ OUTPUTS = (
     SCORES,
     CHECKPOINT,
     WEIGHTS,
-    "best_model.safetensors",
+    BEST,
     "*_predictions.csv",
     "epoch_*",
 )
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "wfdb")
-
-
 # Flags that a run may be continued with other values of: they change nothing but the last digits.
 # So with paths; it is files that are compared, see `utils.training`.
 FREE = {
