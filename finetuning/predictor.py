@@ -9,13 +9,13 @@ import torch
 from finetuning.normalising import normalise
 from finetuning.shifting import over_shifts
 from finetuning.targets import TARGETS
-from utils.checkpoint import load_strictly, read_weights
 from utils.cli import UserError
 from utils.contract import Contract
 from utils.encoders import Classifier, build_encoder
 from utils.engine import Batch, Hardware, choose_hardware, predict
 from utils.recordings import Recording, check_signal, millivolt
 from utils.resampling import to_microvolt
+from utils.weights import load_strictly, read_weights
 from utils.wfdb_io import Unusable
 
 

@@ -12,7 +12,6 @@ from finetuning.shifting import over_shifts
 from finetuning.stream import steps_of_epoch, stream, training_loss
 from finetuning.targets import TARGETS, Targets
 from utils import distributed, runlog
-from utils.checkpoint import load_encoder, load_strictly, read_weights, save_weights
 from utils.cli import spectrogram_settings
 from utils.contract import Contract
 from utils.distributed import Processes
@@ -29,6 +28,7 @@ from utils.names import BEST, DEFAULT_ARCHITECTURE, SCORES
 from utils.predictions import write_predictions
 from utils.runlog import Best, Log
 from utils.training import Training
+from utils.weights import load_encoder, load_strictly, read_weights, save_weights
 
 # --val-metric and --stop-metric to columns of the history
 COLUMNS = {"loss": "val_loss", "acc": "val_acc", "f1": "f1", "auc": "auc", "val_loss": "val_loss",

@@ -15,7 +15,6 @@ from pretraining.data import Data, cache_validation, open_data
 from pretraining.icentia11k import FS
 from pretraining.tasks import TASKS
 from utils import distributed, metrics, runlog
-from utils.checkpoint import load_encoder, save_weights, strip_head
 from utils.cli import spectrogram_settings
 from utils.contract import Contract
 from utils.distributed import Processes
@@ -26,6 +25,7 @@ from utils.manifest import digest
 from utils.names import DEFAULT_ARCHITECTURE, SCORES, WEIGHTS
 from utils.runlog import Best, Log
 from utils.training import Stream, Training
+from utils.weights import load_encoder, save_weights, strip_head
 
 VALIDATED = {"loss": "val_loss", "acc": "val_acc", "f1": "f1"}  # columns of the history
 

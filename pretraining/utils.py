@@ -21,7 +21,7 @@ def get_pretrained_weights(checkpoint_file: Path, out_file: Path | None = None) 
     Raises:
         UserError: not a weights file, or its encoder is not whole.
     """
-    from utils.checkpoint import load_encoder, strip_head
+    from utils.weights import load_encoder, strip_head
 
     transfer = load_encoder(checkpoint_file)
     if out_file:

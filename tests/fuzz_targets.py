@@ -43,12 +43,12 @@ from tests.test_ptbxl import row as ptbxl_row
 from tests.test_report import make_run
 from utils import resampling
 from utils.annotations import ALPHABETS
-from utils.checkpoint import load_encoder
 from utils.contract import KEY
 from utils.files import read_json, sha256, write_json
 from utils.recordings import read_recording
 from utils.segments import write_segment
 from utils.synthetic_cohort import write_challenge17
+from utils.weights import load_encoder
 
 FS, SAMPLES, FRAME = 250, 1000, 256
 RECORD = "p00000_s00"

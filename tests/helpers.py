@@ -13,11 +13,11 @@ import torch
 from scipy.io import savemat
 
 from utils import cli
-from utils.checkpoint import save_weights
 from utils.contract import Contract
 from utils.encoders import Classifier, build_encoder
 from utils.files import HOST
 from utils.recordings import TWELVE_LEADS
+from utils.weights import save_weights
 
 ROOT = Path(__file__).parents[1]
 

@@ -13,9 +13,9 @@ from finetuning.prepared import load_prepared
 from report import compare
 from tests.helpers import command, noise, put_challenge, put_weights
 from utils import metrics
-from utils.checkpoint import read_weights
 from utils.predictions import read_predictions
 from utils.recordings import TWELVE_LEADS
+from utils.weights import read_weights
 
 SINUS, AF, PAC = "426783006", "164889003", "284470004"
 DIAGNOSES = (SINUS, AF, f"{PAC},{AF}", f"{PAC}, {SINUS}")

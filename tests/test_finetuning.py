@@ -16,7 +16,6 @@ from finetuning.data import draw, open_data
 from finetuning.prepared import PreparedSet, load_prepared, write_prepared
 from tests.helpers import command, contents, put_weights
 from utils import metrics
-from utils.checkpoint import load_encoder, load_strictly, read_weights
 from utils.cli import UserError
 from utils.distributed import ALONE, Processes
 from utils.encoders import Classifier
@@ -24,6 +23,7 @@ from utils.engine import Hardware, predict
 from utils.files import sha256
 from utils.predictions import read_predictions
 from utils.training import Training
+from utils.weights import load_encoder, load_strictly, read_weights
 
 PAD = 512
 CPU = torch.device("cpu")

@@ -14,10 +14,10 @@ from pretraining.batches import load
 from pretraining.tasks import TASKS as TABLE
 from pretraining.validation import StoredFrames
 from tests.helpers import command, contents
-from utils.checkpoint import load_encoder, read_weights
 from utils.encoders import build_encoder
 from utils.names import ARCHITECTURES, TASKS
 from utils.synthetic_cohort import write_icentia11k
+from utils.weights import load_encoder, read_weights
 
 KEPT = [
     "--stages", 1, "--frame-size", 256, "--batch-size", 4, "--steps-per-epoch", 2,

@@ -27,13 +27,13 @@ from finetuning.stream import stream, training_loss
 from finetuning.targets import MULTI_LABEL, SINGLE_LABEL
 from tests.helpers import command, make_classifier, make_contract, put_weights
 from utils import averaging, presets, schedule
-from utils.checkpoint import read_weights
 from utils.distributed import ALONE, Processes
 from utils.engine import Hardware, hits
 from utils.recordings import read_recording
 from utils.runlog import Log
 from utils.standardising import moments
 from utils.training import Training
+from utils.weights import read_weights
 
 CPU = torch.device("cpu")
 FS, PAD = 250, 512

@@ -17,8 +17,8 @@ from pretraining.trainer import main as pretrain
 from tests.helpers import command, contents, leftover, put_weights
 from tests.interrupting import PROCESSES, kill_and_continue, results, start
 from utils import training
-from utils.checkpoint import read_tensors, save_tensors
 from utils.runlog import CHECKPOINT
+from utils.weights import read_tensors, save_tensors
 
 PRETRAINING, FINETUNING = "pretraining.trainer", "finetuning.trainer"
 MAIN = {PRETRAINING: pretraining.trainer.main, FINETUNING: finetuning.trainer.main}

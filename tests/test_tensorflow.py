@@ -17,9 +17,9 @@ from pretraining.tensorflow import weights
 from pretraining.tensorflow.checkpoint import MAGIC, read_checkpoint
 from tests.helpers import command, contents, make_classifier
 from utils.annotations import BEAT_CLASSES, HEART_RATE_CLASSES, RHYTHM_CLASSES
-from utils.checkpoint import load_encoder, load_strictly, read_weights
 from utils.cli import UserError
 from utils.encoders import Classifier
+from utils.weights import load_encoder, load_strictly, read_weights
 
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 TYPES = {"float32": 1, "float64": 2, "object": 7, "int64": 9, "float16": 19}

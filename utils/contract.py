@@ -28,6 +28,8 @@ class Contract:
         seed: of the run, where it is known. versions: of the libraries.
         spectrogram: settings of 2-D networks, see `utils.spectrogram`.
         context: of CPC, its flags: frames of context, their overlap, the offset, other candidates.
+        temperature: that logits are divided by, so that probabilities are as often right as they
+            say (Guo et al. 2017).
     """
 
     architecture: str
@@ -47,6 +49,7 @@ class Contract:
     spectrogram: dict[str, int | str] | None = None
     multi_label: bool = False
     context: dict[str, int] | None = None
+    temperature: float = 1.0
 
     def to_metadata(self) -> dict[str, str]:
         """One key only: safetensors writes several in no fixed order."""
@@ -115,4 +118,5 @@ RULES: dict[str, Callable[[Any, Contract], bool]] = {
     "spectrogram": _is(dict, type(None)),  # its settings: `utils.spectrogram`
     "multi_label": _is(bool),
     "context": _is(dict, type(None)),
+    "temperature": lambda value, _: type(value) in (int, float) and 1 / LARGEST < value < LARGEST,
 }

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from utils.checkpoint import read_tensors, save_tensors
 from utils.cli import UserError
 from utils.contract import Contract
 from utils.distributed import Processes
@@ -21,6 +20,7 @@ from utils.engine import Batch, Hardware, NotFinite, Totals, predict, train_epoc
 from utils.files import sha256
 from utils.runlog import CHECKPOINT, Log
 from utils.stopping import Stop
+from utils.weights import read_tensors, save_tensors
 
 INTERVAL = 300  # seconds from one checkpoint to the next, by default
 

@@ -10,11 +10,11 @@ import torch
 from benchmarks.measures.limits import flops, matrix_rate
 from benchmarks.measures.timing import describe, in_turns, save, seconds, show
 from finetuning.predictor import Predictor
-from utils.checkpoint import save_weights
 from utils.contract import Contract
 from utils.encoders import Classifier, build_encoder
 from utils.recordings import read_recording
 from utils.synthetic_cohort import write_challenge17
+from utils.weights import save_weights
 
 WHOLE, READ, NETWORK = "file to probabilities", "of which: reading the file", "of which: the rest"
 PLAIN, LIMIT = "file to probabilities, fp32", "its matrix products at the machine's rate"

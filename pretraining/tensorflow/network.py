@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from pretraining.cpc import CPC
 from pretraining.tensorflow.names import IN_CLASSIFIER, Variable, translate
-from utils.checkpoint import check_match
 from utils.cli import UserError
 from utils.encoders import ENCODERS, Classifier, build_encoder
+from utils.weights import check_match
 
 ENCODER, CPC_MODEL = "encoder", "CPC model"
 PRETRAINING, FINE_TUNED = "pretraining classifier", "fine-tuned classifier"

@@ -16,10 +16,10 @@ from pretraining.tensorflow.network import (
     recognise,
 )
 from utils import runlog
-from utils.checkpoint import save_weights
 from utils.cli import UserError
 from utils.contract import Contract
 from utils.encoders import ENCODERS, count_parameters, settings_of
+from utils.weights import save_weights
 
 CHALLENGE17 = Constants("challenge17", 0.0075, 0.2373, {})  # Weimann & Conrad's code
 AF_CLASSES = ("A", "N", "O", "~")  # Challenge 2017's, in the order of the logits

@@ -12,9 +12,9 @@ from finetuning.predictor import Predictor
 from pretraining import utils as pretrained
 from pretraining.utils import get_pretrained_weights
 from tests.helpers import ROOT, command, contents, make_classifier, make_contract
-from utils.checkpoint import load_encoder, load_strictly, read_weights, save_weights, strip_head
 from utils.cli import UserError
 from utils.encoders import build_encoder
+from utils.weights import load_encoder, load_strictly, read_weights, save_weights, strip_head
 
 KERNEL = "encoder.stages.0.0.conv1.weight"
 
