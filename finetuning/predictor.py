@@ -1,44 +1,65 @@
-"""Class probabilities of single recordings, from a fine-tuned weights file."""
+"""Answers for single recordings, from fine-tuned weights files."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from finetuning.answers import Prediction, Rule
+from finetuning.doubts import doubt
 from finetuning.normalising import normalise
 from finetuning.shifting import over_shifts
 from finetuning.targets import TARGETS
+from finetuning.windows import SHORTEST, windows
 from utils.cli import UserError
 from utils.contract import Contract
 from utils.encoders import Classifier, build_encoder
 from utils.engine import Batch, Hardware, choose_hardware, predict
-from utils.recordings import Recording, check_signal, millivolt
+from utils.recordings import Recording, millivolt
 from utils.resampling import to_microvolt
 from utils.weights import load_strictly, read_weights
-from utils.wfdb_io import Unusable
+from utils.wfdb_io import Unusable, check_rate
+
+BATCH = 16  # windows; more are no faster on a CPU, and take memory
 
 
-class Predictor(NamedTuple):
+class Readable(Protocol):
+    """What `utils.recordings.open_recording` returns, as far as it is used here."""
+
+    fs: float
+    samples: int
+
+    def read(self, start: int, stop: int, lead: int | None = None) -> np.ndarray:
+        """(samples, leads) in mV."""
+
+
+class InMemory(NamedTuple):
+    """A signal (samples, leads) in mV as a recording."""
+
+    signal: np.ndarray
+    fs: float
+
+    @property
+    def samples(self) -> int:
+        return len(self.signal)
+
+    def read(self, start: int, stop: int, lead: int | None = None) -> np.ndarray:
+        return self.signal[start:stop, slice(None) if lead is None else [lead]]
+
+
+class Member(NamedTuple):
     """A classifier, and what its weights file says of its input."""
 
     model: Classifier
     contract: Contract
     hardware: Hardware
+    tta: int
 
     @classmethod
-    def load(
-        cls, path: Path, device: str = "auto", precision: str = "auto", tta: int = 1
-    ) -> "Predictor":
-        """Read what `finetuning.trainer` wrote.
-
-        Args:
-            device, precision, tta: as the trainer's flags.
-
-        Raises:
-            UserError: not such a file, or no such device.
-        """
-        hardware = choose_hardware(device, precision)
+    def load(cls, path: Path, hardware: Hardware, tta: int) -> "Member":
         tensors, contract = read_weights(path)
         if contract.task != "classification":
             raise UserError(
@@ -50,33 +71,121 @@ class Predictor(NamedTuple):
         )
         model = Classifier(encoder, len(contract.classes), torch.Generator())
         load_strictly(model, tensors, path)
-        return cls(over_shifts(hardware.place(model), tta), contract, hardware)
+        return cls(hardware.place(model).eval(), contract, hardware, tta)
 
-    def predict(self, signal: np.ndarray, fs: float, unit: str = "mV") -> np.ndarray:
-        """Probability of each class, (classes,) float32, in the order of the contract's.
+    def input(self, signal: np.ndarray, fs: float) -> tuple[Tensor, int]:
+        """A stretch (samples, leads) in mV as the network takes it, and how much of that is signal.
 
-        The recording is resampled (by a polyphase filter, as `finetuning.prepare` does by default),
-        normalised and padded; of a longer one the end is looked at.
-
-        Args:
-            signal: (samples,) or (samples, leads). fs: Hz. unit: mV, uV or V.
-
-        Raises:
-            Unusable: another shape, an unknown unit, shorter than a second, or missing samples.
+        It is resampled (by a polyphase filter, as `finetuning.prepare` does by default), normalised
+        and padded in front to (1, C, T); of a longer one the end is looked at.
         """
         contract = self.contract
-        signal = np.asarray(signal, np.float64) * millivolt(unit, None)
-        signal = signal[:, None] if signal.ndim == 1 else signal
-        if signal.ndim != 2 or signal.shape[1] != contract.in_channels:
-            raise Unusable(f"shape {signal.shape} is not (samples, {contract.in_channels})")
-        recording = Recording(signal, fs)
-        check_signal(recording)
-        microvolt, _ = to_microvolt(recording, contract.fs, "polyphase", "constant")
+        microvolt, _ = to_microvolt(Recording(signal, fs), contract.fs, "polyphase", "constant")
         kept = microvolt[-contract.frame_size :]
         x = torch.zeros(1, contract.in_channels, contract.frame_size)
         x[0, :, -len(kept) :] = torch.from_numpy(kept.T) / 1000
         inside = torch.arange(contract.frame_size) >= contract.frame_size - len(kept)
-        x = normalise(x, inside, contract.mean, contract.sd)
-        batch = Batch(x.to(self.hardware.device), torch.zeros(1), 1)
-        logits, _ = predict(self.model, [batch], self.hardware)
-        return TARGETS[contract.multi_label].probabilities(logits)[0].numpy()
+        return normalise(x, inside, contract.mean, contract.sd), len(kept)
+
+    def probabilities(self, signals: Sequence[np.ndarray], fs: float) -> np.ndarray:
+        """Of each stretch, (n, classes) float32, calibrated."""
+        inputs = torch.cat([self.input(signal, fs)[0] for signal in signals])
+        batch = Batch(inputs.to(self.hardware.device), torch.zeros(len(inputs)), len(inputs))
+        logits, _ = predict(over_shifts(self.model, self.tta), [batch], self.hardware)
+        targets = TARGETS[self.contract.multi_label]
+        return targets.probabilities(logits / self.contract.temperature).numpy()
+
+
+class Predictor(NamedTuple):
+    """One or several networks, whose probabilities are averaged, and when they do not answer."""
+
+    members: list[Member]
+    rule: Rule
+
+    @classmethod
+    def load(
+        cls,
+        *paths: Path,
+        device: str = "auto",
+        precision: str = "auto",
+        tta: int = 1,
+        abstain: float = 0.0,
+    ) -> "Predictor":
+        """Read what `finetuning.trainer` wrote.
+
+        Args:
+            device, precision, tta: as the trainer's flags.
+            abstain: probability below which a class is no answer.
+
+        Raises:
+            UserError: not such a file, no such device, or networks that do not fit together.
+        """
+        hardware = choose_hardware(device, precision)
+        members = [Member.load(path, hardware, tta) for path in paths]
+        first = members[0].contract
+        for path, member in zip(paths, members, strict=True):
+            for name in ("classes", "multi_label", "in_channels"):
+                own, wanted = (getattr(each, name) for each in (member.contract, first))
+                if own != wanted:
+                    raise UserError(f"{path}: its {name} {own} are not {wanted} of {paths[0]}")
+        if first.multi_label and abstain:
+            raise UserError(f"{paths[0]} knows several classes at once: --abstain is for one")
+        return cls(members, Rule(first.classes, first.multi_label, abstain))
+
+    @property
+    def contract(self) -> Contract:
+        """Of the first network; the others have the same classes and leads."""
+        return self.members[0].contract
+
+    @property
+    def hardware(self) -> Hardware:
+        return self.members[0].hardware
+
+    @property
+    def capacity(self) -> float:
+        """Seconds that all of the networks see at once."""
+        return min(member.contract.frame_size / member.contract.fs for member in self.members)
+
+    def predict(self, signal: np.ndarray, fs: float, unit: str = "mV") -> Prediction:
+        """Answer for a signal: whole, or where it is long, in windows (`finetuning.windows`).
+
+        Args:
+            signal: (samples,) or (samples, leads); NaN where samples are missing.
+            fs: Hz. unit: mV, uV or V.
+
+        Raises:
+            Unusable: another shape, rate or unit.
+        """
+        signal = np.asarray(signal, np.float64) * millivolt(unit, None)
+        signal = signal[:, None] if signal.ndim == 1 else signal
+        leads = self.contract.in_channels
+        if signal.ndim != 2 or signal.shape[1] != leads or not len(signal):
+            raise Unusable(f"shape {signal.shape} is not (samples, {leads})")
+        check_rate(fs)
+        return self.predict_recording(InMemory(signal, fs))
+
+    def predict_recording(self, recording: Readable, lead: int | None = None) -> Prediction:
+        """Answer for a recording that is read window by window.
+
+        Args:
+            lead: number of the one to look at; all by default.
+        """
+        fs, answers = recording.fs, []
+        found = windows(recording.samples, fs, self.capacity)
+        for first in range(0, len(found), BATCH):
+            some = found[first : first + BATCH]
+            signals = [recording.read(*window, lead) for window in some]
+            pairs = zip(some, self._look(signals, fs), strict=True)
+            answers += [self.rule.answer(w.start / fs, w.stop / fs, each) for w, each in pairs]
+        return Prediction(list(self.rule.names), self.rule.whole(answers), answers)
+
+    def _look(self, signals: Iterable[np.ndarray], fs: float) -> list[np.ndarray | str]:
+        """Mean probabilities of each stretch, or why there are none."""
+        least = min(SHORTEST, self.capacity)
+        doubts = [doubt(signal, fs, least) for signal in signals]
+        clear = [signal for signal, why in zip(signals, doubts, strict=True) if not why]
+        if not clear:
+            return doubts
+        of_each = [member.probabilities(clear, fs) for member in self.members]
+        probabilities = iter(np.mean(of_each, axis=0))
+        return [why or next(probabilities) for why in doubts]

@@ -297,7 +297,7 @@ def read_prepared_listed(path: Path) -> None:
 def read_weights(path: Path) -> None:
     """As weights to start from, and to predict with."""
     load_encoder(path)
-    predictor = Predictor.load(path, "cpu", "fp32")
+    predictor = Predictor.load(path, device="cpu", precision="fp32")
     leads = predictor.contract.in_channels
     predictor.predict(np.zeros((600, leads)), FS)
 

@@ -1,15 +1,20 @@
-"""Probabilities of single recordings are those that the trainer writes of them."""
+"""Answers for single recordings: the trainer's probabilities, windows, doubts, several networks."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from finetuning import trainer
-from finetuning.predictor import Predictor
+from finetuning.answers import Rule
+from finetuning.doubts import doubt
+from finetuning.predict import Predictor
+from finetuning.windows import windows
 from tests.helpers import command, put_weights
 from utils.cli import UserError
 from utils.recordings import read_recording
 from utils.wfdb_io import Unusable
+
+FS = 250
 
 
 @pytest.fixture(scope="module")
@@ -24,26 +29,65 @@ def job(prepared, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def predictor(job):
-    return Predictor.load(job / "best_model.safetensors", "cpu", "fp32")
+def predictor(tmp_path_factory):
+    """Sees a minute at once, as the networks for Challenge 2017 do."""
+    path = tmp_path_factory.mktemp("weights") / "weights"
+    return load(put_weights(path, **CLASSIFIER))
 
 
-def test_probabilities_are_those_of_the_run(predictor, job, prepared):
+CLASSIFIER = {"task": "classification", "classes": list("ANO~x"), "frame_size": 16384,
+              "dataset": "challenge17", "mean": 0.0, "sd": 0.25}  # fmt: skip
+
+
+def load(*paths, **settings) -> Predictor:
+    return Predictor.load(*paths, device="cpu", precision="fp32", **settings)
+
+
+def heartbeats(seconds: float, fs: float = FS, mv: float = 1.0) -> np.ndarray:
+    """(samples,) mV: a spike every 0.8 s, and some noise."""
+    times = np.arange(round(seconds * fs)) / fs
+    spikes = mv * np.exp(-(((times % 0.8 - 0.4) / 0.02) ** 2))
+    return spikes + np.random.default_rng(0).normal(0, 0.02, len(times))
+
+
+def test_probabilities_are_those_of_the_run(job, prepared):
+    predictor = load(job / "best_model.safetensors")
     table = pd.read_csv(job / "test_predictions.csv", dtype={"record_name": str})
     assert predictor.contract.classes == list("ANO~")
     columns = [f"prob_{name}" for name in predictor.contract.classes]
     for name, *expected in table[["record_name", *columns]].itertuples(index=False):
         recording = read_recording(prepared.parent / "source" / f"{name}.hea")
-        found = predictor.predict(recording.signal, recording.fs)
+        (found,) = predictor.members[0].probabilities([recording.signal], recording.fs)
         assert found.shape == (4,) and found.dtype == np.float32
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_units_and_one_lead_without_a_second_axis(predictor):
-    signal = np.random.default_rng(0).normal(0, 0.3, 1000)
-    expected = predictor.predict(signal, 250)
-    np.testing.assert_allclose(predictor.predict(signal[:, None] * 1000, 250, "uV"), expected)
-    assert np.abs(predictor.predict(signal, 500) - expected).max() > 1e-4
+def test_units_rates_and_one_lead_without_a_second_axis(predictor):
+    signal = heartbeats(30)
+    expected = predictor.predict(signal, FS).probabilities
+    assert expected.shape == (5,) and expected.dtype == np.float32
+    in_microvolt = predictor.predict(signal[:, None] * 1000, FS, "uV").probabilities
+    np.testing.assert_allclose(in_microvolt, expected)
+    assert np.abs(predictor.predict(signal, 200).probabilities - expected).max() > 1e-4
+
+
+def test_the_mean_of_several_networks(predictor, tmp_path):
+    hotter = put_weights(tmp_path / "hotter", **CLASSIFIER, temperature=3.0)
+    signal = heartbeats(30)
+    one, other = predictor.predict(signal, FS), load(hotter).predict(signal, FS)
+    logits = np.log(one.probabilities) / 3  # but for a constant
+    np.testing.assert_allclose(other.probabilities, np.exp(logits) / np.exp(logits).sum(), 1e-4)
+    put_weights(tmp_path / "same", **CLASSIFIER)
+    both = load(tmp_path / "same", hotter).predict(signal, FS)
+    mean = (one.probabilities + other.probabilities) / 2
+    np.testing.assert_allclose(both.probabilities, mean, atol=1e-6)
+
+
+def test_networks_that_do_not_fit_together(tmp_path):
+    one = put_weights(tmp_path / "one", **CLASSIFIER)
+    other = put_weights(tmp_path / "other", **CLASSIFIER | {"classes": list("abcde")})
+    with pytest.raises(UserError, match="other: its classes .* are not .* of .*one"):
+        load(one, other)
 
 
 @pytest.mark.parametrize(
@@ -51,15 +95,100 @@ def test_units_and_one_lead_without_a_second_axis(predictor):
     [
         (np.zeros((1000, 2)), "mV", r"shape \(1000, 2\) is not \(samples, 1\)"),
         (np.zeros((1000, 1, 1)), "mV", "is not"),
-        (np.zeros(0), "mV", "shorter than 1 s"),
-        (np.zeros(100), "mV", "shorter than 1 s"),
-        (np.full(1000, np.nan), "mV", "NaN"),
+        (np.zeros(0), "mV", "is not"),
         (np.zeros(1000), "adu", "unit adu without a gain"),
+        (np.zeros(1000), None, "no unit given"),
     ],
 )
 def test_recordings_that_cannot_be_used(predictor, signal, unit, words):
     with pytest.raises(Unusable, match=words):
-        predictor.predict(signal, 250, unit)
+        predictor.predict(signal, FS, unit)
+
+
+def spoiled(change) -> np.ndarray:
+    signal = heartbeats(30)
+    change(signal)
+    return signal
+
+
+@pytest.mark.parametrize(
+    ("signal", "words"),
+    [
+        (heartbeats(3), "3.0 s are too short, below 9 s"),
+        (np.zeros(30 * FS), "flat"),
+        (heartbeats(30).clip(-0.02, 0.02), "clipped"),
+        (spoiled(lambda signal: signal.put(77, np.nan)), "samples are missing"),
+        (heartbeats(30) * 1000, "a thousand times as much: uV taken for mV"),
+        (heartbeats(30) / 1000, "a thousandth of it: V taken for mV"),
+        (heartbeats(30) * 1e6, "wrong --unit or --gain?"),
+    ],
+)
+def test_it_says_when_it_cannot_tell(predictor, signal, words):
+    found = predictor.predict(signal, FS)
+    assert words in found.whole.reason and not found.classes
+    assert np.isnan(found.probabilities).all() and found.probabilities.shape == (5,)
+
+
+def test_usual_signals_are_not_doubted(ecg_data):
+    for path in sorted((ecg_data / "training2017").glob("A0000*.hea")):
+        recording = read_recording(path)
+        assert doubt(recording.signal, recording.fs, 9) is None, path
+
+
+def test_no_answer_below_the_confidence_asked_for(predictor, tmp_path):
+    put_weights(tmp_path / "w", **CLASSIFIER)
+    sure = predictor.predict(heartbeats(30), FS)
+    assert sure.classes == (sure.names[sure.probabilities.argmax()],)
+    assert sure.whole.confidence == sure.probabilities.max()
+    unsure = load(tmp_path / "w", abstain=0.999).predict(heartbeats(30), FS)
+    np.testing.assert_equal(unsure.probabilities, sure.probabilities)
+    assert not unsure.classes and unsure.whole.reason == "confidence is below 0.999"
+
+
+def test_long_recordings_in_windows(predictor):
+    signal = heartbeats(100)
+    signal[: 30 * FS] = 0
+    found = predictor.predict(signal, FS)
+    spans = [(answer.start, answer.stop) for answer in found.windows]
+    assert spans == [(0, 30), (30, 60), (60, 90), (90, 100)]
+    assert found.windows[0].reason == "flat" and not found.windows[1].reason
+    alone = predictor.predict(signal[30 * FS : 60 * FS], FS)
+    np.testing.assert_allclose(found.windows[1].probabilities, alone.probabilities, atol=1e-6)
+    rest = [answer.probabilities for answer in found.windows[1:]]
+    np.testing.assert_allclose(
+        found.probabilities, np.average(rest, axis=0, weights=[30, 30, 10]), atol=1e-6
+    )
+    assert found.shares()[""] == 0.3 and sum(found.shares().values()) == pytest.approx(1)
+
+
+def test_a_recording_of_which_little_can_be_read(predictor):
+    signal = heartbeats(120)
+    signal[: 90 * FS] = 0
+    assert predictor.predict(signal, FS).whole.reason == "1 of 4 windows can be read (flat)"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "capacity", "expected"),
+    [
+        (5, 65.5, [(0, 5)]),
+        (61, 65.5, [(0, 61)]),
+        (64, 65.5, [(0, 30), (30, 64)]),
+        (120, 65.5, [(0, 30), (30, 60), (60, 90), (90, 120)]),
+        (128, 65.5, [(0, 30), (30, 60), (60, 90), (90, 128)]),
+        (129, 65.5, [(0, 30), (30, 60), (60, 90), (90, 120), (120, 129)]),
+        (25, 10, [(0, 10), (10, 20), (15, 25)]),
+    ],
+)
+def test_windows(seconds, capacity, expected):
+    for fs in (250, 360, 128):
+        found = windows(round(seconds * fs), fs, capacity)
+        assert [(start / fs, stop / fs) for start, stop in found] == expected
+
+
+def test_answers_of_networks_that_know_several_classes_at_once():
+    rule = Rule(["a", "b"], multi_label=True, abstain=0.9)
+    assert rule.answer(0, 1, np.float32([0.6, 0.7])).classes == ("a", "b")
+    assert rule.answer(0, 1, np.float32([0.1, 0.2])).classes == ()
 
 
 def test_weights_of_another_kind(tmp_path):

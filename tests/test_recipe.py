@@ -325,14 +325,14 @@ def test_a_run_with_everything(job):
 
 
 def test_the_predictor_standardises_and_shifts_alike(job, prepared):
-    predictor = Predictor.load(job / run.BEST, "cpu", "fp32", tta=2)
+    predictor = Predictor.load(job / run.BEST, device="cpu", precision="fp32", tta=2)
     table = pd.read_csv(job / "test_predictions.csv", dtype={"record_name": str})
     columns = [name for name in table if name.startswith("prob_")]
     for name, *expected in table[["record_name", *columns]].itertuples(index=False):
         recording = read_recording(prepared.parent / "source" / f"{name}.hea")
-        found = predictor.predict(recording.signal, recording.fs)
+        (found,) = predictor.members[0].probabilities([recording.signal], recording.fs)
         np.testing.assert_allclose(found, expected, atol=1e-5)
-    louder = predictor.predict(recording.signal * 2, recording.fs)
+    (louder,) = predictor.members[0].probabilities([recording.signal * 2], recording.fs)
     np.testing.assert_allclose(louder, found, atol=0.02)  # rounded to microvolt
 
 

@@ -1,0 +1,43 @@
+"""Why a stretch of a signal is not worth asking about."""
+
+import numpy as np
+
+from utils.signal_quality import assess_leads
+
+# mV from the 1st to the 99th percentile of a lead. Of the recordings of Challenge 2017 the least is
+# 0.19, the largest 8.8; a factor of 1,000 lies clearly outside.
+SPAN = (0.02, 30.0)
+THOUSAND = {-1: "a thousandth of it: V taken for mV, or mV for uV?",
+            1: "a thousand times as much: uV taken for mV, or mV for V?"}  # fmt: skip
+
+
+def doubt(signal: np.ndarray, fs: float, least: float) -> str | None:
+    """In a few words, or None.
+
+    Args:
+        signal: (samples, leads) in mV, as it was recorded. fs: Hz. least: seconds.
+    """
+    seconds = len(signal) / fs
+    if seconds < least:
+        return f"{seconds:.1f} s are too short, below {least:g} s"
+    if not np.isfinite(signal).all():
+        return "samples are missing"
+    quality = assess_leads(signal)
+    if quality.constant:
+        return "flat"
+    if quality.clipped:
+        return "clipped"
+    return implausible(signal)
+
+
+def implausible(signal: np.ndarray) -> str | None:
+    """Of a signal that cannot be an ECG's in mV: what it spans, and which units may be mixed up."""
+    low, high = SPAN
+    for span in np.subtract(*np.percentile(signal, [99, 1], axis=0)):
+        if low <= span <= high:
+            continue
+        power = 1 if span > high else -1
+        mixed = low <= span / 1000.0**power <= high
+        hint = THOUSAND[power] if mixed else "wrong --unit or --gain?"
+        return f"spans {span:.3g} mV, an ECG {low:g} to {high:g}; {hint}"
+    return None
