@@ -37,7 +37,14 @@ from pretraining.validation import StoredFrames, write_frames
 from report import collect, statistics
 from tests import test_tensorflow, test_torrent
 from tests.fuzzing import Target
-from tests.helpers import make_classifier, make_contract, noise, put_challenge, put_weights
+from tests.helpers import (
+    make_classifier,
+    make_contract,
+    noise,
+    put_challenge,
+    put_edf,
+    put_weights,
+)
 from tests.test_ptbxl import STATEMENTS
 from tests.test_ptbxl import row as ptbxl_row
 from tests.test_report import make_run
@@ -190,6 +197,8 @@ def put_recording(folder: Path, name: str) -> Path:
         np.save(path, signal)
     elif path.suffix == ".mat":
         savemat(path, {"val": SIGNAL.T}, format=path.stem)
+    elif path.suffix in (".edf", ".bdf"):
+        put_edf(path, signal, FS, ["ECG I", "ECG II"])
     else:
         put_wfdb(folder / path.stem, ["212"] * 2, SIGNAL.clip(-1000, 1000))
     return path
@@ -370,7 +379,7 @@ def _rows(name: str, make: Callable, read: Callable[[Path], Any], *files: str) -
 put_misnamed, put_unzipped = (
     partial(put_torrent, put=put) for put in (test_torrent.put_misnamed, test_torrent.put_unzipped)
 )
-RECORDINGS = ("r.hea", "r.dat", "r.csv", "r.txt", "r.npy", "4.mat", "5.mat")
+RECORDINGS = ("r.hea", "r.dat", "r.csv", "r.txt", "r.npy", "4.mat", "5.mat", "r.edf", "r.bdf")
 
 TARGETS: dict[str, Target] = {
     **_rows("segment", put_segment, read_segments, ".hea", ".dat", ".atr"),

@@ -10,6 +10,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from edfio import Bdf, BdfSignal, Edf, EdfSignal
 from scipy.io import savemat
 
 from utils import cli
@@ -96,6 +97,16 @@ def put_challenge(path: Path, units: np.ndarray, fs=500, leads=TWELVE_LEADS, com
         checksum = column.sum(dtype=np.int16)
         lines.append(f"{path.name}.mat 16+24 1000/mV 16 0 {column[0]} {checksum} 0 {lead}")
     Path(f"{path}.hea").write_text("\n".join([*lines, *comments]) + "\n")
+
+
+def put_edf(path: Path, signal: np.ndarray, fs=500, leads=("ECG",), unit="mV") -> None:
+    """Write `signal` (samples, leads) in `unit` as EDF, or as BDF where `path` ends in .bdf."""
+    kind, file = (BdfSignal, Bdf) if path.suffix == ".bdf" else (EdfSignal, Edf)
+    edges = (np.floor(signal.min()), np.ceil(signal.max()))
+    file([
+        kind(column, fs, label=lead, physical_dimension=unit, physical_range=edges)
+        for column, lead in zip(signal.T, leads, strict=True)
+    ], annotations=[]).write(path)  # fmt: skip
 
 
 def put_weights(path: Path, **changes) -> Path:

@@ -141,7 +141,7 @@ BAD = {
     "claim.npy": (lambda path: path.write_bytes(CLAIM + b"12"), "not a plain array"),
     "huge.npy": (lambda path: np.save(path, SIGNAL * 1e308), "infinite values"),
     "long.csv": (lambda path: path.write_text(f"{'[' * 10**5}\n1\n2\nx"), "not columns of numbers"),
-    "a.edf": (lambda path: path.touch(), "format .edf is not one of .hea, .csv"),
+    "a.xml": (lambda path: path.touch(), "format .xml is not one of .hea, .csv"),
     "a.hea": (lambda path: path.write_text("a 1 300 600\na.dat 16 200/mV\n"), "unreadable signal"),
 }  # fmt: skip
 

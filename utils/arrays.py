@@ -4,6 +4,7 @@ What a header claims is held against the bytes that are there before any memory 
 """
 
 import io
+import mmap
 import struct
 import tokenize
 import zipfile
@@ -17,19 +18,20 @@ from numpy.lib import format as npy
 from utils.wfdb_io import Unusable, words
 
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+HEADER = 2**17  # bytes; NumPy takes no header of more than 10,000
 # What NumPy and zipfile raise on files that are not as they should be.
 ERRORS = (ValueError, KeyError, TypeError, EOFError, RuntimeError, SyntaxError, ArithmeticError,
           struct.error, tokenize.TokenError, zlib.error, zipfile.BadZipFile)  # fmt: skip
 
 
-def parse_npy(content: bytes) -> np.ndarray:
-    """The array of a `.npy` file, which cannot be written to.
+def parse_npy(content: bytes | mmap.mmap) -> np.ndarray:
+    """The array of a `.npy` file, read or mapped, which cannot be written to.
 
     Raises:
         Unusable: damaged, of another length, or of objects.
     """
     try:
-        file = io.BytesIO(content)
+        file = io.BytesIO(content[:HEADER])
         shape, fortran, dtype = HEADERS[npy.read_magic(file)](file)
         if dtype.hasobject:
             raise ValueError("it holds objects")

@@ -1,17 +1,20 @@
 """One recording from a file of a common format, in mV; a further format is a row of FORMATS."""
 
 import io
-import re
-import warnings
+import mmap
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import wfdb
 
 from utils.arrays import parse_npy
+from utils.edf import open_edf
+from utils.opened import LARGEST, OpenRecording
+from utils.text_columns import read_columns
 from utils.wfdb_io import (
     ERRORS,
     MILLIVOLT,
@@ -25,9 +28,8 @@ from utils.wfdb_io import (
 TWELVE_LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 ADU = "adu"  # units of the digitiser, so many per mV
 UNITS = (*MILLIVOLT, ADU)
-# What heads a column that is no lead: `time`, `Time (s)`, `t_ms`, `'sample #'`.
-TIME = re.compile(r"\W*(time|timestamp|t|sample|index)([\W_].*)?", re.IGNORECASE)
-LARGEST = 1e9  # mV; what comes after it computes with such values, but not with any
+BLOCK = 2**17  # samples of a WFDB record that are read at once: opening it takes longer than these
+SHOWN = 300  # characters of the leads that an error lists
 
 
 class Recording(NamedTuple):
@@ -38,36 +40,67 @@ class Recording(NamedTuple):
     leads: list[str] | None = None
 
 
-def read_recording(
+def open_recording(
     path: Path, fs: float | None = None, unit: str | None = None, gain: float | None = None
-) -> Recording:
-    """Read one recording; the ending of its name tells the format.
+) -> OpenRecording:
+    """Open one recording, to read parts of it; the ending of its name tells the format.
 
     A WFDB record is named by its `.hea`, or by its `.dat` or `.mat` beside that, or without any
-    ending; its header says how it was sampled. Of all other formats the longer axis is time, and
-    the arguments say the rest.
+    ending; its header says how it was sampled, as that of an EDF file does. Of all other formats
+    the longer axis is time, and the arguments say the rest. Text and `.mat` are read at once, the
+    others where `read` asks for it.
 
     Args:
         fs: Hz. unit: one of `UNITS`. gain: units per mV, where the unit is "adu".
 
     Raises:
-        Unusable: missing, damaged, shorter than a second, with missing samples, or of unknown
-            format, rate or unit.
+        Unusable: missing, damaged, shorter than a second, or of unknown format, rate or unit.
     """
     path = Path(path)
     suffix = path.suffix.lower()
     if names_wfdb(path):
-        recording = read_wfdb(path.with_suffix(""))
+        opened = open_wfdb(path.with_suffix(""))
+    elif suffix in STATING:
+        opened = STATING[suffix](path)
     elif suffix in FORMATS:
-        if fs is None:
-            raise Unusable(f"{suffix} without a sampling rate")
-        scale = millivolt(unit, gain)
-        values, leads = FORMATS[suffix](_content(path))
-        recording = Recording(_samples_first(values) * scale, fs, leads)
+        opened = _open_plain(path, fs, unit, gain)
     else:
-        raise Unusable(f"format {suffix} is not one of .hea, {', '.join(FORMATS)}")
+        known = ", ".join((*FORMATS, *STATING))
+        raise Unusable(f"format {suffix} is not one of .hea, {known}")
+    _check_extent(opened.fs, opened.samples)
+    return replace(opened, leads=_names(opened))
+
+
+def read_recording(
+    path: Path, fs: float | None = None, unit: str | None = None, gain: float | None = None
+) -> Recording:
+    """Read one recording whole, as `open_recording` opens it.
+
+    Raises:
+        Unusable: as there, and with missing samples.
+    """
+    recording = _whole(open_recording(path, fs, unit, gain))
     check_signal(recording)
-    return recording._replace(leads=_names(recording))
+    return recording
+
+
+def lead_number(recording: OpenRecording, channel: str | None) -> int:
+    """Number of the lead that `channel` names, or numbers from 0 on; the first of None.
+
+    Capitals do not matter.
+
+    Raises:
+        Unusable: there is no such lead.
+    """
+    if channel is None:
+        return 0
+    wanted, names = channel.strip().lower(), [name.lower() for name in recording.leads or ()]
+    if wanted in names:
+        return names.index(wanted)
+    if wanted.isdecimal() and int(wanted) < recording.count:
+        return int(wanted)
+    named = ", ".join(recording.leads or ["without names"])[:SHOWN]
+    raise Unusable(f"no lead {channel!r}; there are {recording.count}, from 0 on: {named}")
 
 
 def names_wfdb(path: Path) -> bool:
@@ -84,16 +117,42 @@ def read_wfdb(record: Path) -> Recording:
     Raises:
         Unusable: not to be read, no gain per mV, uV or V, or a length that is not the header's.
     """
+    return _whole(open_wfdb(record))
+
+
+def open_wfdb(record: Path) -> OpenRecording:
+    """Open a WFDB record, as `read_wfdb` reads it."""
     header = read_header(record)
     check_length(record, header)
+    if header.sig_len is None or "8" in header.fmt:  # each sample of 8 is a step from the last
+        signal = _read_wfdb(record, 0, header.sig_len, None)
+        return OpenRecording.of_array(signal, 1, header.fs, header.sig_name)
+
+    @lru_cache(2)
+    def block(number: int, leads: tuple[int, ...]) -> np.ndarray:
+        stop = min((number + 1) * BLOCK, header.sig_len)
+        return _read_wfdb(record, number * BLOCK, stop, list(leads))
+
+    def read(start: int, stop: int, leads: list[int]) -> np.ndarray:
+        if stop - start > BLOCK:
+            return _read_wfdb(record, start, stop, leads)
+        first, last = start // BLOCK, max(start, stop - 1) // BLOCK
+        blocks = [block(number, tuple(leads)) for number in range(first, last + 1)]
+        return np.concatenate(blocks)[start - first * BLOCK : stop - first * BLOCK]
+
+    return OpenRecording(header.fs, header.sig_len, header.n_sig, header.sig_name, read)
+
+
+def _read_wfdb(record: Path, start: int, stop: int | None, leads: list[int] | None) -> np.ndarray:
+    """(samples, leads) in mV; up to the end where `stop` is None."""
     try:
-        read = wfdb.rdrecord(str(record))
+        read = wfdb.rdrecord(str(record), sampfrom=start, sampto=stop, channels=leads)
+        signal = read.p_signal * [MILLIVOLT[unit] for unit in read.units]
     except ERRORS as error:
         raise Unusable(f"unreadable signal ({words(error)})") from None
-    signal = read.p_signal * [MILLIVOLT[unit] for unit in read.units]
-    if header.sig_len not in (None, len(signal)):
-        raise Unusable(f"header says {header.sig_len} samples, file holds {len(signal)}")
-    return Recording(signal, read.fs, read.sig_name)
+    if stop is not None and len(signal) != stop - start:
+        raise Unusable(f"unreadable signal ({len(signal)} of {stop - start} samples)")
+    return signal
 
 
 def read_val(content: bytes) -> np.ndarray:
@@ -122,15 +181,14 @@ def millivolt(unit: str | None, gain: float | None) -> float:
         return MILLIVOLT[unit]
     if unit == ADU and gain:
         return 1 / gain
-    raise Unusable(f"unit {unit} without a gain" if unit == ADU else "no unit given")
+    if unit == ADU:
+        raise Unusable("unit adu without a gain; give --gain, in a table a column gain")
+    raise Unusable("no unit given; give --unit, in a table a column unit")
 
 
 def check_signal(recording: Recording) -> None:
     """Raises `Unusable` at a rate of no ECG, under a second, or with samples that are missing."""
-    length = len(recording.signal)
-    check_rate(recording.fs)
-    if length < recording.fs:
-        raise Unusable(f"{length} samples are shorter than 1 s")
+    _check_extent(recording.fs, len(recording.signal))
     if not (np.abs(recording.signal) <= LARGEST).all():
         raise Unusable("signal holds NaN or infinite values")
 
@@ -155,82 +213,69 @@ def in_order(recording: Recording, count: int, leads: Sequence[str] | None) -> n
     return signal[:, [own.index(name) for name in wanted]]
 
 
-def _content(path: Path) -> bytes:
+def _check_extent(fs: float, samples: int) -> None:
+    check_rate(fs)
+    if samples < fs:
+        raise Unusable(f"{samples} samples are shorter than 1 s")
+
+
+def _whole(opened: OpenRecording) -> Recording:
+    return Recording(opened.read(0, opened.samples), opened.fs, opened.leads)
+
+
+def _open_plain(
+    path: Path, fs: float | None, unit: str | None, gain: float | None
+) -> OpenRecording:
+    """Of a format that says neither rate nor unit."""
+    suffix = path.suffix.lower()
+    if fs is None:
+        raise Unusable(f"{suffix} without a sampling rate; give --fs, in a table a column fs")
+    scale = millivolt(unit, gain)
     try:
-        return path.read_bytes()
+        values, leads, mapped = FORMATS[suffix](path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise Unusable(f"file cannot be read ({words(error)})") from None
+    return OpenRecording.of_array(_samples_first(values), scale, fs, leads, mapped)
 
 
 def _samples_first(values: np.ndarray) -> np.ndarray:
-    """(samples,), (samples, leads) or (leads, samples) as (samples, leads) float64."""
+    """(samples,), (samples, leads) or (leads, samples) as (samples, leads)."""
     columns = values[:, None] if values.ndim == 1 else values
     square = columns.ndim == 2 and columns.shape[0] == columns.shape[1]
     if columns.ndim != 2 or columns.dtype.kind not in "iuf" or square:
         raise Unusable(f"{values.dtype} of shape {values.shape} is not samples by leads")
-    return (columns if columns.shape[0] > columns.shape[1] else columns.T).astype(np.float64)
+    return columns if columns.shape[0] > columns.shape[1] else columns.T
 
 
-def _names(recording: Recording) -> list[str] | None:
-    """Names of the leads, where there is one of its own for each."""
-    names = [str(name).strip() for name in recording.leads or ()]
+def _names(opened: OpenRecording) -> list[str] | None:
+    """Names of the leads in a line each, where there is one of its own for each."""
+    names = [" ".join(str(name).split()) for name in opened.leads or ()]
     different = {name.lower() for name in names if name}
-    return names if len(different) == len(names) == recording.signal.shape[1] else None
+    return names if len(different) == len(names) == opened.count else None
 
 
-def _read_text(content: bytes) -> tuple[np.ndarray, list[str] | None]:
-    """Columns of numbers, with a line of names (or of 0, 1, 2 …) above them or not.
-
-    A first column that is called so (`TIME`), or that rises and never falls, is time, or a count,
-    and no lead: it is not read.
-    """
-    try:
-        text = content.decode("utf-8-sig")
-        lines = [line for line in text.splitlines() if not line.startswith("#")]
-        first = next(filter(None, map(str.strip, lines)), "")
-        separator = next((mark for mark in ",;\t" if mark in first), r"\s+")
-        cells = re.split(separator, first)
-        named = not all(map(_is_number, cells))
-        counted = len(cells) > 1 and cells == [str(place) for place in range(len(cells))]
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # it would leave columns out
-            table = pd.read_csv(
-                io.StringIO("\n".join(lines)), sep=separator, index_col=False,
-                skipinitialspace=True, header=0 if named or counted else None,
-            )  # fmt: skip
-        values = table.to_numpy(np.float64)
-    except (ValueError, OverflowError, pd.errors.ParserWarning) as error:  # of decoding, too
-        raise Unusable(f"not columns of numbers ({words(error)})") from None
-    timed = (named and TIME.fullmatch(cells[0])) or _never_falls(values[:, 0])
-    leads = slice(1 if timed and 1 < values.shape[1] < len(values) else 0, None)
-    return values[:, leads], [str(name) for name in table.columns[leads]] if named else None
+def _read_text(path: Path) -> "Plain":
+    return *read_columns(path), None
 
 
-def _never_falls(values: np.ndarray) -> bool:
-    """Times written with few decimals are equal at neighbours; those of a flat lead all are."""
-    return len(values) > 1 and values[0] < values[-1] and (np.diff(values) >= 0).all()
+def _read_npy(path: Path) -> "Plain":
+    """Mapped: what is not asked for is not read."""
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return parse_npy(mapped), None, mapped
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def _read_mat(path: Path) -> "Plain":
+    return read_val(path.read_bytes()), None, None
 
 
-def _read_npy(content: bytes) -> tuple[np.ndarray, None]:
-    return parse_npy(content), None
-
-
-def _read_mat(content: bytes) -> tuple[np.ndarray, None]:
-    return read_val(content), None
-
-
-# Values with time along the longer axis, and names of the leads, of a file's bytes.
-FORMATS: dict[str, Callable[[bytes], tuple[np.ndarray, list[str] | None]]] = {
+# Values with time along the longer axis, names of the leads, and the file where it is mapped.
+Plain = tuple[np.ndarray, list[str] | None, mmap.mmap | None]
+FORMATS: dict[str, Callable[[Path], Plain]] = {
     ".csv": _read_text,
     ".txt": _read_text,
     ".npy": _read_npy,
     ".mat": _read_mat,
 }
+# Files that say how they were sampled.
+STATING: dict[str, Callable[[Path], OpenRecording]] = {".edf": open_edf, ".bdf": open_edf}

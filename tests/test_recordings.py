@@ -1,0 +1,227 @@
+"""One recording in each format reads the same, whole and in parts; files that a command names."""
+
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+import wfdb
+from edfio import Edf, EdfSignal
+from scipy.io import savemat
+
+from tests.helpers import noise, put_challenge, put_edf
+from utils import recordings, text_columns
+from utils.cli import UserError
+from utils.record_files import find_records
+from utils.recordings import lead_number, open_recording, read_recording, read_wfdb
+from utils.wfdb_io import Unusable
+
+FS, LEADS = 250, ["ECG I", "V5"]
+MICROVOLT = noise(1500, 2)
+SIGNAL = MICROVOLT / 1000  # mV
+
+
+def put_wfdb(path):
+    wfdb.wrsamp(
+        path.stem, FS, ["mV"] * 2, LEADS, d_signal=MICROVOLT, fmt=["16"] * 2,
+        adc_gain=[1000.0] * 2, baseline=[0] * 2, write_dir=str(path.parent),
+    )  # fmt: skip
+
+
+# How each is written, what its file does not say, and the steps of its values in mV.
+FILES = {
+    "a.hea": (put_wfdb, (), 0),
+    "b.mat": (lambda path: put_challenge(path.with_suffix(""), MICROVOLT, FS, LEADS), (), 0),
+    "c.mat": (lambda path: savemat(path, {"val": MICROVOLT.T}), (FS, "uV"), 0),
+    "d.csv": (lambda path: pd.DataFrame(SIGNAL, columns=LEADS).to_csv(path), (FS, "mV"), 0),
+    "e.txt": (lambda path: np.savetxt(path, SIGNAL / 1000), (FS, "V"), 0),
+    "f.npy": (lambda path: np.save(path, MICROVOLT.T), (FS, "adu", 1000), 0),
+    "g.npy": (lambda path: np.save(path, SIGNAL.astype(np.float32)), (FS, "mV"), 1e-6),
+    "h.edf": (lambda path: put_edf(path, MICROVOLT, FS, LEADS, "uV"), (), 1e-5),
+    "i.bdf": (lambda path: put_edf(path, SIGNAL, FS, LEADS), (), 1e-6),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_formats_read_the_same_whole_and_in_parts(monkeypatch, tmp_path, name):
+    write, said, step = FILES[name]
+    write(tmp_path / name)
+    monkeypatch.setattr(recordings, "BLOCK", 400)
+    opened = open_recording(tmp_path / name, *said)
+    assert (opened.fs, opened.samples, opened.count) == (FS, 1500, 2)
+    whole = read_recording(tmp_path / name, *said)
+    assert whole.leads == opened.leads == (LEADS if name[0] in "abdhi" else None)
+    assert whole.signal.dtype == np.float64
+    np.testing.assert_allclose(whole.signal, SIGNAL, atol=step + 1e-12)
+    for start, stop in ((0, 1500), (0, 7), (399, 801), (1499, 1500), (1400, 9999), (9, 9), (9, 3)):
+        part = opened.read(start, stop)
+        np.testing.assert_array_equal(part, whole.signal[start:stop])
+        np.testing.assert_array_equal(opened.read(start, stop, 1), part[:, 1:])
+
+
+@pytest.mark.parametrize("fmt", ["8", "24", "32", "61", "80", "160", "212", "310", "311"])
+def test_parts_in_all_formats_of_wfdb(monkeypatch, tmp_path, fmt):
+    put_wfdb(tmp_path / "a.hea")
+    text = (tmp_path / "a.hea").read_text().replace("250 1500", "250 700")
+    (tmp_path / "a.hea").write_text(text.replace("dat 16", f"dat {fmt}"))  # any bytes are samples
+    monkeypatch.setattr(recordings, "BLOCK", 101)
+    opened, whole = open_recording(tmp_path / "a"), read_wfdb(tmp_path / "a").signal
+    for start, stop in ((0, 33), (100, 102), (201, 420), (333, 350), (633, 700)):
+        np.testing.assert_array_equal(opened.read(start, stop), whole[start:stop])
+
+
+def test_a_header_without_a_length(tmp_path):
+    put_wfdb(tmp_path / "a.hea")
+    text = (tmp_path / "a.hea").read_text()
+    (tmp_path / "a.hea").write_text(text.replace("250 1500", "250"))
+    opened = open_recording(tmp_path / "a")
+    assert opened.samples == 1500
+    np.testing.assert_allclose(opened.read(3, 9), SIGNAL[3:9])
+
+
+def test_missing_samples_are_no_obstacle_to_a_part(tmp_path):
+    gap = SIGNAL.copy()
+    gap[700:800, 0], gap[900, 1] = np.nan, 1e300
+    np.save(tmp_path / "a.npy", gap)
+    pd.DataFrame(gap).to_csv(tmp_path / "a.csv", index=False)
+    for name in ("a.npy", "a.csv"):
+        opened = open_recording(tmp_path / name, FS, "mV")
+        np.testing.assert_allclose(opened.read(0, 1500), np.where(gap > 1e9, np.nan, gap))
+        with pytest.raises(Unusable, match="NaN or infinite"):
+            read_recording(tmp_path / name, FS, "mV")
+
+
+@pytest.mark.parametrize("name", ["a.dat", "f.npy", "h.edf", "i.bdf"])
+def test_a_file_that_is_cut_short_while_it_is_read(monkeypatch, tmp_path, name):
+    monkeypatch.setattr(recordings, "BLOCK", 400)
+    write, said, _ = FILES.get(name, (put_wfdb, (), 0))
+    write(tmp_path / name)
+    opened = open_recording(tmp_path / name, *said)
+    opened.read(0, 100)
+    os.truncate(tmp_path / name, 1000)
+    with pytest.raises(Unusable) as error:
+        opened.read(1000, 1500)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_text_in_several_pieces(monkeypatch, tmp_path):
+    monkeypatch.setattr(text_columns, "ROWS", 100)
+    path = tmp_path / "a.csv"
+    lines = [f"{i / FS:.3f};{a};{b}" for i, (a, b) in enumerate(SIGNAL)]
+    path.write_text(
+        "\n".join(["# device", "", "Time;ECG;Resp", *lines[:50], "# note", *lines[50:]])
+    )
+    opened = open_recording(path, FS, "mV")
+    assert opened.leads == ["ECG", "Resp"]
+    np.testing.assert_allclose(opened.read(0, 1500), SIGNAL)
+    for place in (50, 1000, 1003):  # 1000: the first of a piece
+        path.write_text("\n".join([*lines[:place], "1;2;3;4", *lines[place:]]))
+        with pytest.raises(Unusable, match="not columns of numbers"):
+            open_recording(path, FS, "mV")
+
+
+def test_what_edf_signals_are_leads(tmp_path):
+    def signal(label, unit, fs=250):
+        data = np.linspace(-1, 1, 6 * fs)
+        return EdfSignal(data, fs, label=label, physical_dimension=unit, physical_range=(-1, 1))
+
+    kinds = [("Fpz-Cz", "uV"), ("EKG", "mV"), ("Resp", "uV", 25), ("V2", "microV"), ("V3", "V"),
+             ("SpO2", "%"), ("Temp", "")]  # fmt: skip
+    Edf([signal(*kind) for kind in kinds], annotations=[]).write(tmp_path / "a.edf")
+    opened = open_recording(tmp_path / "a.edf")
+    assert opened.leads == ["EKG", "Fpz-Cz", "V2", "V3"] and opened.samples == 1500
+    edge = np.abs(opened.read(0, 1500)).max(0)
+    np.testing.assert_allclose(edge, [1, 1e-3, 1e-3, 1e3], rtol=1e-3)
+    content = (tmp_path / "a.edf").read_bytes()
+    (tmp_path / "a.edf").write_bytes(content.replace(b"microV", b"\xb5V    "))  # Latin-1
+    assert open_recording(tmp_path / "a.edf").leads == opened.leads
+
+
+# Bytes of a header from a place on, and what is said then.
+EDF_FAULTS = {
+    "kind": (0, b"1", "not an EDF file"),
+    "gaps": (192, b"EDF+D", "recording with gaps (EDF+D), which is not read"),
+    "length": (184, b"1000", "unreadable header (it has another length"),
+    "records": (236, b"9 ", "header says 9 data records, file holds 6"),
+    "word": (236, b"x ", "unreadable header (invalid literal"),
+    "duration": (244, b"0 ", "data records without a length"),
+    "signals": (252, b"999", "header of 999 signals"),
+    "unit": (256 + 96 * 3, b"mmHg    mmHg    ", "no signal is in uV, mV or V"),
+    "gain": (256 + 120 * 3, b"32767", "header states no gain for ECG I"),
+    "samples": (256 + 216 * 3, b"-9 ", "a signal without samples"),
+    "rate": (256 + 216 * 3, b"1  ", "1 Hz is not from 20 to 20000"),
+}
+
+
+@pytest.mark.parametrize("name", EDF_FAULTS)
+def test_edf_files_that_are_not_read(tmp_path, name):
+    place, new, said = EDF_FAULTS[name]
+    put_edf(tmp_path / "a.edf", MICROVOLT, FS, LEADS, "uV")
+    with (tmp_path / "a.edf").open("r+b") as file:
+        file.seek(place)
+        file.write(new)
+    with pytest.raises(Unusable) as error:
+        open_recording(tmp_path / "a.edf")
+    assert said in str(error.value)
+
+
+def test_edf_of_unknown_length(tmp_path):
+    put_edf(tmp_path / "a.edf", MICROVOLT, FS, LEADS, "uV")
+    content = (tmp_path / "a.edf").read_bytes()
+    (tmp_path / "a.edf").write_bytes(content[:236] + b"-1      " + content[244:])
+    assert open_recording(tmp_path / "a.edf").samples == 1500
+
+
+def test_lead_by_name_or_number(tmp_path):
+    put_wfdb(tmp_path / "a.hea")
+    opened = open_recording(tmp_path / "a")
+    given = (None, "ecg i", " V5 ", "0", "1")
+    assert [lead_number(opened, channel) for channel in given] == [0, 0, 1, 0, 1]
+    for channel in ("V6", "2", "-1", ""):
+        with pytest.raises(Unusable, match="there are 2, from 0 on: ECG I, V5"):
+            lead_number(opened, channel)
+    np.save(tmp_path / "a.npy", SIGNAL)
+    with pytest.raises(Unusable, match="'ECG'; there are 2, from 0 on: without names"):
+        lead_number(open_recording(tmp_path / "a.npy", FS, "mV"), "ECG")
+
+
+# Files that are named
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Files of no content: they are not opened."""
+    for name in ("r10.hea", "r10.dat", "r10.atr", "r2.hea", "r2.mat", "sub/x.mat", "sub/y.edf",
+                 "notes.md", ".z.csv", "lone.dat", "odd[1].csv", "v.1.hea", "v.1.dat",
+                 "empty/readme"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+
+
+def found(*names):
+    return [(str(path), named) for path, named in find_records(names)]
+
+
+def test_folders_and_globs(folder):
+    scanned = ["odd[1].csv", "r2.hea", "r10.hea", "sub/x.mat", "sub/y.edf", "v.1.hea"]
+    assert found(".") == [(name, False) for name in scanned]
+    assert found("r*") == [("r2.hea", False), ("r10.hea", False)]
+    assert found("**/*.edf", "s*/*") == [("sub/y.edf", False), ("sub/x.mat", False)]
+
+
+def test_named_files(folder):
+    names = ("r10", "r2.mat", "odd[1].csv", "r10.dat", "lone.dat", "v.1", "notes.md", "sub/x.mat")
+    files = ("r10.hea", "r2.hea", "odd[1].csv", "lone.dat", "v.1.hea", "notes.md", "sub/x.mat")
+    assert found(*names) == [(name, True) for name in files]
+    assert found("sub", "sub/y.edf") == [("sub/x.mat", False), ("sub/y.edf", True)]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("r3", "r3 does not exist"), ("empty", "empty holds no recording"),
+     ("x*", r"x\* holds no recording"), ("r10.atr*", "holds no recording"), ("", "does not exist")],
+)  # fmt: skip
+def test_names_of_nothing(folder, name, words):
+    with pytest.raises(UserError, match=words):
+        find_records([name])

@@ -1,0 +1,58 @@
+"""A recording of which parts can be read, whatever its format."""
+
+import mmap
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from utils.wfdb_io import Unusable
+
+LARGEST = 1e9  # mV; what comes after it computes with such values, but not with any
+
+
+@dataclass(frozen=True)
+class OpenRecording:
+    """What its file says of a recording before its samples are read.
+
+    Attributes:
+        fs: Hz. samples: of each lead. count: of leads. leads: names, where there are any.
+        read_mv: from a sample, up to another, of these leads: (n, leads) float64 in mV, that can be
+            written to.
+    """
+
+    fs: float
+    samples: int
+    count: int
+    leads: list[str] | None
+    read_mv: Callable[[int, int, list[int]], np.ndarray]
+
+    @classmethod
+    def of_array(
+        cls, values: np.ndarray, scale: float, fs: float, leads: list[str] | None,
+        mapped: mmap.mmap | None = None,
+    ) -> "OpenRecording":  # fmt: skip
+        """Of (samples, leads) numbers, in memory or `mapped`; `scale` is one of them in mV."""
+
+        def read(start: int, stop: int, chosen: list[int]) -> np.ndarray:
+            # Beyond the end of a file that is mapped, reading would end the process.
+            if mapped is not None and mapped.size() < len(mapped):
+                raise Unusable("file is shorter than it was")
+            return values[start:stop, chosen].astype(np.float64) * scale
+
+        return cls(fs, *values.shape, leads, read)
+
+    def read(self, start: int, stop: int, lead: int | None = None) -> np.ndarray:
+        """Samples from `start` up to `stop`, as a slice takes them, of one lead or of all.
+
+        Returns:
+            (n, leads) float64 in mV. Samples that are missing, or beyond `LARGEST`, are NaN.
+
+        Raises:
+            Unusable: the file cannot be read there, or is no longer what it was.
+        """
+        start, stop, _ = slice(start, stop).indices(self.samples)
+        chosen = list(range(self.count)) if lead is None else [lead]
+        signal = self.read_mv(start, max(start, stop), chosen)
+        signal[np.abs(signal) > LARGEST] = np.nan
+        return signal
