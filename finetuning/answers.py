@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+CANNOT_TELL = "cannot tell"
 READABLE = 0.5  # of the windows, for an answer about the whole
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from utils.opened import OpenRecording
 
 from finetuning.answers import Prediction, Rule
 from finetuning.doubts import doubt
@@ -24,30 +25,6 @@ from utils.weights import load_strictly, read_weights
 from utils.wfdb_io import Unusable, check_rate
 
 BATCH = 16  # windows; more are no faster on a CPU, and take memory
-
-
-class Readable(Protocol):
-    """What `utils.recordings.open_recording` returns, as far as it is used here."""
-
-    fs: float
-    samples: int
-
-    def read(self, start: int, stop: int, lead: int | None = None) -> np.ndarray:
-        """(samples, leads) in mV."""
-
-
-class InMemory(NamedTuple):
-    """A signal (samples, leads) in mV as a recording."""
-
-    signal: np.ndarray
-    fs: float
-
-    @property
-    def samples(self) -> int:
-        return len(self.signal)
-
-    def read(self, start: int, stop: int, lead: int | None = None) -> np.ndarray:
-        return self.signal[start:stop, slice(None) if lead is None else [lead]]
 
 
 class Member(NamedTuple):
@@ -86,6 +63,18 @@ class Member(NamedTuple):
         x[0, :, -len(kept) :] = torch.from_numpy(kept.T) / 1000
         inside = torch.arange(contract.frame_size) >= contract.frame_size - len(kept)
         return normalise(x, inside, contract.mean, contract.sd), len(kept)
+
+    def evidence(self, signal: np.ndarray, fs: float) -> np.ndarray:
+        """For each class along a stretch, (classes, parts) in equal parts of it, in logits.
+
+        Their mean over the padded input, plus a constant, is the class's logit (Zhou et al. 2016).
+        Of classes that exclude each other only differences count: it is against their mean.
+        """
+        x, inside = self.input(signal, fs)
+        with torch.inference_mode(), self.hardware.autocast():
+            found = self.model.evidence(x.to(self.hardware.device))
+        found = self.model.by_sample(found, x.shape[-1])[0, :, -inside:].cpu().numpy()
+        return found if self.contract.multi_label else found - found.mean(0)
 
     def probabilities(self, signals: Sequence[np.ndarray], fs: float) -> np.ndarray:
         """Of each stretch, (n, classes) float32, calibrated."""
@@ -162,9 +151,9 @@ class Predictor(NamedTuple):
         if signal.ndim != 2 or signal.shape[1] != leads or not len(signal):
             raise Unusable(f"shape {signal.shape} is not (samples, {leads})")
         check_rate(fs)
-        return self.predict_recording(InMemory(signal, fs))
+        return self.predict_recording(OpenRecording.of_array(signal, 1, fs, None))
 
-    def predict_recording(self, recording: Readable, lead: int | None = None) -> Prediction:
+    def predict_recording(self, recording: OpenRecording, lead: int | None = None) -> Prediction:
         """Answer for a recording that is read window by window.
 
         Args:
@@ -178,6 +167,19 @@ class Predictor(NamedTuple):
             pairs = zip(some, self._look(signals, fs), strict=True)
             answers += [self.rule.answer(w.start / fs, w.stop / fs, each) for w, each in pairs]
         return Prediction(list(self.rule.names), self.rule.whole(answers), answers)
+
+    def evidence(self, signal: np.ndarray, fs: float) -> np.ndarray:
+        """Where in a stretch (samples, leads) in mV the evidence lies: `Member.evidence`, averaged.
+
+        Returns:
+            (classes, parts), in equal parts of the stretch.
+        """
+        each = [member.evidence(signal, fs) for member in self.members]
+        parts = np.linspace(0, 1, each[0].shape[1])
+        alike = [
+            [np.interp(parts, np.linspace(0, 1, len(one)), one) for one in found] for found in each
+        ]
+        return np.mean(alike, axis=0)
 
     def _look(self, signals: Iterable[np.ndarray], fs: float) -> list[np.ndarray | str]:
         """Mean probabilities of each stretch, or why there are none."""

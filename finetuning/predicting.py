@@ -1,0 +1,166 @@
+"""The work of `finetuning.predict`: recordings one by one, their answers on the terminal and in
+files."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from utils.datasets import DATA_SETS
+from utils.opened import OpenRecording
+from utils.record_files import Found, find_records
+
+from finetuning import answer_files, picturing
+from finetuning.answers import CANNOT_TELL, Answer, Prediction
+from finetuning.predictor import Predictor
+from utils.cli import UserError
+from utils.recordings import lead_number, open_recording
+from utils.wfdb_io import Unusable
+
+
+class Result(NamedTuple):
+    """What was found of a recording.
+
+    Attributes:
+        name: to print. lead: name or number. prediction: or why there is none.
+    """
+
+    name: str
+    path: Path
+    lead: str
+    fs: float
+    prediction: Prediction | str
+
+
+def predict(args: argparse.Namespace) -> None:
+    """Answer for all recordings that the flags name.
+
+    Raises:
+        UserError: weights that cannot be used; at the end, recordings that were named but cannot.
+    """
+    found = find_records(args.records)
+    predictor = Predictor.load(
+        *args.weights, device=args.device, precision=args.precision, tta=args.tta,
+        abstain=args.abstain,
+    )  # fmt: skip
+    names, results = short_names([record.path for record in found]), []
+    table = Table(predictor, max(map(len, names)))
+    print(table.header())
+    try:
+        for name, record in zip(names, found, strict=True):
+            results.append(look(args, predictor, name, record))
+            print("\n".join(table.lines(results[-1])))
+    finally:  # what was found before Ctrl-C is not lost
+        answer_files.write(args, predictor, results)
+    tell_unusable(found, results)
+
+
+def look(args: argparse.Namespace, predictor: Predictor, name: str, record: Found) -> Result:
+    """Answer for one recording, and draw it where the flags say so."""
+    lead, fs = "", float("nan")
+    try:
+        recording = open_recording(record.path, args.fs, args.unit, args.gain)
+        fs, number = recording.fs, choose_lead(recording, args.channel, predictor)
+        lead = describe_lead(recording, number)
+        prediction = predictor.predict_recording(recording, number)
+        if args.plot:
+            words = words_of(predictor)
+            picturing.draw(args.plot, name, recording, number, predictor, prediction, words)
+        return Result(name, record.path, lead, fs, prediction)
+    except Unusable as reason:
+        return Result(name, record.path, lead, fs, str(reason))
+
+
+def choose_lead(recording: OpenRecording, channel: str | None, predictor: Predictor) -> int | None:
+    """Number of the lead that the networks look at; None for all.
+
+    Raises:
+        Unusable: no such lead, or another number of them than the networks take.
+    """
+    wanted = predictor.contract.in_channels
+    if wanted == 1:
+        return lead_number(recording, channel)
+    if channel is not None:
+        raise Unusable(f"--channel is for networks of one lead, these take {wanted}")
+    if recording.count != wanted:
+        raise Unusable(f"number of leads is {recording.count}, not {wanted}")
+    return None
+
+
+def describe_lead(recording: OpenRecording, number: int | None) -> str:
+    if number is None:
+        return "all"
+    return recording.leads[number] if recording.leads else str(number)
+
+
+def words_of(predictor: Predictor) -> dict[str, str]:
+    """What the classes are called, in their order."""
+    known = DATA_SETS.get(predictor.contract.dataset)
+    return {name: known.classes.get(name, name) if known else name
+            for name in predictor.contract.classes}  # fmt: skip
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """File names without endings, where these tell the recordings apart, else paths."""
+    stems = [path.stem for path in paths]
+    if len(set(stems)) == len(stems):
+        return stems
+    return [os.path.relpath(path) for path in paths]
+
+
+class Table:
+    """Lines for the terminal, in columns."""
+
+    def __init__(self, predictor: Predictor, width: int):
+        self.words = words_of(predictor)
+        self.width = max(width, len("recording"))
+        self.answer = max(map(len, [*self.words.values(), CANNOT_TELL]))
+
+    def header(self) -> str:
+        probabilities = "".join(f"{name:>6.5}" for name in self.words)
+        return f"{'recording':{self.width}}  {'lead':6} {'length':>9}  {'answer':{self.answer}} " \
+               f"{probabilities}"  # fmt: skip
+
+    def lines(self, result: Result) -> list[str]:
+        """Of a recording: its answer, and what share of a long one has which."""
+        start = f"{result.name:{self.width}}  {result.lead:6.6} "
+        if isinstance(result.prediction, str):
+            return [f"{start}{'':9}  cannot be read: {result.prediction}"]
+        whole, windows = result.prediction.whole, result.prediction.windows
+        said = f"{self.say(whole):{self.answer}} "
+        if whole.readable:
+            said += "".join(f"{p:6.2f}" for p in whole.probabilities)
+        lines = [f"{start}{duration(whole.stop):>9}  {said}{self.why(whole)}".rstrip()]
+        if len(windows) > 1:
+            shares = [(share, self.words.get(name, CANNOT_TELL)) for name, share in
+                      result.prediction.shares().items() if share]  # fmt: skip
+            parts = ", ".join(f"{words} {share:.1%}" for share, words in sorted(shares)[::-1])
+            lines.append(f"{'':{self.width}}  of {len(windows)} windows: {parts}")
+        return lines
+
+    def say(self, answer: Answer) -> str:
+        if answer.reason:
+            return CANNOT_TELL
+        return ", ".join(self.words[name] for name in answer.classes) or "none of these"
+
+    def why(self, answer: Answer) -> str:
+        return f"  {answer.reason}" if answer.reason else ""
+
+
+def duration(seconds: float) -> str:
+    """`30.0 s`, `1:30:05`."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+
+
+def tell_unusable(found: Sequence[Found], results: Sequence[Result]) -> None:
+    """Raises `UserError` where recordings that were named cannot be read; says how many others."""
+    bad = [isinstance(result.prediction, str) for result in results]
+    named = sum(record.named for record, is_bad in zip(found, bad, strict=True) if is_bad)
+    if sum(bad) > named:
+        print(f"{sum(bad) - named} of {len(found)} recordings cannot be read, see above")
+    if named:
+        raise UserError(f"{named} of the recordings named cannot be read, see above")

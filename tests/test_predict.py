@@ -1,0 +1,198 @@
+"""`python -m finetuning.predict`: any format, rate and unit; what it prints, writes and refuses."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import wfdb
+from scipy.io import savemat
+from scipy.signal import resample_poly
+
+from finetuning import predict
+from tests.helpers import command, put_edf, put_weights
+from utils.recordings import read_recording
+from utils.synthetic_cohort import write_challenge17
+
+CPU = ["--device", "cpu", "--precision", "fp32"]
+CLASSIFIER = {"task": "classification", "classes": list("ANO~x"), "frame_size": 16384,
+              "dataset": "challenge17", "mean": 0.0, "sd": 0.25}  # fmt: skip
+SHIPPED = predict.SHIPPED
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """Four synthetic recordings of half a minute, A00001 to A00004, 300 Hz."""
+    root = tmp_path_factory.mktemp("source") / "training2017"
+    write_challenge17(root, 4, seed=0, seconds=(30.0, 30.001))
+    return root
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    return put_weights(tmp_path_factory.mktemp("weights") / "w.safetensors", **CLASSIFIER)
+
+
+def run(*flags):
+    return command(predict.main, *CPU, *flags)
+
+
+def test_a_folder_answers_in_the_table_and_in_files(source, weights, tmp_path):
+    out = tmp_path / "a.csv", tmp_path / "a.json"
+    result = run("--weights", weights, source, "--csv", out[0], "--json", out[1], "--abstain", 0)
+    assert result.code == 0, result
+    header, *lines = result.out.splitlines()
+    assert header.split() == ["recording", "lead", "length", "answer", *"ANO~x"]
+    rows = list(csv.DictReader(out[0].open()))
+    document = json.loads(out[1].read_text())
+    recordings = document["recordings"]
+    predictor = predict.Predictor.load(weights, device="cpu", precision="fp32")
+    assert len(rows) == len(recordings) == 5
+    assert lines[4].startswith("REFERENCE  ") and "without a sampling rate" in lines[4]
+    assert rows[4]["reason"] == "cannot be read: " + recordings[4]["cannot_be_read"]
+    for number, (line, row, entry) in enumerate(zip(lines[:4], rows, recordings, strict=False), 1):
+        name = f"A0000{number}"
+        recording = read_recording(source / f"{name}.hea")
+        expected = predictor.predict(recording.signal, recording.fs).probabilities
+        assert line.startswith(f"{name}     ECG       30.0 s")
+        assert (row["recording"], row["window"], row["lead"]) == (name, "whole", "ECG")
+        found = [float(row[f"prob_{label}"]) for label in "ANO~x"]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        np.testing.assert_allclose(list(entry["probabilities"].values()), expected, atol=1e-5)
+        assert entry["answer"] == [row["answer"]] == ["ANO~x"[expected.argmax()]]
+    assert document["weights"][0]["sha256"] and document["classes"] == list("ANO~x")
+
+
+def put_npy(path, signal, fs):
+    np.save(path, signal[:, 0])
+
+
+def put_csv(path, signal, fs):
+    times = np.arange(len(signal)) / fs
+    table = np.column_stack([times, signal, np.zeros(len(signal))])
+    np.savetxt(path, table, "%.6f", ",", header="time,ECG,other", comments="")
+
+
+def put_wfdb(path, signal, fs):
+    wfdb.wrsamp(path.stem, fs, ["mV"], ["ECG"], signal, fmt=["16"], write_dir=str(path.parent))
+
+
+# Files of one signal, and the flags that say what the file does not.
+FORMATS = {
+    ".hea": (put_wfdb, 1, []),
+    ".mat": (lambda path, signal, fs: savemat(path, {"val": signal.T}), 1000, ["--unit", "uV"]),
+    ".csv": (put_csv, 1, ["--unit", "mV", "--channel", "ECG"]),
+    ".npy": (put_npy, 1000, ["--unit", "uV"]),
+    ".edf": (put_edf, 1, []),
+}
+
+
+@pytest.mark.parametrize("fs", [250, 300, 360, 500])
+def test_one_recording_in_any_format_rate_and_unit(source, weights, tmp_path, fs):
+    """Real weights where they come with the repository."""
+    trained = SHIPPED if SHIPPED.exists() else weights
+    recording = read_recording(source / "A00001.hea")
+    (tmp_path / "as_it_was").mkdir()
+    expected = answers(tmp_path / "as_it_was", trained, source / "A00001.mat")
+    signal = resample_poly(recording.signal, fs, 300, padtype="line")
+    for ending, (put, scale, said) in FORMATS.items():
+        folder = tmp_path / ending[1:]
+        folder.mkdir()
+        put(folder / f"record{ending}", signal * scale, fs)
+        stated = [] if ending in (".hea", ".edf") else ["--fs", fs]
+        found = answers(folder, trained, folder / f"record{ending}", *said, *stated)
+        assert found["answer"] == expected["answer"], ending
+        for name, value in expected["probabilities"].items():
+            assert found["probabilities"][name] == pytest.approx(value, abs=0.02), ending
+
+
+def answers(folder, weights, record, *flags) -> dict:
+    result = run("--weights", weights, record, "--json", folder / "a.json", "--abstain", 0, *flags)
+    assert result.code == 0, result
+    return json.loads((folder / "a.json").read_text())["recordings"][0]
+
+
+def test_long_recordings_along_time(weights, tmp_path):
+    times = np.arange(100 * 250) / 250
+    signal = np.exp(-(((times % 0.8 - 0.4) / 0.02) ** 2)) + 0.01 * np.sin(times)
+    signal[: 30 * 250] = 0
+    np.save(tmp_path / "long.npy", signal)
+    flags = ["--fs", 250, "--unit", "mV", "--csv", tmp_path / "a.csv", "--abstain", 0]
+    result = run("--weights", weights, tmp_path / "long.npy", *flags)
+    assert result.code == 0 and "of 4 windows:" in result.out and "cannot tell" in result.out
+    rows = list(csv.DictReader((tmp_path / "a.csv").open()))
+    assert [row["window"] for row in rows] == ["whole", "1", "2", "3", "4"]
+    assert [row["reason"] for row in rows] == ["", "flat", "", "", ""]
+    assert rows[1]["prob_A"] == "" and float(rows[4]["start_s"]) == 90
+
+
+def test_pictures(source, weights, tmp_path):
+    np.save(tmp_path / "long.npy", np.tile(read_recording(source / "A00001.hea").signal, (3, 1)))
+    flags = ["--fs", 300, "--unit", "mV", "--plot", tmp_path / "p", "--abstain", 0]
+    result = run("--weights", weights, source / "A00002", tmp_path / "long.npy", *flags)
+    assert result.code == 0, result
+    written = sorted(path.name for path in (tmp_path / "p").iterdir())
+    assert written[0] == "A00002.png" and "long_timeline.png" in written
+    assert any(name.startswith("long_") and name.endswith(".png") for name in written[1:-1])
+
+
+def test_what_cannot_be_read_does_not_stop_the_others(source, weights, tmp_path):
+    (tmp_path / "broken.edf").write_bytes(b"0       ")
+    result = run("--weights", weights, tmp_path / "broken.edf", source / "A00001.mat")
+    assert result.code == 2 and "broken" in result.out and "A00001" in result.out
+    assert result.err == "error: 1 of the recordings named cannot be read, see above\n"
+    result = run("--weights", weights, tmp_path, source / "A00001.mat")
+    assert result.code == 0 and "1 of 2 recordings cannot be read, see above" in result.out
+
+
+def test_doubts_are_said(source, weights, tmp_path):
+    signal = read_recording(source / "A00001.hea").signal
+    np.save(tmp_path / "r.npy", signal * 1000)
+    result = run("--weights", weights, tmp_path / "r.npy", "--fs", 300, "--unit", "mV")
+    assert result.code == 0 and "cannot tell" in result.out
+    assert "uV taken for mV" in result.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], "name recordings"),
+        (["nowhere"], "nowhere does not exist"),
+        (["{source}", "--export", "onnx"], "name recordings, or what to --export"),
+        (["{source}", "--out", "x"], "--out: only with --export"),
+        (["{source}", "--unit", "adu"], "--gain is of --unit adu"),
+        (["{source}", "--gain", "200"], "--gain is of --unit adu"),
+        (["{source}", "--csv", __file__], "is there; name another, or give --overwrite"),
+        (["{source}", "--unit", "kV"], "invalid choice"),
+    ],
+)
+def test_flags_that_make_no_sense(source, weights, flags, words):
+    result = run("--weights", weights, *(str(flag).format(source=source) for flag in flags))
+    result.refused(words)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [(["--channel", "V9"], "no lead 'V9'"), (["--channel", "3"], "no lead '3'")],
+)
+def test_leads_that_are_not_there(source, weights, flags, words):
+    result = run("--weights", weights, source / "A00001.mat", *flags)
+    assert result.code == 2 and words in result.out
+
+
+def test_an_interrupted_run_keeps_its_answers(source, weights, tmp_path, monkeypatch):
+    from finetuning import predicting
+
+    look, seen = predicting.look, []
+
+    def interrupted(*args):
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(look(*args))
+        return seen[0]
+
+    monkeypatch.setattr(predicting, "look", interrupted)
+    result = run("--weights", weights, source, "--csv", tmp_path / "a.csv")
+    assert result.code == 130
+    assert len(list(csv.DictReader((tmp_path / "a.csv").open()))) == 1
