@@ -134,4 +134,5 @@ def _check_calibration(signal: edfio.EdfSignal) -> None:
     except ERRORS:
         steps = per_mv = 0
     if steps <= 0 or not GAINS[0] <= abs(per_mv) <= GAINS[1]:
-        raise Unusable(f"header states no gain for {words(signal.label)}")
+        label = " ".join(signal.label.split())
+        raise Unusable(f"header states no gain for {label or 'a signal'}")
