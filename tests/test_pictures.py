@@ -8,8 +8,9 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from finetuning import pictures
-from finetuning.pictures import COLOURS, draw_recording, draw_timeline, headline
+from finetuning import pictures, timeline
+from finetuning.pictures import COLOURS, draw_recording, headline
+from finetuning.timeline import draw_timeline
 
 MM = 5  # pixels
 NAMES = {"A": "atrial fibrillation", "N": "normal rhythm"}
@@ -24,7 +25,8 @@ def figure(monkeypatch, tmp_path):
         return drawn.pop()
 
     drawn = []
-    monkeypatch.setattr(pictures, "_save", lambda figure, path: drawn.append(figure))
+    for module in (pictures, timeline):
+        monkeypatch.setattr(module, "save", lambda figure, path: drawn.append(figure))
     return draw
 
 
@@ -201,6 +203,13 @@ def test_more_classes_than_colours(figure):
     assert len(drawn.axes[0].collections) == 9  # all of them are stacked, over what is grey
 
 
+def test_long_title_ends_before_the_legend(figure):
+    drawn = figure(draw_timeline, np.zeros(1), np.ones(1), np.ones((1, 1)), "A", title="n" * 300)
+    drawn.canvas.draw()
+    right = drawn._suptitle.get_window_extent().x1
+    assert right < drawn.legends[0].get_window_extent().x0
+
+
 @pytest.mark.parametrize(
     ("windows", "words", "unit"),
     [(4, ["0:00:00", "0:00:10"], "h:mm:ss"), (2880, ["0:00", "2:00"], "h:mm")],
@@ -220,5 +229,5 @@ def test_one_unreadable_window_is_a_picture_too(tmp_path):
 
 
 def test_nothing_global_is_touched():
-    code = "import sys, finetuning.pictures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, finetuning.timeline; sys.exit('matplotlib.pyplot' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
