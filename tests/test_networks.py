@@ -118,6 +118,49 @@ def test_both_layouts_compute_the_same(whole, length):
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("length", [2048, 2047, 1000])
+@pytest.mark.parametrize("architecture", ["resnet18", "resnet50", "resnet18_2d"])
+def test_evidence_adds_up_to_the_logits(architecture, length, channels_last):
+    stages = 3 if architecture == "resnet50" else None
+    model = Classifier(build_encoder(architecture, 2, stages, generator()), 4, generator()).eval()
+    model.encoder.channels_last = channels_last
+    torch.nn.init.normal_(model.head.bias, generator=generator())
+    x = noise(2, 2, length)
+    with torch.no_grad():
+        logits, evidence = model.explain(x)
+        assert torch.equal(logits, model(x)) and torch.equal(evidence, model.evidence(x))
+    hop = 32 if architecture == "resnet18_2d" else 1
+    assert evidence.shape == (2, 4, math.ceil(length // hop / (model.encoder.stride / hop)))
+    assert evidence.dtype == torch.float32
+    torch.testing.assert_close(evidence.mean(-1) + model.head.bias, logits, rtol=0, atol=1e-4)
+
+
+def test_evidence_is_float32_where_the_network_is_not(whole):
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        assert whole.evidence(noise(2, 1, 256)).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("stages", "stride"), [(1, 4), (2, 8), (4, 32)])
+def test_a_place_sees_the_samples_that_it_stands_for(stages, stride):
+    model, x = network(stages=stages).eval(), noise(1, 1, 2048).requires_grad_()
+    assert model.encoder.stride == stride
+    place = 1024 // stride
+    model.evidence(x)[0, 0, place].backward()
+    seen = x.grad[0, 0].nonzero()[:, 0]
+    middle = (seen.min() + seen.max()) / 2
+    assert place * stride <= middle < (place + 1) * stride
+
+
+def test_evidence_by_sample(whole):
+    evidence = torch.arange(6.0).reshape(2, 3)
+    found = whole.by_sample(evidence, 70)
+    assert found.shape == (2, 70)
+    assert found[1].tolist() == [3.0] * 32 + [4.0] * 32 + [5.0] * 6
+    # Samples that fill no column of a spectrogram are those of the last place.
+    assert whole.by_sample(evidence, 100)[0, 95:].tolist() == [2.0] * 5
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
 def test_every_parameter_has_a_gradient(whole, channels_last):
     model = copy.deepcopy(whole)
     model.encoder.channels_last = channels_last

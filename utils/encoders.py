@@ -87,6 +87,29 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.encoder(x))
 
+    def explain(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, classes) as `forward` has them, and the evidence for them, in one pass.
+
+        The evidence (B, classes, places), float32, is the class-activation map (Zhou et al. 2016).
+        Behind the average over places there is but a dense layer, so that it is exact: its mean
+        over places, plus the bias, is the logits. See `by_sample` for where the places lie.
+        """
+        maps = self.encoder.maps(x)  # (B, D, places), or (B, D, F, places)
+        with torch.autocast(x.device.type, enabled=False):
+            over_time = maps.float().mean(2) if maps.ndim == 4 else maps.float()
+            evidence = self.head.weight @ over_time
+        return self.head(self.encoder.pool(maps)), evidence
+
+    def evidence(self, x: Tensor) -> Tensor:
+        """(B, C, T) -> (B, classes, places); see `explain`."""
+        return self.explain(x)[1]
+
+    def by_sample(self, evidence: Tensor, samples: int) -> Tensor:
+        """Evidence (…, places) as (…, samples): place i stands for `encoder.stride` samples from
+        i * stride on; it sees farther to both sides."""
+        place = torch.arange(samples, device=evidence.device) // self.encoder.stride
+        return evidence[..., place.clamp_max(evidence.shape[-1] - 1)]
+
 
 def count_parameters(model: nn.Module) -> int:
     """Parameters as Keras counts them: BN's running mean and variance included."""

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 FILTERS = (64, 128, 256, 512)  # of the four stages
+STEM_STRIDE = 4  # of convolution and pool in front of them
 
 
 class Layers(NamedTuple):
@@ -115,3 +116,8 @@ def build_stages(
         for stage, (width, out_width) in enumerate(pairwise(widths))
     ]
     return nn.Sequential(*stages), widths[-1]
+
+
+def total_stride(stages: int) -> int:
+    """What one place behind the stem and so many stages stands for, in samples or columns."""
+    return STEM_STRIDE * 2 ** max(stages - 1, 0)

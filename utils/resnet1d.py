@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.keras_rules import same_padding, variance_scaling_
-from utils.residual import FILTERS, BasicBlock, Bottleneck, Layers, build_stages
+from utils.residual import FILTERS, BasicBlock, Bottleneck, Layers, build_stages, total_stride
 
 KERNELS = (7, 5, 5, 3)
 
@@ -56,6 +56,9 @@ class ResNet1d(nn.Module):
         blocks: number of blocks in each stage; fewer stages than four make a shorter network.
         in_channels: leads.
         generator: source of the initial kernels.
+
+    Attributes:
+        stride: samples from one place of the maps to the next.
     """
 
     def __init__(
@@ -67,12 +70,17 @@ class ResNet1d(nn.Module):
     ):
         super().__init__()
         self.channels_last = False
+        self.stride = total_stride(len(blocks))
         self.conv1 = SameConv1d(in_channels, FILTERS[0], 7, 2, generator)
         self.bn1 = BatchNorm(FILTERS[0])
         layers = Layers(SameConv1d, BatchNorm)
         self.stages, self.out_features = build_stages(block, layers, blocks, KERNELS, generator)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.pool(self.maps(x))
+
+    def maps(self, x: Tensor) -> Tensor:
+        """What the last stage finds at each place, (B, in_channels, T) -> (B, D, T / stride)."""
         if self.channels_last:
             x = x.unsqueeze(2).to(memory_format=torch.channels_last)  # (B, C, 1, T)
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
@@ -82,4 +90,8 @@ class ResNet1d(nn.Module):
             x = F.max_pool2d(x, (1, 3), (1, 2), (0, front), ceil_mode=front < behind)
         else:
             x = F.max_pool1d(x, 3, 2, front, ceil_mode=front < behind)
-        return self.stages(x).flatten(2).mean(-1)  # (B, D)
+        return self.stages(x).flatten(2)
+
+    def pool(self, maps: Tensor) -> Tensor:
+        """(B, D, places) -> (B, D)."""
+        return maps.mean(-1)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.keras_rules import same_padding, variance_scaling_
-from utils.residual import FILTERS, BasicBlock, Layers, build_stages
+from utils.residual import FILTERS, BasicBlock, Layers, build_stages, total_stride
 from utils.spectrogram import Settings, Spectrogram
 
 BatchNorm = partial(nn.BatchNorm2d, momentum=0.01, eps=1e-3)  # Keras' defaults
@@ -46,6 +46,9 @@ class ResNet2d(nn.Module):
         in_channels: leads, a spectrogram each.
         generator: source of the initial kernels.
         settings: of the spectrograms.
+
+    Attributes:
+        stride: samples from one place in time of the maps to the next.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class ResNet2d(nn.Module):
         super().__init__()
         self.channels_last = False
         self.spectrogram = Spectrogram(settings)
+        self.stride = settings.hop * total_stride(len(blocks))
         self.conv1 = SameConv2d(in_channels, FILTERS[0], 7, 2, generator)
         self.bn1 = BatchNorm(FILTERS[0])
         layers = Layers(SameConv2d, BatchNorm)
@@ -71,8 +75,20 @@ class ResNet2d(nn.Module):
 
     def features(self, image: Tensor) -> Tensor:
         """Features of spectrograms, (B, in_channels, F, T) -> (B, out_features)."""
+        return self.pool(self._maps(image))
+
+    def maps(self, x: Tensor) -> Tensor:
+        """What the last stage finds at each frequency and place, (B, in_channels, T) ->
+        (B, D, F, T / stride)."""
+        return self._maps(self.spectrogram(x))
+
+    def pool(self, maps: Tensor) -> Tensor:
+        """(B, D, F, places) -> (B, D)."""
+        return maps.mean((2, 3))
+
+    def _maps(self, image: Tensor) -> Tensor:
         if self.channels_last:
             image = image.to(memory_format=torch.channels_last)
         x = F.relu(self.bn1(self.conv1(image)))
         x = F.max_pool2d(x, 2, ceil_mode=True)
-        return self.stages(x).mean((2, 3))  # (B, D)
+        return self.stages(x)
