@@ -79,4 +79,4 @@ class Predictor(NamedTuple):
         x = normalise(x, inside, contract.mean, contract.sd)
         batch = Batch(x.to(self.hardware.device), torch.zeros(1), 1)
         logits, _ = predict(self.model, [batch], self.hardware)
-        return TARGETS[contract.multi_label].probabilities(logits)[0].numpy()
+        return TARGETS[contract.multi_label].probabilities(logits / contract.temperature)[0].numpy()
