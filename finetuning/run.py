@@ -1,20 +1,21 @@
-"""One fine-tuning run: network, epochs, predictions of the chosen epoch."""
+"""One fine-tuning run: network and epochs; what it ends with is in `finetuning.conclusion`."""
 
 import argparse
 from contextlib import ExitStack
+from pathlib import Path
 
-from torch import Tensor
+import torch
 
-from finetuning.batches import Recordings, batches
+from finetuning.conclusion import conclude, forecast
 from finetuning.data import Data, open_data
 from finetuning.optimisation import attend, make_optimizer
-from finetuning.shifting import over_shifts
 from finetuning.stream import steps_of_epoch, stream, training_loss
-from finetuning.targets import TARGETS, Targets
+from finetuning.targets import TARGETS
+from finetuning.trainer import make_parser
 from utils import distributed, runlog
-from utils.cli import spectrogram_settings
+from utils.cli import UserError, spectrogram_settings
 from utils.contract import Contract
-from utils.distributed import Processes
+from utils.distributed import ALONE, Processes
 from utils.encoders import (
     Classifier,
     build_encoder,
@@ -22,13 +23,12 @@ from utils.encoders import (
     settings_of,
 )
 from utils.engine import Hardware, choose_hardware
-from utils.files import write_json
+from utils.files import read_json
 from utils.manifest import digest
-from utils.names import BEST, DEFAULT_ARCHITECTURE, SCORES
-from utils.predictions import write_predictions
+from utils.names import ARGUMENTS, BEST, DEFAULT_ARCHITECTURE, SCORES
 from utils.runlog import Best, Log
 from utils.training import Training
-from utils.weights import load_encoder, load_strictly, read_weights, save_weights
+from utils.weights import load_encoder, read_weights, save_weights
 
 # --val-metric and --stop-metric to columns of the history
 COLUMNS = {"loss": "val_loss", "acc": "val_acc", "f1": "f1", "auc": "auc", "val_loss": "val_loss",
@@ -78,16 +78,11 @@ def make_training(
 def lead(args: argparse.Namespace, data: Data, training: Training, resumed: bool) -> None:
     """Train, predict with the chosen epoch, and write all files."""
     runlog.start_run(args, training.processes.describe(training.hardware), resumed)
-    best = args.job_dir / BEST
     with training.stop.listening():
         train(args, data, training)
         epoch = training.log.bests["val"].epoch
-        load_strictly(training.judged, read_weights(best)[0], best)
-        scores = {name: evaluate(args, data, name, training) for name in data.parts}
-    write_json(args.job_dir / SCORES, {"epoch": epoch, **scores})
+        conclude(args, data, training, epoch)
     training.finish()
-    for name, score in scores.items():
-        print(describe_scores(name, score, data.targets))
     by = f"validation {args.val_metric}" if "val" in data.parts else "being the last"
     print(f"epoch {epoch} chosen by {by}; predictions and scores: {args.job_dir}")
 
@@ -173,27 +168,45 @@ def validate(args: argparse.Namespace, data: Data, training: Training) -> dict[s
     return {"val_loss": loss} | {name: scores[targets.history[name]] for name in columns}
 
 
-def evaluate(args: argparse.Namespace, data: Data, name: str, training: Training) -> dict:
-    """Predict one part of the data, write the table, return the scores."""
-    targets, recordings = data.targets, data.parts[name]
-    logits, labels = forecast(args, recordings, training, args.tta)
-    probabilities = targets.probabilities(logits).numpy()
-    out = args.job_dir / f"{name}_predictions.csv"
-    write_predictions(out, recordings.record_ids, recordings.classes, recordings.y, probabilities)
-    return targets.scores(labels.numpy(), probabilities, recordings.classes)
+def calibrate(job_dir: Path) -> None:
+    """Conclude a finished run once more, such as one from before there were temperatures.
+
+    Raises:
+        UserError: it is not finished, or its data have changed.
+    """
+    args, epoch = flags_of(job_dir)
+    hardware = choose_hardware(args.device, args.precision)
+    with runlog.claimed(args):
+        if not runlog.finished(args, SCORES):
+            raise UserError(f"{job_dir} is not finished; continue it with --resume of the trainer")
+        _, contract = read_weights(job_dir / BEST)
+        data = open_data(args, hardware.device)
+        if digest(data.manifest) != contract.manifest_sha256:
+            raise UserError(f"{args.train} is not what {job_dir / BEST} was trained on")
+        encoder = build_encoder(
+            contract.architecture, contract.in_channels, contract.stages, None, contract.spectrogram
+        )
+        model = Classifier(encoder, len(contract.classes), torch.Generator())
+        conclude(args, data, make_training(args, model, contract, hardware, ALONE), epoch)
 
 
-def forecast(
-    args: argparse.Namespace, recordings: Recordings, training: Training, shifts: int = 1
-) -> tuple[Tensor, Tensor]:
-    """Logits, averaged over so many shifts, and labels of all recordings."""
-    model = over_shifts(training.judged, shifts)
-    return training.predict(model, batches(recordings, args.batch_size))
+def flags_of(job_dir: Path) -> tuple[argparse.Namespace, int]:
+    """Flags of a finished run, those that its version did not know by their defaults; and the epoch
+    that it chose.
 
-
-def describe_scores(name: str, scores: dict, targets: Targets) -> str:
-    """`test: macro F1 0.731, CinC-3 0.770 (A 0.711, N 0.898, …)`."""
-    shown = [(label, scores[key]) for key, label in targets.shown.items()]
-    known = ", ".join(f"{label} {value:.3f}" for label, value in shown if value is not None)
-    each = ", ".join(f"{label} {value:.3f}" for label, value in scores["f1"].items())
-    return f"{name}: {known} ({each})"
+    Raises:
+        UserError: it is not finished, or its files are damaged.
+    """
+    if not (job_dir / SCORES).exists():
+        raise UserError(f"{job_dir} holds no finished run of finetuning.trainer (no {SCORES})")
+    try:
+        saved = read_json(job_dir / ARGUMENTS)["arguments"] | {"job_dir": str(job_dir)}
+        epoch = read_json(job_dir / SCORES)["epoch"]
+    except (KeyError, TypeError):
+        raise UserError(f"{job_dir} holds damaged files of a run; run it again") from None
+    files = {name: saved[name] for name in ("job_dir", "train", "val", "test") if saved.get(name)}
+    words = [f"--{name.replace('_', '-')}={path}" for name, path in files.items()]
+    args = make_parser().parse_args(words)
+    vars(args).update({name: value for name, value in saved.items() if name not in files})
+    args.resume, args.overwrite = True, False
+    return args, epoch

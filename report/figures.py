@@ -7,11 +7,13 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pandas as pd
+from pandas.api.typing import SeriesGroupBy
 
 from report import scenarios, statistics
 from report.collect import Results
 from report.provenance import RANDOM
 from report.statistics import MACRO_F1
+from utils.calibration_metrics import BINS, expected_calibration_error, reliability
 from utils.files import atomic_path
 
 matplotlib.use("Agg")
@@ -124,11 +126,12 @@ def calibration(results: Results) -> Figure:
     """Reliability diagram of each scenario over all its seeds, with the expected calibration error
     and the share of answers in each bin."""
     cells = scenarios.describe(results.runs)
-    figure, axes = _panels(len(cells), (3.1, 3.1))
+    figure, axes = _panels(len(cells), (3.1, 3.3))
     by_scenario = results.predictions.groupby("scenario")
     for place, name in zip(axes, cells.index, strict=True):
-        table, error = statistics.reliability(by_scenario.get_group(name))
-        width = 1 / statistics.BINS
+        bins = reliability(*statistics.answers(by_scenario.get_group(name)))
+        table, error = pd.DataFrame(bins), expected_calibration_error(bins)
+        width = 1 / BINS
         shares = table["count"] / table["count"].sum()
         place.bar(
             table.index * width, shares, width, align="edge", color="#cccccc", label="answers"
@@ -136,9 +139,27 @@ def calibration(results: Results) -> Figure:
         place.plot([0, 1], [0, 1], color="black", lw=0.8, ls="--")
         drawn = table[table["count"] >= FEW]
         place.plot(drawn["confidence"], drawn["accuracy"], "o-", color=COLOURS[1], label="accuracy")
-        place.set(title=f"{name}, ECE {error:.3f}", xlim=(0, 1), ylim=(0, 1))
+        known = scenarios.temperature(results.runs, name)
+        place.set(title=f"{name}, ECE {error:.3f}\n{known}", xlim=(0, 1), ylim=(0, 1))
         place.set(xlabel="probability of the answer", ylabel="share", aspect="equal")
         place.legend(loc="upper left", fontsize="small")
+    return figure
+
+
+def coverage(results: Results) -> Figure:
+    """Test macro F1 of the most confident recordings by their share: mean over seeds, and range; a
+    panel per network and number of labels."""
+    groups = list(scenarios.groups(scenarios.describe(results.runs)))
+    table = statistics.coverage(results.predictions)
+    figure, axes = _panels(len(groups), (5.5, 3.8), across=2)
+    for place, (words, group) in zip(axes, groups, strict=True):
+        for name, colour in _colours(group.index).items():
+            f1 = table[table["scenario"] == name].groupby("coverage")["macro_f1"]
+            _draw_range(place, f1, colour, name)
+        place.set(title=words, xlabel="recordings answered, the most confident first, share")
+        place.set_ylabel("test macro F1")
+        place.grid(alpha=0.3)
+        place.legend(title="initial weights", loc="lower left")
     return figure
 
 
@@ -180,12 +201,19 @@ def _colours(names: Iterable[str]) -> dict[str, str]:
 def _draw_validation(axes: plt.Axes, history: pd.DataFrame, scenarios: dict[str, str]) -> None:
     for scenario, colour in scenarios.items():
         f1 = history[history["scenario"] == scenario].groupby("epoch")["f1"]
-        axes.plot(f1.mean(), color=colour, label=scenario, marker=".")
-        axes.fill_between(f1.mean().index, f1.min(), f1.max(), color=colour, alpha=0.2, lw=0)
+        _draw_range(axes, f1, colour, scenario)
     axes.set(xlabel="epoch", ylabel="validation macro F1", ylim=(0, 1))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.legend(title="initial weights", loc="lower right")
+
+
+def _draw_range(axes: plt.Axes, values: SeriesGroupBy, colour: str, label: str) -> None:
+    """Mean of each group, and a band from its smallest to its largest."""
+    axes.plot(values.mean(), color=colour, label=label, marker=".")
+    axes.fill_between(
+        values.mean().index, values.min(), values.max(), color=colour, alpha=0.2, lw=0
+    )
 
 
 def _draw_test(axes: plt.Axes, scores: pd.DataFrame, scenarios: dict[str, str]) -> None:

@@ -21,12 +21,13 @@ TEXTS = (  # the other columns are numbers
     "labels", "manifest_sha256", "device", "command", "commit", "versions",
 )  # fmt: skip
 # In the order of the table; fraction: of the patients of the whole set. epochs: run, of at most
-# max_epochs. records: labelled ones that trained. device: with the precision of its products.
+# max_epochs. records: labelled ones that trained. temperature: of the probabilities. device: with
+# the precision of its products.
 COLUMNS = (
     "architecture", "objective", "pretraining_dataset", "pretraining_patients",
     "pretraining_fraction", "subset", "records", "chosen_epoch", "epochs", "max_epochs",
-    "wall_seconds", "dataset", "labels", "manifest_sha256", "pretraining_manifest_sha256",
-    "device", "command", "commit", "versions",
+    "wall_seconds", "temperature", "dataset", "labels", "manifest_sha256",
+    "pretraining_manifest_sha256", "device", "command", "commit", "versions",
 )  # fmt: skip
 
 
@@ -54,6 +55,8 @@ def _read(job: Path) -> dict[str, Any]:
         "epochs": _column(job / "history.csv", "epoch", max),
         "max_epochs": arguments.get("epochs"),
         "wall_seconds": _column(job / "timing.csv", "seconds", sum),
+        # Not the contract's, which is 1 in files from before there were temperatures.
+        "temperature": scores.get("temperature"),
         "dataset": getattr(contract, "dataset", None),
         "labels": _labels(job, arguments.get("train"), contract),
         "manifest_sha256": getattr(contract, "manifest_sha256", None),

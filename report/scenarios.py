@@ -43,6 +43,16 @@ def pairs(cells: pd.DataFrame) -> list[tuple[str, str]]:
     return found
 
 
+def temperature(runs: pd.DataFrame, scenario: str) -> str:
+    """`temperature 1.31 to 1.52` of its runs; `without temperature` of runs from before there was
+    one, or of another program."""
+    found = runs.loc[runs["scenario"] == scenario, "temperature"].dropna()
+    if found.empty:
+        return "without temperature"
+    ends = dict.fromkeys(f"{value:.2f}" for value in (found.min(), found.max()))
+    return f"temperature {' to '.join(ends)}"
+
+
 def share(fraction: float) -> str:
     """`25 %`."""
     return f"{100 * fraction:.3g} %"

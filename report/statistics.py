@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.stats import wilcoxon
 
 from report.collect import RUN
-from utils import metrics
+from utils import calibration_metrics, metrics
 from utils.predictions import split_columns
 
 COLUMNS = {"macro_f1": "macro F1", "cinc3": "CinC-3"}
@@ -21,7 +21,6 @@ LEVEL = 0.95
 RESAMPLES = 10_000  # of seeds; of recordings fewer, each is a whole test set
 TEST_SETS = 1_000
 FOR_INTERVAL, FOR_TEST = 3, 6  # seeds; with five the smallest p of Wilcoxon's test is 0.06
-BINS = 10  # of confidence
 
 
 class Interval(NamedTuple):
@@ -167,20 +166,32 @@ def confusion(predictions: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
     return np.bincount(cells, minlength=len(names) ** 2).reshape(len(names), -1), names
 
 
-def reliability(predictions: pd.DataFrame) -> tuple[pd.DataFrame, float]:
-    """How often an answer is right, by the probability that it was given, over all runs of a table.
-
-    Returns:
-        a row per tenth of confidence that occurs: `confidence` and `accuracy` (means), `count`; and
-        the expected calibration error, their mean absolute difference weighted by count.
-    """
+def answers(predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) true class numbers, and (n, classes) probabilities, over all runs of a table."""
     _, _, true, prob = split_columns(predictions.drop(columns=RUN))
-    confidence, right = prob.max(1), true.argmax(1) == prob.argmax(1)
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    table = pd.DataFrame({"confidence": confidence, "accuracy": right, "count": 1})
-    table = table.groupby(bins).agg({"confidence": "mean", "accuracy": "mean", "count": "sum"})
-    gaps = (table["confidence"] - table["accuracy"]).abs()
-    return table, float(np.average(gaps, weights=table["count"]))
+    return true.argmax(1), prob
+
+
+def calibration(predictions: pd.DataFrame) -> pd.DataFrame:
+    """One row per run: `scenario`, `seed`, expected calibration error, negative log-likelihood,
+    macro F1 of the most confident shares of the recordings."""
+    rows = []
+    for (scenario, seed), run in predictions.groupby(RUN, sort=False):
+        found = calibration_metrics.calibration_scores(*answers(run))
+        f1 = zip(found["coverage"]["coverage"], found["coverage"]["macro_f1"], strict=True)
+        row = {"scenario": scenario, "seed": seed, "ECE": found["ece"], "NLL": found["nll"]}
+        rows.append(row | {f"{MACRO_F1}, {share:.0%} answered": value for share, value in f1})
+    return pd.DataFrame(rows)
+
+
+def coverage(predictions: pd.DataFrame) -> pd.DataFrame:
+    """A row per run and share of recordings answered: `scenario`, `seed`, and the columns of
+    `utils.calibration_metrics.coverage`."""
+    parts = [
+        pd.DataFrame(calibration_metrics.coverage(*answers(run))).assign(scenario=name, seed=seed)
+        for (name, seed), run in predictions.groupby(RUN, sort=False)
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
 def _cells(run: pd.DataFrame) -> tuple[np.ndarray, int]:

@@ -82,6 +82,15 @@ def scores(results: Results) -> pd.DataFrame:
     return table[[*(name for name in columns if name in table), *others]]
 
 
+def calibration(results: Results) -> pd.DataFrame:
+    """How far the probabilities on the test set can be believed: mean ± sd over runs."""
+    table = statistics.summarise(statistics.calibration(results.predictions)).set_index("scenario")
+    table = table.loc[scenarios.describe(results.runs).index].reset_index(names="weights")
+    known = [scenarios.temperature(results.runs, name) for name in table["weights"]]
+    table.insert(2, "probabilities", known)
+    return table
+
+
 def _published_scores() -> pd.DataFrame:
     rows = published()
     table = rows[["source", "network", "runs"]].copy()

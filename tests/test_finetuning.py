@@ -16,6 +16,7 @@ from finetuning.data import draw, open_data
 from finetuning.prepared import PreparedSet, load_prepared, write_prepared
 from tests.helpers import command, contents, put_weights
 from utils import metrics
+from utils.calibration_metrics import calibration_scores
 from utils.cli import UserError
 from utils.distributed import ALONE, Processes
 from utils.encoders import Classifier
@@ -102,8 +103,10 @@ def test_scores_can_be_counted_again_from_the_predictions(job):
     scores = json.loads((job / "scores.json").read_text())
     for part in ("train", "val", "test"):
         table = read_predictions(job / f"{part}_predictions.csv")
-        again = metrics.scores(table.true.argmax(1), table.prob, table.classes)
-        assert scores[part] == again
+        true, prob = table.true.argmax(1), table.prob.astype(np.float32)
+        again = metrics.scores(true, prob, table.classes) | calibration_scores(true, prob)
+        assert {name: scores[part][name] for name in again} == again
+        assert ("uncalibrated" in scores[part]) == (part != "train")
     history = pd.read_csv(job / "history.csv").set_index("epoch")
     assert scores["epoch"] == history["f1"].idxmax()
     assert scores["val"]["macro_f1"] == history["f1"].max()
@@ -127,7 +130,9 @@ def test_the_saved_model_of_the_chosen_epoch_predicts(prepared, weights, tmp_pat
     table = read_predictions(job / "test_predictions.csv")
     assert table.record_names.tolist() == test.record_ids.tolist()
     assert np.array_equal(table.true, test.y)
-    np.testing.assert_allclose(table.prob, logits.softmax(1).numpy(), atol=1e-6)
+    np.testing.assert_allclose(
+        table.prob, (logits / contract.temperature).softmax(1).numpy(), atol=1e-6
+    )
 
 
 def test_equal_seeds_give_equal_bytes_wherever_the_data_lies(prepared, weights, job, tmp_path):
@@ -295,6 +300,8 @@ def test_without_validation_the_last_epoch_is_chosen(prepared, weights, tmp_path
     scores = json.loads((job / "scores.json").read_text())
     assert scores["epoch"] == 2
     assert scores["train"]["records"] == 48
+    assert scores["temperature"] == read_weights(job / "best_model.safetensors")[1].temperature == 1
+    assert "temperature" not in result.out
     assert "val" not in scores and not (job / "val_predictions.csv").exists()
 
 

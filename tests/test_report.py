@@ -157,7 +157,7 @@ def pretrained(tmp_path, prepared):
     environment = {"hardware": "cpu, fp32", "command": "python -m x", "commit": "12e45+",
                    "torch": "2"}  # fmt: skip
     write_json(job / "args.json", {"arguments": arguments, "environment": environment})
-    write_json(job / "scores.json", {"epoch": 2, "train": {"records": 24}})
+    write_json(job / "scores.json", {"epoch": 2, "temperature": 1.5, "train": {"records": 24}})
     return job
 
 
@@ -173,9 +173,9 @@ def test_a_run_says_where_it_comes_from(pretrained, tmp_path):
             "scenario": "beat", "seed": 10, "architecture": "resnet18", "objective": "beat",
             "pretraining_dataset": "mitdb", "pretraining_patients": 12,
             "pretraining_fraction": 0.25, "subset": 0.5, "records": 24, "chosen_epoch": 2,
-            "epochs": 2, "max_epochs": 9, "wall_seconds": 6.0, "dataset": "own", "labels": "zip",
-            "device": "cpu, fp32", "command": "python -m x", "commit": "12e45+",
-            "versions": "torch 2",
+            "epochs": 2, "max_epochs": 9, "wall_seconds": 6.0, "temperature": 1.5,
+            "dataset": "own", "labels": "zip", "device": "cpu, fp32", "command": "python -m x",
+            "commit": "12e45+", "versions": "torch 2",
         }  # fmt: skip
 
 

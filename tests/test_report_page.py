@@ -58,6 +58,7 @@ DRAWN = {
     "labels": figures.labels,
     "confusions": figures.confusions,
     "calibration": figures.calibration,
+    "coverage": figures.coverage,
 }
 
 
@@ -151,6 +152,16 @@ def test_own_rows_stand_below_the_published_ones():
     text = tables.differences(make_results(CELLS))
     assert text["scenario"].tolist() == ["beat_10", "beat_25", "beat"]
     assert set(text["p, Holm"]) == {"too few seeds for a test"}
+
+
+def test_runs_without_temperature_are_named_so():
+    cells = {"random": FULL, "beat": BEAT | {"temperature": 1.414}}
+    results = make_results(cells)
+    assert tables.calibration(results).set_index("weights")["probabilities"].to_dict() == {
+        "random": "without temperature", "beat": "temperature 1.41",
+    }  # fmt: skip
+    results.runs.loc[results.runs.index[-1], "temperature"] = 2
+    assert tables.calibration(results)["probabilities"].iloc[-1] == "temperature 1.41 to 2.00"
 
 
 @pytest.mark.parametrize(

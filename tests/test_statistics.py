@@ -144,9 +144,13 @@ def test_confusion_counts_every_run():
     assert names == CLASSES and (counts == expected).all()
 
 
-def test_reliability_by_hand():
-    # 0.85 is right once in two, 1.0 is right: ECE = 2/4 · |0.85 − 0.5| + 2/4 · 0
-    prob = np.array([[0.85, 0.05, 0.05, 0.05]] * 2 + [[1.0, 0, 0, 0]] * 2)
-    table, error = statistics.reliability(predictions("b", 1, np.array([0, 1, 0, 0]), prob))
-    assert table["count"].tolist() == [2, 2] and table["accuracy"].tolist() == [0.5, 1]
-    assert error == pytest.approx(0.175)
+def test_calibration_is_by_run():
+    sure, unsure = np.eye(4), np.full((4, 4), 0.2) + np.eye(4) * 0.2
+    table = pd.concat(
+        predictions("beat", seed, np.arange(4), prob) for seed, prob in ((1, sure), (2, unsure))
+    )
+    found = statistics.calibration(table).set_index("seed")
+    assert found["ECE"].tolist() == pytest.approx([0, 0.6])
+    assert found["NLL"].tolist() == pytest.approx([0, -np.log(0.4)])
+    assert found["macro F1, 50% answered"].tolist() == [1, 1]
+    assert len(statistics.coverage(table)) == 2 * 6

@@ -1,0 +1,188 @@
+"""Temperatures: fitted, stored, used; and the scores of probabilities, by hand."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from finetuning import calibrate, conclusion, trainer
+from finetuning.calibration import HIGHEST, LOWEST, fit_temperature
+from finetuning.targets import MULTI_LABEL, SINGLE_LABEL
+from tests.helpers import command, contents, put_weights
+from utils import calibration_metrics
+from utils.files import read_json, write_json
+from utils.weights import read_weights, save_weights
+
+BEST = "best_model.safetensors"
+
+
+def honest(targets, records, seed=0):
+    """Logits (records, 4), and labels that are drawn with the probabilities they stand for."""
+    rng = np.random.default_rng(seed)
+    logits = torch.from_numpy(rng.normal(0, 2, (records, 4))).float()
+    prob = targets.probabilities(logits).numpy()
+    if targets is MULTI_LABEL:
+        return logits, torch.from_numpy((rng.random(prob.shape) < prob).astype(np.float32))
+    drawn = (rng.random((records, 1)) > prob.cumsum(1)).sum(1)
+    return logits, torch.from_numpy(np.minimum(drawn, 3))
+
+
+@pytest.mark.parametrize("targets", [SINGLE_LABEL, MULTI_LABEL], ids=["single", "multi"])
+@pytest.mark.parametrize("factor", [0.5, 1, 3])
+def test_a_known_factor_is_found(targets, factor):
+    logits, labels = honest(targets, 5000)
+    found = fit_temperature(logits * factor, labels, targets)
+    assert found == pytest.approx(factor, rel=0.06)
+    assert found == fit_temperature(logits * factor, labels, targets)
+    plain = targets.loss(logits * factor, labels)
+    assert targets.loss(logits * factor / found, labels) <= plain + 1e-6
+    for change in (0.97, 1.03):  # it is the lowest, but for the guess of one recording
+        other = targets.loss(logits * factor / (found * change), labels)
+        assert targets.loss(logits * factor / found, labels) < other
+    answers = (targets.probabilities(x).argmax(1) for x in (logits, logits * factor / found))
+    assert torch.equal(*answers)
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "least", "most"),
+    [
+        (torch.zeros(8, 4), torch.arange(8) % 4, 1, 1),  # nothing to tell
+        (torch.eye(4) * 5, torch.arange(4), 0.5, 1),  # all right: as if surer, but not by much
+        (torch.eye(4) * 5, (torch.arange(4) + 1) % 4, 2, HIGHEST),  # all wrong
+        (torch.tensor([[1.0, 0, 0, 0]]), torch.tensor([0]), 0.3, 1),
+        (torch.eye(4).repeat(500, 1) * 1e4, torch.arange(4).repeat(500), LOWEST, 1),
+        (torch.eye(4).repeat(500, 1) * -1e4, torch.arange(4).repeat(500), HIGHEST - 0.1, HIGHEST),
+    ],
+    ids=["equal", "right", "wrong", "one", "large right", "large wrong"],
+)
+def test_little_to_fit_on_gives_something_sane(logits, labels, least, most):
+    assert least <= fit_temperature(logits, labels, SINGLE_LABEL) <= most
+    one_hot = torch.nn.functional.one_hot(labels, 4).float()
+    assert LOWEST <= fit_temperature(logits, one_hot, MULTI_LABEL) <= HIGHEST
+
+
+def test_calibration_error_by_hand():
+    # 0.85 is right once in two, 1.0 always: ECE = 2/4 · |0.85 − 0.5| + 2/4 · 0
+    prob = np.array([[0.85, 0.05, 0.05, 0.05]] * 2 + [[1.0, 0, 0, 0]] * 2)
+    true = np.array([0, 1, 0, 0])
+    bins = calibration_metrics.reliability(true, prob)
+    assert bins["count"] == [0] * 12 + [2, 0, 2]
+    assert bins["accuracy"][12:] == [0.5, None, 1] and bins["confidence"][14] == 1
+    assert calibration_metrics.expected_calibration_error(bins) == pytest.approx(0.175)
+    expected = -(np.log(0.85) + np.log(0.05)) / 4
+    assert calibration_metrics.log_loss(true, prob) == pytest.approx(expected)
+    sure = calibration_metrics.log_loss(np.array([1]), np.array([[1.0, 0.0]], np.float32))
+    assert sure == pytest.approx(-np.log(1e-7))
+
+
+def test_perfectly_calibrated_and_overconfident():
+    true = np.array([0] * 3 + [1] + [0] * 3 + [1])
+    for confidence, error in ((0.75, 0), (0.95, 0.2)):  # right in six of eight
+        prob = np.tile([confidence, 1 - confidence], (8, 1))
+        found = calibration_metrics.calibration_errors(true, prob)
+        assert found["ece"] == pytest.approx(error)
+
+
+def test_several_classes_count_each():
+    # 0.9: present in one of two; 0.1: in none of two; ECE = 1/2 · 0.4 + 1/2 · 0.1
+    true, prob = np.array([[1, 0], [0, 0]]), np.array([[0.9, 0.1], [0.9, 0.1]])
+    assert calibration_metrics.calibration_errors(true, prob) == {
+        "ece": pytest.approx(0.25), "nll": pytest.approx(-(3 * np.log(0.9) + np.log(0.1)) / 4),
+    }  # fmt: skip
+    found = calibration_metrics.coverage(true, np.array([[0.9, 0.1], [0.6, 0.1]]))
+    assert found["records"] == [2] * 6 or found["records"] == [2] * 5 + [1]
+    assert found["threshold"] == pytest.approx([0.6] * 5 + [0.9])
+    assert found["accuracy"] == [0.75] * 5 + [1] and found["macro_f1"][-1] == 1
+
+
+def test_coverage_by_hand():
+    confidence = np.array([0.9, 0.8, 0.7, 0.6, 0.55, 0.95, 0.5, 0.85, 0.75, 0.65])
+    prob = np.stack([confidence, 1 - confidence], 1)
+    true = np.array([0, 0, 0, 1, 1, 0, 1, 0, 0, 0])  # wrong are 0.6, 0.55 and 0.5
+    found = calibration_metrics.coverage(true, prob)
+    assert found["coverage"] == [1, 0.9, 0.8, 0.7, 0.6, 0.5]
+    assert found["records"] == [10, 9, 8, 7, 6, 5]
+    assert found["threshold"] == [0.5, 0.55, 0.6, 0.65, 0.7, 0.75]
+    assert found["accuracy"] == pytest.approx([7 / 10, 7 / 9, 7 / 8, 1, 1, 1])
+    # Class 1 is present but never predicted; F1 of class 0 is 14/17, 14/16, 14/15, then alone.
+    assert found["macro_f1"] == pytest.approx([7 / 17, 7 / 16, 7 / 15, 1, 1, 1])
+    alike = calibration_metrics.coverage(true, np.tile([0.75, 0.25], (10, 1)))
+    assert alike["records"] == [10] * 6  # of equals none is left out
+
+
+@pytest.fixture(scope="module")
+def flags(prepared, tmp_path_factory):
+    weights = put_weights(tmp_path_factory.mktemp("weights") / "weights.safetensors")
+    return [
+        "--train", prepared / "p_train.npz", "--test", prepared / "p_test.npz", "--val-size", 0.25,
+        "--weights-file", weights, "--epochs", 2, "--batch-size", 16, "--tta", 2,
+        "--device", "cpu", "--precision", "fp32",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def job(flags, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("calibration") / "job"
+    result = command(trainer.main, *flags, "--job-dir", folder)
+    assert result.code == 0, result
+    assert "\ntemperature " in result.out and ": ECE on validation 0." in result.out
+    return folder
+
+
+def test_weights_and_scores_agree(job):
+    scores = read_json(job / "scores.json")
+    assert scores["temperature"] == read_weights(job / BEST)[1].temperature != 1
+    assert scores["val"]["nll"] < scores["val"]["uncalibrated"]["nll"]
+    json.loads((job / "scores.json").read_text(), parse_constant=pytest.fail)  # no NaN
+
+
+def test_killed_between_weights_and_scores(flags, job, tmp_path, monkeypatch):
+    again = [*flags, "--job-dir", tmp_path / "job", "--resume"]
+
+    def dies(*_):
+        raise OSError(28, "No space left on device", "scores.json")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(conclusion, "write_json", dies)
+        command(trainer.main, *again).refused("No space left")
+    assert (tmp_path / "job" / BEST).read_bytes() == (job / BEST).read_bytes()
+    assert not (tmp_path / "job/scores.json").exists()
+    assert command(trainer.main, *again).code == 0
+    for name in (BEST, "scores.json", "history.csv", "test_predictions.csv"):
+        assert (tmp_path / "job" / name).read_bytes() == (job / name).read_bytes()
+
+
+def test_a_run_from_before(job, tmp_path):
+    """Without a temperature, and with fewer flags: it then has the files of one of today."""
+    old = shutil.copytree(job, tmp_path / "old")
+    tensors, contract = read_weights(old / BEST)
+    save_weights(old / BEST, tensors, dataclasses.replace(contract, temperature=1.0))
+    about = read_json(old / "args.json")
+    del about["arguments"]["augment"], about["arguments"]["resume"]
+    write_json(old / "args.json", about)
+    write_json(old / "scores.json", {"epoch": read_json(job / "scores.json")["epoch"]})
+    (old / "val_predictions.csv").unlink()
+    result = command(calibrate.main, "--job-dir", old)
+    assert result.code == 0 and "temperature " in result.out, result
+    found, expected = contents(old), contents(job)
+    assert found.pop("args.json") != expected.pop("args.json")
+    assert found == expected
+
+
+def test_what_cannot_be_calibrated(job, prepared, tmp_path):
+    command(calibrate.main, "--job-dir", tmp_path).refused("holds no finished run", "scores.json")
+    other = shutil.copytree(job, tmp_path / "other")
+    tensors, contract = read_weights(job / BEST)
+    save_weights(other / BEST, tensors, dataclasses.replace(contract, manifest_sha256="0" * 64))
+    command(calibrate.main, "--job-dir", other).refused("p_train.npz is not what")
+    (other / "checkpoint.safetensors").touch()
+    command(calibrate.main, "--job-dir", other).refused("is not finished", "--resume")
+    about = read_json(job / "args.json")
+    about["arguments"]["train"] = "gone.npz"
+    write_json(other / "args.json", about)
+    command(calibrate.main, "--job-dir", other).refused("gone.npz does not exist")
+    (other / "args.json").write_text("[]")
+    command(calibrate.main, "--job-dir", other).refused("damaged files")
