@@ -12,6 +12,7 @@ from finetuning.shifting import over_shifts
 from finetuning.stream import steps_of_epoch, stream, training_loss
 from finetuning.targets import TARGETS, Targets
 from utils import distributed, runlog
+from utils.card import write_card
 from utils.cli import spectrogram_settings
 from utils.contract import Contract
 from utils.distributed import Processes
@@ -24,7 +25,7 @@ from utils.encoders import (
 from utils.engine import Hardware, choose_hardware
 from utils.files import write_json
 from utils.manifest import digest
-from utils.names import BEST, DEFAULT_ARCHITECTURE, SCORES
+from utils.names import BEST, CARD, DEFAULT_ARCHITECTURE, SCORES
 from utils.predictions import write_predictions
 from utils.runlog import Best, Log
 from utils.training import Training
@@ -84,6 +85,7 @@ def lead(args: argparse.Namespace, data: Data, training: Training, resumed: bool
         epoch = training.log.bests["val"].epoch
         load_strictly(training.judged, read_weights(best)[0], best)
         scores = {name: evaluate(args, data, name, training) for name in data.parts}
+    write_card(args.job_dir / CARD, best, about_data(data), scores)
     write_json(args.job_dir / SCORES, {"epoch": epoch, **scores})
     training.finish()
     for name, score in scores.items():
@@ -102,9 +104,11 @@ def build_model(args: argparse.Namespace, data: Data) -> tuple[Classifier, Contr
     manifest, recordings = data.manifest, data.parts["train"]
     channels = recordings.signal.shape[1]
     architecture, stages = args.arch or DEFAULT_ARCHITECTURE, args.stages
+    lineage = []
     if args.weights_file:
         transfer = load_encoder(args.weights_file, args.arch, manifest["fs"], channels)
         architecture, stages = transfer.contract.architecture, transfer.contract.stages
+        lineage = transfer.contract.lineage
         print(transfer.report(args.weights_file))
         if args.verbose:
             print("\n".join(f"  transferred {name}" for name in transfer.transferred))
@@ -133,6 +137,7 @@ def build_model(args: argparse.Namespace, data: Data) -> tuple[Classifier, Contr
         versions=runlog.versions(),
         spectrogram=settings_of(encoder),
         multi_label=data.targets is TARGETS[True],
+        derived_from=lineage,
     )
     return model, contract
 
@@ -189,6 +194,17 @@ def forecast(
     """Logits, averaged over so many shifts, and labels of all recordings."""
     model = over_shifts(training.judged, shifts)
     return training.predict(model, batches(recordings, args.batch_size))
+
+
+def about_data(data: Data) -> dict[str, str]:
+    """For the card: version of the labels, recordings and patients of each part."""
+    described = {"labels": str(data.manifest.get("labels", "unknown"))}
+    numbers = data.manifest.get("patients") or {}
+    for name, part in data.parts.items():
+        patients = {numbers[record] for record in part.record_ids if record in numbers}
+        of = f" of {len(patients):,} patients" if patients else ""
+        described[f"recordings, {name}"] = f"{len(part):,}{of}"
+    return described
 
 
 def describe_scores(name: str, scores: dict, targets: Targets) -> str:
