@@ -11,8 +11,9 @@ from finetuning.data import Data
 from finetuning.shifting import over_shifts
 from finetuning.targets import Targets
 from utils.calibration_metrics import calibration_errors, calibration_scores
+from utils.card import write_card
 from utils.files import write_json
-from utils.names import BEST, SCORES
+from utils.names import BEST, CARD, SCORES
 from utils.predictions import write_predictions
 from utils.training import Training
 from utils.weights import load_strictly, read_weights, save_weights
@@ -36,6 +37,7 @@ def conclude(args: argparse.Namespace, data: Data, training: Training, epoch: in
     scores = {
         name: evaluate(args, data, name, *answer, temperature) for name, answer in answers.items()
     }
+    write_card(args.job_dir / CARD, best, about_data(data), scores)
     write_json(args.job_dir / SCORES, {"epoch": epoch, "temperature": temperature, **scores})
     for name, score in scores.items():
         print(describe_scores(name, score, data.targets))
@@ -71,6 +73,17 @@ def forecast(
     """Logits, averaged over so many shifts, and labels of all recordings."""
     model = over_shifts(training.judged, shifts)
     return training.predict(model, batches(recordings, args.batch_size))
+
+
+def about_data(data: Data) -> dict[str, str]:
+    """For the card: version of the labels, recordings and patients of each part."""
+    described = {"labels": str(data.manifest.get("labels", "unknown"))}
+    numbers = data.manifest.get("patients") or {}
+    for name, part in data.parts.items():
+        patients = {numbers[record] for record in part.record_ids if record in numbers}
+        of = f" of {len(patients):,} patients" if patients else ""
+        described[f"recordings, {name}"] = f"{len(part):,}{of}"
+    return described
 
 
 def describe_scores(name: str, scores: dict, targets: Targets) -> str:

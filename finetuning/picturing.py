@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from utils.opened import OpenRecording
 
 from finetuning.answers import CANNOT_TELL, Answer, Prediction
 from finetuning.pictures import draw_recording, draw_timeline, headline
 from finetuning.predictor import Predictor
+from utils.opened import OpenRecording
 
 
 def draw(

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.datasets import DATA_SETS
-from utils.opened import OpenRecording
-from utils.record_files import Found, find_records
-
 from finetuning import answer_files, picturing
 from finetuning.answers import CANNOT_TELL, Answer, Prediction
 from finetuning.predictor import Predictor
 from utils.cli import UserError
+from utils.datasets import DATA_SETS
+from utils.opened import OpenRecording
+from utils.record_files import Found, find_records
 from utils.recordings import lead_number, open_recording
 from utils.wfdb_io import Unusable
 

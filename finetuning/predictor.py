@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from utils.opened import OpenRecording
 
 from finetuning.answers import Prediction, Rule
 from finetuning.doubts import doubt
@@ -19,6 +18,7 @@ from utils.cli import UserError
 from utils.contract import Contract
 from utils.encoders import Classifier, build_encoder
 from utils.engine import Batch, Hardware, choose_hardware, predict
+from utils.opened import OpenRecording
 from utils.recordings import Recording, millivolt
 from utils.resampling import to_microvolt
 from utils.weights import load_strictly, read_weights

@@ -97,9 +97,11 @@ def build_model(args: argparse.Namespace, data: Data) -> tuple[Classifier, Contr
     manifest, recordings = data.manifest, data.parts["train"]
     channels = recordings.signal.shape[1]
     architecture, stages = args.arch or DEFAULT_ARCHITECTURE, args.stages
+    lineage = []
     if args.weights_file:
         transfer = load_encoder(args.weights_file, args.arch, manifest["fs"], channels)
         architecture, stages = transfer.contract.architecture, transfer.contract.stages
+        lineage = transfer.contract.lineage
         print(transfer.report(args.weights_file))
         if args.verbose:
             print("\n".join(f"  transferred {name}" for name in transfer.transferred))
@@ -128,6 +130,7 @@ def build_model(args: argparse.Namespace, data: Data) -> tuple[Classifier, Contr
         versions=runlog.versions(),
         spectrogram=settings_of(encoder),
         multi_label=data.targets is TARGETS[True],
+        derived_from=lineage,
     )
     return model, contract
 

@@ -8,6 +8,7 @@ PREFIX is the path of a checkpoint without `.index` and `.data-00000-of-00001`.
 from pathlib import Path
 
 from utils import cli, names
+from utils.card import check_free
 
 
 def main() -> None:
@@ -31,8 +32,7 @@ def main() -> None:
         help="samples of one input; by default 2048, of a 2-D network 4096, fine-tuned 16384",
     )
     args = parser.parse_args()
-    if args.out.exists() and not args.overwrite:
-        raise cli.UserError(f"{args.out} exists; name another file or pass --overwrite")
+    check_free(args.out, args.overwrite)
     from pretraining.tensorflow.weights import import_weights
 
     import_weights(args)

@@ -15,6 +15,7 @@ from pretraining.data import Data, cache_validation, open_data
 from pretraining.icentia11k import FS
 from pretraining.tasks import TASKS
 from utils import distributed, metrics, runlog
+from utils.card import write_card
 from utils.cli import spectrogram_settings
 from utils.contract import Contract
 from utils.distributed import Processes
@@ -22,10 +23,10 @@ from utils.encoders import build_encoder, count_parameters, settings_of
 from utils.engine import Batch, Hardware, choose_hardware
 from utils.files import read_json, write_json
 from utils.manifest import digest
-from utils.names import DEFAULT_ARCHITECTURE, SCORES, WEIGHTS
+from utils.names import CARD, DEFAULT_ARCHITECTURE, SCORES, WEIGHTS
 from utils.runlog import Best, Log
 from utils.training import Stream, Training
-from utils.weights import load_encoder, save_weights, strip_head
+from utils.weights import load_encoder, read_weights, save_weights, strip_head
 
 VALIDATED = {"loss": "val_loss", "acc": "val_acc", "f1": "f1"}  # columns of the history
 
@@ -76,9 +77,12 @@ def lead(args: argparse.Namespace, data: Data, training: Training, resumed: bool
         train(args, data, training)
     chosen = training.log.bests["chosen"].epoch
     by = f"validation {args.val_metric}" if data.validation else "being the last"
-    strip_head(epoch_file(args.job_dir, chosen), args.job_dir / WEIGHTS)
+    weights = args.job_dir / WEIGHTS
+    strip_head(epoch_file(args.job_dir, chosen), weights)
+    scores = read_json(args.job_dir / SCORES) if data.validation else {}
+    write_card(args.job_dir / CARD, weights, about_data(args, data), scores)
     training.finish()
-    print(f"epoch {chosen} chosen by {by}; its encoder: {args.job_dir / WEIGHTS}")
+    print(f"epoch {chosen} chosen by {by}; its encoder: {weights}")
 
 
 def build_model(args: argparse.Namespace) -> nn.Module:
@@ -123,7 +127,19 @@ def describe(args: argparse.Namespace, data: Data, model: nn.Module) -> Contract
         versions=runlog.versions(),
         spectrogram=settings_of(model.encoder),
         context={name: getattr(args, name) for name in TASKS[args.task].layout} or None,
+        derived_from=read_weights(args.weights_file)[1].lineage if args.weights_file else [],
     )
+
+
+def about_data(args: argparse.Namespace, data: Data) -> dict[str, str]:
+    """For the card: patients of each part, and frames."""
+    parts = {name: data.manifest[name]["patients"] for name in ("train", "validation")}
+    counts = {name: len(p) if isinstance(p, list) else p for name, p in parts.items()}
+    frames = data.steps * data.epochs * args.batch_size
+    return {
+        **{f"patients, {name}": f"{count:,}" for name, count in counts.items()},
+        "frames, train": f"{frames:,} in {data.epochs} epochs",
+    }
 
 
 def train(args: argparse.Namespace, data: Data, training: Training) -> None:

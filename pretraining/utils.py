@@ -6,7 +6,7 @@ python -m pretraining.utils --checkpoint jobs/beat/epoch_02/model.safetensors --
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils import cli
+from utils import card, cli
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,7 +16,7 @@ def get_pretrained_weights(checkpoint_file: Path, out_file: Path | None = None) 
     """Encoder of a checkpoint, (B, C, T) -> (B, D), in evaluation mode.
 
     Args:
-        out_file: where to write its weights, if anywhere.
+        out_file: where to write its weights, with their card beside them, if anywhere.
 
     Raises:
         UserError: not a weights file, or its encoder is not whole.
@@ -26,6 +26,7 @@ def get_pretrained_weights(checkpoint_file: Path, out_file: Path | None = None) 
     transfer = load_encoder(checkpoint_file)
     if out_file:
         strip_head(checkpoint_file, out_file)
+        card.write_card(card.card_beside(out_file), out_file)
         print(f"{transfer.report(checkpoint_file)}; written: {out_file}")
     return transfer.encoder.eval()
 
@@ -36,8 +37,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="file for the encoder")
     parser.add_argument("--overwrite", action="store_true", help="replace --out")
     args = parser.parse_args()
-    if args.out.exists() and not args.overwrite:
-        raise cli.UserError(f"{args.out} exists; name another file or pass --overwrite")
+    card.check_free(args.out, args.overwrite)
     get_pretrained_weights(args.checkpoint, args.out)
 
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "report.compare": ["--results", "."],
     **{f"benchmarks.{name}": [] for name in ("finetune", "infer", "loader", "scale", "train")},
     "study.__main__": ["run", __file__],
+    "utils.checkpoint": [__file__],
     "utils.download": ["mitdb", "--out", "x"],
     "utils.synthetic": ["--out", "x"],
 }

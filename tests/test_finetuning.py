@@ -32,7 +32,7 @@ SMALL = [
     "--epochs", 2, "--batch-size", 16, "--val-size", 0.25, "--device", "cpu", "--precision", "fp32",
 ]  # fmt: skip
 TABLES = ("train_predictions.csv", "val_predictions.csv", "test_predictions.csv")
-REPEATABLE = ("history.csv", "best_model.safetensors", "scores.json", *TABLES)
+REPEATABLE = ("history.csv", "best_model.safetensors", "scores.json", "MODEL_CARD.md", *TABLES)
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ REPEATABLE = (
     "manifest.json",
     "scores.json",
     "weights.safetensors",
+    "MODEL_CARD.md",
     "epoch_01/model.safetensors",
     "epoch_02/model.safetensors",
 )

@@ -221,7 +221,7 @@ def test_pretrained_weights_from_python(tmp_path, saved, model):
     load_strictly(bare, of_encoder(read_weights(tmp_path / "out")[0]), saved)
     assert torch.equal(bare.eval()(x), encoder(x))
     get_pretrained_weights(saved)
-    assert sorted(contents(tmp_path)) == ["model.safetensors", "out"]
+    assert sorted(contents(tmp_path)) == ["model.safetensors", "out", "out.md"]
 
 
 def test_pretrained_weights_from_the_command_line(tmp_path, saved):

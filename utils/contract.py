@@ -6,6 +6,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from utils.cli import UserError
+from utils.datasets import UNKNOWN
 
 KEY = "contract"
 LEADS, FS, FRAME = 256, 20_000, 2**24  # at most; more leads, Hz or samples take all memory
@@ -30,6 +31,8 @@ class Contract:
         context: of CPC, its flags: frames of context, their overlap, the offset, other candidates.
         temperature: that logits are divided by, so that probabilities are as often right as they
             say (Guo et al. 2017).
+        derived_from: data sets of the weights that training began with, the earliest first; empty
+            where they were random, None where nobody knows.
     """
 
     architecture: str
@@ -50,6 +53,14 @@ class Contract:
     multi_label: bool = False
     context: dict[str, int] | None = None
     temperature: float = 1.0
+    derived_from: list[str] | None = None
+
+    @property
+    def lineage(self) -> list[str]:
+        """All data sets that the weights were made from, the earliest first; each may ask for
+        something, see `utils.datasets`."""
+        before = [UNKNOWN] if self.derived_from is None else self.derived_from
+        return list(dict.fromkeys([*before, self.dataset]))
 
     def to_metadata(self) -> dict[str, str]:
         """One key only: safetensors writes several in no fixed order."""
@@ -119,4 +130,5 @@ RULES: dict[str, Callable[[Any, Contract], bool]] = {
     "multi_label": _is(bool),
     "context": _is(dict, type(None)),
     "temperature": lambda value, _: type(value) in (int, float) and 1 / LARGEST < value < LARGEST,
+    "derived_from": lambda value, contract: value is None or _are_names(value, contract),
 }

@@ -32,3 +32,4 @@ CHECKPOINT = "checkpoint.safetensors"  # only while a run is not finished
 WEIGHTS = "weights.safetensors"  # the last that pretraining writes
 BEST = "best_model.safetensors"  # of fine-tuning, so far
 SCORES = "scores.json"  # the last that fine-tuning writes
+CARD = "MODEL_CARD.md"  # of the weights that a run ends with

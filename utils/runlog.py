@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from utils.cli import UserError
 from utils.files import atomic_path, read_json, remove_leftovers, write_json
 from utils.metrics import better
-from utils.names import ARGUMENTS, BEST, CHECKPOINT, DEFAULT_ARCHITECTURE, SCORES, WEIGHTS
+from utils.names import ARGUMENTS, BEST, CARD, CHECKPOINT, DEFAULT_ARCHITECTURE, SCORES, WEIGHTS
 
 # Everything a run writes; --overwrite removes these and nothing else.
 OUTPUTS = (
@@ -33,6 +33,7 @@ OUTPUTS = (
     CHECKPOINT,
     WEIGHTS,
     BEST,
+    CARD,
     "*_predictions.csv",
     "epoch_*",
 )

@@ -59,17 +59,18 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], Contract]:
-    """All tensors of a weights file, on the CPU, and its contract.
+    """All tensors of a weights file, on the CPU, float32 however they are stored, and its contract.
 
     Raises:
         UserError: as `read_tensors`, or without a contract.
     """
     tensors, metadata = read_tensors(path)
-    return tensors, Contract.from_metadata(metadata, str(path))
+    contract = Contract.from_metadata(metadata, str(path))
+    return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, contract
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors of a file, on the CPU, and its metadata.
+    """All tensors of a file, on the CPU, as they are stored, and its metadata.
 
     Raises:
         UserError: missing file, not safetensors, or cut short.

@@ -25,7 +25,9 @@ def measure(args: argparse.Namespace) -> None:
     with TemporaryDirectory() as folder:
         path = args.record or write_recording(Path(folder))
         weights = args.weights or write_weights(Path(folder) / "weights.safetensors")
-        auto, plain = (Predictor.load(weights, device=args.device, precision=p) for p in ("auto", "fp32"))
+        auto, plain = (
+            Predictor.load(weights, device=args.device, precision=p) for p in ("auto", "fp32")
+        )
         recording = read_recording(path)
         actions = {
             WHOLE: lambda: answer(auto, path),

@@ -16,6 +16,7 @@ from pretraining.tensorflow.network import (
     recognise,
 )
 from utils import runlog
+from utils.card import card_beside, write_card
 from utils.cli import UserError
 from utils.contract import Contract
 from utils.encoders import ENCODERS, count_parameters, settings_of
@@ -31,6 +32,7 @@ def import_weights(args: argparse.Namespace) -> None:
     network = recognise(variables, args.checkpoint)
     contract = describe(network, files, args)
     save_weights(args.out, network.state, contract)
+    write_card(card_beside(args.out), args.out)
     stages = f"{network.stages} of {len(ENCODERS[network.architecture].blocks)} stages"
     print(
         f"{network.kind}: {network.architecture}, {stages}, "
