@@ -25,6 +25,7 @@ DATASETS = ("challenge17", "challenge20", "ptbxl", "table")
 PTBXL_CATEGORIES = ("diagnostic", "form", "rhythm")
 PTBXL_RATES = (500, 100)  # Hz
 UNITS = ("mV", "uV", "V", "adu")
+EXPORTS = ("onnx", "torch")
 # Files in a job directory.
 ARGUMENTS = "args.json"
 CHECKPOINT = "checkpoint.safetensors"  # only while a run is not finished
