@@ -5,7 +5,7 @@ import graphlib
 
 import pytest
 
-from finetuning import challenge17, preparation, prepare, ptbxl
+from finetuning import challenge17, export, preparation, prepare, ptbxl
 from finetuning import run as finetuning_run
 from pretraining import conversion, tasks
 from pretraining import run as pretraining_run
@@ -85,6 +85,7 @@ def test_names_agree_with_the_tables():
     assert prepare.OPTIONAL.keys() == prepare.NEEDED.keys()
     assert tuple(ptbxl.FILE_NAMES) == names.PTBXL_RATES
     assert recordings.UNITS == names.UNITS
+    assert tuple(export.FORMATS) == names.EXPORTS
     assert tuple(resampling.METHODS) == names.RESAMPLINGS
     assert set(finetuning_run.COLUMNS) == {*names.FINETUNING_METRICS, *names.STOP_METRICS}
 
