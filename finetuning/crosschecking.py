@@ -65,8 +65,8 @@ def check_contract(path: Path, contract: Contract, classes: Sequence[str]) -> No
 
 def check_unseen(path: Path, contract: Contract, source: str) -> None:
     """Raises `UserError` where a network was trained on `source`; warns where that is unknown."""
-    lineage = getattr(contract, "derived_from", None)
-    if source in f"{lineage} {contract.dataset}":
+    lineage = getattr(contract, "derived_from", None)  # data sets; none are random weights
+    if source in (*(lineage or ()), contract.dataset):
         raise UserError(f"{path} derives from {source} and knows its subjects; name other weights")
     if lineage is None:
         print(

@@ -8,7 +8,7 @@ import numpy as np
 from utils.annotations import FIBRILLATION
 from utils.wfdb_io import Unusable
 
-UNKNOWN = "?"  # before the first mark
+UNKNOWN = "unknown"  # before the first mark
 CLASS = "A"  # of the Challenge 2017: fibrillation
 AF, NOT_AF, MIXED = "AF", "not AF", "mixed"
 

@@ -114,8 +114,9 @@ def run(database, out, weights, *flags):
 
 def test_a_row_for_each_window(database, weights, tmp_path):
     result = run(database, tmp_path / "both.csv.gz", weights)
-    assert result.code == 0 and "3 records of 2 subjects: 2 windows AF, 6 not" in result.out
-    assert "not counted: 1 mixed" in result.out and "1 windows with flutter" in result.out
+    assert result.code == 0 and "3 records of 2 subjects: 2 windows AF, 5 not" in result.out
+    assert "1 mixed" in result.out and "1 unknown" in result.out
+    assert "1 windows with flutter" in result.out
     assert "1 × no rhythm annotations, such as 104" in result.err and "warning: " in result.err
     content = gzip.decompress((tmp_path / "both.csv.gz").read_bytes())
     assert content.startswith(b"record,subject,start,") and content.count(b"\n") == 10
