@@ -32,9 +32,10 @@ def crosscheck(args: argparse.Namespace) -> None:
     if args.out.exists() and not args.overwrite:
         raise UserError(f"{args.out} exists; choose another --out, or --overwrite it")
     predictors = [Predictor.load(path, args.device, args.precision) for path in args.weights]
+    unsure = []
     for path, predictor in zip(args.weights, predictors, strict=True):
         check_contract(path, predictor.contract, predictors[0].contract.classes)
-        check_unseen(path, predictor.contract, args.source)
+        unsure += [] if is_unseen(path, predictor.contract, args.source) else [path]
     records = sorted(path.with_suffix("") for path in args.records.glob("*.hea"))
     rows, left_out = [], []
     for record in tqdm(records, "answering", unit="record", disable=None):
@@ -48,6 +49,12 @@ def crosscheck(args: argparse.Namespace) -> None:
     table = pd.DataFrame(rows)
     write_text(args.out, table.to_csv(index=False, float_format="%.5f", lineterminator="\n"))
     print_scores(table)
+    for path in unsure:
+        print(
+            f"warning: {path} does not say what its encoder was pretrained on; if that was "
+            f"{args.source}, these scores are worthless",
+            file=sys.stderr,
+        )
     if left_out:
         print(summary(left_out), file=sys.stderr)
     print(f"written: {args.out}")
@@ -63,17 +70,16 @@ def check_contract(path: Path, contract: Contract, classes: Sequence[str]) -> No
         raise UserError(f"{path} has other classes than the first --weights")
 
 
-def check_unseen(path: Path, contract: Contract, source: str) -> None:
-    """Raises `UserError` where a network was trained on `source`; warns where that is unknown."""
+def is_unseen(path: Path, contract: Contract, source: str) -> bool:
+    """Whether it is known that a network was made without `source`.
+
+    Raises:
+        UserError: it is known that it was not.
+    """
     lineage = getattr(contract, "derived_from", None)  # data sets; none are random weights
     if source in (*(lineage or ()), contract.dataset):
         raise UserError(f"{path} derives from {source} and knows its subjects; name other weights")
-    if lineage is None:
-        print(
-            f"warning: {path} does not say what its encoder was pretrained on; if that was "
-            "--records, the scores are worthless",
-            file=sys.stderr,
-        )
+    return lineage is not None
 
 
 def answer(
