@@ -10,13 +10,14 @@ import pandas as pd
 
 from report import provenance
 from utils.cli import UserError
-from utils.files import atomic_path, read_json
+from utils.files import atomic_path, read_json, write_text
 from utils.names import ARGUMENTS, SCORES
 from utils.predictions import read_predictions, split_columns
 
 RUN = ["scenario", "seed"]  # what tells runs apart, in all tables
 TABLES = ("history", "predictions")  # saved by scenario, compressed
 RUNS = "runs.csv"
+NAMES = ["record_name", "scenario", "record", "subject"]  # that may look like numbers
 DIGITS = {"predictions": "%.7g"}  # of float32; more would only be larger
 
 
@@ -82,7 +83,7 @@ def _read_job(scenario: str, job: Path) -> tuple[str, int, Path, pd.DataFrame, p
     predictions = job / "test_predictions.csv"
     if (read_predictions(predictions).true.sum(1) != 1).any():
         raise UserError(f"{job} has several classes to a recording; its scores are in scores.json")
-    return scenario, seed, job, _read(job / "history.csv"), _read(predictions)
+    return scenario, seed, job, read_table(job / "history.csv"), read_table(predictions)
 
 
 def save(results: Results, folder: Path) -> None:
@@ -90,13 +91,11 @@ def save(results: Results, folder: Path) -> None:
     scenarios that the folder holds besides are kept."""
     for name in TABLES:
         for scenario, part in getattr(results, name).groupby("scenario", sort=False):
-            with atomic_path(folder / f"{scenario}_{name}.csv.gz") as temporary:
-                # Neither time nor name inside the archive, so that equal results are equal files.
-                text = part.to_csv(index=False, float_format=DIGITS.get(name), lineterminator="\n")
-                temporary.write_bytes(gzip.compress(text.encode(), mtime=0))
+            text = part.to_csv(index=False, float_format=DIGITS.get(name), lineterminator="\n")
+            write_text(folder / f"{scenario}_{name}.csv.gz", text)
     runs = results.runs
     if (folder / RUNS).exists():
-        before = _read(folder / RUNS)
+        before = read_table(folder / RUNS)
         runs = pd.concat([before[~before["scenario"].isin(runs["scenario"])], runs])
     with atomic_path(folder / RUNS) as temporary:
         runs.to_csv(temporary, index=False, lineterminator="\n")
@@ -116,7 +115,7 @@ def load(folder: Path) -> Results:
         tables.append(pd.concat([_read_saved(path) for path in paths], ignore_index=True))
     runs = tables[-1][RUN].drop_duplicates(ignore_index=True)
     if (folder / RUNS).exists():
-        runs = runs.merge(_read(folder / RUNS), how="left", on=RUN)
+        runs = runs.merge(read_table(folder / RUNS), how="left", on=RUN)
     return Results(*tables, runs.reindex(columns=[*RUN, *provenance.COLUMNS]))
 
 
@@ -127,7 +126,7 @@ def load_all(folder: Path) -> dict[str, Results]:
 
 
 def _read_saved(path: Path) -> pd.DataFrame:
-    table = _read(path)
+    table = read_table(path)
     try:
         values = table.drop(columns=RUN)
         if "predictions" in path.name:
@@ -137,12 +136,13 @@ def _read_saved(path: Path) -> pd.DataFrame:
     return table
 
 
-def _read(path: Path) -> pd.DataFrame:
+def read_table(path: Path) -> pd.DataFrame:
+    """Read CSV, compressed or not; raises `UserError` where it is none."""
     # Only an empty cell is missing: NA may be the name of a recording.
     try:
         return pd.read_csv(
             path,
-            dtype=dict.fromkeys(["record_name", "scenario", *provenance.TEXTS], str),
+            dtype=dict.fromkeys([*NAMES, *provenance.TEXTS], str),
             keep_default_na=False,
             na_values=[""],
             compression="gzip" if path.suffix == ".gz" else None,

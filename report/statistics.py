@@ -73,7 +73,7 @@ def over_seeds(values: Sequence[float]) -> Interval:
     if len(values) < FOR_INTERVAL:
         return Interval(values.mean(), np.nan, np.nan)
     drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
-    return Interval(values.mean(), *_ends(values[drawn].mean(1)))
+    return Interval(values.mean(), *ends(values[drawn].mean(1)))
 
 
 def compare(
@@ -149,7 +149,7 @@ def over_recordings(
         if common:
             differences = [values[scenario, s] - values[baseline, s] for s in common]
             found[baseline, scenario] = np.mean(differences, 0)
-    return {key: Interval(float(value[0]), *_ends(value[1:])) for key, value in found.items()}
+    return {key: Interval(float(value[0]), *ends(value[1:])) for key, value in found.items()}
 
 
 def macro_f1(confusion: np.ndarray) -> np.ndarray:
@@ -201,6 +201,7 @@ def _cells(run: pd.DataFrame) -> tuple[np.ndarray, int]:
     return (true.argmax(1) * len(classes) + prob.argmax(1))[order], len(classes)
 
 
-def _ends(values: np.ndarray) -> tuple[float, float]:
+def ends(values: np.ndarray) -> tuple[float, float]:
+    """Of the 95 % interval of resampled values, by their quantiles."""
     tail = (1 - LEVEL) / 2
     return tuple(np.quantile(values, [tail, 1 - tail]))

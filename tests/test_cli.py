@@ -18,6 +18,7 @@ COMMANDS = {
     "finetuning.calibrate": ["--job-dir", "."],
     "finetuning.prepare": ["--source", ".", "--labels", "zip"],
     "finetuning.trainer": ["--job-dir", "x", "--train", __file__],
+    "finetuning.crosscheck": ["--weights", __file__, "--records", ".", "--out", "x.csv"],
     "report.build": [],
     "report.compare": ["--results", "."],
     **{f"benchmarks.{name}": [] for name in ("finetune", "infer", "loader", "scale", "train")},

@@ -86,7 +86,7 @@ def test_the_mean_of_several_networks(predictor, tmp_path):
 def test_networks_that_do_not_fit_together(tmp_path):
     one = put_weights(tmp_path / "one", **CLASSIFIER)
     other = put_weights(tmp_path / "other", **CLASSIFIER | {"classes": list("abcde")})
-    with pytest.raises(UserError, match="other: its classes .* are not .* of .*one"):
+    with pytest.raises(UserError, match=r"other: its classes .* are not .* of .*one"):
         load(one, other)
 
 

@@ -43,5 +43,8 @@ ALPHABETS = {
     ),
 }
 
+# Rhythms as WFDB databases name them, behind the bracket.
+FIBRILLATION, FLUTTER = "AFIB", "AFL"
+
 # Records of which one is the other's subject again (Moody & Mark 2001).
 SAME_SUBJECT = {"mitdb": {"202": "201"}}

@@ -1,6 +1,7 @@
 """Files written whole or not at all, and their checksums."""
 
 import glob
+import gzip
 import hashlib
 import json
 import os
@@ -97,6 +98,14 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(
             json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8, compressed where the name ends in .gz: equal texts are equal files."""
+    content = text.encode()
+    with atomic_path(path) as temporary:
+        # Neither time nor name inside the archive.
+        temporary.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
 def read_json(path: Path) -> Any:

@@ -60,6 +60,39 @@ def macro_auc(true: np.ndarray, probabilities: np.ndarray) -> float:
     return float(np.mean(areas)) if areas else float("nan")
 
 
+def detection(
+    true: np.ndarray, answered: np.ndarray, score: np.ndarray, weights: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Scores of a yes-or-no question; NaN where there is nothing to divide by.
+
+    Args:
+        true, answered: (n,) booleans. score: (n,), the higher the likelier; for the AUC.
+        weights: (…, n) how often each counts, such as in resampled sets; all once by default.
+
+    Returns:
+        a value for each set, (…,), of each score.
+    """
+    weights = np.ones(len(true)) if weights is None else weights
+    hits, misses, false_alarms, rejections = (
+        weights @ np.asarray(cell, float)
+        for cell in (true & answered, true & ~answered, ~true & answered, ~true & ~answered)
+    )
+    order = np.argsort(score, kind="stable")
+    firsts = np.unique(score[order], return_index=True)[1]  # of equal scores
+    yes, no = (
+        np.add.reduceat((weights * kind)[..., order], firsts, axis=-1) for kind in (true, ~true)
+    )
+    above = (yes * (no.cumsum(-1) - no / 2)).sum(-1)  # pairs in the right order, equal ones half
+    with np.errstate(invalid="ignore"):
+        return {
+            "sensitivity": hits / (hits + misses),
+            "specificity": rejections / (rejections + false_alarms),
+            "positive predictive value": hits / (hits + false_alarms),
+            "F1": 2 * hits / (2 * hits + misses + false_alarms),
+            "AUC": above / (yes.sum(-1) * no.sum(-1)),
+        }
+
+
 def cinc3(f1: Sequence[float], classes: Sequence[str]) -> float | None:
     """The Challenge 2017 score: mean F1 of N, A and O, None for other sets of classes.
 

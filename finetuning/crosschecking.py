@@ -1,0 +1,140 @@
+"""Windows of an annotated database, as networks answer them, to a table and scores."""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import signal as dsp
+from tqdm import tqdm
+
+from finetuning.predictor import Predictor
+from finetuning.rhythms import AF, CLASS, NOT_AF, read_rhythms, truth, within
+from utils import metrics
+from utils.annotations import ALPHABETS, FLUTTER, SAME_SUBJECT
+from utils.cli import UserError
+from utils.contract import Contract
+from utils.files import write_text
+from utils.manifest import summary
+from utils.recordings import read_recording
+from utils.wfdb_io import Unusable, read_marks
+
+WINDOW = 30  # s
+BAND = (0.5, 40)  # Hz, of its device (Clifford et al. 2017)
+
+
+def crosscheck(args: argparse.Namespace) -> None:
+    """Answer, write and score as the flags of `finetuning.crosscheck` say."""
+    if args.out.exists() and not args.overwrite:
+        raise UserError(f"{args.out} exists; choose another --out, or --overwrite it")
+    predictors = [Predictor.load(path, args.device, args.precision) for path in args.weights]
+    unsure = []
+    for path, predictor in zip(args.weights, predictors, strict=True):
+        check_contract(path, predictor.contract, predictors[0].contract.classes)
+        unsure += [] if is_unseen(path, predictor.contract, args.source) else [path]
+    records = sorted(path.with_suffix("") for path in args.records.glob("*.hea"))
+    rows, left_out = [], []
+    for record in tqdm(records, "answering", unit="record", disable=None):
+        try:
+            rows += answer(predictors, record, args.source, args.channel, args.band_pass)
+        except Unusable as reason:
+            left_out.append({"record": record.name, "reason": str(reason)})
+    if not rows:
+        found = summary(left_out) if records else "it holds no .hea files"
+        raise UserError(f"{args.records}: no record can be used ({found})")
+    table = pd.DataFrame(rows)
+    write_text(args.out, table.to_csv(index=False, float_format="%.5f", lineterminator="\n"))
+    print_scores(table)
+    for path in unsure:
+        print(
+            f"warning: {path} does not say what its encoder was pretrained on; if that was "
+            f"{args.source}, these scores are worthless",
+            file=sys.stderr,
+        )
+    if left_out:
+        print(summary(left_out), file=sys.stderr)
+    print(f"written: {args.out}")
+
+
+def check_contract(path: Path, contract: Contract, classes: Sequence[str]) -> None:
+    """Raises `UserError` unless a network tells fibrillation from one lead, as the others do."""
+    if contract.multi_label or CLASS not in contract.classes:
+        raise UserError(f"{path} has no class {CLASS}; name weights fine-tuned on challenge17")
+    if contract.in_channels != 1:
+        raise UserError(f"{path} needs {contract.in_channels} leads; name weights for one")
+    if contract.classes != classes:
+        raise UserError(f"{path} has other classes than the first --weights")
+
+
+def is_unseen(path: Path, contract: Contract, source: str) -> bool:
+    """Whether it is known that a network was made without `source`.
+
+    Raises:
+        UserError: it is known that it was not.
+    """
+    lineage = getattr(contract, "derived_from", None)  # data sets; none are random weights
+    if source in (*(lineage or ()), contract.dataset):
+        raise UserError(f"{path} derives from {source} and knows its subjects; name other weights")
+    return lineage is not None
+
+
+def answer(
+    predictors: Sequence[Predictor], record: Path, source: str, channel: int, band_pass: bool
+) -> Iterator[dict[str, Any]]:
+    """A row for each whole window of a record.
+
+    Raises:
+        Unusable: no annotated recording of `source` with such a lead and a window's length.
+    """
+    recording = read_recording(record)
+    marks = read_marks(record)
+    rhythms = read_rhythms(marks.sample, marks.symbol, marks.aux_note)
+    if ALPHABETS[source].fs not in (None, recording.fs):
+        raise Unusable(f"{recording.fs:g} Hz, not {ALPHABETS[source].fs} as {source}")
+    if channel >= recording.signal.shape[1]:
+        raise Unusable(f"no lead {channel}")
+    lead, length = recording.signal[:, channel], round(WINDOW * recording.fs)
+    if len(lead) < length:
+        raise Unusable(f"shorter than a window of {WINDOW} s")
+    if band_pass:
+        lead = dsp.sosfiltfilt(dsp.butter(2, BAND, "bandpass", fs=recording.fs, output="sos"), lead)
+    subject = SAME_SUBJECT.get(source, {}).get(record.name, record.name)
+    classes = predictors[0].contract.classes
+    for start in range(0, len(lead) - length + 1, length):
+        found = within(rhythms, start, start + length)
+        probabilities = ask(predictors, lead[start : start + length], recording.fs)
+        yield {
+            "record": record.name, "subject": subject, "start": start // length * WINDOW,
+            "signal": "0.5 to 40 Hz" if band_pass else "as it is",
+            "rhythms": " ".join(found), "truth": truth(found),
+            "answer": classes[int(probabilities.argmax())],
+            **{f"prob_{name}": p for name, p in zip(classes, probabilities, strict=True)},
+        }  # fmt: skip
+
+
+def ask(predictors: Sequence[Predictor], millivolt: np.ndarray, fs: float) -> np.ndarray:
+    """Mean probabilities (classes,) of one lead (samples,)."""
+    return np.mean([predictor.predict(millivolt, fs, "mV") for predictor in predictors], axis=0)
+
+
+def print_scores(table: pd.DataFrame) -> None:
+    """Scores over all windows that count, and how those of flutter were answered."""
+    counted = table[table["truth"].isin([AF, NOT_AF])]
+    left_out = table.loc[~table.index.isin(counted.index), "truth"].value_counts()
+    true, answered = counted["truth"] == AF, counted["answer"] == CLASS
+    print(
+        f"{counted['record'].nunique()} records of {counted['subject'].nunique()} subjects: "
+        f"{true.sum()} windows AF, {(~true).sum()} not; not counted: "
+        + (", ".join(f"{count} {name}" for name, count in left_out.items()) or "none")
+    )
+    scores = metrics.detection(
+        *(part.to_numpy() for part in (true, answered, counted[f"prob_{CLASS}"]))
+    )
+    print(", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+    flutter = counted[~true & counted["rhythms"].str.split().map(lambda names: FLUTTER in names)]
+    answers = ", ".join(f"{count} {name}" for name, count in Counter(flutter["answer"]).items())
+    print(f"{len(flutter)} windows with flutter, answered: {answers or 'none'}")

@@ -1,0 +1,213 @@
+"""Fibrillation on another database: windows' truths, the command, and its scores in the report."""
+
+import gzip
+
+import numpy as np
+import pandas as pd
+import pytest
+import wfdb
+from sklearn.metrics import confusion_matrix, f1_score, roc_auc_score
+
+from finetuning import crosscheck
+from finetuning.predictor import Predictor
+from finetuning.rhythms import AF, MIXED, NOT_AF, UNKNOWN, Rhythms, read_rhythms, truth, within
+from report import crosscheck as page
+from tests.helpers import command, put_weights
+from utils import metrics
+from utils.cli import UserError
+from utils.wfdb_io import Unusable
+
+FS = 360  # Hz
+MARKS = Rhythms(np.array([5, 100, 200, 300]), ["N", "AFIB", "AFL", "N"])
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "rhythms", "true"),
+    [
+        (100, 200, ["AFIB"], AF),  # from its mark, up to the next
+        (100, 201, ["AFIB", "AFL"], MIXED),
+        (99, 200, ["N", "AFIB"], MIXED),
+        (120, 180, ["AFIB"], AF),
+        (5, 100, ["N"], NOT_AF),
+        (5, 101, ["N", "AFIB"], MIXED),
+        (200, 300, ["AFL"], NOT_AF),
+        (200, 400, ["AFL", "N"], NOT_AF),
+        (300, 9999, ["N"], NOT_AF),  # the last holds to the end
+        (0, 400, [UNKNOWN, "N", "AFIB", "AFL"], UNKNOWN),
+        (4, 50, [UNKNOWN, "N"], UNKNOWN),
+        (0, 5, [UNKNOWN], UNKNOWN),
+    ],
+)
+def test_windows(start, stop, rhythms, true):
+    assert within(MARKS, start, stop) == rhythms
+    assert truth(rhythms) == true
+
+
+def test_rhythm_marks_among_annotations():
+    found = read_rhythms(
+        [3, 4, 9, 9, 12, 15, 20], ["+", "N", "+", "+", '"', "+", "+"],
+        ["(N\0", "", "(VT\0", "(AFIB\0", "MISSB\0", "note", "(SBR"],
+    )  # fmt: skip
+    assert found.starts.tolist() == [3, 9, 20] and found.names == ["N", "AFIB", "SBR"]
+
+
+@pytest.mark.parametrize(
+    ("samples", "symbols", "notes", "words"),
+    [
+        ([1, 2], ["N", "V"], ["", ""], "no rhythm"),
+        ([1, 2], ["+", "+"], ["(N", ")"], "Icentia11k"),
+        ([2, 1], ["+", "+"], ["(N", "(AFIB"], "out of order"),
+    ],
+)
+def test_annotations_that_cannot_be_used(samples, symbols, notes, words):
+    with pytest.raises(Unusable, match=words):
+        read_rhythms(samples, symbols, notes)
+
+
+def test_scores_of_a_detector():
+    rng = np.random.default_rng(0)
+    true, score = rng.random(200) < 0.3, rng.random(200).round(1)  # some are equal
+    answered, twice = score > 0.6, rng.integers(0, 3, 200)
+    weights = np.stack([np.ones(200), twice])
+    found = metrics.detection(true, answered, score, weights)
+    for row, weight in enumerate(weights):
+        (tn, fp), (fn, tp) = confusion_matrix(true, answered, sample_weight=weight)
+        expected = {
+            "sensitivity": tp / (tp + fn), "specificity": tn / (tn + fp),
+            "positive predictive value": tp / (tp + fp),
+            "F1": f1_score(true, answered, sample_weight=weight),
+            "AUC": roc_auc_score(true, score, sample_weight=weight),
+        }  # fmt: skip
+        assert {name: values[row] for name, values in found.items()} == pytest.approx(expected)
+    nobody = metrics.detection(~true & true, answered, score)
+    assert np.isnan(nobody["sensitivity"]) and np.isnan(nobody["AUC"])
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """Records 201 and 202 of one subject and 103 of another, 100 s each; 104 has no rhythms."""
+    root = tmp_path_factory.mktemp("database")
+    rng = np.random.default_rng(0)
+    for name, marks in {"103": {9: "(N"}, "104": {}, "201": {0: "(AFIB", 40 * FS: "(AFL"},
+                        "202": {0: "(N", 60 * FS: "(AFIB"}}.items():  # fmt: skip
+        signal = rng.normal(-0.3, 0.3, (100 * FS, 2))
+        units = {"units": ["mV", "mV"], "fmt": ["212", "212"], "sig_name": ["MLII", "V1"]}
+        wfdb.wrsamp(name, FS, p_signal=signal, write_dir=str(root), **units)
+        places = np.array([*marks, 99 * FS])
+        symbols, notes = ["+"] * len(marks) + ["N"], [*marks.values(), ""]
+        wfdb.wrann(name, "atr", places, symbols, aux_note=notes, write_dir=str(root))
+    return root
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    root = tmp_path_factory.mktemp("weights")
+    changes = {"task": "classification", "frame_size": 8192, "dataset": "challenge17"}
+    return [put_weights(root / str(n), **changes, classes=list("ANO~x"), mean=n) for n in (0, 1)]
+
+
+def run(database, out, weights, *flags):
+    named = [part for path in weights for part in ("--weights", path)]
+    known = ["--records", database, "--device", "cpu", "--precision", "fp32"]
+    return command(crosscheck.main, *named, "--out", out, *known, *flags)
+
+
+def test_a_row_for_each_window(database, weights, tmp_path):
+    result = run(database, tmp_path / "both.csv.gz", weights)
+    assert result.code == 0 and "3 records of 2 subjects: 2 windows AF, 5 not" in result.out
+    assert "1 mixed" in result.out and "1 unknown" in result.out
+    assert "1 windows with flutter" in result.out
+    assert "1 × no rhythm annotations, such as 104" in result.err and "warning: " in result.err
+    content = gzip.decompress((tmp_path / "both.csv.gz").read_bytes())
+    assert content.startswith(b"record,subject,start,") and content.count(b"\n") == 10
+    table = page.load_all(tmp_path)["both"]
+    assert table["start"].tolist() == [0, 30, 60] * 3
+    assert table["subject"].tolist() == ["103"] * 3 + ["201"] * 6
+    assert table["truth"].tolist() == [UNKNOWN, NOT_AF, NOT_AF, AF, MIXED, NOT_AF, NOT_AF, NOT_AF,
+                                       AF]  # fmt: skip
+    assert table["rhythms"][4] == "AFIB AFL"
+    # The last window of 201, of both networks.
+    signal = wfdb.rdrecord(str(database / "201")).p_signal[60 * FS : 90 * FS, 0]
+    expected = np.mean([Predictor.load(w, "cpu", "fp32").predict(signal, FS) for w in weights], 0)
+    columns = [f"prob_{name}" for name in "ANO~x"]
+    np.testing.assert_allclose(table.loc[5, columns].astype(float), expected, atol=2e-5)
+    assert table["answer"][5] == "ANO~x"[expected.argmax()]
+
+
+def test_band_pass_takes_an_offset_away(database, weights, tmp_path):
+    for name, flags in {"plain": [], "band": ["--band-pass"], "other": ["--channel", 1]}.items():
+        assert run(database, tmp_path / f"{name}.csv.gz", weights[:1], *flags).code == 0
+    tables = page.load_all(tmp_path)
+    assert [t["signal"][0] for t in tables.values()] == ["as it is", "as it is", "0.5 to 40 Hz"]
+    first = {name: table["prob_A"].to_numpy() for name, table in tables.items()}
+    assert not np.allclose(first["plain"], first["band"], atol=1e-4)
+    assert not np.allclose(first["plain"], first["other"], atol=1e-4)
+
+
+def test_refused(database, weights, tmp_path):
+    out = tmp_path / "t.csv"
+    run(database, out, weights, "--channel", 2).refused("no lead 2")
+    run(tmp_path, out, weights).refused("holds no .hea files")
+    run(database, tmp_path / "t.txt", weights).refused("--out", ".csv.gz")
+    out.touch()
+    run(database, out, weights).refused("--overwrite")
+    fine = {"task": "classification", "classes": list("ANO~x")}
+    for changes, words in (
+        ({"classes": list("BNO~x")}, "no class A"),
+        ({"multi_label": True}, "no class A"),
+        ({"in_channels": 2}, "needs 2 leads"),
+        ({"dataset": "mitdb"}, "knows its subjects"),
+    ):
+        other = put_weights(tmp_path / "other", **fine | changes)
+        run(database, tmp_path / "new.csv", [other]).refused(words)
+    swapped = put_weights(tmp_path / "swapped", **fine | {"classes": list("NAO~x")})
+    run(database, tmp_path / "new.csv", [weights[0], swapped]).refused("other classes")
+
+
+def made_table(signal="as it is"):
+    """Ten subjects, of whom two have AF that is found in half of their windows."""
+    rows = [
+        {"record": str(100 + n), "subject": str(100 + n), "start": 30 * k, "signal": signal,
+         "rhythms": "AFIB" if n < 2 else ("N", "AFL", "P", "B")[k % 4],
+         "truth": AF if n < 2 else NOT_AF, "answer": "A" if n < 2 and k % 2 else "N"}
+        for n in range(10) for k in range(8)
+    ]  # fmt: skip
+    rows[0] |= {"truth": MIXED, "rhythms": "AFIB N"}
+    table = pd.DataFrame(rows)
+    p = np.where(table["answer"] == "A", 0.9, 0.1)
+    return table.assign(prob_A=p, prob_N=1 - p)
+
+
+def test_in_the_report():
+    tables = {"one": made_table(), "two": made_table("0.5 to 40 Hz")}
+    row = page.scores(tables).iloc[0]
+    assert (row["windows"], row["of them AF"], row["subjects"], row["of them with AF"]) == (
+        79, 15, 10, 2)  # fmt: skip
+    assert row["sensitivity"].startswith("0.533 [") and row["specificity"] == "1.000 [1.000, 1.000]"
+    found = page.answers(tables).iloc[0]
+    assert found["flutter (16)"] == "A 0%, N 100%" and found["AF (15)"] == "A 53%, N 47%"
+    assert page.records(tables)["one"].tolist() == ["4 of 7; 0", "4 of 8; 0", "0 of 0; 0"]
+    assert len(page.curves(tables).axes) == 2
+    nothing = [make({}) for make in (page.scores, page.answers, page.records, page.curves)]
+    assert nothing == [None] * 4
+
+
+def test_intervals_are_over_subjects():
+    """A window more of the same subject adds nothing."""
+    table = made_table()
+    twice = pd.concat([table, table], ignore_index=True)
+    assert page.intervals(table) == page.intervals(twice)
+
+
+def test_a_damaged_table_is_one_line(tmp_path):
+    (tmp_path / "x.csv.gz").write_bytes(gzip.compress(b"a,b\n1,2\n"))
+    with pytest.raises(UserError, match="is no table of"):
+        page.load_all(tmp_path)
+
+
+def test_windows_of_mitdb(ecg_data):
+    """Marks lie just before the beat that they speak of."""
+    marks = wfdb.rdann(str(ecg_data / "mitdb" / "201"), "atr")
+    rhythms = read_rhythms(marks.sample, marks.symbol, marks.aux_note)
+    assert rhythms.names[:3] == ["AFIB", "NOD", "N"] and rhythms.starts[0] == 60
+    assert truth(within(rhythms, 30 * FS, 60 * FS)) == AF
