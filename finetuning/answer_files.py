@@ -3,21 +3,33 @@
 import argparse
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from finetuning.answers import Answer
+from finetuning.answers import Answer, Prediction
 from finetuning.predictor import Predictor
 from utils.files import atomic_path, sha256, write_json
-
-if TYPE_CHECKING:
-    from finetuning.predicting import Result
 
 WHOLE = "whole"
 
 
-def write(args: argparse.Namespace, predictor: Predictor, results: Sequence["Result"]) -> None:
+class Result(NamedTuple):
+    """What was found of a recording.
+
+    Attributes:
+        name: to print. lead: name or number. prediction: or why there is none.
+    """
+
+    name: str
+    path: Path
+    lead: str
+    fs: float
+    prediction: Prediction | str
+
+
+def write(args: argparse.Namespace, predictor: Predictor, results: Sequence[Result]) -> None:
     """The files that the flags ask for."""
     if args.csv:
         table = pd.DataFrame([row for result in results for row in rows(predictor, result)])
@@ -29,7 +41,7 @@ def write(args: argparse.Namespace, predictor: Predictor, results: Sequence["Res
         print(f"answers: {args.json}")
 
 
-def rows(predictor: Predictor, result: "Result") -> Iterator[dict[str, Any]]:
+def rows(predictor: Predictor, result: Result) -> Iterator[dict[str, Any]]:
     """One for the whole recording, and one for each window of a long one."""
     about = {"recording": result.name, "lead": result.lead}
     if isinstance(result.prediction, str):
@@ -46,7 +58,7 @@ def rows(predictor: Predictor, result: "Result") -> Iterator[dict[str, Any]]:
 
 
 def document(
-    args: argparse.Namespace, predictor: Predictor, results: Sequence["Result"]
+    args: argparse.Namespace, predictor: Predictor, results: Sequence[Result]
 ) -> dict[str, Any]:
     """Everything, and which weights it comes from."""
     return {
@@ -57,7 +69,7 @@ def document(
     }
 
 
-def described(result: "Result") -> dict[str, Any]:
+def described(result: Result) -> dict[str, Any]:
     about = {"recording": result.name, "file": str(result.path), "lead": result.lead}
     if isinstance(result.prediction, str):
         return about | {"cannot_be_read": result.prediction}

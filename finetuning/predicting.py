@@ -5,10 +5,10 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from finetuning import answer_files, picturing
-from finetuning.answers import CANNOT_TELL, Answer, Prediction
+from finetuning import answer_files, plots
+from finetuning.answer_files import Result
+from finetuning.answers import CANNOT_TELL, Answer
 from finetuning.predictor import Predictor
 from utils.cli import UserError
 from utils.datasets import DATA_SETS
@@ -16,20 +16,6 @@ from utils.opened import OpenRecording
 from utils.record_files import Found, find_records
 from utils.recordings import lead_number, open_recording
 from utils.wfdb_io import Unusable
-
-
-class Result(NamedTuple):
-    """What was found of a recording.
-
-    Attributes:
-        name: to print. lead: name or number. prediction: or why there is none.
-    """
-
-    name: str
-    path: Path
-    lead: str
-    fs: float
-    prediction: Prediction | str
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -65,7 +51,7 @@ def look(args: argparse.Namespace, predictor: Predictor, name: str, record: Foun
         prediction = predictor.predict_recording(recording, number)
         if args.plot:
             words = words_of(predictor)
-            picturing.draw(args.plot, name, recording, number, predictor, prediction, words)
+            plots.draw(args.plot, name, recording, number, predictor, prediction, words)
         return Result(name, record.path, lead, fs, prediction)
     except Unusable as reason:
         return Result(name, record.path, lead, fs, str(reason))

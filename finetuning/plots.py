@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from finetuning.answers import CANNOT_TELL, Answer, Prediction
-from finetuning.pictures import draw_recording, draw_timeline, headline
+from finetuning.pictures import draw_recording, headline
 from finetuning.predictor import Predictor
+from finetuning.timeline import draw_timeline
 from utils.opened import OpenRecording
 
 
