@@ -24,7 +24,7 @@ def make_parser() -> cli.Parser:
 def main() -> None:
     args = make_parser().parse_args()
     # Only now, so that --help and a mistyped flag are answered at once.
-    from finetuning.run import calibrate
+    from finetuning.recalibration import calibrate
 
     calibrate(args.job_dir)
 

@@ -13,6 +13,7 @@ from finetuning.prepared import load_prepared
 from report import compare
 from tests.helpers import command, noise, put_challenge, put_weights
 from utils import metrics
+from utils.calibration_metrics import calibration_scores
 from utils.predictions import read_predictions
 from utils.recordings import TWELVE_LEADS
 from utils.weights import read_weights
@@ -168,7 +169,10 @@ def test_training_on_several_labels(job, tmp_path):
     assert np.array_equal(table.true, test.y) and table.record_names[0] == test.record_ids[0]
     assert ((table.prob > 0) & (table.prob < 1)).all() and not np.allclose(table.prob.sum(1), 1)
     scores = json.loads((tmp_path / "job/scores.json").read_text())["test"]
-    again = metrics.multi_label_scores(table.true, table.prob, table.classes)
+    prob = table.prob.astype(np.float32)
+    again = metrics.multi_label_scores(table.true, prob, table.classes)
+    again |= calibration_scores(table.true, prob)
+    assert scores.pop("uncalibrated").keys() == {"nll", "ece"}
     assert scores == again
     command(compare.main, "--jobs", f"x={tmp_path / 'job'}").refused("several classes")
 
