@@ -134,6 +134,8 @@ def _find(studies: dict[str, Results], wanted, varied: set[str]) -> list[Found]:
         cells = scenarios.describe(results.runs)
         chosen = cells.index[wanted(cells)]
         pairs = [pair for pair in scenarios.pairs(cells) if pair[1] in chosen]
+        if not pairs:
+            continue
         differences = statistics.compare(statistics.score_runs(results.predictions), pairs)
         for _, row in differences.iterrows():
             baseline, scenario, seeds, difference = row.iloc[:4]

@@ -128,11 +128,12 @@ def save(results: Results, folder: Path) -> None:
     Raises:
         UserError: those are damaged, or cannot be compared with these.
     """
-    if saved := _part(folder):
-        if saved != results.part:
-            raise UserError(f"{folder} holds results of {saved} sets, these are of {results.part}"
-                            " sets; choose another folder")  # fmt: skip
-        results = _merge(load(folder), results)
+    runs, saved = results.runs, _part(folder)
+    if saved and saved != results.part:
+        raise UserError(f"{folder} holds results of {saved} sets, these are of {results.part} sets;"
+                        " choose another folder")  # fmt: skip
+    if saved:
+        runs = _merge(load(folder), results).runs
     for name, table in ((HISTORY, results.history), (SAVED[results.part], results.predictions)):
         digits = None if name == HISTORY else DIGITS
         for scenario, rows in table.groupby("scenario", sort=False):
@@ -141,11 +142,11 @@ def save(results: Results, folder: Path) -> None:
                 text = rows.to_csv(index=False, float_format=digits, lineterminator="\n")
                 temporary.write_bytes(gzip.compress(text.encode(), mtime=0))
     with atomic_path(folder / RUNS) as temporary:
-        results.runs.to_csv(temporary, index=False, lineterminator="\n")
+        runs.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def _merge(before: Results, results: Results) -> Results:
-    """With the scenarios of `before` that `results` lacks."""
+    """With the scenarios of `before` that `results` lacks; refuses what cannot be compared."""
     new = results.runs["scenario"].unique()
     tables = (
         pd.concat([old[~old["scenario"].isin(new)], table])
