@@ -19,6 +19,7 @@ def main() -> None:
     try:
         import nbformat
         from nbclient import NotebookClient
+        from nbclient.exceptions import CellExecutionError
         from nbconvert import HTMLExporter
     except ImportError as error:
         raise cli.UserError(
@@ -31,9 +32,15 @@ def main() -> None:
     # From the folder above: beside the notebook lies a statistics.py, which is not Python's.
     root = {"metadata": {"path": str(NOTEBOOK.parents[1])}}
     quiet = ["--log-level=ERROR"]  # the kernel listens on this machine only
-    NotebookClient(
+    client = NotebookClient(
         notebook, resources=root, kernel_name="python3", record_timing=False, extra_arguments=quiet
-    ).execute()
+    )
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        if error.ename != cli.UserError.__name__:
+            raise
+        raise cli.UserError(error.evalue) from None
     notebook.metadata.pop("language_info", None)  # the version of Python: equal results, equal file
     page, _ = HTMLExporter(exclude_input=True).from_notebook_node(notebook)
     for path, text in ((NOTEBOOK, nbformat.writes(notebook) + "\n"),

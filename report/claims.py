@@ -5,11 +5,12 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from report import scenarios, statistics
+from report import provenance, scenarios, statistics
 from report.collect import Results
 from report.provenance import RANDOM
 from report.statistics import Interval
 from report.tables import published
+from utils import presets
 
 NOT_RUN = "not run"
 FAMILY = {"objective": ["rhythm", "hr", "cpc"], "lowest": 0.758, "highest": 0.779}  # of the paper
@@ -22,6 +23,7 @@ PROTOCOL = {
     "pretraining_dataset": "icentia11k",
 }
 SEEDS = 10
+WORKS = ("paper", "authors-code", "team1")  # whose flags are the published ones
 
 
 class Found(NamedTuple):
@@ -132,6 +134,8 @@ def _find(studies: dict[str, Results], wanted, varied: set[str]) -> list[Found]:
         cells = scenarios.describe(results.runs)
         chosen = cells.index[wanted(cells)]
         pairs = [pair for pair in scenarios.pairs(cells) if pair[1] in chosen]
+        if not pairs:
+            continue
         differences = statistics.compare(statistics.score_runs(results.predictions), pairs)
         for _, row in differences.iterrows():
             baseline, scenario, seeds, difference = row.iloc[:4]
@@ -154,4 +158,8 @@ def protocol(cell: pd.Series, seeds: int, varied: set[str] = frozenset()) -> str
             continue
         unknown = f"{name.replace('_', ' ')} not recorded"
         differs.append(unknown if pd.isna(cell[name]) else words[name].format(cell[name], value))
+    theirs = [provenance.flags(presets.FINETUNING[work]) for work in WORKS]
+    known = [flag for text in theirs for flag in scenarios.flags(text)]
+    if own := [flag for flag in scenarios.flags(cell["flags"]) if flag not in known]:
+        differs.append(f"trained with {', '.join(own)}")
     return "; ".join(differs)

@@ -15,46 +15,74 @@ from utils.names import ARGUMENTS, SCORES
 from utils.predictions import read_predictions, split_columns
 
 RUN = ["scenario", "seed"]  # what tells runs apart, in all tables
-TABLES = ("history", "predictions")  # saved by scenario, compressed
 RUNS = "runs.csv"
 NAMES = ["record_name", "scenario", "record", "subject"]  # that may look like numbers
-DIGITS = {"predictions": "%.7g"}  # of float32; more would only be larger
+TEST, VALIDATION = "test", "validation"  # the recordings that results are of
+IN_JOBS = {TEST: "test_predictions.csv", VALIDATION: "val_predictions.csv"}
+HISTORY = "history"  # saved by scenario, compressed, as are the predictions of
+SAVED = {TEST: "predictions", VALIDATION: "validation"}
+DIGITS = "%.7g"  # of float32; more would only be larger
 
 
 class Results(NamedTuple):
-    """`history` has a row per epoch, `predictions` one per test recording, of every run; `runs` a
-    row per run that says where it comes from, see `report.provenance`."""
+    """`history` has a row per epoch, `predictions` one per recording of the `part` that they are
+    of, of every run; `runs` a row per run that says where it comes from, see `report.provenance`.
+
+    Runs are tested on the same recordings; validated on the same where their seeds are.
+    """
 
     history: pd.DataFrame
     predictions: pd.DataFrame
     runs: pd.DataFrame
+    part: str = TEST
 
 
 def from_jobs(scenarios: Sequence[tuple[str, Sequence[Path]]]) -> Results:
-    """Collect finished runs, given by scenario.
+    """Collect finished runs, given by scenario: their test predictions, or those on validation
+    where not every run has a test set.
 
     Raises:
-        UserError: a folder is not a finished run with a test set, or the runs cannot be compared.
+        UserError: a folder is not a finished run with predictions, or the runs cannot be compared.
     """
-    runs = [_read_job(scenario, job) for scenario, jobs in scenarios for job in jobs]
-    if not runs:
+    jobs = [(scenario, _seed(job), job) for scenario, jobs in scenarios for job in jobs]
+    if not jobs:
         raise UserError("there is no finished run to collect")
-    seen = set()
-    for scenario, seed, job, _, predictions in runs:
-        if (scenario, seed) in seen:
+    for place, (scenario, seed, job) in enumerate(jobs):
+        if (scenario, seed) in [earlier[:2] for earlier in jobs[:place]]:
             raise UserError(f"{job}: {scenario} has two runs with seed {seed}; name them apart")
-        seen.add((scenario, seed))
-        if not predictions["record_name"].equals(runs[0][-1]["record_name"]):
-            raise UserError(f"{job} was tested on other recordings than {runs[0][2]}")
-    keys = [(scenario, seed) for scenario, seed, *_ in runs]
+    tested = all((job / IN_JOBS[TEST]).exists() for *_, job in jobs)
+    part = TEST if tested else VALIDATION
+    keys = [(scenario, seed) for scenario, seed, _ in jobs]
     history, predictions = (
-        pd.concat([run[place] for run in runs], keys=keys, names=RUN).reset_index(level=RUN)
-        for place in (-2, -1)
+        pd.concat(tables, keys=keys, names=RUN).reset_index(level=RUN)
+        for tables in (
+            [read_table(job / "history.csv") for *_, job in jobs],
+            [_read_predictions(job, part) for *_, job in jobs],
+        )
     )
-    sources = [
-        {"scenario": name, "seed": seed, **provenance.read(job)} for name, seed, job, *_ in runs
-    ]
-    return Results(history, predictions, pd.DataFrame(sources))
+    sources = [{"scenario": name, "seed": seed, **provenance.read(job)} for name, seed, job in jobs]
+    results = Results(history, predictions, pd.DataFrame(sources), part)
+    _check_recordings(results)
+    return results
+
+
+def _check_recordings(results: Results) -> None:
+    """Refuse runs that cannot be compared: only those with other seeds may validate on others."""
+    try:
+        split_columns(results.predictions.drop(columns=RUN))
+    except ValueError:
+        raise UserError("the runs have other classes; they cannot be compared") from None
+    first = {}
+    for (scenario, seed), run in results.predictions.groupby(RUN, sort=False):
+        names = run["record_name"].tolist()
+        name, expected = first.setdefault(
+            seed if results.part == VALIDATION else None, (f"{scenario}, seed {seed},", names)
+        )
+        if names != expected:
+            raise UserError(
+                f"{scenario}, seed {seed}, and {name} have other recordings in their {results.part}"
+                " sets; they cannot be compared"
+            )
 
 
 def name_cells(cells: Iterable[Any]) -> list[tuple[str, list[Path]]]:
@@ -73,67 +101,115 @@ def name_cells(cells: Iterable[Any]) -> list[tuple[str, list[Path]]]:
     return list(found.items())
 
 
-def _read_job(scenario: str, job: Path) -> tuple[str, int, Path, pd.DataFrame, pd.DataFrame]:
+def _seed(job: Path) -> int:
     if not (job / SCORES).exists():
         raise UserError(f"{job} holds no finished fine-tuning run (no scores.json)")
     try:
-        seed = int(read_json(job / ARGUMENTS)["arguments"]["seed"])
+        return int(read_json(job / ARGUMENTS)["arguments"]["seed"])
     except (KeyError, TypeError, ValueError, OverflowError):
         raise UserError(f"{job / ARGUMENTS} names no seed; run it again") from None
-    predictions = job / "test_predictions.csv"
-    if (read_predictions(predictions).true.sum(1) != 1).any():
+
+
+def _read_predictions(job: Path, part: str) -> pd.DataFrame:
+    path = job / IN_JOBS[part]
+    if not path.exists():
+        raise UserError(
+            f"{job} has no {path.name}: runs are compared by their test sets where all have one,"
+            " else by validation; run it again with --test, or without --val-size 0"
+        )
+    if (read_predictions(path).true.sum(1) != 1).any():
         raise UserError(f"{job} has several classes to a recording; its scores are in scores.json")
-    return scenario, seed, job, read_table(job / "history.csv"), read_table(predictions)
+    return read_table(path)
 
 
 def save(results: Results, folder: Path) -> None:
     """Write one compressed table of predictions and one of histories per scenario, and `runs.csv`;
-    scenarios that the folder holds besides are kept."""
-    for name in TABLES:
-        for scenario, part in getattr(results, name).groupby("scenario", sort=False):
-            text = part.to_csv(index=False, float_format=DIGITS.get(name), lineterminator="\n")
+    scenarios that the folder holds besides are kept.
+
+    Raises:
+        UserError: those are damaged, or cannot be compared with these.
+    """
+    runs, saved = results.runs, _part(folder)
+    if saved and saved != results.part:
+        raise UserError(f"{folder} holds results of {saved} sets, these are of {results.part} sets;"
+                        " choose another folder")  # fmt: skip
+    if saved:
+        runs = _merge(load(folder), results).runs
+    for name, table in ((HISTORY, results.history), (SAVED[results.part], results.predictions)):
+        digits = None if name == HISTORY else DIGITS
+        for scenario, rows in table.groupby("scenario", sort=False):
+            text = rows.to_csv(index=False, float_format=digits, lineterminator="\n")
             write_text(folder / f"{scenario}_{name}.csv.gz", text)
-    runs = results.runs
-    if (folder / RUNS).exists():
-        before = read_table(folder / RUNS)
-        runs = pd.concat([before[~before["scenario"].isin(runs["scenario"])], runs])
     with atomic_path(folder / RUNS) as temporary:
         runs.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def _merge(before: Results, results: Results) -> Results:
+    """With the scenarios of `before` that `results` lacks; refuses what cannot be compared."""
+    new = results.runs["scenario"].unique()
+    tables = (
+        pd.concat([old[~old["scenario"].isin(new)], table])
+        for old, table in zip(before[:3], results[:3], strict=True)
+    )
+    merged = Results(*tables, results.part)
+    _check_recordings(merged)
+    return merged
+
+
+def _part(folder: Path) -> str | None:
+    """Which recordings the results saved in a folder are of."""
+    found = [part for part, name in SAVED.items() if any(folder.glob(f"*_{name}.csv.gz"))]
+    if len(found) > 1:
+        raise UserError(f"{folder} holds results of test and of validation sets; keep them apart")
+    return found[0] if found else None
 
 
 def load(folder: Path) -> Results:
     """Read what `save` wrote, `random` first, then by name.
 
     Raises:
-        UserError: nothing was saved in `folder`.
+        UserError: nothing was saved in `folder`, or something is damaged.
     """
-    tables = []
-    for name in TABLES:
-        paths = sorted(folder.glob(f"*_{name}.csv.gz"), key=lambda p: ("random" not in p.name, p))
-        if not paths:
-            raise UserError(f"{folder} holds no saved results (*_{name}.csv.gz)")
-        tables.append(pd.concat([_read_saved(path) for path in paths], ignore_index=True))
-    runs = tables[-1][RUN].drop_duplicates(ignore_index=True)
+    part = _part(folder)
+    if not part:
+        raise UserError(f"{folder} holds no saved results (*_predictions.csv.gz)")
+    history, predictions = (_read_saved(folder, name) for name in (HISTORY, SAVED[part]))
+    runs = predictions[RUN].drop_duplicates(ignore_index=True)
+    if set(history[RUN].itertuples(index=False)) != set(runs.itertuples(index=False)):
+        raise UserError(f"{folder} lacks files: its histories and predictions are of other runs")
     if (folder / RUNS).exists():
-        runs = runs.merge(read_table(folder / RUNS), how="left", on=RUN)
-    return Results(*tables, runs.reindex(columns=[*RUN, *provenance.COLUMNS]))
+        try:
+            runs = runs.merge(read_table(folder / RUNS), how="left", on=RUN, validate="one_to_one")
+        except (KeyError, ValueError):
+            raise UserError(f"{folder / RUNS} is not a table of runs, each once") from None
+    runs = runs.reindex(columns=[*RUN, *provenance.COLUMNS])
+    results = Results(history, predictions, runs, part)
+    _check_recordings(results)
+    return results
 
 
 def load_all(folder: Path) -> dict[str, Results]:
     """Every study of which results were saved in a folder of its own, by name."""
-    folders = sorted({path.parent for path in folder.glob("*/*_predictions.csv.gz")})
+    folders = sorted(path for path in folder.glob("*/") if _part(path))
     return {folder.name: load(folder) for folder in folders}
 
 
-def _read_saved(path: Path) -> pd.DataFrame:
-    table = read_table(path)
-    try:
-        values = table.drop(columns=RUN)
-        if "predictions" in path.name:
-            split_columns(values)
-    except (KeyError, ValueError):
-        raise UserError(f"{path} is not a saved table") from None
-    return table
+def _read_saved(folder: Path, name: str) -> pd.DataFrame:
+    """One table of all scenarios."""
+    paths = sorted(folder.glob(f"*_{name}.csv.gz"), key=lambda p: ("random" not in p.name, p))
+    tables = []
+    for path in paths:
+        table = read_table(path)
+        try:
+            values = table.drop(columns=RUN)
+            if name == HISTORY:
+                values[["epoch", "f1"]].astype(float)
+            else:
+                split_columns(values)
+        except (KeyError, ValueError):
+            raise UserError(f"{path} is not a saved table") from None
+        tables.append(table)
+    return pd.concat(tables or [pd.DataFrame(columns=RUN)], ignore_index=True)
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -1,11 +1,14 @@
 """Compare fine-tuning runs: a table of test scores, and a figure.
 
 python -m report.compare --jobs random=jobs/random beat=jobs/beat1,jobs/beat2 --figure f1.png
+
+Runs are compared by their test sets; where not every run has one, all by validation.
 """
 
 import argparse
 from pathlib import Path
 
+from study.flags import add_flags
 from utils import cli
 
 
@@ -38,29 +41,51 @@ def main() -> None:
         "--study", type=cli.file, help="finished runs of a study, studies/NAME.toml"
     )
     source.add_argument("--results", type=cli.existing, help="folder written by --save")
+    add_flags(parser, "[--study] ")
     parser.add_argument("--save", type=Path, help="folder for the predictions and histories")
     parser.add_argument("--figure", type=image, help="image to write (.png, .pdf or .svg)")
     parser.add_argument(
         "--title", default="Transfer learning for AF classification", help="of the figure"
     )
     args = parser.parse_args()
+    if not args.study:
+        parser.refuse(["folder", "set"], "only for --study")
     # Only now, so that --help and a mistyped flag are answered at once.
-    from report import collect, figures, statistics
+    from report import beyond, collect, figures, statistics
 
-    if args.study:
-        from study.cells import finished_cells
-        from study.description import load
-
-        args.jobs = collect.name_cells(finished_cells(load(args.study)))
-    results = collect.load(args.results) if args.results else collect.from_jobs(args.jobs)
+    jobs = of_study(args) if args.study else args.jobs
+    results = collect.load(args.results) if args.results else collect.from_jobs(jobs)
+    if results.part != collect.TEST:
+        print("not every run has a test set: scores of the recordings that validate")
     scores = statistics.score_runs(results.predictions)
     print(statistics.summarise(scores).to_string(index=False))
+    variants = beyond.table(results)
+    if variants is not None:
+        print(f"validation macro F1, mean of the last {beyond.LAST} epochs:")
+        print(variants.to_string(index=False))
     if args.save:
         collect.save(results, args.save)
         print(f"saved: {args.save}")
     if args.figure:
-        figures.draw_comparison(results.history, scores, args.title, args.figure)
+        figures.draw_comparison(results, scores, args.title, args.figure)
         print(f"figure: {args.figure}")
+
+
+def of_study(args: argparse.Namespace) -> list[tuple[str, list[Path]]]:
+    """Finished runs of `--study`, by scenario."""
+    from report.collect import name_cells
+    from study.cells import finished_cells
+    from study.description import load
+
+    study = load(args.study, args.set, args.folder)
+    found = finished_cells(study)
+    if not found:
+        raise cli.UserError(
+            f"{study.folder}: none of the fine-tuning runs of {args.study} is finished, or they"
+            f" were run with other flags; see python -m study status {args.study}"
+        )
+    print(f"{len(found)} of {len(study.cells)} fine-tuning runs are finished")
+    return name_cells(found)
 
 
 if __name__ == "__main__":

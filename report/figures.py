@@ -25,18 +25,18 @@ ACROSS = 4  # panels in a row
 FEW = 20  # answers; the accuracy of fewer is not drawn
 
 
-def draw_comparison(history: pd.DataFrame, scores: pd.DataFrame, title: str, path: Path) -> None:
-    """Validation macro F1 by epoch beside the test scores of each scenario.
+def draw_comparison(results: Results, scores: pd.DataFrame, title: str, path: Path) -> None:
+    """Validation macro F1 by epoch beside the scores of each scenario.
 
     Args:
-        history: see `report.collect.Results`. scores: see `report.statistics.score_runs`.
+        scores: of `results`, see `report.statistics.score_runs`.
         path: of the image; its ending tells the format.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     figure.suptitle(title)
     colours = _colours(scores["scenario"].unique())
-    _draw_validation(left, history, colours)
-    _draw_test(right, scores, colours)
+    _draw_validation(left, results.history, colours)
+    _draw_scores(right, scores, results.part, colours)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120, format=path.suffix.lstrip("."))
     plt.close(figure)
@@ -50,6 +50,26 @@ def learning(results: Results) -> Figure:
     for place, (words, group) in zip(axes, groups, strict=True):
         _draw_validation(place, results.history, _colours(group.index))
         place.set_title(words, fontsize="medium")
+    return figure
+
+
+def variants(results: Results) -> Figure | None:
+    """Validation macro F1 by epoch of each variant beside its baseline: mean over the seeds, and
+    their range; None without variants."""
+    found = scenarios.variants(scenarios.describe(results.runs))
+    if not found:
+        return None
+    figure, axes = _panels(len(found), (3.4, 3.0))
+    shown = results.history[
+        results.history["scenario"].isin({name for pair in found for name in pair})
+    ]
+    low, high = shown["f1"].min(), shown["f1"].max()
+    for place, (baseline, name) in zip(axes, found, strict=True):
+        _draw_validation(place, shown, {baseline: COLOURS[0], name: COLOURS[1]})
+        seeds = shown.loc[shown["scenario"] == name, "seed"].nunique()
+        place.set_title(f"{name}, {seeds} seed{'s' * (seeds > 1)}", fontsize="medium")
+        place.set_ylim(low - 0.02, high + 0.02)
+        place.legend(loc="lower right", fontsize="small")
     return figure
 
 
@@ -216,7 +236,9 @@ def _draw_range(axes: plt.Axes, values: SeriesGroupBy, colour: str, label: str) 
     )
 
 
-def _draw_test(axes: plt.Axes, scores: pd.DataFrame, scenarios: dict[str, str]) -> None:
+def _draw_scores(
+    axes: plt.Axes, scores: pd.DataFrame, part: str, scenarios: dict[str, str]
+) -> None:
     names = list(scores.columns.drop(["scenario", "seed"]))
     width = 0.8 / len(scenarios)
     for number, (scenario, colour) in enumerate(scenarios.items()):
@@ -226,5 +248,5 @@ def _draw_test(axes: plt.Axes, scores: pd.DataFrame, scenarios: dict[str, str]) 
         for _, run in runs.iterrows():
             axes.plot(places, run, "o", color=colour, markersize=4, markeredgecolor="black")
     axes.set_xticks(range(len(names)), names)
-    axes.set(ylabel="test score (bar: mean; dot: one run)", ylim=(0, 1))
+    axes.set(ylabel=f"{part} score (bar: mean; dot: one run)", ylim=(0, 1))
     axes.grid(axis="y", alpha=0.3)

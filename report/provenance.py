@@ -7,28 +7,34 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 
 from finetuning.prepared import manifest_path
-from utils.cli import UserError
+from finetuning.trainer import make_parser
+from utils.cli import UserError, spectrogram_flags
 from utils.contract import Contract
 from utils.files import read_json
 from utils.manifest import digest
 from utils.names import ARGUMENTS, BEST, SCORES
-from utils.runlog import LIBRARIES
+from utils.runlog import DERIVED, FREE, LIBRARIES
 
 RANDOM = "random"  # objective of a run that starts from no weights
 PATIENTS = {"icentia11k": 11_000, "mitdb": 48}  # in the whole of a set to pretrain on
 TEXTS = (  # the other columns are numbers
-    "architecture", "objective", "pretraining_dataset", "pretraining_manifest_sha256", "dataset",
-    "labels", "manifest_sha256", "device", "command", "commit", "versions",
+    "architecture", "objective", "pretraining_dataset", "pretraining_manifest_sha256", "flags",
+    "dataset", "labels", "manifest_sha256", "device", "command", "commit", "versions",
 )  # fmt: skip
 # In the order of the table; fraction: of the patients of the whole set. epochs: run, of at most
-# max_epochs. records: labelled ones that trained. temperature: of the probabilities. device: with
-# the precision of its products.
+# max_epochs. flags: see `flags`. records: labelled ones that trained. temperature: of the
+# probabilities. device: with the precision of its products.
 COLUMNS = (
     "architecture", "objective", "pretraining_dataset", "pretraining_patients",
     "pretraining_fraction", "subset", "records", "chosen_epoch", "epochs", "max_epochs",
-    "wall_seconds", "temperature", "dataset", "labels", "manifest_sha256",
+    "wall_seconds", "temperature", "flags", "dataset", "labels", "manifest_sha256",
     "pretraining_manifest_sha256", "device", "command", "commit", "versions",
 )  # fmt: skip
+# Flags that change nothing, come with the weights, or are told by other columns.
+ELSEWHERE = FREE | DERIVED | {
+    *spectrogram_flags(), "job_dir", "seed", "train", "val", "test", "weights_file", "subset",
+    "epochs", "preset", "precision", "sync_bn",
+}  # fmt: skip
 
 
 def read(job: Path) -> dict[str, Any]:
@@ -57,6 +63,7 @@ def _read(job: Path) -> dict[str, Any]:
         "wall_seconds": _column(job / "timing.csv", "seconds", sum),
         # Not the contract's, which is 1 in files from before there were temperatures.
         "temperature": scores.get("temperature"),
+        "flags": flags(arguments),
         "dataset": getattr(contract, "dataset", None),
         "labels": _labels(job, arguments.get("train"), contract),
         "manifest_sha256": getattr(contract, "manifest_sha256", None),
@@ -67,6 +74,19 @@ def _read(job: Path) -> dict[str, Any]:
         **_pretraining(job, arguments.get("weights_file")),
     }
     return {name: row.get(name) for name in COLUMNS}
+
+
+def flags(arguments: dict[str, Any]) -> str | None:
+    """Those of fine-tuning that are not at their defaults, `--lr 0.01, --augment`; None without.
+
+    Runs of an earlier version, which lacked some, had what is their default now.
+    """
+    parser, words = make_parser(), []
+    for name, value in arguments.items():
+        if name not in ELSEWHERE and value != parser.get_default(name):
+            flag = f"--{name.replace('_', '-')}"
+            words.append(flag if value is True else f"{flag} {value}")
+    return ", ".join(words) or None
 
 
 def _pretraining(job: Path, weights: str | None) -> dict[str, Any]:

@@ -7,6 +7,9 @@ import pandas as pd
 from report.provenance import RANDOM
 from utils import names
 
+ALIKE = ["architecture", "records", "flags"]  # in these, pretrained and random weights are
+START = ["objective", "pretraining_manifest_sha256", "fraction", "max_epochs"]
+
 
 def describe(runs: pd.DataFrame) -> pd.DataFrame:
     """One row per scenario, named by it: `seeds`, `network` (1-D or 2-D), and `objective`,
@@ -35,11 +38,23 @@ def groups(cells: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def pairs(cells: pd.DataFrame) -> list[tuple[str, str]]:
-    """(random, pretrained) within each group; none where a group has no random one."""
-    found = []
-    for _, group in groups(cells):
+    """(random, pretrained) with the same architecture, labelled recordings and flags."""
+    found = {}
+    for _, group in cells.groupby(ALIKE, dropna=False):
         random = group["objective"] == RANDOM
-        found += [(group.index[random][0], name) for name in group.index[~random] if random.any()]
+        found |= {name: list(group.index[random]) for name in group.index[~random]}
+    return [(random, name) for name in cells.index for random in found.get(name, [])]
+
+
+def variants(cells: pd.DataFrame) -> list[tuple[str, str]]:
+    """(baseline, variant) that start from the same weights and differ in their flags: the baseline
+    has the fewest, a variant has these and others."""
+    same = [name for name in [*ALIKE, *START] if name != "flags"]
+    found = []
+    for _, group in cells.groupby(same, dropna=False):
+        sets = {name: set(flags(text)) for name, text in group["flags"].items()}
+        baseline = min(sets, key=lambda name: len(sets[name]))
+        found += [(baseline, name) for name in sets if sets[baseline] < sets[name]]
     return found
 
 
@@ -51,6 +66,11 @@ def temperature(runs: pd.DataFrame, scenario: str) -> str:
         return "without temperature"
     ends = dict.fromkeys(f"{value:.2f}" for value in (found.min(), found.max()))
     return f"temperature {' to '.join(ends)}"
+
+
+def flags(text: str | None) -> list[str]:
+    """Each of what `report.provenance.flags` wrote."""
+    return text.split(", ") if isinstance(text, str) else []
 
 
 def share(fraction: float) -> str:

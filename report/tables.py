@@ -33,6 +33,7 @@ def studied(results: Results) -> pd.DataFrame:
         "epochs, at most": cells["max_epochs"].map("{:.0f}".format, na_action="ignore"),
         "seeds": cells["seeds"].map(lambda seeds: ", ".join(map(str, seeds))),
         "hours, all runs": hours.reindex(cells.index).map("{:.1f}".format, na_action="ignore"),
+        "other flags": cells["flags"].fillna("none"),
         "device": cells["device"],
     }
     return pd.DataFrame(table).astype(object).fillna("not recorded").reset_index(drop=True)
@@ -71,8 +72,8 @@ def scores(results: Results) -> pd.DataFrame:
     ours = statistics.summarise(by_run).set_index("scenario")
     seeds = by_run.groupby("scenario")[MACRO_F1].apply(statistics.over_seeds)
     recordings = statistics.over_recordings(results.predictions)
-    ours["95 %, seeds"] = [_ends(seeds[name]) for name in ours.index]
-    ours["95 %, recordings"] = [_ends(recordings[name]) for name in ours.index]
+    ours["95 %, seeds"] = [ends(seeds[name]) for name in ours.index]
+    ours["95 %, recordings"] = [ends(recordings[name]) for name in ours.index]
     ours = ours.loc[networks.index].reset_index(names="weights")
     ours.insert(0, "source", "here")
     ours.insert(1, "network", networks.to_numpy())
@@ -107,7 +108,7 @@ def _weights(row: pd.Series) -> str:
     return f"{row['objective']}, frame {row['frame']:.0f}, {scenarios.share(row['fraction'])}"
 
 
-def _ends(interval: statistics.Interval) -> str:
+def ends(interval: statistics.Interval) -> str:
     if pd.isna(interval.low):
         return "too few seeds"
     return f"{interval.low:.3f} to {interval.high:.3f}"
@@ -127,18 +128,18 @@ def differences(results: Results) -> pd.DataFrame | None:
             "minus": found["baseline"],
             "seeds": found["seeds"],
             "difference": [f"{difference.mean:+.3f}" for difference in found["difference"]],
-            "95 %, seeds": found["difference"].map(_ends),
+            "95 %, seeds": found["difference"].map(ends),
             "95 %, recordings": [
-                _ends(recordings[row["baseline"], row["scenario"]]) for _, row in rows
+                ends(recordings[row["baseline"], row["scenario"]]) for _, row in rows
             ],
             "seeds that gain": found["wins"],
-            "p (Wilcoxon)": found["p"].map(_p),
-            "p, Holm": found["p_holm"].map(_p),
+            "p (Wilcoxon)": found["p"].map(p_value),
+            "p, Holm": found["p_holm"].map(p_value),
         }
     )
 
 
-def _p(value: float) -> str:
+def p_value(value: float) -> str:
     return "too few seeds for a test" if pd.isna(value) else f"{value:.3g}"
 
 

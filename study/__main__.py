@@ -7,8 +7,7 @@ The same command continues where it stopped. Exit codes: 0 all runs are finished
 75 something is left (time limit), 130 and 143 stopped by Ctrl-C or SIGTERM.
 """
 
-from pathlib import Path
-
+from study.flags import add_flags
 from utils import cli
 
 
@@ -17,14 +16,7 @@ def main() -> None:
     flag = parser.add_argument
     flag("what", choices=("run", "status"))
     flag("study", type=cli.file, help="description, such as studies/demo.toml")
-    flag("--folder", type=Path, help="for job directories and logs, in place of the study's own")
-    flag(
-        "--set",
-        nargs="+",
-        default=(),
-        metavar="KEY=VALUE",
-        help="change the description, such as finetuning.epochs=20",
-    )
+    add_flags(parser)
     flag("--jobs", type=cli.count, default=1, help="[run] at once, each with its share of threads")
     flag("--time-limit", type=cli.positive, metavar="MINUTES", help="[run] stop within this time")
     flag("--dry-run", action="store_true", help="[run] print the commands of what is not finished")

@@ -71,6 +71,13 @@ def check_pretraining(where: str, flags: Flags) -> None:
     check_flags(where, pretraining.trainer.make_parser(), without(flags, "patients"), own)
 
 
+def check_shared(flags: Flags) -> None:
+    """Of [finetuning]: what tells scenarios apart is not shared."""
+    for name in ("pretraining", "epoch"):
+        if name in flags:
+            raise UserError(f"[finetuning] holds {name}, which belongs to [scenarios.NAME]")
+
+
 def check_scenario(where: str, flags: Flags, runs: Flags) -> None:
     """Of a scenario, without shared flags; `runs` of pretraining by name."""
     run, epoch = flags.get("pretraining"), flags.get("epoch")

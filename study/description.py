@@ -73,9 +73,10 @@ def load(path: Path, changes: Sequence[str] = (), folder: Path | None = None) ->
         UserError: it is no such description; names the key.
     """
     try:
-        described = _parse(path.read_text(encoding="utf-8"))
+        described = _parse(path.read_bytes(), "see the TOML files in studies/")
         for change in changes:
-            _merge(described, _parse(change))
+            hint = f"--set {change!r} must read KEY=VALUE, text in quotes: 'KEY=\"text\"'"
+            _merge(described, _parse(change.encode(), hint))
         checks.check_kinds(described, KINDS, "")
         folder = folder or Path(described.get("folder", Path("jobs", path.stem)))
         return _study(_fill(described, str(folder)), folder)
@@ -83,11 +84,11 @@ def load(path: Path, changes: Sequence[str] = (), folder: Path | None = None) ->
         raise UserError(f"{path}: {error}") from None
 
 
-def _parse(text: str) -> Flags:
+def _parse(content: bytes, hint: str) -> Flags:
     try:
-        return tomllib.loads(text)
+        return tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{error}; see the TOML files in studies/") from None
+        raise UserError(f"{error}; {hint}") from None
 
 
 def _merge(into: Flags, changes: Flags) -> None:
@@ -115,6 +116,7 @@ def _study(described: Flags, folder: Path) -> Study:
     own = {RANDOM: {}} | {name: {"pretraining": name} for name in runs} | own
     finetuning = described.get("finetuning", {})
     scenarios = {name: finetuning | flags for name, flags in own.items()}
+    checks.check_shared(finetuning)
     for name, step in data.items():
         checks.check_step(f"[data.{name}]", step)
     for name, flags in pretrained.items():

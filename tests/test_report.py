@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from report import collect, compare, provenance, scenarios, statistics
-from tests.helpers import command, contents, put_weights
+from tests.helpers import ROOT, command, contents, put_weights
 from utils import metrics
 from utils.cli import UserError
 from utils.files import read_json, write_json
@@ -18,14 +18,15 @@ from utils.manifest import digest
 from utils.predictions import write_predictions
 
 CLASSES = ["A", "N", "O", "~"]
+VALIDATED = "val_predictions.csv"
 
 
-def make_run(folder, seed, records=40):
+def make_run(folder, seed, records=40, name="test_predictions.csv"):
     rng = np.random.default_rng(seed)
     true, prob = rng.integers(4, size=records), rng.dirichlet(np.ones(4), records)
     names = [f"A{number:05d}" for number in range(records)]
-    folder.mkdir(parents=True)
-    write_predictions(folder / "test_predictions.csv", names, CLASSES, np.eye(4)[true], prob)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_predictions(folder / name, names, CLASSES, np.eye(4)[true], prob)
     history = {"epoch": [1, 2], "f1": rng.random(2)}
     pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
     (folder / "args.json").write_text(json.dumps({"arguments": {"seed": seed}}))
@@ -83,6 +84,114 @@ def test_runs_that_cannot_be_compared(tmp_path):
             collect.from_jobs([("beat", [tmp_path / "one", tmp_path / name])])
 
 
+@pytest.fixture
+def validated(tmp_path):
+    """Jobs of two scenarios without a test set; each seed has its own recordings."""
+    for name in ("beat", "ema"):
+        for seed in (10, 20):
+            make_run(tmp_path / f"{name}{seed}", seed, records=20 + seed, name=VALIDATED)
+    return [(name, [tmp_path / f"{name}{seed}" for seed in (10, 20)]) for name in ("beat", "ema")]
+
+
+def test_runs_without_a_test_set_are_compared_by_validation(validated, tmp_path):
+    flags = [f"{name}={','.join(map(str, jobs))}" for name, jobs in validated]
+    saved, figure = tmp_path / "saved", tmp_path / "f.png"
+    first = command(compare.main, "--jobs", *flags, "--save", saved, "--figure", figure)
+    assert first.code == 0 and first.out.startswith("not every run has a test set")
+    assert {path.name for path in saved.iterdir()} == {
+        "beat_history.csv.gz", "beat_validation.csv.gz", "ema_history.csv.gz",
+        "ema_validation.csv.gz", "runs.csv",
+    }  # fmt: skip
+    again = command(compare.main, "--results", saved)
+    assert again.code == 0 and again.out in first.out
+    assert collect.load_all(tmp_path)["saved"].part == collect.VALIDATION
+    # One that was tested, too, does not change what is compared.
+    make_run(validated[0][1][0], 10, records=30, name="test_predictions.csv")
+    command(compare.main, "--jobs", *flags, "--save", tmp_path / "mixed")
+    assert contents(tmp_path / "mixed") == contents(saved)
+
+
+def test_validation_that_cannot_be_compared(validated, runs, tmp_path):
+    make_run(tmp_path / "other", 10, records=31, name=VALIDATED)
+    with pytest.raises(UserError, match=r"other, seed 10, and beat, seed 10, have other rec"):
+        collect.from_jobs([*validated, ("other", [tmp_path / "other"])])
+    (tmp_path / "ema10" / VALIDATED).unlink()
+    with pytest.raises(UserError, match=r"ema10 has no val_predictions\.csv: .* --test"):
+        collect.from_jobs(validated)
+    command(compare.main, "--jobs", *runs[0], "--save", tmp_path / "saved")
+    with pytest.raises(UserError, match="choose another folder"):
+        collect.save(collect.from_jobs(validated[:1]), tmp_path / "saved")
+
+
+def test_results_are_added_only_where_they_can_be_compared(runs, tmp_path):
+    command(compare.main, "--jobs", *runs[0], "--save", tmp_path / "saved")
+    make_run(tmp_path / "other", 10, records=41)
+    flags = ["--jobs", f"other={tmp_path / 'other'}", "--save", tmp_path / "saved"]
+    command(compare.main, *flags).refused("have other recordings in their test sets")
+    assert command(compare.main, "--results", tmp_path / "saved").code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("beat_history.csv.gz", None, "lacks files"),
+        ("beat_predictions.csv.gz", None, "lacks files"),
+        ("beat_validation.csv.gz", b"", "keep them apart"),
+        ("runs.csv", b"a,b\n1,2\n", "runs.csv is not a table of runs"),
+        ("runs.csv", b"scenario,seed\nbeat,30\nbeat,30\n", "runs.csv is not a table of runs"),
+        ("runs.csv", b"scenario,seed\nbeat,many\n", "runs.csv is not a table of runs"),
+    ],
+)
+def test_folders_of_results_that_are_not_whole(runs, tmp_path, name, content, words):
+    command(compare.main, "--jobs", *runs[0], "--save", tmp_path / "saved")
+    path = tmp_path / "saved" / name
+    path.write_bytes(content) if content is not None else path.unlink()
+    command(compare.main, "--results", tmp_path / "saved").refused(words)
+
+
+def test_flags_that_are_not_at_their_defaults():
+    earlier = {"seed": 10, "lr": 0.001, "arch": None, "preset": None, "epochs": 20}
+    assert provenance.flags(earlier) is None
+    own = {"lr": 0.01, "augment": True, "ema": 0.999, "mixup": 0.0, "val_size": 0.0625, "tta": 4}
+    words = provenance.flags(earlier | own | {"preset": "recommended", "compile": True})
+    assert words == "--lr 0.01, --augment, --ema 0.999, --tta 4"
+    assert scenarios.flags(words) == ["--lr 0.01", "--augment", "--ema 0.999", "--tta 4"]
+
+
+def cells_of(**described):
+    """Scenarios, from (architecture, objective, records, flags) by name."""
+    columns = ["architecture", "objective", "records", "flags"]
+    runs = pd.DataFrame.from_dict(described, orient="index", columns=columns)
+    runs = runs.rename_axis("scenario").reset_index().assign(seed=10)
+    return scenarios.describe(runs.reindex(columns=[*collect.RUN, *provenance.COLUMNS]))
+
+
+def test_each_pretrained_scenario_is_compared_with_the_random_one_like_it():
+    cells = cells_of(
+        random=("resnet18", "random", 639, None), random_34=("resnet34", "random", 639, None),
+        random_2d=("resnet18_2d", "random", 639, None), random_1=("resnet18", "random", 64, None),
+        random_ema=("resnet18", "random", 639, "--ema 0.9"), beat=("resnet18", "beat", 639, None),
+        hr=("resnet18", "hr", 639, None), beat_34=("resnet34", "beat", 639, None),
+        beat_2d=("resnet18_2d", "beat", 639, None), beat_1=("resnet18", "beat", 64, None),
+        beat_ema=("resnet18", "beat", 639, "--ema 0.9"), hr_50=("resnet50", "hr", 639, None),
+    )  # fmt: skip
+    assert sorted(scenarios.pairs(cells)) == [
+        ("random", "beat"), ("random", "hr"), ("random_1", "beat_1"), ("random_2d", "beat_2d"),
+        ("random_34", "beat_34"), ("random_ema", "beat_ema"),
+    ]  # fmt: skip
+    assert scenarios.variants(cells) == [("beat", "beat_ema"), ("random", "random_ema")]
+
+
+def test_variants_have_the_flags_of_their_baseline_and_others():
+    cells = cells_of(
+        both=("resnet18", "beat", 639, "--lr 0.01, --ema 0.9, --augment"),
+        base=("resnet18", "beat", 639, "--lr 0.01"),
+        less=("resnet18", "beat", 64, "--lr 0.01, --ema 0.9"),
+        other=("resnet18", "beat", 639, "--lr 0.1, --ema 0.9"),
+    )
+    assert scenarios.variants(cells) == [("base", "both")]
+
+
 @pytest.mark.parametrize("kind", ["predictions", "history"])
 @pytest.mark.parametrize("damage", ["cut", "changed", "no gzip", "other columns", "empty"])
 def test_damaged_results_are_one_line(runs, tmp_path, kind, damage):
@@ -119,6 +228,10 @@ def test_a_run_without_a_seed_or_with_other_values(tmp_path):
         (["--jobs", "random"], "name=folder"),
         (["--results", "nowhere"], "nowhere"),
         (["--results", ".", "--figure", "f.xyz"], ".png"),
+        (["--results", ".", "--folder", "x"], "--folder: only for --study"),
+        (["--study", "studies/nowhere.toml"], "nowhere.toml"),
+        (["--study", ROOT / "studies/demo.toml", "--set", "x=1"], "unknown key 'x'"),
+        (["--study", ROOT / "studies/demo.toml", "--folder", "no/runs"], "no/runs: none of the"),
         ([], "--jobs"),
     ],
 )
@@ -152,7 +265,8 @@ def pretrained(tmp_path, prepared):
     manifest = read_json(prepared / "p_manifest.json")
     put_weights(job / "best_model.safetensors", manifest_sha256=digest(manifest), dataset="own")
     (job / "timing.csv").write_text("epoch,seconds\n1,2.5\n2,3.5\n")
-    arguments = {"seed": 10, "subset": 0.5, "epochs": 9, "train": str(prepared / "p_train.npz"),
+    arguments = {"seed": 10, "subset": 0.5, "epochs": 9, "ema": 0.9,
+                 "train": str(prepared / "p_train.npz"),
                  "weights_file": "jobs/beat/weights.safetensors"}  # fmt: skip
     environment = {"hardware": "cpu, fp32", "command": "python -m x", "commit": "12e45+",
                    "torch": "2"}  # fmt: skip
@@ -173,7 +287,8 @@ def test_a_run_says_where_it_comes_from(pretrained, tmp_path):
             "scenario": "beat", "seed": 10, "architecture": "resnet18", "objective": "beat",
             "pretraining_dataset": "mitdb", "pretraining_patients": 12,
             "pretraining_fraction": 0.25, "subset": 0.5, "records": 24, "chosen_epoch": 2,
-            "epochs": 2, "max_epochs": 9, "wall_seconds": 6.0, "temperature": 1.5,
+            "epochs": 2, "max_epochs": 9, "wall_seconds": 6.0, "flags": "--ema 0.9",
+            "temperature": 1.5,
             "dataset": "own", "labels": "zip", "device": "cpu, fp32", "command": "python -m x",
             "commit": "12e45+", "versions": "torch 2",
         }  # fmt: skip

@@ -92,6 +92,9 @@ def run_notebook(folder, monkeypatch) -> list:
 
 def test_cells_run_on_small_results(tmp_path, monkeypatch):
     collect.save(make_results(CELLS), tmp_path / "study")
+    varied = {"beat": BEAT, "ema": BEAT | {"flags": "--ema 0.9"}}
+    varied = make_results(varied)._replace(part=collect.VALIDATION)
+    collect.save(varied, tmp_path / "ablation")
     shown = run_notebook(tmp_path, monkeypatch)
     pictures = [thing for thing in shown if isinstance(thing, page.Picture)]
     assert len(pictures) == len(DRAWN) + 1 and all(p.png.startswith(PNG) for p in pictures)
@@ -184,6 +187,8 @@ def test_claims_name_what_is_different():
     assert by_study.loc["study: beat − random", "verdict"] == "reproduced"
     assert by_study.loc["study: beat_25 − random", "verdict"] == "reproduced"
     assert (table["verdict"] == claims.NOT_RUN).sum() == 5
+    other = pd.Series(BEAT | {"flags": "--batch-size 128, --ema 0.9"})  # 128 is the replication's
+    assert claims.protocol(other, 10) == "trained with --ema 0.9"
     few = make_results({"random": {}, "beat": BEAT | {"records": None, "labels": "v3"}})
     few = few._replace(runs=few.runs.assign(architecture=None))
     differs = claims.table({"study": few})["why not the same protocol"].max()
@@ -200,6 +205,17 @@ def test_other_measurements(tmp_path):
     speed = measurements.benchmarks(saved / "benchmarks")
     extrapolated = speed["benchmark"].eq("scale_50_segments") & speed["of"].str.contains("11000")
     assert not extrapolated.any() and speed["of"].str.contains("11000").any()
+
+
+def test_damaged_results_are_one_line(monkeypatch):
+    exceptions = pytest.importorskip("nbclient.exceptions")
+    import nbclient
+
+    def execute(client):
+        raise exceptions.CellExecutionError("a traceback", "UserError", "x.csv is damaged")
+
+    monkeypatch.setattr(nbclient.NotebookClient, "execute", execute)
+    command(build.main).refused("error: x.csv is damaged")
 
 
 def test_without_jupyter_one_line_says_what_to_install(monkeypatch):

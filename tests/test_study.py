@@ -9,6 +9,7 @@ import tomllib
 
 import pytest
 
+from report import compare
 from study import running
 from study.__main__ import main
 from study.cells import finished_cells
@@ -111,7 +112,10 @@ def test_commands_in_order(tmp_path):
         ("cells=[{scenarios=['random'],subsets=[0]}]", "--subset: 0 is not"),
         ("cells=[{seeds=[1]}]", "scenarios must be names"),
         ("pretraining.random_10.task='hr'", "random_10 would be two runs"),
-        ("x=", "see the TOML files"),
+        ("x=", "--set 'x=' must read KEY=VALUE"),
+        ("scenarios.random.arch=resnet50", "text in quotes"),
+        ("finetuning.epoch=3", "[finetuning] holds epoch, which belongs to [scenarios.NAME]"),
+        ("finetuning.pretraining='beat'", "[finetuning] holds pretraining"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, change, words):
@@ -227,11 +231,16 @@ def test_a_study_that_is_killed_ends_as_one_that_is_not(
     )
     while not (killed / "half" / "history.csv").exists() and process.poll() is None:
         time.sleep(0.01)
+    compared = ["--study", path, *only]
+    command(compare.main, *compared, "--folder", killed).refused("none of the fine-tuning runs")
     os.killpg(process.pid, signal.SIGKILL)  # trainers, too
     assert process.wait() == -signal.SIGKILL
     assert command(main, *words).code == 0
     for name in ("half", "half_10", "random_10"):
         assert results(killed / name) == results(whole / name), name
+    tables = [command(compare.main, *compared, "--folder", each) for each in (whole, killed)]
+    assert tables[0] == tables[1] and tables[0].out.startswith("2 of 2 fine-tuning runs")
+    assert {"half", "random"} <= set(tables[0].out.split())
     cells = finished_cells(load(path, folder=killed))
     assert [(cell.scenario, cell.seed, cell.pretraining, cell.patients) for cell in cells] == [
         ("half", 10, "half", 0.5), ("random", 10, None, 1.0)
@@ -274,4 +283,7 @@ def test_a_signal_stops_it_and_one_folder_is_for_one_study(alone, tmp_path, numb
 
 
 def test_a_description_that_is_no_toml(tmp_path):
-    command(main, "status", write(tmp_path, "[half")).refused("small.toml", "see the TOML files")
+    path = write(tmp_path, "[half")
+    command(main, "status", path).refused("small.toml", "see the TOML files")
+    path.write_bytes(b"\xff\xfe")
+    command(main, "status", path).refused("small.toml", "see the TOML files")
