@@ -79,7 +79,8 @@ def lead(args: argparse.Namespace, data: Data, training: Training, resumed: bool
     by = f"validation {args.val_metric}" if data.validation else "being the last"
     weights = args.job_dir / WEIGHTS
     strip_head(epoch_file(args.job_dir, chosen), weights)
-    scores = read_json(args.job_dir / SCORES) if data.validation else {}
+    found = args.job_dir / SCORES  # not without validation
+    scores = read_json(found) if found.exists() else {}
     write_card(args.job_dir / CARD, weights, about_data(args, data), scores)
     training.finish()
     print(f"epoch {chosen} chosen by {by}; its encoder: {weights}")
