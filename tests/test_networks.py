@@ -122,7 +122,8 @@ def test_both_layouts_compute_the_same(whole, length):
 @pytest.mark.parametrize("architecture", ["resnet18", "resnet50", "resnet18_2d"])
 def test_evidence_adds_up_to_the_logits(architecture, length, channels_last):
     stages = 3 if architecture == "resnet50" else None
-    model = Classifier(build_encoder(architecture, 2, stages, generator()), 4, generator()).eval()
+    # Not `eval`: normalised by the batch, values are of the size that trained networks have.
+    model = Classifier(build_encoder(architecture, 2, stages, generator()), 4, generator())
     model.encoder.channels_last = channels_last
     torch.nn.init.normal_(model.head.bias, generator=generator())
     x = noise(2, 2, length)
