@@ -69,7 +69,7 @@ def export(weights: Path, kind: str, out: Path | None = None) -> Path:
         )
     predictor = Predictor.load(weights, device="cpu", precision="fp32")
     contract = predictor.contract
-    network = FromMillivolt(predictor.model, contract).eval()
+    network = FromMillivolt(predictor.model, contract).eval().requires_grad_(False)
     with atomic_path(out) as temporary, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporters, about what they will change
         form.write(trace(network), temporary, contract.to_metadata())
@@ -77,9 +77,9 @@ def export(weights: Path, kind: str, out: Path | None = None) -> Path:
         if not found <= TOLERANCE:  # NaN is no agreement
             raise UserError(
                 f"{weights}: what was exported answers otherwise than the network, by up to "
-                f"{found:.1g}; nothing is written"
+                f"{found:.2g}; nothing is written"
             )
-    print(f"written: {out}; probabilities differ by up to {found:.1g} on random signals")
+    print(f"written: {out}; probabilities differ by up to {found:.2g} on random signals")
     return out
 
 
