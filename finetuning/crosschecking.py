@@ -47,7 +47,7 @@ def crosscheck(args: argparse.Namespace) -> None:
         found = summary(left_out) if records else "it holds no .hea files"
         raise UserError(f"{args.records}: no record can be used ({found})")
     table = pd.DataFrame(rows)
-    write_text(args.out, table.to_csv(index=False, float_format="%.5f", lineterminator="\n"))
+    write_text(args.out, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     print_scores(table)
     for path in unsure:
         print(

@@ -69,7 +69,7 @@ def export(weights: Path, kind: str, out: Path | None = None) -> Path:
         )
     predictor = Predictor.load(weights, device="cpu", precision="fp32")
     contract = predictor.contract
-    network = FromMillivolt(predictor.model, contract).eval().requires_grad_(False)
+    network = FromMillivolt(predictor.members[0].model, contract).eval().requires_grad_(False)
     with atomic_path(out) as temporary, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporters, about what they will change
         form.write(trace(network), temporary, contract.to_metadata())

@@ -42,7 +42,7 @@ def parse_arguments() -> argparse.Namespace:
     flag("--csv", type=Path, metavar="FILE", help="answers, a row for each recording and window")
     flag("--json", type=Path, metavar="FILE", help="the same, and what the weights are")
     flag("--plot", type=Path, metavar="DIR", help="a picture of each recording")
-    flag("--overwrite", action="store_true", help="replace the files of --csv, --json and --export")
+    flag("--overwrite", action="store_true", help="replace the files of --csv and --json")
     flag("--tta", type=cli.count, default=1, help="average over so many shifts of each recording")
     flag("--device", choices=names.DEVICES, default="auto", help="auto: CUDA where there is one")
     flag("--precision", choices=names.PRECISIONS, default="auto", help="as of the trainer")
@@ -70,7 +70,7 @@ def main() -> None:
     if args.export:
         from finetuning.export import export
 
-        export(args.weights[0], args.export, args.out, args.overwrite)
+        export(args.weights[0], args.export, args.out)
         return
     from finetuning.predicting import predict
 

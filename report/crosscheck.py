@@ -106,8 +106,8 @@ def kinds(table: pd.DataFrame) -> np.ndarray:
 
 
 def records(tables: Tables) -> pd.DataFrame | None:
-    """A row per record with AF, and one for all others: `12 of 17; 3`, the AF windows that were
-    found, and those of other rhythms that were taken for AF."""
+    """A row per record with AF, and one for all others: `12; 3`, how many of its AF windows were
+    found, and how many of its others were taken for AF."""
     columns = {}
     for name, table in tables.items():
         kept, true, answered = counted(table)

@@ -30,7 +30,7 @@ def signals(leads: int = 1, samples: int = 256) -> np.ndarray:
 
 def by_hand(path, signal: np.ndarray) -> np.ndarray:
     """Probabilities, as the contract says, one recording after the other."""
-    model, contract, _ = Predictor.load(path, device="cpu", precision="fp32")
+    ((model, contract, *_),), _ = Predictor.load(path, device="cpu", precision="fp32")
     answers = []
     for recording, length in zip(signal, VALID, strict=True):
         part = recording[:, -length:].astype(np.float64)
