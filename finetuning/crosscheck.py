@@ -15,7 +15,7 @@ weights the probabilities are averaged; the class with the highest is the answer
 - The first lead is looked at: in MIT-BIH MLII, but V5 in records 102, 104 and 114. The Challenge's
   is a lead I of a device held in two hands.
 - Signals are taken as they are. MIT-BIH's lie 0.1 to 1.1 mV below zero, which the device of the
-  Challenge filters away; --band-pass does the same to them (0.5 to 40 Hz, over the whole record).
+  Challenge filters away; --band-pass does the same to each window (0.5 to 40 Hz).
 - Records 201 and 202 of MIT-BIH are one subject. Paced ones (102, 104, 107, 217) are kept, though
   the Challenge has no class for them.
 - Weights whose encoder was pretrained on the same database know these subjects and are refused.

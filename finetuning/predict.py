@@ -39,6 +39,13 @@ def parse_arguments() -> argparse.Namespace:
         default=0.5,
         help="cannot tell below this probability; unused where several classes can be true",
     )
+    flag(
+        "--band-pass",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="cut signals to the band of the recordings that the network was trained on (Challenge "
+        "2017: 0.5 to 40 Hz), which takes an offset away",
+    )
     flag("--csv", type=Path, metavar="FILE", help="answers, a row for each recording and window")
     flag("--json", type=Path, metavar="FILE", help="the same, and what the weights are")
     flag("--plot", type=Path, metavar="DIR", help="a picture of each recording")

@@ -27,7 +27,7 @@ def predict(args: argparse.Namespace) -> None:
     found = find_records(args.records)
     predictor = Predictor.load(
         *args.weights, device=args.device, precision=args.precision, tta=args.tta,
-        abstain=args.abstain,
+        abstain=args.abstain, band_pass=args.band_pass,
     )  # fmt: skip
     names, results = short_names([record.path for record in found]), []
     table = Table(predictor, max(map(len, names)))

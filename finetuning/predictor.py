@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from finetuning.answers import Prediction, Rule
+from finetuning.band import band_pass
 from finetuning.doubts import doubt
 from finetuning.normalising import normalise
 from finetuning.shifting import over_shifts
@@ -16,6 +17,7 @@ from finetuning.targets import TARGETS
 from finetuning.windows import SHORTEST, windows
 from utils.cli import UserError
 from utils.contract import Contract
+from utils.datasets import DATA_SETS
 from utils.encoders import Classifier, build_encoder
 from utils.engine import Batch, Hardware, choose_hardware, predict
 from utils.opened import OpenRecording
@@ -86,10 +88,12 @@ class Member(NamedTuple):
 
 
 class Predictor(NamedTuple):
-    """One or several networks, whose probabilities are averaged, and when they do not answer."""
+    """One or several networks, whose probabilities are averaged, when they do not answer, and the
+    band in Hz that signals are cut to."""
 
     members: list[Member]
     rule: Rule
+    band: tuple[float, float] | None = None
 
     @classmethod
     def load(
@@ -99,12 +103,15 @@ class Predictor(NamedTuple):
         precision: str = "auto",
         tta: int = 1,
         abstain: float = 0.0,
+        band_pass: bool = True,
     ) -> "Predictor":
         """Read what `finetuning.trainer` wrote.
 
         Args:
             device, precision, tta: as the trainer's flags.
-            abstain: probability below which a class is no answer.
+            abstain: probability below which a class is no answer; not where several can be true.
+            band_pass: cut signals to the band of the recordings that they were trained on, where
+                that is known.
 
         Raises:
             UserError: not such a file, no such device, or networks that do not fit together.
@@ -117,9 +124,9 @@ class Predictor(NamedTuple):
                 own, wanted = (getattr(each, name) for each in (member.contract, first))
                 if own != wanted:
                     raise UserError(f"{path}: its {name} {own} are not {wanted} of {paths[0]}")
-        if first.multi_label and abstain:
-            raise UserError(f"{paths[0]} knows several classes at once: --abstain is for one")
-        return cls(members, Rule(first.classes, first.multi_label, abstain))
+        known = DATA_SETS.get(first.dataset)
+        band = known.band if known and band_pass else None
+        return cls(members, Rule(first.classes, first.multi_label, abstain), band)
 
     @property
     def contract(self) -> Contract:
@@ -174,6 +181,7 @@ class Predictor(NamedTuple):
         Returns:
             (classes, parts), in equal parts of the stretch.
         """
+        signal = self.filtered(signal, fs)
         each = [member.evidence(signal, fs) for member in self.members]
         parts = np.linspace(0, 1, each[0].shape[1])
         alike = [
@@ -188,6 +196,15 @@ class Predictor(NamedTuple):
         clear = [signal for signal, why in zip(signals, doubts, strict=True) if not why]
         if not clear:
             return doubts
-        of_each = [member.probabilities(clear, fs) for member in self.members]
-        probabilities = iter(np.mean(of_each, axis=0))
+        probabilities = iter(self.probabilities(clear, fs))
         return [why or next(probabilities) for why in doubts]
+
+    def probabilities(self, signals: Sequence[np.ndarray], fs: float) -> np.ndarray:
+        """Mean of all networks for stretches (samples, leads) in mV, (n, classes), whatever is
+        wrong with them."""
+        signals = [self.filtered(signal, fs) for signal in signals]
+        return np.mean([member.probabilities(signals, fs) for member in self.members], axis=0)
+
+    def filtered(self, signal: np.ndarray, fs: float) -> np.ndarray:
+        """A stretch in the band that the networks know."""
+        return band_pass(signal, fs, self.band) if self.band else signal

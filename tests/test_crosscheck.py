@@ -127,8 +127,9 @@ def test_a_row_for_each_window(database, weights, tmp_path):
                                        AF]  # fmt: skip
     assert table["rhythms"][4] == "AFIB AFL"
     # The last window of 201, of both networks.
-    signal = wfdb.rdrecord(str(database / "201")).p_signal[60 * FS : 90 * FS, 0]
-    expected = np.mean([Predictor.load(w, "cpu", "fp32").predict(signal, FS) for w in weights], 0)
+    signal = wfdb.rdrecord(str(database / "201")).p_signal[60 * FS : 90 * FS, :1]
+    predictor = Predictor.load(*weights, device="cpu", precision="fp32", band_pass=False)
+    (expected,) = predictor.probabilities([signal], FS)
     columns = [f"prob_{name}" for name in "ANO~x"]
     np.testing.assert_allclose(table.loc[5, columns].astype(float), expected, atol=2e-5)
     assert table["answer"][5] == "ANO~x"[expected.argmax()]
@@ -161,7 +162,7 @@ def test_refused(database, weights, tmp_path):
         other = put_weights(tmp_path / "other", **fine | changes)
         run(database, tmp_path / "new.csv", [other]).refused(words)
     swapped = put_weights(tmp_path / "swapped", **fine | {"classes": list("NAO~x")})
-    run(database, tmp_path / "new.csv", [weights[0], swapped]).refused("other classes")
+    run(database, tmp_path / "new.csv", [weights[0], swapped]).refused("swapped: its classes")
 
 
 def made_table(signal="as it is"):
@@ -186,7 +187,7 @@ def test_in_the_report():
     assert row["sensitivity"].startswith("0.533 [") and row["specificity"] == "1.000 [1.000, 1.000]"
     found = page.answers(tables).iloc[0]
     assert found["flutter (16)"] == "A 0%, N 100%" and found["AF (15)"] == "A 53%, N 47%"
-    assert page.records(tables)["one"].tolist() == ["4; 0", "4; 0", "0; 0"]
+    assert page.records(tables)["one"].tolist() == ["4 of 7; 0", "4 of 8; 0", "0 of 0; 0"]
     assert len(page.curves(tables).axes) == 2
     nothing = [make({}) for make in (page.scores, page.answers, page.records, page.curves)]
     assert nothing == [None] * 4

@@ -6,6 +6,7 @@ import pytest
 
 from finetuning import trainer
 from finetuning.answers import Rule
+from finetuning.band import band_pass
 from finetuning.doubts import doubt
 from finetuning.predict import Predictor
 from finetuning.windows import windows
@@ -197,3 +198,17 @@ def test_weights_of_another_kind(tmp_path):
     other = put_weights(tmp_path / "other", task="classification", classes=["A", "N"])
     with pytest.raises(UserError, match="does not match the network"):
         Predictor.load(other)
+
+
+def test_signals_are_cut_to_the_band_of_the_recordings_trained_on(predictor, tmp_path):
+    times = np.arange(30 * FS) / FS
+    signal = heartbeats(30)
+    disturbed = signal + 2 + 0.5 * np.sin(2 * np.pi * 100 * times)
+    expected = predictor.predict(signal, FS).probabilities
+    np.testing.assert_allclose(predictor.predict(disturbed, FS).probabilities, expected, atol=1e-3)
+    as_it_is = load(put_weights(tmp_path / "w", **CLASSIFIER), band_pass=False)
+    assert np.abs(as_it_is.predict(disturbed, FS).probabilities - expected).max() > 0.01
+    within = band_pass(np.sin(2 * np.pi * 5 * times)[:, None], FS, (0.5, 40))
+    inner = slice(FS, -FS)
+    np.testing.assert_allclose(within[inner, 0], np.sin(10 * np.pi * times)[inner], atol=0.02)
+    assert np.isfinite(band_pass(signal[:30, None], 50, (0.5, 40))).all()  # 50 Hz hold no 40

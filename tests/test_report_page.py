@@ -97,9 +97,9 @@ def test_cells_run_on_small_results(tmp_path, monkeypatch):
     collect.save(varied, tmp_path / "ablation")
     shown = run_notebook(tmp_path, monkeypatch)
     pictures = [thing for thing in shown if isinstance(thing, page.Picture)]
-    assert len(pictures) == len(DRAWN) + 1 and all(p.png.startswith(PNG) for p in pictures)
+    assert len(pictures) == len(DRAWN) + 2 and all(p.png.startswith(PNG) for p in pictures)
     # The cross-check (of four things), precisions, objectives and benchmarks have no results there.
-    assert [thing.text for thing in shown if isinstance(thing, page.Text)].count(page.NOT_RUN) == 3
+    assert [thing.text for thing in shown if isinstance(thing, page.Text)].count(page.NOT_RUN) == 7
 
 
 def test_cells_run_on_nothing(tmp_path, monkeypatch):

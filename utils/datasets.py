@@ -36,14 +36,16 @@ CC_BY_NC_SA = Licence(
 
 
 class DataSet(NamedTuple):
-    """What it is called, under which licence, whom to cite, what its recordings are, and what its
-    names of classes mean, where they do not say."""
+    """What it is called, under which licence, whom to cite, what its recordings are, what its names
+    of classes mean, where they do not say, and the band in Hz of what recorded it, where it is
+    narrower than that of other devices."""
 
     title: str
     licence: Licence
     cite: str
     recordings: str
     classes: Mapping[str, str] = {}
+    band: tuple[float, float] | None = None
 
 
 # By the name in a contract; that of `utils.names`, or of a set's `dataset.json`.
@@ -54,6 +56,7 @@ DATA_SETS = {
         "Clifford et al. 2017, doi:10.22489/CinC.2017.065-469",
         "9 to 61 s, one lead of a hand-held device",
         {"A": "atrial fibrillation", "N": "normal rhythm", "O": "other rhythm", "~": "too noisy"},
+        band=(0.5, 40),  # Clifford et al. 2017
     ),
     "challenge20": DataSet(
         "the PhysioNet/Computing in Cardiology Challenge 2020",
