@@ -169,7 +169,7 @@ def test_training_on_several_labels(job, tmp_path):
     assert np.array_equal(table.true, test.y) and table.record_names[0] == test.record_ids[0]
     assert ((table.prob > 0) & (table.prob < 1)).all() and not np.allclose(table.prob.sum(1), 1)
     scores = json.loads((tmp_path / "job/scores.json").read_text())["test"]
-    prob = table.prob.astype(np.float32)
+    prob = np.ascontiguousarray(table.prob, np.float32)
     again = metrics.multi_label_scores(table.true, prob, table.classes)
     again |= calibration_scores(table.true, prob)
     assert scores.pop("uncalibrated").keys() == {"nll", "ece"}

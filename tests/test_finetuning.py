@@ -103,7 +103,7 @@ def test_scores_can_be_counted_again_from_the_predictions(job):
     scores = json.loads((job / "scores.json").read_text())
     for part in ("train", "val", "test"):
         table = read_predictions(job / f"{part}_predictions.csv")
-        true, prob = table.true.argmax(1), table.prob.astype(np.float32)
+        true, prob = table.true.argmax(1), np.ascontiguousarray(table.prob, np.float32)
         again = metrics.scores(true, prob, table.classes) | calibration_scores(true, prob)
         assert {name: scores[part][name] for name in again} == again
         assert ("uncalibrated" in scores[part]) == (part != "train")
