@@ -39,7 +39,7 @@ SCORES = {
     "f_max": "F-max", "f_beta": "F-beta", "g_beta": "G-beta", "accuracy": "accuracy",
     "acc": "accuracy", "loss": "loss", "ece": "ECE", "records": "recordings",
 }  # fmt: skip
-CLASSIFIER = """from finetuning.predictor import Predictor
+CLASSIFIER = """from finetuning.predict import Predictor
 
 predictor = Predictor.load("{name}")
 predictor.predict(signal, fs=300, unit="mV")  # (samples,) or (samples, leads), at any rate"""
