@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from finetuning.member import Member
 from finetuning.normalising import normalise
-from finetuning.predictor import Predictor
 from finetuning.targets import TARGETS
 from utils.cli import UserError
 from utils.contract import Contract
 from utils.encoders import Classifier
+from utils.engine import choose_hardware
 from utils.files import atomic_path
 
 TOLERANCE = 1e-4  # of probabilities
@@ -67,9 +68,9 @@ def export(weights: Path, kind: str, out: Path | None = None) -> Path:
         raise UserError(
             f"{', '.join(missing)}: not installed; pip install -r requirements-export.txt"
         )
-    predictor = Predictor.load(weights, device="cpu", precision="fp32")
-    contract = predictor.contract
-    network = FromMillivolt(predictor.members[0].model, contract).eval().requires_grad_(False)
+    member = Member.load(weights, choose_hardware("cpu", "fp32"))
+    contract = member.contract
+    network = FromMillivolt(member.model, contract).eval().requires_grad_(False)
     with atomic_path(out) as temporary, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporters, about what they will change
         form.write(trace(network), temporary, contract.to_metadata())

@@ -5,86 +5,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from finetuning.answers import Prediction, Rule
 from finetuning.band import band_pass
 from finetuning.doubts import doubt
-from finetuning.normalising import normalise
-from finetuning.shifting import over_shifts
-from finetuning.targets import TARGETS
+from finetuning.member import Member
 from finetuning.windows import SHORTEST, windows
 from utils.cli import UserError
 from utils.contract import Contract
 from utils.datasets import DATA_SETS
-from utils.encoders import Classifier, build_encoder
-from utils.engine import Batch, Hardware, choose_hardware, predict
+from utils.engine import Hardware, choose_hardware
 from utils.opened import OpenRecording
-from utils.recordings import Recording, millivolt
-from utils.resampling import to_microvolt
-from utils.weights import load_strictly, read_weights
+from utils.recordings import millivolt
 from utils.wfdb_io import Unusable, check_rate
 
 BATCH = 16  # windows; more are no faster on a CPU, and take memory
-
-
-class Member(NamedTuple):
-    """A classifier, and what its weights file says of its input."""
-
-    model: Classifier
-    contract: Contract
-    hardware: Hardware
-    tta: int
-
-    @classmethod
-    def load(cls, path: Path, hardware: Hardware, tta: int) -> "Member":
-        tensors, contract = read_weights(path)
-        if contract.task != "classification":
-            raise UserError(
-                f"{path} was trained for {contract.task}; name a best_model.safetensors of "
-                "finetuning.trainer"
-            )
-        encoder = build_encoder(
-            contract.architecture, contract.in_channels, contract.stages, None, contract.spectrogram
-        )
-        model = Classifier(encoder, len(contract.classes), torch.Generator())
-        load_strictly(model, tensors, path)
-        return cls(hardware.place(model).eval(), contract, hardware, tta)
-
-    def input(self, signal: np.ndarray, fs: float) -> tuple[Tensor, int]:
-        """A stretch (samples, leads) in mV as the network takes it, and how much of that is signal.
-
-        It is resampled (by a polyphase filter, as `finetuning.prepare` does by default), normalised
-        and padded in front to (1, C, T); of a longer one the end is looked at.
-        """
-        contract = self.contract
-        microvolt, _ = to_microvolt(Recording(signal, fs), contract.fs, "polyphase", "constant")
-        kept = microvolt[-contract.frame_size :]
-        x = torch.zeros(1, contract.in_channels, contract.frame_size)
-        x[0, :, -len(kept) :] = torch.from_numpy(kept.T) / 1000
-        inside = torch.arange(contract.frame_size) >= contract.frame_size - len(kept)
-        return normalise(x, inside, contract.mean, contract.sd), len(kept)
-
-    def evidence(self, signal: np.ndarray, fs: float) -> np.ndarray:
-        """For each class along a stretch, (classes, parts) in equal parts of it, in logits.
-
-        Their mean over the padded input, plus a constant, is the class's logit (Zhou et al. 2016).
-        Of classes that exclude each other only differences count: it is against their mean.
-        """
-        x, inside = self.input(signal, fs)
-        with torch.inference_mode(), self.hardware.autocast():
-            found = self.model.evidence(x.to(self.hardware.device))
-        found = self.model.by_sample(found, x.shape[-1])[0, :, -inside:].cpu().numpy()
-        return found if self.contract.multi_label else found - found.mean(0)
-
-    def probabilities(self, signals: Sequence[np.ndarray], fs: float) -> np.ndarray:
-        """Of each stretch, (n, classes) float32, calibrated."""
-        inputs = torch.cat([self.input(signal, fs)[0] for signal in signals])
-        batch = Batch(inputs.to(self.hardware.device), torch.zeros(len(inputs)), len(inputs))
-        logits, _ = predict(over_shifts(self.model, self.tta), [batch], self.hardware)
-        targets = TARGETS[self.contract.multi_label]
-        return targets.probabilities(logits / self.contract.temperature).numpy()
 
 
 class Predictor(NamedTuple):

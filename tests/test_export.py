@@ -8,11 +8,12 @@ import torch
 from safetensors.torch import save_file
 
 from finetuning import export
-from finetuning.predictor import Predictor
+from finetuning.member import Member
 from tests.helpers import contents, make_classifier, make_contract, put_weights
 from utils.cli import UserError
 from utils.contract import Contract
 from utils.encoders import Classifier, build_encoder
+from utils.engine import choose_hardware
 from utils.weights import save_weights
 
 NAMES = list("abcde")
@@ -30,7 +31,7 @@ def signals(leads: int = 1, samples: int = 256) -> np.ndarray:
 
 def by_hand(path, signal: np.ndarray) -> np.ndarray:
     """Probabilities, as the contract says, one recording after the other."""
-    ((model, contract, *_),), _ = Predictor.load(path, device="cpu", precision="fp32")
+    model, contract, *_ = Member.load(path, choose_hardware("cpu", "fp32"))
     answers = []
     for recording, length in zip(signal, VALID, strict=True):
         part = recording[:, -length:].astype(np.float64)
