@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import finetune, infer, loader, scale, train
+from benchmarks import finetune, holter, infer, loader, scale, train
 from benchmarks.measures import limits
 from benchmarks.measures import scale as scale_measures
 from benchmarks.measures.loader import beat_label, open_batches, read_blocks, read_frames
@@ -76,6 +76,16 @@ def test_scale(tmp_path):
     assert far[scale_measures.IMPORTS] == columns["3"][scale_measures.IMPORTS]
     assert far["start_s"] == pytest.approx(sum(far[part] for part in scale_measures.PARTS))
     assert "11,000 (extrapolated)" in result.out and "anonymous memory, MB" in result.out
+
+
+def test_holter(tmp_path):
+    out = tmp_path / "holter.json"
+    result = command(holter.main, "--hours", 0.02, "--device", "cpu", "--out", out)
+    assert result.code == 0, result
+    report = json.loads(out.read_text())
+    for figure in ("seconds", "peak_mb"):
+        assert set(report[figure]) == {"WFDB, two leads", "EDF, one lead"}
+        assert all(values[0] > 0 for values in report[figure].values())
 
 
 def test_variants_take_turns():
