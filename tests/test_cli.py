@@ -21,7 +21,10 @@ COMMANDS = {
     "finetuning.crosscheck": ["--weights", __file__, "--records", ".", "--out", "x.csv"],
     "report.build": [],
     "report.compare": ["--results", "."],
-    **{f"benchmarks.{name}": [] for name in ("finetune", "holter", "infer", "loader", "scale", "train")},
+    **{
+        f"benchmarks.{name}": []
+        for name in ("finetune", "holter", "infer", "loader", "scale", "train")
+    },
     "study.__main__": ["run", __file__],
     "utils.checkpoint": [__file__],
     "utils.download": ["mitdb", "--out", "x"],
