@@ -87,11 +87,14 @@ def words_of(predictor: Predictor) -> dict[str, str]:
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """File names without endings, where these tell the recordings apart, else paths."""
+    """File names without endings, where these tell the recordings apart (on all file systems), else
+    paths from the folder that holds all of them."""
     stems = [path.stem for path in paths]
-    if len(set(stems)) == len(stems):
+    if len({stem.casefold() for stem in stems}) == len(stems):
         return stems
-    return [os.path.relpath(path) for path in paths]
+    whole = [os.path.abspath(path) for path in paths]  # noqa: PTH100 (links stay as they are)
+    common = os.path.commonpath([os.path.dirname(path) for path in whole])  # noqa: PTH120
+    return [os.path.relpath(path, common) for path in whole]
 
 
 class Table:
@@ -113,7 +116,7 @@ class Table:
         if isinstance(result.prediction, str):
             return [f"{start}{'':9}  cannot be read: {result.prediction}"]
         whole, windows = result.prediction.whole, result.prediction.windows
-        said = f"{self.say(whole):{self.answer}} "
+        said = f"{whole.say(self.words):{self.answer}} "
         if whole.readable:
             said += "".join(f"{p:6.2f}" for p in whole.probabilities)
         lines = [f"{start}{duration(whole.stop):>9}  {said}{self.why(whole)}".rstrip()]
@@ -123,11 +126,6 @@ class Table:
             parts = ", ".join(f"{words} {share:.1%}" for share, words in sorted(shares)[::-1])
             lines.append(f"{'':{self.width}}  of {len(windows)} windows: {parts}")
         return lines
-
-    def say(self, answer: Answer) -> str:
-        if answer.reason:
-            return CANNOT_TELL
-        return ", ".join(self.words[name] for name in answer.classes) or "none of these"
 
     def why(self, answer: Answer) -> str:
         return f"  {answer.reason}" if answer.reason else ""

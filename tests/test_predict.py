@@ -137,6 +137,23 @@ def test_pictures(source, weights, tmp_path):
     assert any(name.startswith("long_") and name.endswith(".png") for name in written[1:-1])
 
 
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["a/r.hea", "b/s.csv"], ["r", "s"]),
+        (["a/r.hea", "b/r.hea"], ["a/r.hea", "b/r.hea"]),
+        (["/x/a/r.csv", "/x/r.edf", "/x/ü 1.csv"], ["a/r.csv", "r.edf", "ü 1.csv"]),
+        (["../r.csv", "../R.csv"], ["r.csv", "R.csv"]),
+        (["r 1.csv", "r_1.csv"], ["r 1", "r_1"]),
+    ],
+)
+def test_names_that_tell_recordings_apart(paths, names):
+    """They are those of pictures, too: none begins with a dot, and no two are alike."""
+    from finetuning.predicting import short_names
+
+    assert short_names(list(map(Path, paths))) == names
+
+
 def test_what_cannot_be_read_does_not_stop_the_others(source, weights, tmp_path):
     (tmp_path / "broken.edf").write_bytes(b"0       ")
     result = run("--weights", weights, tmp_path / "broken.edf", source / "A00001.mat")
