@@ -163,6 +163,36 @@ def test_what_cannot_be_read_does_not_stop_the_others(source, weights, tmp_path)
     assert result.code == 0 and "1 of 2 recordings cannot be read, see above" in result.out
 
 
+def test_columns_are_the_same_whatever_comes_first(source, weights, tmp_path):
+    good, broken = source / "A00001.mat", tmp_path / "broken.edf"
+    broken.write_bytes(b"0       ")
+    heads = set()
+    for number, records in enumerate([[good], [broken, good], [broken]]):
+        out = tmp_path / f"{number}.csv"
+        run("--weights", weights, *records, "--csv", out)
+        heads.add(out.read_text().split("\n")[0])
+    probabilities = ",".join(f"prob_{name}" for name in "ANO~x")
+    assert heads == {f"recording,lead,window,start_s,stop_s,answer,reason,{probabilities}"}
+
+
+def test_times_of_weeks_are_exact():
+    from finetuning.answer_files import Result, rows
+    from finetuning.answers import Answer, Prediction
+
+    answer = Answer(1_209_570.5, 1_209_600.5, np.array([0.25, 0.75], np.float32), ("b",))
+    (row,) = rows(Result("r", Path("r"), "0", 250, Prediction(["a", "b"], answer, [answer])))
+    assert (row["start_s"], row["prob_b"]) == (1_209_570.5, 0.75)
+
+
+def test_without_an_answer_no_file_is_replaced(source, weights, tmp_path):
+    out = tmp_path / "a.csv"
+    out.write_text("earlier")
+    (tmp_path / "plots").write_text("no folder")
+    flags = ["--csv", out, "--overwrite", "--plot", tmp_path / "plots"]
+    run("--weights", weights, source / "A00001.mat", *flags).refused("plots")
+    assert out.read_text() == "earlier"
+
+
 def test_doubts_are_said(source, weights, tmp_path):
     signal = read_recording(source / "A00001.hea").signal
     np.save(tmp_path / "r.npy", signal * 1000)
