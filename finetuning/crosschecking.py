@@ -17,6 +17,7 @@ from utils import metrics
 from utils.annotations import ALPHABETS, FLUTTER, SAME_SUBJECT
 from utils.cli import UserError
 from utils.contract import Contract
+from utils.datasets import UNKNOWN
 from utils.files import write_text
 from utils.manifest import summary
 from utils.recordings import read_recording
@@ -74,10 +75,9 @@ def is_unseen(path: Path, contract: Contract, source: str) -> bool:
     Raises:
         UserError: it is known that it was not.
     """
-    lineage = getattr(contract, "derived_from", None)  # data sets; none are random weights
-    if source in (*(lineage or ()), contract.dataset):
+    if source in contract.lineage:
         raise UserError(f"{path} derives from {source} and knows its subjects; name other weights")
-    return lineage is not None
+    return UNKNOWN not in contract.lineage
 
 
 def answer(
