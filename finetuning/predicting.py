@@ -14,7 +14,7 @@ from utils.cli import UserError
 from utils.datasets import DATA_SETS
 from utils.opened import OpenRecording
 from utils.record_files import Found, find_records
-from utils.recordings import lead_number, open_recording
+from utils.recordings import arranged, lead_number, open_recording
 from utils.wfdb_io import Unusable
 
 
@@ -45,7 +45,7 @@ def look(args: argparse.Namespace, predictor: Predictor, name: str, record: Foun
     """Answer for one recording, and draw it where the flags say so."""
     lead, fs = "", float("nan")
     try:
-        recording = open_recording(record.path, args.fs, args.unit, args.gain)
+        recording = in_order(open_recording(record.path, args.fs, args.unit, args.gain), predictor)
         fs, number = recording.fs, choose_lead(recording, args.channel, predictor)
         lead = describe_lead(recording, number)
         prediction = predictor.predict_recording(recording, number)
@@ -57,19 +57,26 @@ def look(args: argparse.Namespace, predictor: Predictor, name: str, record: Foun
         return Result(name, record.path, lead, fs, str(reason))
 
 
+def in_order(recording: OpenRecording, predictor: Predictor) -> OpenRecording:
+    """As networks of several leads take it; raises `Unusable` where it has other leads."""
+    contract = predictor.contract
+    if contract.in_channels == 1:
+        return recording
+    known = DATA_SETS.get(contract.dataset)
+    return arranged(recording, contract.in_channels, known.leads if known else None)
+
+
 def choose_lead(recording: OpenRecording, channel: str | None, predictor: Predictor) -> int | None:
     """Number of the lead that the networks look at; None for all.
 
     Raises:
-        Unusable: no such lead, or another number of them than the networks take.
+        Unusable: no such lead, or no choice of them.
     """
     wanted = predictor.contract.in_channels
     if wanted == 1:
         return lead_number(recording, channel)
     if channel is not None:
         raise Unusable(f"--channel is for networks of one lead, these take {wanted}")
-    if recording.count != wanted:
-        raise Unusable(f"number of leads is {recording.count}, not {wanted}")
     return None
 
 

@@ -11,7 +11,8 @@ from scipy.io import savemat
 from scipy.signal import resample_poly
 
 from finetuning import predict
-from tests.helpers import command, put_edf, put_weights
+from tests.helpers import command, put_challenge, put_edf, put_weights
+from utils.datasets import TWELVE_LEADS
 from utils.recordings import read_recording
 from utils.synthetic_cohort import write_challenge17
 
@@ -226,6 +227,34 @@ def test_flags_that_make_no_sense(source, weights, flags, words):
 def test_leads_that_are_not_there(source, weights, flags, words):
     result = run("--weights", weights, source / "A00001.mat", *flags)
     assert result.code == 2 and words in result.out
+
+
+@pytest.mark.parametrize("form", ["edf", "mat", "hea"])
+def test_twelve_leads_are_put_in_order_by_name(tmp_path, form):
+    changes = {"dataset": "ptbxl", "in_channels": 12, "frame_size": 2560, "multi_label": True}
+    weights = put_weights(tmp_path / "w", **CLASSIFIER | changes)
+    signal = np.random.default_rng(0).normal(size=(2500, 12))
+    found = []
+    for place, order in enumerate([range(12), [*range(6, 12), *range(6)]]):
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        leads = [TWELVE_LEADS[lead] for lead in order]
+        put_leads(folder / f"r.{form}", signal[:, list(order)], leads)
+        found.append(answers(folder, weights, folder / f"r.{form}")["probabilities"])
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
+    put_leads(tmp_path / f"r.{form}", signal, [f"x{lead}" for lead in range(12)])
+    result = run("--weights", weights, tmp_path / f"r.{form}")
+    assert result.code == 2 and "leads are x0, x1" in result.out
+
+
+def put_leads(path, signal, leads):
+    if path.suffix == ".edf":
+        put_edf(path, signal, 250, leads)
+    elif path.suffix == ".mat":
+        put_challenge(path.with_suffix(""), np.rint(signal * 1000).astype(np.int16), 250, leads)
+    else:
+        formats = {"units": ["mV"] * 12, "fmt": ["16"] * 12, "sig_name": list(leads)}
+        wfdb.wrsamp(path.stem, 250, p_signal=signal, write_dir=str(path.parent), **formats)
 
 
 def test_an_interrupted_run_keeps_its_answers(source, weights, tmp_path, monkeypatch):
