@@ -17,9 +17,8 @@ def doubt(signal: np.ndarray, fs: float, least: float) -> str | None:
     Args:
         signal: (samples, leads) in mV, as it was recorded. fs: Hz. least: seconds.
     """
-    seconds = len(signal) / fs
-    if seconds < least:
-        return f"{seconds:.1f} s are too short, below {least:g} s"
+    if len(signal) < int(least * fs):  # windows are of whole samples
+        return f"{len(signal) / fs:.1f} s are too short, below {least:g} s"
     if not np.isfinite(signal).all():
         return "samples are missing"
     quality = assess_leads(signal)

@@ -168,6 +168,18 @@ def test_a_recording_of_which_little_can_be_read(predictor):
     assert predictor.predict(signal, FS).whole.reason == "1 of 4 windows can be read (flat)"
 
 
+def test_a_window_of_rounded_length_is_looked_at_once():
+    """10.24 s are 2631.68 samples at this rate."""
+    assert [window.start for window in windows(10527, 257, 10.24)] == [0, 2632, 5263, 7895]
+
+
+def test_windows_of_a_network_that_sees_little(tmp_path):
+    """2,048 samples at 250 Hz are not a whole number of those at 360 Hz."""
+    small = load(put_weights(tmp_path / "small", **CLASSIFIER | {"frame_size": 2048}))
+    found = small.predict(heartbeats(30), 360)
+    assert [answer.reason for answer in found.windows] == [None] * len(found.windows)
+
+
 @pytest.mark.parametrize(
     ("seconds", "capacity", "expected"),
     [
