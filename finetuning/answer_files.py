@@ -10,7 +10,7 @@ import pandas as pd
 
 from finetuning.answers import Answer, Prediction
 from finetuning.predictor import Predictor
-from utils.files import sha256, write_json, write_text
+from utils.files import sha256, spelled, write_json, write_text
 
 WHOLE = "whole"
 COLUMNS = ["recording", "lead", "window", "start_s", "stop_s", "answer", "reason"]
@@ -64,7 +64,7 @@ def document(
 ) -> dict[str, Any]:
     """Everything, and which weights it comes from."""
     return {
-        "weights": [{"file": str(path), "sha256": sha256(path)} for path in args.weights],
+        "weights": [{"file": spelled(path), "sha256": sha256(path)} for path in args.weights],
         "classes": predictor.contract.classes,
         "abstain": predictor.rule.abstain,
         "recordings": [described(result) for result in results],
@@ -72,7 +72,7 @@ def document(
 
 
 def described(result: Result) -> dict[str, Any]:
-    about = {"recording": result.name, "file": str(result.path), "lead": result.lead}
+    about = {"recording": result.name, "file": spelled(result.path), "lead": result.lead}
     if isinstance(result.prediction, str):
         return about | {"cannot_be_read": result.prediction}
     prediction = result.prediction

@@ -3,6 +3,7 @@ files."""
 
 import argparse
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from finetuning import answer_files, plots
 from finetuning.answer_files import Result
 from finetuning.answers import CANNOT_TELL, Answer
 from finetuning.predictor import Predictor
-from utils.cli import UserError
+from utils.cli import UserError, plain
 from utils.datasets import DATA_SETS
+from utils.files import spelled
 from utils.opened import OpenRecording
 from utils.record_files import Found, find_records
 from utils.recordings import arranged, lead_number, open_recording
@@ -35,7 +37,7 @@ def predict(args: argparse.Namespace) -> None:
     try:
         for name, record in zip(names, found, strict=True):
             results.append(look(args, predictor, name, record))
-            print("\n".join(table.lines(results[-1])))
+            print("\n".join(map(plain, table.lines(results[-1]))))
     finally:  # what was found before Ctrl-C is not lost
         answer_files.write(args, predictor, results)
     tell_unusable(found, results)
@@ -51,7 +53,9 @@ def look(args: argparse.Namespace, predictor: Predictor, name: str, record: Foun
         prediction = predictor.predict_recording(recording, number)
         if args.plot:
             words = words_of(predictor)
-            plots.draw(args.plot, name, recording, number, predictor, prediction, words)
+            # Letters of a name that the font lacks.
+            with warnings.catch_warnings(action="ignore", category=UserWarning):
+                plots.draw(args.plot, name, recording, number, predictor, prediction, words)
         return Result(name, record.path, lead, fs, prediction)
     except Unusable as reason:
         return Result(name, record.path, lead, fs, str(reason))
@@ -96,12 +100,12 @@ def words_of(predictor: Predictor) -> dict[str, str]:
 def short_names(paths: Sequence[Path]) -> list[str]:
     """File names without endings, where these tell the recordings apart (on all file systems), else
     paths from the folder that holds all of them."""
-    stems = [path.stem for path in paths]
+    stems = [spelled(path.stem) for path in paths]
     if len({stem.casefold() for stem in stems}) == len(stems):
         return stems
     whole = [os.path.abspath(path) for path in paths]  # noqa: PTH100 (links stay as they are)
     common = os.path.commonpath([os.path.dirname(path) for path in whole])  # noqa: PTH120
-    return [os.path.relpath(path, common) for path in whole]
+    return [spelled(os.path.relpath(path, common)) for path in whole]
 
 
 class Table:

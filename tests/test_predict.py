@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,20 @@ def test_what_cannot_be_read_does_not_stop_the_others(source, weights, tmp_path)
     assert result.err == "error: 1 of the recordings named cannot be read, see above\n"
     result = run("--weights", weights, tmp_path, source / "A00001.mat")
     assert result.code == 0 and "1 of 2 recordings cannot be read, see above" in result.out
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_that_cannot_be_printed(weights, tmp_path):
+    """Of Windows-1252, as old archives have them, or with marks that steer a terminal."""
+    folder = tmp_path / "r"
+    folder.mkdir()
+    np.save(tmp_path / "r.npy", np.random.default_rng(0).normal(0, 0.2, 2700))
+    for name in (b"M\xfcller\x1b.npy", b"M\xf6ller\x1b.npy"):
+        (folder / os.fsdecode(name)).write_bytes((tmp_path / "r.npy").read_bytes())
+    flags = ["--csv", tmp_path / "a.csv", "--json", tmp_path / "a.json", "--plot", tmp_path / "p"]
+    result = run("--weights", weights, folder, "--fs", 300, "--unit", "mV", *flags)
+    assert result.code == 0 and "\x1b" not in result.out and "M\\xfcller" in result.out, result
+    assert len(list((tmp_path / "p").iterdir())) == 2
 
 
 def test_columns_are_the_same_whatever_comes_first(source, weights, tmp_path):
