@@ -224,6 +224,8 @@ def test_doubts_are_said(source, weights, tmp_path):
         (["nowhere"], "nowhere does not exist"),
         (["{source}", "--export", "onnx"], "name recordings, or what to --export"),
         (["{source}", "--out", "x"], "--out: only with --export"),
+        (["{source}", "--csv", "{source}", "--overwrite"], "is there; name another"),
+        (["{source}", "--csv", "x.csv", "--json", "x.csv"], "name one file"),
         (["{source}", "--unit", "adu"], "--gain is of --unit adu"),
         (["{source}", "--gain", "200"], "--gain is of --unit adu"),
         (["{source}", "--csv", __file__], "is there; name another, or give --overwrite"),
@@ -233,6 +235,12 @@ def test_doubts_are_said(source, weights, tmp_path):
 def test_flags_that_make_no_sense(source, weights, flags, words):
     result = run("--weights", weights, *(str(flag).format(source=source) for flag in flags))
     result.refused(words)
+
+
+@pytest.mark.parametrize("flag", ["--tta=4", "--no-band-pass", "--overwrite", "--csv=x.csv"])
+def test_flags_that_an_export_would_not_heed(weights, flag):
+    result = command(predict.main, "--weights", weights, "--export", "onnx", flag)
+    result.refused("not with --export")
 
 
 @pytest.mark.parametrize(
