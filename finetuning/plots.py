@@ -79,7 +79,6 @@ def draw_timeline_of(
     path: Path, name: str, prediction: Prediction, words: Mapping[str, str]
 ) -> None:
     windows, names = prediction.windows, prediction.names
-    answers = [names.index(w.classes[0]) if w.classes else -1 for w in windows]
     draw_timeline(
         path,
         np.array([window.start for window in windows]),
@@ -88,7 +87,8 @@ def draw_timeline_of(
         names,
         words,
         name,
-        np.array(answers),
+        np.array([[each in window.classes for each in names] for window in windows]),
+        np.array([window.reason is not None for window in windows]),
     )
 
 

@@ -219,7 +219,7 @@ def test_timeline_shows_each_answer_and_its_share(figure):
 
 def test_answers_that_the_caller_withholds(figure):
     starts, probabilities = np.arange(3.0), np.array([[0.9, 0.1]] * 3)
-    answers = np.array([0, -1, 1])
+    answers = np.array([[True, False], [False, False], [False, True]])
     drawn = figure(draw_timeline, starts, starts + 1, probabilities, ["$A$", "N"], answers=answers)
     assert legend(drawn) == ["$A$: 33 %", "N: 33 %", "cannot tell: 33 %"]
     assert not drawn.axes[0].collections[0].get_paths()
@@ -236,6 +236,16 @@ def test_classes_that_may_occur_together_are_lines(figure):
     probabilities = np.array([[0.9, 0.8], [0.1, 0.9]])
     drawn = figure(draw_timeline, np.arange(2.0), np.arange(1, 3.0), probabilities, "AN")
     assert [line.get_ydata()[0] for line in drawn.axes[0].lines] == [0.9, 0.8]
+
+
+def test_each_of_several_answers_has_its_lane(figure):
+    starts, probabilities = np.arange(4.0), np.array([[0.9, 0.8], [0.1, 0.9], [0, 0], [np.nan] * 2])
+    answers, untold = probabilities > 0.5, np.array([False, False, False, True])
+    drawn = figure(
+        draw_timeline, starts, starts + 1, probabilities, "AN", answers=answers, untold=untold
+    )
+    assert legend(drawn) == ["A: 25 %", "N: 50 %", "cannot tell: 25 %", "none of these: 25 %"]
+    assert lanes(drawn) == [[(0, 1)], [(0, 1), (1, 2)], [(3, 4)], [(2, 3)]]
 
 
 def test_more_classes_than_colours(figure):
