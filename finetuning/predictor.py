@@ -127,7 +127,8 @@ class Predictor(NamedTuple):
     def _look(self, signals: Iterable[np.ndarray], fs: float) -> list[np.ndarray | str]:
         """Mean probabilities of each stretch, or why there are none."""
         least = min(SHORTEST, self.capacity)
-        doubts = [doubt(signal, fs, least) for signal in signals]
+        centred = self.band is not None
+        doubts = [doubt(signal, fs, least, centred) for signal in signals]
         clear = [signal for signal, why in zip(signals, doubts, strict=True) if not why]
         if not clear:
             return doubts

@@ -130,6 +130,14 @@ def test_it_says_when_it_cannot_tell(predictor, signal, words):
     assert np.isnan(found.probabilities).all() and found.probabilities.shape == (5,)
 
 
+def test_an_offset_beyond_what_networks_are_given(predictor, tmp_path):
+    """Such as that of an amplifier without a high-pass; int16 microvolt would make it flat."""
+    signal = heartbeats(30) + 40
+    assert not predictor.predict(signal, FS).whole.reason
+    plain = load(put_weights(tmp_path / "w", **CLASSIFIER), band_pass=False)
+    assert "has an offset of more than 32.767 mV" in plain.predict(signal, FS).whole.reason
+
+
 def test_usual_signals_are_not_doubted(ecg_data):
     for path in sorted((ecg_data / "training2017").glob("A0000*.hea")):
         recording = read_recording(path)
