@@ -19,6 +19,8 @@ from utils.record_files import Found, find_records
 from utils.recordings import arranged, lead_number, open_recording
 from utils.wfdb_io import Unusable
 
+MOST = 8  # classes whose probabilities the terminal shows
+
 
 def predict(args: argparse.Namespace) -> None:
     """Answer for all recordings that the flags name.
@@ -109,17 +111,18 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 
 
 class Table:
-    """Lines for the terminal, in columns."""
+    """Lines for the terminal, in columns; of many classes without their probabilities."""
 
     def __init__(self, predictor: Predictor, width: int):
         self.words = words_of(predictor)
+        self.numbers = len(self.words) <= MOST
         self.width = max(width, len("recording"))
         self.answer = max(map(len, [*self.words.values(), CANNOT_TELL]))
 
     def header(self) -> str:
-        probabilities = "".join(f"{name:>6.5}" for name in self.words)
+        probabilities = "".join(f"{name:>6.5}" for name in self.words) * self.numbers
         return f"{'recording':{self.width}}  {'lead':6} {'length':>9}  {'answer':{self.answer}} " \
-               f"{probabilities}"  # fmt: skip
+               f"{probabilities}".rstrip()  # fmt: skip
 
     def lines(self, result: Result) -> list[str]:
         """Of a recording: its answer, and what share of a long one has which."""
@@ -128,7 +131,7 @@ class Table:
             return [f"{start}{'':9}  cannot be read: {result.prediction}"]
         whole, windows = result.prediction.whole, result.prediction.windows
         said = f"{whole.say(self.words):{self.answer}} "
-        if whole.readable:
+        if whole.readable and self.numbers:
             said += "".join(f"{p:6.2f}" for p in whole.probabilities)
         lines = [f"{start}{duration(whole.stop):>9}  {said}{self.why(whole)}".rstrip()]
         if len(windows) > 1:

@@ -209,6 +209,22 @@ def test_without_an_answer_no_file_is_replaced(source, weights, tmp_path):
     assert out.read_text() == "earlier"
 
 
+def test_the_table_of_many_classes_has_lines_of_a_screen():
+    from types import SimpleNamespace
+
+    from finetuning.answer_files import Result
+    from finetuning.answers import Answer, Prediction
+    from finetuning.predicting import Table
+
+    names = [str(164889000 + number) for number in range(27)]
+    contract = SimpleNamespace(classes=names, dataset="challenge20")
+    table = Table(SimpleNamespace(contract=contract), 9)
+    answer = Answer(0, 10, np.linspace(0, 1, 27, dtype=np.float32), (names[-2], names[-1]))
+    (line,) = table.lines(Result("r", Path("r"), "all", 250, Prediction(names, answer, [answer])))
+    assert line.endswith("10.0 s  164889025, 164889026")
+    assert table.header().endswith("answer")
+
+
 def test_doubts_are_said(source, weights, tmp_path):
     signal = read_recording(source / "A00001.hea").signal
     np.save(tmp_path / "r.npy", signal * 1000)
