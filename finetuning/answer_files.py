@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import pandas as pd
 
 from finetuning.answers import Answer, Prediction
 from finetuning.predictor import Predictor
+from utils.cli import UserError
 from utils.files import sha256, spelled, write_json, write_text
 
 WHOLE = "whole"
@@ -28,6 +30,19 @@ class Result(NamedTuple):
     lead: str
     fs: float
     prediction: Prediction | str
+
+
+def make_folders(args: argparse.Namespace) -> None:
+    """For all that the flags ask for, so that no answers are found in vain.
+
+    Raises:
+        UserError, OSError: one cannot be made, or written to.
+    """
+    files = [path for path in (args.csv, args.json) if path]
+    for folder in [*(path.parent for path in files), *([args.plot] if args.plot else [])]:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise UserError(f"{folder} cannot be written to; name another folder")
 
 
 def write(args: argparse.Namespace, predictor: Predictor, results: Sequence[Result]) -> None:

@@ -29,6 +29,7 @@ def predict(args: argparse.Namespace) -> None:
         UserError: weights that cannot be used; at the end, recordings that were named but cannot.
     """
     found = find_records(args.records)
+    answer_files.make_folders(args)
     predictor = Predictor.load(
         *args.weights, device=args.device, precision=args.precision, tta=args.tta,
         abstain=args.abstain, band_pass=args.band_pass,

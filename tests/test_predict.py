@@ -200,13 +200,26 @@ def test_times_of_weeks_are_exact():
     assert (row["start_s"], row["prob_b"]) == (1_209_570.5, 0.75)
 
 
-def test_without_an_answer_no_file_is_replaced(source, weights, tmp_path):
+def test_without_an_answer_no_file_is_replaced(source, weights, tmp_path, monkeypatch):
+    from finetuning import plots
+
+    def fails(*args):
+        raise OSError(28, "No space left on device", "A00001.png")
+
+    monkeypatch.setattr(plots, "draw", fails)
     out = tmp_path / "a.csv"
     out.write_text("earlier")
-    (tmp_path / "plots").write_text("no folder")
     flags = ["--csv", out, "--overwrite", "--plot", tmp_path / "plots"]
-    run("--weights", weights, source / "A00001.mat", *flags).refused("plots")
+    run("--weights", weights, source / "A00001.mat", *flags).refused("A00001.png", "free some")
     assert out.read_text() == "earlier"
+
+
+@pytest.mark.parametrize("flag", ["--csv", "--json", "--plot"])
+def test_where_nothing_can_be_written_nothing_is_asked(source, weights, tmp_path, flag):
+    (tmp_path / "file").touch()
+    result = run("--weights", weights, source / "A00001.mat", flag, tmp_path / "file" / "x")
+    result.refused(str(tmp_path / "file"))
+    assert not result.out
 
 
 def test_the_table_of_many_classes_has_lines_of_a_screen():
