@@ -99,7 +99,8 @@ def answer(
     if len(lead) < length:
         raise Unusable(f"shorter than a window of {WINDOW} s")
     subject = SAME_SUBJECT.get(source, {}).get(record.name, record.name)
-    low, high = predictor.band or (0, 0)
+    bands = {member.band for member in predictor.members} - {None}
+    signal = " or ".join(f"{low:g} to {high:g} Hz" for low, high in sorted(bands)) or "as it is"
     starts = range(0, len(lead) - length + 1, length)
     windows = [lead[start : start + length] for start in starts]
     some = [windows[first : first + BATCH] for first in range(0, len(windows), BATCH)]
@@ -108,7 +109,7 @@ def answer(
         held = within(rhythms, start, start + length)
         yield {
             "record": record.name, "subject": subject, "start": start // length * WINDOW,
-            "signal": f"{low:g} to {high:g} Hz" if predictor.band else "as it is",
+            "signal": signal,
             "rhythms": " ".join(held), "truth": truth(held),
             "answer": predictor.rule.names[int(probabilities.argmax())],
             **{f"prob_{name}": p for name, p in

@@ -84,6 +84,17 @@ def test_the_mean_of_several_networks(predictor, tmp_path):
     np.testing.assert_allclose(both.probabilities, mean, atol=1e-6)
 
 
+def test_each_of_several_networks_sees_the_band_that_it_knows(tmp_path):
+    known = put_weights(tmp_path / "known", **CLASSIFIER | {"dataset": "challenge17"})
+    other = put_weights(tmp_path / "other", **CLASSIFIER | {"dataset": "mine"})
+    signal = heartbeats(30) + 0.3
+    alone = [load(path).predict(signal, FS).probabilities for path in (known, other)]
+    assert np.abs(alone[0] - alone[1]).max() > 1e-3
+    for paths in ((known, other), (other, known)):
+        both = load(*paths).predict(signal, FS).probabilities
+        np.testing.assert_allclose(both, np.mean(alone, axis=0), atol=1e-6)
+
+
 def test_networks_that_do_not_fit_together(tmp_path):
     one = put_weights(tmp_path / "one", **CLASSIFIER)
     other = put_weights(tmp_path / "other", **CLASSIFIER | {"classes": list("abcde")})
