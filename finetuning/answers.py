@@ -87,6 +87,8 @@ class Rule(NamedTuple):
 
     def answer(self, start: float, stop: float, found: np.ndarray | str) -> Answer:
         """Of a stretch, from probabilities (classes,) or from why there are none."""
+        if not isinstance(found, str) and not np.isfinite(found).all():
+            found = "the network gives no numbers"
         if isinstance(found, str):
             nothing = np.full(len(self.names), np.nan, np.float32)
             return Answer(start, stop, nothing, (), found)

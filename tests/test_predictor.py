@@ -141,6 +141,14 @@ def test_it_says_when_it_cannot_tell(predictor, signal, words):
     assert np.isnan(found.probabilities).all() and found.probabilities.shape == (5,)
 
 
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_a_network_that_gives_no_numbers(multi_label):
+    rule = Rule(["a", "b"], multi_label, 0.5)
+    windows = [rule.answer(0, 30, np.array([np.nan, 0.9])), rule.answer(30, 60, "flat")]
+    assert windows[0].reason == "the network gives no numbers" and not windows[0].classes
+    assert rule.whole(windows).reason.startswith("0 of 2 windows can be read (")
+
+
 def test_an_offset_beyond_what_networks_are_given(predictor, tmp_path):
     """Such as that of an amplifier without a high-pass; int16 microvolt would make it flat."""
     signal = heartbeats(30) + 40
