@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,9 +11,11 @@ import pandas as pd
 
 from finetuning.answers import Answer, Prediction
 from finetuning.predictor import Predictor
-from utils.files import atomic_path, sha256, write_json
+from utils.cli import UserError
+from utils.files import sha256, spelled, write_json, write_text
 
 WHOLE = "whole"
+COLUMNS = ["recording", "lead", "window", "start_s", "stop_s", "answer", "reason"]
 
 
 class Result(NamedTuple):
@@ -29,19 +32,34 @@ class Result(NamedTuple):
     prediction: Prediction | str
 
 
+def make_folders(args: argparse.Namespace) -> None:
+    """For all that the flags ask for, so that no answers are found in vain.
+
+    Raises:
+        UserError, OSError: one cannot be made, or written to.
+    """
+    files = [path for path in (args.csv, args.json) if path]
+    for folder in [*(path.parent for path in files), *([args.plot] if args.plot else [])]:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise UserError(f"{folder} cannot be written to; name another folder")
+
+
 def write(args: argparse.Namespace, predictor: Predictor, results: Sequence[Result]) -> None:
-    """The files that the flags ask for."""
-    if args.csv:
-        table = pd.DataFrame([row for result in results for row in rows(predictor, result)])
-        with atomic_path(args.csv) as temporary:
-            table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+    """The files that the flags ask for; without any results none, so that none is replaced."""
+    if args.csv and results:
+        names = predictor.rule.names
+        columns = [*COLUMNS, *(f"prob_{name}" for name in names)]
+        found = [row for result in results for row in rows(result)]
+        table = pd.DataFrame(found, columns=columns)
+        write_text(args.csv, table.to_csv(index=False, lineterminator="\n"))
         print(f"answers: {args.csv}")
-    if args.json:
+    if args.json and results:
         write_json(args.json, document(args, predictor, results))
         print(f"answers: {args.json}")
 
 
-def rows(predictor: Predictor, result: Result) -> Iterator[dict[str, Any]]:
+def rows(result: Result) -> Iterator[dict[str, Any]]:
     """One for the whole recording, and one for each window of a long one."""
     about = {"recording": result.name, "lead": result.lead}
     if isinstance(result.prediction, str):
@@ -50,11 +68,10 @@ def rows(predictor: Predictor, result: Result) -> Iterator[dict[str, Any]]:
     whole, windows = result.prediction.whole, result.prediction.windows
     numbered = enumerate(windows, 1) if len(windows) > 1 else ()
     for window, answer in [(WHOLE, whole), *numbered]:
-        found = {f"prob_{name}": p for name, p in
-                 zip(result.prediction.names, answer.probabilities, strict=True)}  # fmt: skip
+        found = rounded(answer, result.prediction.names)
         times = {"window": window, "start_s": answer.start, "stop_s": answer.stop}
         said = {"answer": ";".join(answer.classes), "reason": answer.reason}
-        yield about | times | said | found
+        yield about | times | said | {f"prob_{name}": p for name, p in found.items()}
 
 
 def document(
@@ -62,7 +79,7 @@ def document(
 ) -> dict[str, Any]:
     """Everything, and which weights it comes from."""
     return {
-        "weights": [{"file": str(path), "sha256": sha256(path)} for path in args.weights],
+        "weights": [{"file": spelled(path), "sha256": sha256(path)} for path in args.weights],
         "classes": predictor.contract.classes,
         "abstain": predictor.rule.abstain,
         "recordings": [described(result) for result in results],
@@ -70,7 +87,7 @@ def document(
 
 
 def described(result: Result) -> dict[str, Any]:
-    about = {"recording": result.name, "file": str(result.path), "lead": result.lead}
+    about = {"recording": result.name, "file": spelled(result.path), "lead": result.lead}
     if isinstance(result.prediction, str):
         return about | {"cannot_be_read": result.prediction}
     prediction = result.prediction
@@ -82,8 +99,11 @@ def described(result: Result) -> dict[str, Any]:
 
 
 def of_answer(answer: Answer, names: Sequence[str]) -> dict[str, Any]:
-    probabilities = map(float, answer.probabilities)
-    found = {name: None if math.isnan(p) else round(p, 6) for name, p in
-             zip(names, probabilities, strict=True)}  # fmt: skip
     return {"start_s": answer.start, "stop_s": answer.stop, "answer": list(answer.classes),
-            "cannot_tell": answer.reason, "probabilities": found}  # fmt: skip
+            "cannot_tell": answer.reason, "probabilities": rounded(answer, names)}  # fmt: skip
+
+
+def rounded(answer: Answer, names: Sequence[str]) -> dict[str, float | None]:
+    """Probabilities by class, None where there are none."""
+    pairs = zip(names, map(float, answer.probabilities), strict=True)
+    return {name: None if math.isnan(p) else round(p, 6) for name, p in pairs}

@@ -1,11 +1,11 @@
 """From probabilities and doubts to an answer: one class, several, or "cannot tell"."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-CANNOT_TELL = "cannot tell"
+CANNOT_TELL, NONE = "cannot tell", "none of these"
 READABLE = 0.5  # of the windows, for an answer about the whole
 
 
@@ -33,6 +33,12 @@ class Answer(NamedTuple):
     @property
     def readable(self) -> bool:
         return bool(np.isfinite(self.probabilities).all())
+
+    def say(self, words: Mapping[str, str]) -> str:
+        """Without the reason; `words` are what classes are called."""
+        if self.reason:
+            return CANNOT_TELL
+        return ", ".join(words[name] for name in self.classes) or NONE
 
 
 class Prediction(NamedTuple):
@@ -81,6 +87,8 @@ class Rule(NamedTuple):
 
     def answer(self, start: float, stop: float, found: np.ndarray | str) -> Answer:
         """Of a stretch, from probabilities (classes,) or from why there are none."""
+        if not isinstance(found, str) and not np.isfinite(found).all():
+            found = "the network gives no numbers"
         if isinstance(found, str):
             nothing = np.full(len(self.names), np.nan, np.float32)
             return Answer(start, stop, nothing, (), found)

@@ -13,8 +13,9 @@ import numpy as np
 
 from finetuning.listing import Listing, multi_hot
 from utils.cli import UserError
+from utils.datasets import TWELVE_LEADS
 from utils.manifest import summary
-from utils.recordings import TWELVE_LEADS, Recording, read_recording
+from utils.recordings import Recording, read_recording
 from utils.wfdb_io import Unusable, words
 
 NAME = "challenge20"

@@ -17,6 +17,7 @@ from utils import metrics
 from utils.annotations import ALPHABETS, FLUTTER, SAME_SUBJECT
 from utils.cli import UserError
 from utils.contract import Contract
+from utils.datasets import UNKNOWN
 from utils.files import write_text
 from utils.manifest import summary
 from utils.recordings import read_recording
@@ -74,10 +75,9 @@ def is_unseen(path: Path, contract: Contract, source: str) -> bool:
     Raises:
         UserError: it is known that it was not.
     """
-    lineage = getattr(contract, "derived_from", None)  # data sets; none are random weights
-    if source in (*(lineage or ()), contract.dataset):
+    if source in contract.lineage:
         raise UserError(f"{path} derives from {source} and knows its subjects; name other weights")
-    return lineage is not None
+    return UNKNOWN not in contract.lineage
 
 
 def answer(
@@ -99,7 +99,8 @@ def answer(
     if len(lead) < length:
         raise Unusable(f"shorter than a window of {WINDOW} s")
     subject = SAME_SUBJECT.get(source, {}).get(record.name, record.name)
-    low, high = predictor.band or (0, 0)
+    bands = {member.band for member in predictor.members} - {None}
+    signal = " or ".join(f"{low:g} to {high:g} Hz" for low, high in sorted(bands)) or "as it is"
     starts = range(0, len(lead) - length + 1, length)
     windows = [lead[start : start + length] for start in starts]
     some = [windows[first : first + BATCH] for first in range(0, len(windows), BATCH)]
@@ -108,7 +109,7 @@ def answer(
         held = within(rhythms, start, start + length)
         yield {
             "record": record.name, "subject": subject, "start": start // length * WINDOW,
-            "signal": f"{low:g} to {high:g} Hz" if predictor.band else "as it is",
+            "signal": signal,
             "rhythms": " ".join(held), "truth": truth(held),
             "answer": predictor.rule.names[int(probabilities.argmax())],
             **{f"prob_{name}": p for name, p in

@@ -96,9 +96,12 @@ def trace(network: FromMillivolt) -> ExportedProgram:
 
 
 def difference(network: FromMillivolt, run: Run) -> float:
-    """Largest difference of probabilities between `network` and `run`, on random signals."""
+    """Largest difference of probabilities between `network` and `run`, on random signals; NaN where
+    there is any."""
     batches = [_examples(network.contract, size) for size in (1, 3)]
-    return max((network(*batch) - run(*batch)).abs().max().item() for batch in batches)
+    return (
+        torch.stack([(network(*batch) - run(*batch)).abs().max() for batch in batches]).max().item()
+    )
 
 
 def _examples(contract: Contract, count: int) -> tuple[Tensor, Tensor]:

@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from finetuning.band import band_pass
 from finetuning.normalising import normalise
 from finetuning.shifting import over_shifts
 from finetuning.targets import TARGETS
 from utils.cli import UserError
 from utils.contract import Contract
+from utils.datasets import DATA_SETS
 from utils.encoders import Classifier, build_encoder
 from utils.engine import Batch, Hardware, predict
 from utils.recordings import Recording
@@ -21,17 +23,25 @@ from utils.weights import load_strictly, read_weights
 
 
 class Member(NamedTuple):
-    """A classifier, what its weights file says of its input, and over how many shifts of that its
-    answers are averaged."""
+    """A classifier, what its weights file says of its input, over how many shifts of that its
+    answers are averaged, and the band in Hz that signals are cut to."""
 
     model: Classifier
     contract: Contract
     hardware: Hardware
     tta: int
+    band: tuple[float, float] | None
 
     @classmethod
-    def load(cls, path: Path, hardware: Hardware, tta: int = 1) -> "Member":
-        """Read what `finetuning.trainer` wrote; raises `UserError` where it is not such a file."""
+    def load(cls, path: Path, hardware: Hardware, tta: int = 1, in_band: bool = False) -> "Member":
+        """Read what `finetuning.trainer` wrote.
+
+        Args:
+            in_band: whether signals are cut to the band of the data set, where that is known.
+
+        Raises:
+            UserError: it is not such a file.
+        """
         tensors, contract = read_weights(path)
         if contract.task != "classification":
             raise UserError(
@@ -43,15 +53,18 @@ class Member(NamedTuple):
         )
         model = Classifier(encoder, len(contract.classes), torch.Generator())
         load_strictly(model, tensors, path)
-        return cls(hardware.place(model).eval(), contract, hardware, tta)
+        known = DATA_SETS.get(contract.dataset)
+        band = known.band if known and in_band else None
+        return cls(hardware.place(model).eval(), contract, hardware, tta, band)
 
     def input(self, signal: np.ndarray, fs: float) -> tuple[Tensor, int]:
         """A stretch (samples, leads) in mV as the network takes it, and how much of that is signal.
 
-        It is resampled (by a polyphase filter, as `finetuning.prepare` does by default), normalised
-        and padded in front to (1, C, T); of a longer one the end is looked at.
+        It is cut to the band, resampled (by a polyphase filter, as `finetuning.prepare` does by
+        default), normalised and padded in front to (1, C, T); of a longer one the end is looked at.
         """
         contract = self.contract
+        signal = band_pass(signal, fs, self.band) if self.band else signal
         microvolt, _ = to_microvolt(Recording(signal, fs), contract.fs, "polyphase", "constant")
         kept = microvolt[-contract.frame_size :]
         x = torch.zeros(1, contract.in_channels, contract.frame_size)

@@ -1,6 +1,5 @@
 """Pictures of answers: a recording on ECG paper, with the evidence along it."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,22 +29,6 @@ FOOTER = "research software, not a medical device"
 # Okabe & Ito: colours that colour-blind people tell apart.
 COLOURS = ("#d55e00", "#0072b2", "#e69f00", "#cc79a7", "#009e73", "#56b4e9", "#f0e442", "#000000")
 AGAINST_FOR = LinearSegmentedColormap.from_list("evidence", [COLOURS[1], "white", COLOURS[0]])
-
-
-def headline(
-    record: str,
-    probabilities: Sequence[float],
-    classes: Sequence[str],
-    names: Mapping[str, str] | None = None,
-) -> str:
-    """`A00004  atrial fibrillation 0.93 (A 0.93, N 0.02, …)`: a title for `draw_recording`.
-
-    Args:
-        names: in words, of classes that have one.
-    """
-    best = classes[int(np.argmax(probabilities))]
-    each = [f"{name} {share:.2f}" for name, share in zip(classes, probabilities, strict=True)]
-    return f"{record}  {(names or {}).get(best, best)} {max(probabilities):.2f} ({', '.join(each)})"
 
 
 def draw_recording(

@@ -2,13 +2,13 @@
 clearest windows."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from finetuning.answers import CANNOT_TELL, Answer, Prediction
-from finetuning.pictures import draw_recording, headline
+from finetuning.answers import Answer, Prediction
+from finetuning.pictures import draw_recording
 from finetuning.predictor import Predictor
 from finetuning.timeline import draw_timeline
 from utils.opened import OpenRecording
@@ -26,40 +26,59 @@ def draw(
     """Write pictures of one recording: `NAME.png`; of a long one `NAME_timeline.png`, and for each
     answer that it has somewhere the window where this is most probable, `NAME_300s_ANSWER.png`.
 
+    The evidence is that of this answer; of a short recording, of the most probable class.
+
     Args:
+        name: with folders, where it takes them to tell recordings apart.
         lead: number of the one that was looked at; of all, the first is drawn.
         words: what classes are called.
     """
-    stem = folder / re.sub(r"[^\w.-]+", "_", name)
+    names = prediction.names
     if len(prediction.windows) == 1:
-        shown = {f"{stem}.png": prediction.whole}
+        shown = [(f"{name}.png", prediction.whole, None)]
     else:
-        draw_timeline_of(Path(f"{stem}_timeline.png"), name, prediction, words)
-        shown = {
-            f"{stem}_{answer.start:.0f}s_{re.sub(r'[^a-z0-9]+', '-', words[label])}.png": answer
+        draw_timeline_of(folder / f"{name}_timeline.png", name, prediction, words)
+        shown = [
+            (f"{name}_{answer.start:.0f}s_{_in_a_path(words[label])}.png", answer, label)
             for label, answer in clearest(prediction).items()
-        }
+        ]
     leads = recording.leads or list(map(str, range(recording.count)))
-    for path, answer in shown.items():
+    for file, answer, label in shown:
         start, stop = (round(second * recording.fs) for second in (answer.start, answer.stop))
         signal = recording.read(start, stop, lead)
-        evidence, title, label = None, f"{name}  {CANNOT_TELL}: {answer.reason}", ""
+        evidence, title = None, headline(name, answer, names, words)
         if answer.readable:
-            best = int(answer.probabilities.argmax())
-            evidence = predictor.evidence(signal, recording.fs)[best]
-            title = headline(name, answer.probabilities, prediction.names, words)
-            label = words[prediction.names[best]]
-        if answer.start:
-            title = f"{title}, from {answer.start:.0f} s"
-        shown_lead = leads[lead or 0]
-        draw_recording(Path(path), signal[:, 0], recording.fs, evidence, title, shown_lead, label)
+            number = names.index(label) if label else int(answer.probabilities.argmax())
+            evidence = predictor.evidence(signal, recording.fs)[number]
+            label = words[names[number]]
+        draw_recording(
+            folder / file,
+            signal[:, 0],
+            recording.fs,
+            evidence,
+            title,
+            leads[lead or 0],
+            label or "",
+        )
+
+
+def _in_a_path(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", text)
+
+
+def headline(record: str, answer: Answer, names: Sequence[str], words: Mapping[str, str]) -> str:
+    """`A00004  atrial fibrillation (A 0.93, N 0.02, …)`: a title for `draw_recording`."""
+    title = f"{record}  {answer.say(words)}" + (f": {answer.reason}" if answer.reason else "")
+    if answer.readable:
+        pairs = zip(names, answer.probabilities, strict=True)
+        title += f" ({', '.join(f'{name} {p:.2f}' for name, p in pairs)})"
+    return title + f", from {answer.start:.0f} s" * (answer.start > 0)
 
 
 def draw_timeline_of(
     path: Path, name: str, prediction: Prediction, words: Mapping[str, str]
 ) -> None:
     windows, names = prediction.windows, prediction.names
-    answers = [names.index(w.classes[0]) if w.classes else -1 for w in windows]
     draw_timeline(
         path,
         np.array([window.start for window in windows]),
@@ -68,7 +87,8 @@ def draw_timeline_of(
         names,
         words,
         name,
-        np.array(answers),
+        np.array([[each in window.classes for each in names] for window in windows]),
+        np.array([window.reason is not None for window in windows]),
     )
 
 

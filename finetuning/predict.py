@@ -12,6 +12,7 @@ from pathlib import Path
 from utils import cli, names
 
 SHIPPED = Path(__file__).parents[1] / "weights" / "af_resnet18.safetensors"
+OF_EXPORT = {"weights", "export", "out", "records"}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -56,19 +57,30 @@ def parse_arguments() -> argparse.Namespace:
     flag("--export", choices=names.EXPORTS, help="write the network for others to run instead")
     flag("--out", type=Path, metavar="FILE", help="of --export; by default beside the weights")
     args = parser.parse_args()
+    check(parser, args)
+    args.weights = args.weights or [SHIPPED]
+    return args
+
+
+def check(parser: cli.Parser, args: argparse.Namespace) -> None:
+    """Refuse flags that make no sense together, or whose files are there."""
     if bool(args.records) == bool(args.export):
         parser.error("name recordings, or what to --export")
     if args.out and not args.export:
         parser.error("argument --out: only with --export")
     if args.export and len(args.weights or [1]) > 1:
         parser.error("--export takes one --weights")
-    args.weights = args.weights or [SHIPPED]
+    unused = vars(args).keys() - OF_EXPORT if args.export else ()
+    for name in sorted(unused):
+        if getattr(args, name) != parser.get_default(name):
+            parser.error(f"argument --{name.replace('_', '-')}: not with --export")
     if (args.unit == "adu") != bool(args.gain):
         parser.error("--gain is of --unit adu, and needed there")
     for path in (args.csv, args.json):
-        if path and path.exists() and not args.overwrite:
+        if path and (path.is_dir() or (path.exists() and not args.overwrite)):
             parser.error(f"{path} is there; name another, or give --overwrite")
-    return args
+    if args.csv and args.csv == args.json:
+        parser.error("--csv and --json name one file")
 
 
 def main() -> None:

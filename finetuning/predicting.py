@@ -3,6 +3,7 @@ files."""
 
 import argparse
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,12 +11,15 @@ from finetuning import answer_files, plots
 from finetuning.answer_files import Result
 from finetuning.answers import CANNOT_TELL, Answer
 from finetuning.predictor import Predictor
-from utils.cli import UserError
+from utils.cli import UserError, plain
 from utils.datasets import DATA_SETS
+from utils.files import spelled
 from utils.opened import OpenRecording
 from utils.record_files import Found, find_records
-from utils.recordings import lead_number, open_recording
+from utils.recordings import arranged, lead_number, open_recording
 from utils.wfdb_io import Unusable
+
+MOST = 8  # classes whose probabilities the terminal shows
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -25,6 +29,7 @@ def predict(args: argparse.Namespace) -> None:
         UserError: weights that cannot be used; at the end, recordings that were named but cannot.
     """
     found = find_records(args.records)
+    answer_files.make_folders(args)
     predictor = Predictor.load(
         *args.weights, device=args.device, precision=args.precision, tta=args.tta,
         abstain=args.abstain, band_pass=args.band_pass,
@@ -35,7 +40,7 @@ def predict(args: argparse.Namespace) -> None:
     try:
         for name, record in zip(names, found, strict=True):
             results.append(look(args, predictor, name, record))
-            print("\n".join(table.lines(results[-1])))
+            print("\n".join(map(plain, table.lines(results[-1]))))
     finally:  # what was found before Ctrl-C is not lost
         answer_files.write(args, predictor, results)
     tell_unusable(found, results)
@@ -45,31 +50,40 @@ def look(args: argparse.Namespace, predictor: Predictor, name: str, record: Foun
     """Answer for one recording, and draw it where the flags say so."""
     lead, fs = "", float("nan")
     try:
-        recording = open_recording(record.path, args.fs, args.unit, args.gain)
+        recording = in_order(open_recording(record.path, args.fs, args.unit, args.gain), predictor)
         fs, number = recording.fs, choose_lead(recording, args.channel, predictor)
         lead = describe_lead(recording, number)
         prediction = predictor.predict_recording(recording, number)
         if args.plot:
             words = words_of(predictor)
-            plots.draw(args.plot, name, recording, number, predictor, prediction, words)
+            # Letters of a name that the font lacks.
+            with warnings.catch_warnings(action="ignore", category=UserWarning):
+                plots.draw(args.plot, name, recording, number, predictor, prediction, words)
         return Result(name, record.path, lead, fs, prediction)
     except Unusable as reason:
         return Result(name, record.path, lead, fs, str(reason))
+
+
+def in_order(recording: OpenRecording, predictor: Predictor) -> OpenRecording:
+    """As networks of several leads take it; raises `Unusable` where it has other leads."""
+    contract = predictor.contract
+    if contract.in_channels == 1:
+        return recording
+    known = DATA_SETS.get(contract.dataset)
+    return arranged(recording, contract.in_channels, known.leads if known else None)
 
 
 def choose_lead(recording: OpenRecording, channel: str | None, predictor: Predictor) -> int | None:
     """Number of the lead that the networks look at; None for all.
 
     Raises:
-        Unusable: no such lead, or another number of them than the networks take.
+        Unusable: no such lead, or no choice of them.
     """
     wanted = predictor.contract.in_channels
     if wanted == 1:
         return lead_number(recording, channel)
     if channel is not None:
         raise Unusable(f"--channel is for networks of one lead, these take {wanted}")
-    if recording.count != wanted:
-        raise Unusable(f"number of leads is {recording.count}, not {wanted}")
     return None
 
 
@@ -87,25 +101,29 @@ def words_of(predictor: Predictor) -> dict[str, str]:
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """File names without endings, where these tell the recordings apart, else paths."""
-    stems = [path.stem for path in paths]
-    if len(set(stems)) == len(stems):
+    """File names without endings, where these tell the recordings apart (on all file systems), else
+    paths from the folder that holds all of them."""
+    stems = [spelled(path.stem) for path in paths]
+    if len({stem.casefold() for stem in stems}) == len(stems):
         return stems
-    return [os.path.relpath(path) for path in paths]
+    whole = [os.path.abspath(path) for path in paths]  # noqa: PTH100 (links stay as they are)
+    common = os.path.commonpath([os.path.dirname(path) for path in whole])  # noqa: PTH120
+    return [spelled(os.path.relpath(path, common)) for path in whole]
 
 
 class Table:
-    """Lines for the terminal, in columns."""
+    """Lines for the terminal, in columns; of many classes without their probabilities."""
 
     def __init__(self, predictor: Predictor, width: int):
         self.words = words_of(predictor)
+        self.numbers = len(self.words) <= MOST
         self.width = max(width, len("recording"))
         self.answer = max(map(len, [*self.words.values(), CANNOT_TELL]))
 
     def header(self) -> str:
-        probabilities = "".join(f"{name:>6.5}" for name in self.words)
+        probabilities = "".join(f"{name:>6.5}" for name in self.words) * self.numbers
         return f"{'recording':{self.width}}  {'lead':6} {'length':>9}  {'answer':{self.answer}} " \
-               f"{probabilities}"  # fmt: skip
+               f"{probabilities}".rstrip()  # fmt: skip
 
     def lines(self, result: Result) -> list[str]:
         """Of a recording: its answer, and what share of a long one has which."""
@@ -113,8 +131,8 @@ class Table:
         if isinstance(result.prediction, str):
             return [f"{start}{'':9}  cannot be read: {result.prediction}"]
         whole, windows = result.prediction.whole, result.prediction.windows
-        said = f"{self.say(whole):{self.answer}} "
-        if whole.readable:
+        said = f"{whole.say(self.words):{self.answer}} "
+        if whole.readable and self.numbers:
             said += "".join(f"{p:6.2f}" for p in whole.probabilities)
         lines = [f"{start}{duration(whole.stop):>9}  {said}{self.why(whole)}".rstrip()]
         if len(windows) > 1:
@@ -123,11 +141,6 @@ class Table:
             parts = ", ".join(f"{words} {share:.1%}" for share, words in sorted(shares)[::-1])
             lines.append(f"{'':{self.width}}  of {len(windows)} windows: {parts}")
         return lines
-
-    def say(self, answer: Answer) -> str:
-        if answer.reason:
-            return CANNOT_TELL
-        return ", ".join(self.words[name] for name in answer.classes) or "none of these"
 
     def why(self, answer: Answer) -> str:
         return f"  {answer.reason}" if answer.reason else ""

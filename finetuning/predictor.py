@@ -7,13 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from finetuning.answers import Prediction, Rule
-from finetuning.band import band_pass
 from finetuning.doubts import doubt
 from finetuning.member import Member
 from finetuning.windows import SHORTEST, windows
 from utils.cli import UserError
 from utils.contract import Contract
-from utils.datasets import DATA_SETS
 from utils.engine import Hardware, choose_hardware
 from utils.opened import OpenRecording
 from utils.recordings import millivolt
@@ -23,12 +21,10 @@ BATCH = 16  # windows; more are no faster on a CPU, and take memory
 
 
 class Predictor(NamedTuple):
-    """One or several networks, whose probabilities are averaged, when they do not answer, and the
-    band in Hz that signals are cut to."""
+    """One or several networks, whose probabilities are averaged, and when they do not answer."""
 
     members: list[Member]
     rule: Rule
-    band: tuple[float, float] | None = None
 
     @classmethod
     def load(
@@ -45,23 +41,21 @@ class Predictor(NamedTuple):
         Args:
             device, precision, tta: as the trainer's flags.
             abstain: probability below which a class is no answer; not where several can be true.
-            band_pass: cut signals to the band of the recordings that they were trained on, where
+            band_pass: cut signals to the band of the recordings that each was trained on, where
                 that is known.
 
         Raises:
             UserError: not such a file, no such device, or networks that do not fit together.
         """
         hardware = choose_hardware(device, precision)
-        members = [Member.load(path, hardware, tta) for path in paths]
+        members = [Member.load(path, hardware, tta, band_pass) for path in paths]
         first = members[0].contract
         for path, member in zip(paths, members, strict=True):
             for name in ("classes", "multi_label", "in_channels"):
                 own, wanted = (getattr(each, name) for each in (member.contract, first))
                 if own != wanted:
                     raise UserError(f"{path}: its {name} {own} are not {wanted} of {paths[0]}")
-        known = DATA_SETS.get(first.dataset)
-        band = known.band if known and band_pass else None
-        return cls(members, Rule(first.classes, first.multi_label, abstain), band)
+        return cls(members, Rule(first.classes, first.multi_label, abstain))
 
     @property
     def contract(self) -> Contract:
@@ -116,7 +110,6 @@ class Predictor(NamedTuple):
         Returns:
             (classes, parts), in equal parts of the stretch.
         """
-        signal = self.filtered(signal, fs)
         each = [member.evidence(signal, fs) for member in self.members]
         parts = np.linspace(0, 1, each[0].shape[1])
         alike = [
@@ -127,7 +120,8 @@ class Predictor(NamedTuple):
     def _look(self, signals: Iterable[np.ndarray], fs: float) -> list[np.ndarray | str]:
         """Mean probabilities of each stretch, or why there are none."""
         least = min(SHORTEST, self.capacity)
-        doubts = [doubt(signal, fs, least) for signal in signals]
+        centred = all(member.band for member in self.members)
+        doubts = [doubt(signal, fs, least, centred) for signal in signals]
         clear = [signal for signal, why in zip(signals, doubts, strict=True) if not why]
         if not clear:
             return doubts
@@ -137,9 +131,4 @@ class Predictor(NamedTuple):
     def probabilities(self, signals: Sequence[np.ndarray], fs: float) -> np.ndarray:
         """Mean of all networks for stretches (samples, leads) in mV, (n, classes), whatever is
         wrong with them."""
-        signals = [self.filtered(signal, fs) for signal in signals]
         return np.mean([member.probabilities(signals, fs) for member in self.members], axis=0)
-
-    def filtered(self, signal: np.ndarray, fs: float) -> np.ndarray:
-        """A stretch in the band that the networks know."""
-        return band_pass(signal, fs, self.band) if self.band else signal

@@ -16,8 +16,9 @@ import pandas as pd
 
 from finetuning.listing import Listing, multi_hot, read_table
 from utils.cli import UserError
+from utils.datasets import TWELVE_LEADS
 from utils.files import sha256
-from utils.recordings import TWELVE_LEADS, Recording, read_recording
+from utils.recordings import Recording, read_recording
 
 NAME = "ptbxl"
 MEAN_MV = (

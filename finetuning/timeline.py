@@ -9,9 +9,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from finetuning.answers import CANNOT_TELL, NONE
 from finetuning.pictures import COLOURS, DPI, FOOTER, fit, save
 
-UNKNOWN, UNKNOWN_NAME = "#bdbdbd", "cannot tell"
+UNKNOWN, NOTHING = "#bdbdbd", "#e8e8e8"
 # s from one tick to the next; so many ticks at most.
 STEPS = (5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 4 * 3600, 12 * 3600, 24 * 3600)
 TICKS = 13
@@ -26,8 +27,9 @@ def draw_timeline(
     names: Mapping[str, str] | None = None,
     title: str = "",
     answers: np.ndarray | None = None,
+    untold: np.ndarray | None = None,
 ) -> None:
-    """Windows of a long recording: probabilities of each, stacked, and its answer.
+    """Windows of a long recording: probabilities of each, stacked, and its answers.
 
     Where there are more classes than colours, the least probable ones are drawn as one.
 
@@ -37,21 +39,27 @@ def draw_timeline(
         probabilities: (n, classes); rows of NaN where a window cannot be read. Of classes that may
             occur together they do not sum to one, and lines are drawn.
         names: in words, of classes that have one.
-        answers: (n,) numbers of classes, -1 where none can be told; the most probable by default.
+        answers: (n, classes), which classes it has; the most probable one by default.
+        untold: (n,), where one cannot tell; by default where there is no answer.
     """
     readable = np.isfinite(probabilities).all(1)
     if answers is None:
-        answers = np.where(readable, np.nan_to_num(probabilities).argmax(1), -1)
+        best = np.nan_to_num(probabilities).argmax(1)
+        answers = readable[:, None] & (best[:, None] == np.arange(len(classes)))
+    nothing = ~answers.any(1)
+    untold = nothing if untold is None else untold
     starts = np.maximum(starts, np.concatenate([[-np.inf], stops[:-1]]))
     words = [f"{names[c]} ({c})" if c in (names or {}) else c for c in classes]
     probabilities, answers, words = _fewer(probabilities, answers, words)
-    lanes = [*zip(words, COLOURS, range(len(words)), strict=False), (UNKNOWN_NAME, UNKNOWN, -1)]
+    lanes = [*zip(words, COLOURS, answers.T, strict=False), (CANNOT_TELL, UNKNOWN, untold)]
+    if (nothing & ~untold).any():
+        lanes.append((NONE, NOTHING, nothing & ~untold))
     figure = Figure((11, 3.4 + 0.17 * len(lanes)), dpi=DPI, layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 0.17 * len(lanes)))
     above = figure.suptitle(title, parse_math=False)
     fit(above, figure.bbox.width / 2, FigureCanvasAgg(figure).get_renderer())
     _draw_probabilities(upper, starts, stops, probabilities)
-    shares = _draw_answers(lower, starts, stops, answers, lanes)
+    shares = _draw_answers(lower, starts, stops, lanes)
     legend = figure.legend(handles=shares, loc="outside right upper", title="share of the time")
     for text in legend.get_texts():
         text.set_parse_math(False)
@@ -69,8 +77,8 @@ def _fewer(
         return probabilities, answers, words
     order = np.argsort(-np.nan_to_num(probabilities).mean(0), kind="stable")
     rest = probabilities[:, order[kept:]].sum(1, keepdims=True).clip(max=1)
-    place = np.minimum(np.argsort(order), kept)  # of each class
-    answers = np.where(answers < 0, -1, place[answers])
+    others = answers[:, order[kept:]].any(1, keepdims=True)
+    answers = np.hstack([answers[:, order[:kept]], others])
     words = [*(words[number] for number in order[:kept]), f"{len(words) - kept} other classes"]
     return np.hstack([probabilities[:, order[:kept]], rest]), answers, words
 
@@ -102,13 +110,16 @@ def _draw_answers(
     axes: Axes,
     starts: np.ndarray,
     stops: np.ndarray,
-    answers: np.ndarray,
-    lanes: list[tuple[str, str, int]],
+    lanes: list[tuple[str, str, np.ndarray]],
 ) -> list[Patch]:
-    """A lane for each answer, so that a single window is seen; what a legend says of them."""
+    """A lane for each answer, so that a single window is seen; what a legend says of them.
+
+    Args:
+        lanes: words, colour and (n,) whether, from above.
+    """
     whole, legend = (stops - starts).sum(), []
-    for lane, (words, colour, number) in enumerate(lanes):  # from above
-        spans = np.c_[starts, stops - starts][answers == number]
+    for lane, (words, colour, held) in enumerate(lanes):
+        spans = np.c_[starts, stops - starts][held]
         # An edge makes it a pixel wide at least.
         axes.broken_barh(spans, (lane + 0.1, 0.8), facecolor=colour, edgecolor=colour, lw=0.6)
         legend.append(Patch(color=colour, label=f"{words}: {_percent(spans[:, 1].sum() / whole)}"))

@@ -1,5 +1,6 @@
 """Which stretches of a recording are looked at, each by itself."""
 
+import math
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -32,6 +33,6 @@ def windows(samples: int, fs: float, capacity: float) -> list[Window]:
     rest = Window(edges[-1], samples)
     if samples - rest.start >= SHORTEST * fs:
         return [*found, rest]
-    if samples - found[-1].start <= capacity * fs:
+    if samples - found[-1].start <= math.ceil(capacity * fs):
         return [*found[:-1], Window(found[-1].start, samples)]
     return [*found, Window(samples - round(length * fs), samples)]

@@ -15,9 +15,9 @@ from scipy.io import savemat
 
 from utils import cli
 from utils.contract import Contract
+from utils.datasets import TWELVE_LEADS
 from utils.encoders import Classifier, build_encoder
 from utils.files import HOST
-from utils.recordings import TWELVE_LEADS
 from utils.weights import save_weights
 
 ROOT = Path(__file__).parents[1]

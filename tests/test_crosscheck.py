@@ -9,10 +9,11 @@ import wfdb
 from sklearn.metrics import confusion_matrix, f1_score, roc_auc_score
 
 from finetuning import crosscheck
+from finetuning.crosschecking import is_unseen
 from finetuning.predictor import Predictor
 from finetuning.rhythms import AF, MIXED, NOT_AF, UNKNOWN, Rhythms, read_rhythms, truth, within
 from report import crosscheck as page
-from tests.helpers import command, put_weights
+from tests.helpers import command, make_contract, put_weights
 from utils import metrics
 from utils.cli import UserError
 from utils.wfdb_io import Unusable
@@ -163,6 +164,17 @@ def test_refused(database, weights, tmp_path):
         run(database, tmp_path / "new.csv", [other]).refused(words)
     swapped = put_weights(tmp_path / "swapped", **fine | {"classes": list("NAO~x")})
     run(database, tmp_path / "new.csv", [weights[0], swapped]).refused("swapped: its classes")
+
+
+@pytest.mark.parametrize(
+    ("lineage", "known"),
+    [([], True), (["icentia11k"], True), (None, False), (["unknown", "icentia11k"], False)],
+)
+def test_whether_what_weights_began_with_is_known(lineage, known):
+    contract = make_contract(dataset="challenge17", derived_from=lineage)
+    assert is_unseen("w", contract, "mitdb") == known
+    with pytest.raises(UserError, match="knows its subjects"):
+        is_unseen("w", make_contract(derived_from=[*(lineage or []), "mitdb"]), "mitdb")
 
 
 def made_table(signal="as it is"):

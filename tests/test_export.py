@@ -140,3 +140,14 @@ def test_what_cannot_be_exported(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install -r requirements-export\.txt"):
         export.export(path, "onnx")
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_no_number_is_no_agreement(tmp_path, size):
+    contract = make_contract(task="classification")
+    network = export.FromMillivolt(make_classifier(), contract).eval()
+
+    def run(signal, valid):
+        return network(signal, valid) * (float("nan") if len(signal) == size else 1)
+
+    assert np.isnan(export.difference(network.requires_grad_(False), run))

@@ -8,9 +8,11 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from finetuning import pictures, timeline
-from finetuning.pictures import COLOURS, draw_recording, headline
+from finetuning import pictures, plots, timeline
+from finetuning.answers import Answer, Prediction
+from finetuning.pictures import COLOURS, draw_recording
 from finetuning.timeline import draw_timeline
+from utils.opened import OpenRecording
 
 MM = 5  # pixels
 NAMES = {"A": "atrial fibrillation", "N": "normal rhythm"}
@@ -117,14 +119,58 @@ def test_evidence_is_where_and_what_it_is(tmp_path):
 
 
 def test_words_on_the_paper(figure):
-    title = headline("A00004", [0.93, 0.02, 0.05], "ANO", NAMES)
-    assert title == "A00004  atrial fibrillation 0.93 (A 0.93, N 0.02, O 0.05)"
+    answer = Answer(0, 12, np.array([0.93, 0.02, 0.05]), ("A",))
+    title = plots.headline("A00004", answer, list("ANO"), NAMES | {"O": "O"})
+    assert title == "A00004  atrial fibrillation (A 0.93, N 0.02, O 0.05)"
     drawn = figure(
         draw_recording, wave(12), 200, np.ones(3), title, lead="$V_", answer="atrial fibrillation"
     )
     found = texts(drawn)
     assert {title, "for atrial fibrillation", "evidence:   against", pictures.FOOTER} <= {*found}
     assert "lead $V_, 200 Hz, 25 mm/s, 10 mm/mV" in found and found.count("$V_") == 2
+
+
+def test_a_title_says_what_the_answer_is():
+    unsure = Answer(30, 60, np.array([0.4, 0.3, 0.3]), (), "confidence is below 0.5")
+    none, unread = np.array([0.4, 0.3, 0.3]), np.full(3, np.nan)
+    titles = [
+        plots.headline("r", answer, list("abc"), {})
+        for answer in (unsure, Answer(0, 9, none, ()), Answer(0, 9, unread, (), "flat"))
+    ]
+    assert titles == [
+        "r  cannot tell: confidence is below 0.5 (a 0.40, b 0.30, c 0.30), from 30 s",
+        "r  none of these (a 0.40, b 0.30, c 0.30)",
+        "r  cannot tell: flat",
+    ]
+
+
+def test_each_class_of_a_long_recording_has_its_picture(tmp_path, monkeypatch):
+    """Also where both are clearest in one window, and nobody has words for them."""
+    drawn = {}
+
+    def draw(path, signal, fs, evidence, title, lead, label):
+        drawn[str(path.relative_to(tmp_path))] = (float(evidence), label)
+
+    class Network:
+        def evidence(self, signal, fs):
+            return np.array([1.0, 2.0, 3.0])
+
+    monkeypatch.setattr(plots, "draw_recording", draw)
+    monkeypatch.setattr(plots, "draw_timeline", lambda path, *_: drawn.update({path.name: None}))
+    names, signal = ["AF", "PVC", "~"], np.zeros((70 * 250, 1))
+    answers = [
+        Answer(0, 35, np.array([0.6, 0.9, 0.1]), ("AF", "PVC")),
+        Answer(35, 70, np.array([0.4, 0.1, 0.7]), ("~",)),
+    ]
+    recording = OpenRecording.of_array(signal, 1, 250, None)
+    prediction, words = Prediction(names, answers[0], answers), dict(zip(names, names, strict=True))
+    plots.draw(tmp_path, "a/r 1.csv", recording, 0, Network(), prediction, words)
+    assert drawn == {
+        "r 1.csv_timeline.png": None,
+        "a/r 1.csv_0s_AF.png": (1, "AF"),
+        "a/r 1.csv_0s_PVC.png": (2, "PVC"),
+        "a/r 1.csv_35s_-.png": (3, "~"),
+    }
 
 
 @pytest.mark.parametrize("length", [40, 200, 1000])
@@ -173,7 +219,7 @@ def test_timeline_shows_each_answer_and_its_share(figure):
 
 def test_answers_that_the_caller_withholds(figure):
     starts, probabilities = np.arange(3.0), np.array([[0.9, 0.1]] * 3)
-    answers = np.array([0, -1, 1])
+    answers = np.array([[True, False], [False, False], [False, True]])
     drawn = figure(draw_timeline, starts, starts + 1, probabilities, ["$A$", "N"], answers=answers)
     assert legend(drawn) == ["$A$: 33 %", "N: 33 %", "cannot tell: 33 %"]
     assert not drawn.axes[0].collections[0].get_paths()
@@ -190,6 +236,16 @@ def test_classes_that_may_occur_together_are_lines(figure):
     probabilities = np.array([[0.9, 0.8], [0.1, 0.9]])
     drawn = figure(draw_timeline, np.arange(2.0), np.arange(1, 3.0), probabilities, "AN")
     assert [line.get_ydata()[0] for line in drawn.axes[0].lines] == [0.9, 0.8]
+
+
+def test_each_of_several_answers_has_its_lane(figure):
+    starts, probabilities = np.arange(4.0), np.array([[0.9, 0.8], [0.1, 0.9], [0, 0], [np.nan] * 2])
+    answers, untold = probabilities > 0.5, np.array([False, False, False, True])
+    drawn = figure(
+        draw_timeline, starts, starts + 1, probabilities, "AN", answers=answers, untold=untold
+    )
+    assert legend(drawn) == ["A: 25 %", "N: 50 %", "cannot tell: 25 %", "none of these: 25 %"]
+    assert lanes(drawn) == [[(0, 1)], [(0, 1), (1, 2)], [(3, 4)], [(2, 3)]]
 
 
 def test_more_classes_than_colours(figure):

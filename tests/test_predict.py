@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from scipy.io import savemat
 from scipy.signal import resample_poly
 
 from finetuning import predict
-from tests.helpers import command, put_edf, put_weights
+from tests.helpers import command, put_challenge, put_edf, put_weights
+from utils.datasets import TWELVE_LEADS
 from utils.recordings import read_recording
 from utils.synthetic_cohort import write_challenge17
 
@@ -137,6 +139,23 @@ def test_pictures(source, weights, tmp_path):
     assert any(name.startswith("long_") and name.endswith(".png") for name in written[1:-1])
 
 
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["a/r.hea", "b/s.csv"], ["r", "s"]),
+        (["a/r.hea", "b/r.hea"], ["a/r.hea", "b/r.hea"]),
+        (["/x/a/r.csv", "/x/r.edf", "/x/ü 1.csv"], ["a/r.csv", "r.edf", "ü 1.csv"]),
+        (["../r.csv", "../R.csv"], ["r.csv", "R.csv"]),
+        (["r 1.csv", "r_1.csv"], ["r 1", "r_1"]),
+    ],
+)
+def test_names_that_tell_recordings_apart(paths, names):
+    """They are those of pictures, too: none begins with a dot, and no two are alike."""
+    from finetuning.predicting import short_names
+
+    assert short_names(list(map(Path, paths))) == names
+
+
 def test_what_cannot_be_read_does_not_stop_the_others(source, weights, tmp_path):
     (tmp_path / "broken.edf").write_bytes(b"0       ")
     result = run("--weights", weights, tmp_path / "broken.edf", source / "A00001.mat")
@@ -144,6 +163,79 @@ def test_what_cannot_be_read_does_not_stop_the_others(source, weights, tmp_path)
     assert result.err == "error: 1 of the recordings named cannot be read, see above\n"
     result = run("--weights", weights, tmp_path, source / "A00001.mat")
     assert result.code == 0 and "1 of 2 recordings cannot be read, see above" in result.out
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_that_cannot_be_printed(weights, tmp_path):
+    """Of Windows-1252, as old archives have them, or with marks that steer a terminal."""
+    folder = tmp_path / "r"
+    folder.mkdir()
+    np.save(tmp_path / "r.npy", np.random.default_rng(0).normal(0, 0.2, 2700))
+    for name in (b"M\xfcller\x1b.npy", b"M\xf6ller\x1b.npy"):
+        (folder / os.fsdecode(name)).write_bytes((tmp_path / "r.npy").read_bytes())
+    flags = ["--csv", tmp_path / "a.csv", "--json", tmp_path / "a.json", "--plot", tmp_path / "p"]
+    result = run("--weights", weights, folder, "--fs", 300, "--unit", "mV", *flags)
+    assert result.code == 0 and "\x1b" not in result.out and "M\\xfcller" in result.out, result
+    assert len(list((tmp_path / "p").iterdir())) == 2
+
+
+def test_columns_are_the_same_whatever_comes_first(source, weights, tmp_path):
+    good, broken = source / "A00001.mat", tmp_path / "broken.edf"
+    broken.write_bytes(b"0       ")
+    heads = set()
+    for number, records in enumerate([[good], [broken, good], [broken]]):
+        out = tmp_path / f"{number}.csv"
+        run("--weights", weights, *records, "--csv", out)
+        heads.add(out.read_text().split("\n")[0])
+    probabilities = ",".join(f"prob_{name}" for name in "ANO~x")
+    assert heads == {f"recording,lead,window,start_s,stop_s,answer,reason,{probabilities}"}
+
+
+def test_times_of_weeks_are_exact():
+    from finetuning.answer_files import Result, rows
+    from finetuning.answers import Answer, Prediction
+
+    answer = Answer(1_209_570.5, 1_209_600.5, np.array([0.25, 0.75], np.float32), ("b",))
+    (row,) = rows(Result("r", Path("r"), "0", 250, Prediction(["a", "b"], answer, [answer])))
+    assert (row["start_s"], row["prob_b"]) == (1_209_570.5, 0.75)
+
+
+def test_without_an_answer_no_file_is_replaced(source, weights, tmp_path, monkeypatch):
+    from finetuning import plots
+
+    def fails(*args):
+        raise OSError(28, "No space left on device", "A00001.png")
+
+    monkeypatch.setattr(plots, "draw", fails)
+    out = tmp_path / "a.csv"
+    out.write_text("earlier")
+    flags = ["--csv", out, "--overwrite", "--plot", tmp_path / "plots"]
+    run("--weights", weights, source / "A00001.mat", *flags).refused("A00001.png", "free some")
+    assert out.read_text() == "earlier"
+
+
+@pytest.mark.parametrize("flag", ["--csv", "--json", "--plot"])
+def test_where_nothing_can_be_written_nothing_is_asked(source, weights, tmp_path, flag):
+    (tmp_path / "file").touch()
+    result = run("--weights", weights, source / "A00001.mat", flag, tmp_path / "file" / "x")
+    result.refused(str(tmp_path / "file"))
+    assert not result.out
+
+
+def test_the_table_of_many_classes_has_lines_of_a_screen():
+    from types import SimpleNamespace
+
+    from finetuning.answer_files import Result
+    from finetuning.answers import Answer, Prediction
+    from finetuning.predicting import Table
+
+    names = [str(164889000 + number) for number in range(27)]
+    contract = SimpleNamespace(classes=names, dataset="challenge20")
+    table = Table(SimpleNamespace(contract=contract), 9)
+    answer = Answer(0, 10, np.linspace(0, 1, 27, dtype=np.float32), (names[-2], names[-1]))
+    (line,) = table.lines(Result("r", Path("r"), "all", 250, Prediction(names, answer, [answer])))
+    assert line.endswith("10.0 s  164889025, 164889026")
+    assert table.header().endswith("answer")
 
 
 def test_doubts_are_said(source, weights, tmp_path):
@@ -161,6 +253,8 @@ def test_doubts_are_said(source, weights, tmp_path):
         (["nowhere"], "nowhere does not exist"),
         (["{source}", "--export", "onnx"], "name recordings, or what to --export"),
         (["{source}", "--out", "x"], "--out: only with --export"),
+        (["{source}", "--csv", "{source}", "--overwrite"], "is there; name another"),
+        (["{source}", "--csv", "x.csv", "--json", "x.csv"], "name one file"),
         (["{source}", "--unit", "adu"], "--gain is of --unit adu"),
         (["{source}", "--gain", "200"], "--gain is of --unit adu"),
         (["{source}", "--csv", __file__], "is there; name another, or give --overwrite"),
@@ -172,6 +266,12 @@ def test_flags_that_make_no_sense(source, weights, flags, words):
     result.refused(words)
 
 
+@pytest.mark.parametrize("flag", ["--tta=4", "--no-band-pass", "--overwrite", "--csv=x.csv"])
+def test_flags_that_an_export_would_not_heed(weights, flag):
+    result = command(predict.main, "--weights", weights, "--export", "onnx", flag)
+    result.refused("not with --export")
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [(["--channel", "V9"], "no lead 'V9'"), (["--channel", "3"], "no lead '3'")],
@@ -179,6 +279,34 @@ def test_flags_that_make_no_sense(source, weights, flags, words):
 def test_leads_that_are_not_there(source, weights, flags, words):
     result = run("--weights", weights, source / "A00001.mat", *flags)
     assert result.code == 2 and words in result.out
+
+
+@pytest.mark.parametrize("form", ["edf", "mat", "hea"])
+def test_twelve_leads_are_put_in_order_by_name(tmp_path, form):
+    changes = {"dataset": "ptbxl", "in_channels": 12, "frame_size": 2560, "multi_label": True}
+    weights = put_weights(tmp_path / "w", **CLASSIFIER | changes)
+    signal = np.random.default_rng(0).normal(size=(2500, 12))
+    found = []
+    for place, order in enumerate([range(12), [*range(6, 12), *range(6)]]):
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        leads = [TWELVE_LEADS[lead] for lead in order]
+        put_leads(folder / f"r.{form}", signal[:, list(order)], leads)
+        found.append(answers(folder, weights, folder / f"r.{form}")["probabilities"])
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
+    put_leads(tmp_path / f"r.{form}", signal, [f"x{lead}" for lead in range(12)])
+    result = run("--weights", weights, tmp_path / f"r.{form}")
+    assert result.code == 2 and "leads are x0, x1" in result.out
+
+
+def put_leads(path, signal, leads):
+    if path.suffix == ".edf":
+        put_edf(path, signal, 250, leads)
+    elif path.suffix == ".mat":
+        put_challenge(path.with_suffix(""), np.rint(signal * 1000).astype(np.int16), 250, leads)
+    else:
+        formats = {"units": ["mV"] * 12, "fmt": ["16"] * 12, "sig_name": list(leads)}
+        wfdb.wrsamp(path.stem, 250, p_signal=signal, write_dir=str(path.parent), **formats)
 
 
 def test_an_interrupted_run_keeps_its_answers(source, weights, tmp_path, monkeypatch):

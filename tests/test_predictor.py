@@ -52,7 +52,7 @@ def heartbeats(seconds: float, fs: float = FS, mv: float = 1.0) -> np.ndarray:
 
 
 def test_probabilities_are_those_of_the_run(job, prepared):
-    predictor = load(job / "best_model.safetensors")
+    predictor = load(job / "best_model.safetensors", band_pass=False)
     table = pd.read_csv(job / "test_predictions.csv", dtype={"record_name": str})
     assert predictor.contract.classes == list("ANO~")
     columns = [f"prob_{name}" for name in predictor.contract.classes]
@@ -82,6 +82,17 @@ def test_the_mean_of_several_networks(predictor, tmp_path):
     both = load(tmp_path / "same", hotter).predict(signal, FS)
     mean = (one.probabilities + other.probabilities) / 2
     np.testing.assert_allclose(both.probabilities, mean, atol=1e-6)
+
+
+def test_each_of_several_networks_sees_the_band_that_it_knows(tmp_path):
+    known = put_weights(tmp_path / "known", **CLASSIFIER | {"dataset": "challenge17"})
+    other = put_weights(tmp_path / "other", **CLASSIFIER | {"dataset": "mine"})
+    signal = heartbeats(30) + 0.3
+    alone = [load(path).predict(signal, FS).probabilities for path in (known, other)]
+    assert np.abs(alone[0] - alone[1]).max() > 1e-3
+    for paths in ((known, other), (other, known)):
+        both = load(*paths).predict(signal, FS).probabilities
+        np.testing.assert_allclose(both, np.mean(alone, axis=0), atol=1e-6)
 
 
 def test_networks_that_do_not_fit_together(tmp_path):
@@ -130,6 +141,22 @@ def test_it_says_when_it_cannot_tell(predictor, signal, words):
     assert np.isnan(found.probabilities).all() and found.probabilities.shape == (5,)
 
 
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_a_network_that_gives_no_numbers(multi_label):
+    rule = Rule(["a", "b"], multi_label, 0.5)
+    windows = [rule.answer(0, 30, np.array([np.nan, 0.9])), rule.answer(30, 60, "flat")]
+    assert windows[0].reason == "the network gives no numbers" and not windows[0].classes
+    assert rule.whole(windows).reason.startswith("0 of 2 windows can be read (")
+
+
+def test_an_offset_beyond_what_networks_are_given(predictor, tmp_path):
+    """Such as that of an amplifier without a high-pass; int16 microvolt would make it flat."""
+    signal = heartbeats(30) + 40
+    assert not predictor.predict(signal, FS).whole.reason
+    plain = load(put_weights(tmp_path / "w", **CLASSIFIER), band_pass=False)
+    assert "has an offset of more than 32.767 mV" in plain.predict(signal, FS).whole.reason
+
+
 def test_usual_signals_are_not_doubted(ecg_data):
     for path in sorted((ecg_data / "training2017").glob("A0000*.hea")):
         recording = read_recording(path)
@@ -166,6 +193,18 @@ def test_a_recording_of_which_little_can_be_read(predictor):
     signal = heartbeats(120)
     signal[: 90 * FS] = 0
     assert predictor.predict(signal, FS).whole.reason == "1 of 4 windows can be read (flat)"
+
+
+def test_a_window_of_rounded_length_is_looked_at_once():
+    """10.24 s are 2631.68 samples at this rate."""
+    assert [window.start for window in windows(10527, 257, 10.24)] == [0, 2632, 5263, 7895]
+
+
+def test_windows_of_a_network_that_sees_little(tmp_path):
+    """2,048 samples at 250 Hz are not a whole number of those at 360 Hz."""
+    small = load(put_weights(tmp_path / "small", **CLASSIFIER | {"frame_size": 2048}))
+    found = small.predict(heartbeats(30), 360)
+    assert [answer.reason for answer in found.windows] == [None] * len(found.windows)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from finetuning import prepare, ptbxl
 from finetuning.data import draw
 from finetuning.prepared import load_prepared
 from tests.helpers import command, noise
-from utils.recordings import TWELVE_LEADS
+from utils.datasets import TWELVE_LEADS
 
 STATEMENTS = pd.DataFrame(
     {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from utils.cli import UserError
 from utils.contract import Contract
 from utils.datasets import DATA_SETS, non_commercial, notices, title_of
-from utils.files import atomic_path
+from utils.files import write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,12 +67,6 @@ def write_card(
 
     text = render(weights.name, *read_weights(weights), data or {}, scores or {})
     write_text(path, text)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write it whole or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def card_beside(weights: Path) -> Path:

@@ -174,10 +174,14 @@ def _describe(error: OSError) -> str:
 
 
 def _fail(message: str) -> int:
-    # It may quote what somebody else wrote: line ends, or marks that steer a terminal.
-    message = "".join(letter if letter.isprintable() else " " for letter in message[:LONGEST])
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {plain(message[:LONGEST])}", file=sys.stderr)
     return 2
+
+
+def plain(text: str) -> str:
+    """One line for a terminal, of what somebody else may have written: without line ends, marks
+    that steer it, or what cannot be encoded."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def count(text: str) -> int:

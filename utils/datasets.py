@@ -4,6 +4,7 @@ nothing heavy."""
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+TWELVE_LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 UNKNOWN = "unknown"  # among what weights derive from: their file does not say
 
 
@@ -37,8 +38,8 @@ CC_BY_NC_SA = Licence(
 
 class DataSet(NamedTuple):
     """What it is called, under which licence, whom to cite, what its recordings are, what its names
-    of classes mean, where they do not say, and the band in Hz of what recorded it, where it is
-    narrower than that of other devices."""
+    of classes mean, where they do not say, the band in Hz of what recorded it, where it is narrower
+    than that of other devices, and the order of its leads, where there are several."""
 
     title: str
     licence: Licence
@@ -46,6 +47,7 @@ class DataSet(NamedTuple):
     recordings: str
     classes: Mapping[str, str] = {}
     band: tuple[float, float] | None = None
+    leads: tuple[str, ...] | None = None
 
 
 # By the name in a contract; that of `utils.names`, or of a set's `dataset.json`.
@@ -63,6 +65,7 @@ DATA_SETS = {
         CC_BY,
         "Perez Alday et al. 2020, doi:10.1088/1361-6579/abc960",
         "12 leads, of several hospitals",
+        leads=TWELVE_LEADS,
     ),
     "icentia11k": DataSet(
         "the Icentia11k Continuous ECG Database",
@@ -81,6 +84,7 @@ DATA_SETS = {
         CC_BY,
         "Wagner et al. 2020, doi:10.1038/s41597-020-0495-6",
         "10 s, 12 leads, clinical",
+        leads=TWELVE_LEADS,
     ),
 }
 PHYSIONET = "Goldberger et al. 2000, doi:10.1161/01.CIR.101.23.e215"

@@ -116,6 +116,11 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not valid JSON: {error}") from None
 
 
+def spelled(path: Path) -> str:
+    """A path as text that can be printed and stored, also where bytes of it are no UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def sha256(path: Path) -> str:
     """Checksum of a file as hexadecimal digits."""
     with Path(path).open("rb") as file:

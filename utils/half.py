@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from utils import card
-from utils.files import sha256
+from utils.files import sha256, write_text
 from utils.names import CARD
 from utils.weights import read_weights, save_weights
 
@@ -29,7 +29,7 @@ def store_half(weights: Path, out: Path) -> None:
     text = _earlier_card(weights) or card.render(weights.name, tensors, contract, {}, {})
     save_weights(out, {name: halved(tensor) for name, tensor in tensors.items()}, contract)
     write_sum(out)
-    card.write_text(card.card_beside(out), _noted(text.replace(weights.name, out.name)))
+    write_text(card.card_beside(out), _noted(text.replace(weights.name, out.name)))
 
 
 def halved(tensor: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def write_sum(path: Path) -> None:
     lines = sums.read_text(encoding="utf-8").splitlines() if sums.exists() else []
     others = [line for line in lines if re.sub(r"^\w+ [ *]", "", line) != path.name]
     added = sorted([*others, f"{sha256(path)}  {path.name}"], key=lambda line: line[66:])
-    card.write_text(sums, "\n".join(added) + "\n")
+    write_text(sums, "\n".join(added) + "\n")
 
 
 def _earlier_card(weights: Path) -> str | None:

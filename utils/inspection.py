@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from utils import card
-from utils.cli import LONGEST, UserError
+from utils.cli import LONGEST, UserError, plain
 from utils.contract import KEY, Contract
 from utils.datasets import licences
 from utils.files import sha256
@@ -34,11 +34,11 @@ def show(path: Path, each: bool = False) -> None:
     rows = described | of_file(path, tensors)
     width = max(map(len, rows))
     for name, value in rows.items():
-        print(_plain(f"{name:{width}}  {value}"))
+        print(_line(f"{name:{width}}  {value}"))
     if each:
         width = max(map(len, tensors), default=0)
         for name, tensor in tensors.items():
-            print(_plain(f"{name:{width}}  {_type(tensor):8} {list(tensor.shape)}"))
+            print(_line(f"{name:{width}}  {_type(tensor):8} {list(tensor.shape)}"))
 
 
 def of_weights(tensors: Mapping[str, Tensor], contract: Contract) -> dict[str, str]:
@@ -92,7 +92,5 @@ def _type(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _plain(text: str) -> str:
-    """One line; files may hold marks that steer a terminal."""
-    text = text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
-    return "".join(letter if letter.isprintable() else " " for letter in text)
+def _line(text: str) -> str:
+    return plain(text if len(text) <= LONGEST else f"{text[:LONGEST]} …")

@@ -25,7 +25,6 @@ from utils.wfdb_io import (
     words,
 )
 
-TWELVE_LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 ADU = "adu"  # units of the digitiser, so many per mV
 UNITS = (*MILLIVOLT, ADU)
 BLOCK = 2**17  # samples of a WFDB record that are read at once: opening it takes longer than these
@@ -202,15 +201,32 @@ def in_order(recording: Recording, count: int, leads: Sequence[str] | None) -> n
     Raises:
         Unusable: another number of leads, or other names.
     """
-    signal, names = recording.signal, recording.leads
-    if signal.shape[1] != count:
-        raise Unusable(f"number of leads is {signal.shape[1]}, not {count}")
+    signal = recording.signal
+    return signal[:, _order(signal.shape[1], recording.leads, count, leads)]
+
+
+def arranged(recording: OpenRecording, count: int, leads: Sequence[str] | None) -> OpenRecording:
+    """The recording, which is still to be read, with its leads in order as `in_order` puts them."""
+    order = _order(recording.count, recording.leads, count, leads)
+
+    def read(start: int, stop: int, chosen: list[int]) -> np.ndarray:
+        return recording.read_mv(start, stop, [order[lead] for lead in chosen])
+
+    names = recording.leads and [recording.leads[lead] for lead in order]
+    return replace(recording, leads=names, read_mv=read)
+
+
+def _order(
+    held: int, names: Sequence[str] | None, count: int, leads: Sequence[str] | None
+) -> list[int]:
+    if held != count:
+        raise Unusable(f"number of leads is {held}, not {count}")
     if count == 1 or not leads or not names:
-        return signal
+        return list(range(count))
     own, wanted = ([name.lower() for name in each] for each in (names, leads))
     if sorted(own) != sorted(wanted):
         raise Unusable(f"leads are {', '.join(names)}, not {', '.join(leads)}")
-    return signal[:, [own.index(name) for name in wanted]]
+    return [own.index(name) for name in wanted]
 
 
 def _check_extent(fs: float, samples: int) -> None:
