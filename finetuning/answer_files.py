@@ -82,6 +82,8 @@ def document(
         "weights": [{"file": spelled(path), "sha256": sha256(path)} for path in args.weights],
         "classes": predictor.contract.classes,
         "abstain": predictor.rule.abstain,
+        "tta": args.tta,
+        "band_pass_hz": [member.band for member in predictor.members],
         "recordings": [described(result) for result in results],
     }
 

@@ -50,7 +50,7 @@ def parse_arguments() -> argparse.Namespace:
     flag("--csv", type=Path, metavar="FILE", help="answers, a row for each recording and window")
     flag("--json", type=Path, metavar="FILE", help="the same, and what the weights are")
     flag("--plot", type=Path, metavar="DIR", help="a picture of each recording")
-    flag("--overwrite", action="store_true", help="replace the files of --csv and --json")
+    flag("--overwrite", action="store_true", help="replace files of --csv, --json and --plot")
     flag("--tta", type=cli.count, default=1, help="average over so many shifts of each recording")
     flag("--device", choices=names.DEVICES, default="auto", help="auto: CUDA where there is one")
     flag("--precision", choices=names.PRECISIONS, default="auto", help="as of the trainer")
@@ -79,6 +79,9 @@ def check(parser: cli.Parser, args: argparse.Namespace) -> None:
     for path in (args.csv, args.json):
         if path and (path.is_dir() or (path.exists() and not args.overwrite)):
             parser.error(f"{path} is there; name another, or give --overwrite")
+    plots = args.plot.iterdir() if args.plot and args.plot.is_dir() else ()
+    if any(plots) and not args.overwrite:
+        parser.error(f"{args.plot} holds files; name another folder, or give --overwrite")
     if args.csv and args.csv == args.json:
         parser.error("--csv and --json name one file")
 

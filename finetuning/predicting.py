@@ -9,7 +9,7 @@ from pathlib import Path
 
 from finetuning import answer_files, plots
 from finetuning.answer_files import Result
-from finetuning.answers import CANNOT_TELL, Answer
+from finetuning.answer_table import Table, words_of
 from finetuning.predictor import Predictor
 from utils.cli import UserError, plain
 from utils.datasets import DATA_SETS
@@ -18,8 +18,6 @@ from utils.opened import OpenRecording
 from utils.record_files import Found, find_records
 from utils.recordings import arranged, lead_number, open_recording
 from utils.wfdb_io import Unusable
-
-MOST = 8  # classes whose probabilities the terminal shows
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -42,6 +40,8 @@ def predict(args: argparse.Namespace) -> None:
             results.append(look(args, predictor, name, record))
             print("\n".join(map(plain, table.lines(results[-1]))))
     finally:  # what was found before Ctrl-C is not lost
+        if len(results) < len(found):
+            print(f"stopped after {len(results)} of {len(found)} recordings")
         answer_files.write(args, predictor, results)
     tell_unusable(found, results)
 
@@ -93,13 +93,6 @@ def describe_lead(recording: OpenRecording, number: int | None) -> str:
     return recording.leads[number] if recording.leads else str(number)
 
 
-def words_of(predictor: Predictor) -> dict[str, str]:
-    """What the classes are called, in their order."""
-    known = DATA_SETS.get(predictor.contract.dataset)
-    return {name: known.classes.get(name, name) if known else name
-            for name in predictor.contract.classes}  # fmt: skip
-
-
 def short_names(paths: Sequence[Path]) -> list[str]:
     """File names without endings, where these tell the recordings apart (on all file systems), else
     paths from the folder that holds all of them."""
@@ -109,49 +102,6 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     whole = [os.path.abspath(path) for path in paths]  # noqa: PTH100 (links stay as they are)
     common = os.path.commonpath([os.path.dirname(path) for path in whole])  # noqa: PTH120
     return [spelled(os.path.relpath(path, common)) for path in whole]
-
-
-class Table:
-    """Lines for the terminal, in columns; of many classes without their probabilities."""
-
-    def __init__(self, predictor: Predictor, width: int):
-        self.words = words_of(predictor)
-        self.numbers = len(self.words) <= MOST
-        self.width = max(width, len("recording"))
-        self.answer = max(map(len, [*self.words.values(), CANNOT_TELL]))
-
-    def header(self) -> str:
-        probabilities = "".join(f"{name:>6.5}" for name in self.words) * self.numbers
-        return f"{'recording':{self.width}}  {'lead':6} {'length':>9}  {'answer':{self.answer}} " \
-               f"{probabilities}".rstrip()  # fmt: skip
-
-    def lines(self, result: Result) -> list[str]:
-        """Of a recording: its answer, and what share of a long one has which."""
-        start = f"{result.name:{self.width}}  {result.lead:6.6} "
-        if isinstance(result.prediction, str):
-            return [f"{start}{'':9}  cannot be read: {result.prediction}"]
-        whole, windows = result.prediction.whole, result.prediction.windows
-        said = f"{whole.say(self.words):{self.answer}} "
-        if whole.readable and self.numbers:
-            said += "".join(f"{p:6.2f}" for p in whole.probabilities)
-        lines = [f"{start}{duration(whole.stop):>9}  {said}{self.why(whole)}".rstrip()]
-        if len(windows) > 1:
-            shares = [(share, self.words.get(name, CANNOT_TELL)) for name, share in
-                      result.prediction.shares().items() if share]  # fmt: skip
-            parts = ", ".join(f"{words} {share:.1%}" for share, words in sorted(shares)[::-1])
-            lines.append(f"{'':{self.width}}  of {len(windows)} windows: {parts}")
-        return lines
-
-    def why(self, answer: Answer) -> str:
-        return f"  {answer.reason}" if answer.reason else ""
-
-
-def duration(seconds: float) -> str:
-    """`30.0 s`, `1:30:05`."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
 
 
 def tell_unusable(found: Sequence[Found], results: Sequence[Result]) -> None:

@@ -225,3 +225,32 @@ def test_named_files(folder):
 def test_names_of_nothing(folder, name, words):
     with pytest.raises(UserError, match=words):
         find_records([name])
+
+
+WATCH = """Name,Somebody
+Recorded Date,2024-01-01 10:00:00
+Software Version,1.90
+Sample Rate,512 hertz
+
+
+Lead,Lead I
+Unit,µV
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("above", "row", "leads"),
+    [
+        (WATCH, "{0:.3f}", None),
+        ("'Elapsed time','MLII','V5'\n'seconds','mV','mV'\n", "{1},{0:.3f},0", ["MLII", "V5"]),
+        ("device 7\nt;ECG;resp\n", "{1};{0:.3f};", ["ECG", "resp"]),
+    ],
+)
+def test_lines_above_the_numbers(tmp_path, above, row, leads):
+    values = np.random.default_rng(0).normal(size=600)
+    rows = "\n".join(row.format(value, number / 250) for number, value in enumerate(values))
+    (tmp_path / "r.csv").write_text(above + rows, encoding="utf-8")
+    opened = open_recording(tmp_path / "r.csv", FS, "mV")
+    assert opened.leads == leads and opened.samples == 600
+    np.testing.assert_allclose(opened.read(0, 600, 0)[:, 0], values, atol=1e-3)

@@ -160,7 +160,7 @@ def run(main: Callable[[], None]) -> None:
         # torch.OutOfMemoryError, and what torch says where the CPU's memory is short.
         if "memory" not in f"{type(error).__name__} {error}".lower():
             raise
-        sys.exit(_fail("out of memory; lower --batch-size"))
+        sys.exit(_fail("out of memory; lower --batch-size, where there is one"))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
