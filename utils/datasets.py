@@ -77,7 +77,7 @@ DATA_SETS = {
         "the MIT-BIH Arrhythmia Database",
         ODC_BY,
         "Moody & Mark 2001, doi:10.13026/C2F305",
-        "half an hour of 47 people, ambulatory; one lead is used",
+        "half an hour of each of 47 people, ambulatory; two leads, each by itself",
     ),
     "ptbxl": DataSet(
         "PTB-XL",
