@@ -17,7 +17,7 @@ from utils.opened import OpenRecording
 from utils.recordings import millivolt
 from utils.wfdb_io import Unusable, check_rate
 
-BATCH = 16  # windows; more are no faster on a CPU, and take memory
+BATCH = 4  # windows; more are no faster on a CPU, and take memory
 
 
 class Predictor(NamedTuple):
