@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils.metrics import f1_of_columns
+
 BINS = 15  # of equal width, as Guo et al. 2017
 COVERAGES = (100, 90, 80, 70, 60, 50)  # percent
 SMALLEST = 1e-7  # probability that counts; next to 1 float32 knows no finer ones
@@ -103,16 +105,10 @@ def coverage(true: np.ndarray, probabilities: np.ndarray) -> dict[str, list]:
             "coverage": percent / 100,
             "threshold": float(threshold),
             "records": int(kept.sum()),
-            "macro_f1": _macro_f1(found.true[kept], found.predicted[kept]),
+            "macro_f1": f1_of_columns(found.true[kept], found.predicted[kept])[1],
             "accuracy": float(found.right[kept].mean()),
         })  # fmt: skip
     return {name: [row[name] for row in rows] for name in rows[0]}
-
-
-def _macro_f1(true: np.ndarray, predicted: np.ndarray) -> float:
-    counts = true.sum(0) + predicted.sum(0)
-    f1 = 2 * (true & predicted).sum(0) / np.maximum(counts, 1)
-    return float(f1[counts > 0].mean()) if counts.any() else float("nan")
 
 
 def calibration_errors(true: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:

@@ -172,6 +172,18 @@ def challenge2020(true: np.ndarray, predicted: np.ndarray, beta: float = 2) -> t
     return float(f_beta.mean()), float(g_beta.mean())
 
 
+def f1_of_columns(true: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, float]:
+    """F1 of every class, 0 for one neither present nor predicted, and the mean over the others; NaN
+    where there are none.
+
+    Args:
+        true, predicted: (n, classes), whether.
+    """
+    counts = true.sum(0) + predicted.sum(0)
+    f1 = 2 * (true & predicted).sum(0) / np.maximum(counts, 1)
+    return f1, float(f1[counts > 0].mean()) if counts.any() else float("nan")
+
+
 def multi_label_scores(true: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> dict:
     """Scores where a record may have several classes; predicted are those above 0.5.
 
@@ -183,11 +195,10 @@ def multi_label_scores(true: np.ndarray, probabilities: np.ndarray, classes: Seq
         true: (n, classes) of 0 and 1. probabilities: (n, classes).
     """
     true, predicted = true > 0, probabilities > 0.5
-    counts = true.sum(0) + predicted.sum(0)
-    f1 = 2 * (true & predicted).sum(0) / np.maximum(counts, 1)
+    f1, mean = f1_of_columns(true, predicted)
     f_beta, g_beta = challenge2020(true, predicted)
     return {
-        "macro_f1": float(f1[counts > 0].mean()) if counts.any() else float("nan"),
+        "macro_f1": mean,
         "auc": macro_auc(true, probabilities),
         "f_max": f_max(true, probabilities),
         "f_beta": f_beta,
