@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from finetuning.predictor import BATCH, Predictor
 from finetuning.rhythms import AF, CLASS, NOT_AF, read_rhythms, truth, within
+from finetuning.windows import WINDOW
 from utils import metrics
 from utils.annotations import ALPHABETS, FLUTTER, SAME_SUBJECT
 from utils.cli import UserError
@@ -22,8 +23,6 @@ from utils.files import write_text
 from utils.manifest import summary
 from utils.recordings import read_recording
 from utils.wfdb_io import Unusable, read_marks
-
-WINDOW = 30  # s
 
 
 def crosscheck(args: argparse.Namespace) -> None:

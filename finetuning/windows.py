@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 LONGEST = 61.0  # s, as of Challenge 2017; longer recordings are read in windows
-WINDOW = 30.0  # s, as most recordings there
+WINDOW = 30  # s, as most recordings there
 SHORTEST = 9.0  # s, as there
 
 
