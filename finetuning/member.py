@@ -15,7 +15,7 @@ from finetuning.targets import TARGETS
 from utils.cli import UserError
 from utils.contract import Contract
 from utils.datasets import DATA_SETS
-from utils.encoders import Classifier, build_encoder
+from utils.encoders import Classifier, build_classifier
 from utils.engine import Batch, Hardware, predict
 from utils.recordings import Recording
 from utils.resampling import to_microvolt
@@ -48,10 +48,7 @@ class Member(NamedTuple):
                 f"{path} was trained for {contract.task}; name a best_model.safetensors of "
                 "finetuning.trainer"
             )
-        encoder = build_encoder(
-            contract.architecture, contract.in_channels, contract.stages, None, contract.spectrogram
-        )
-        model = Classifier(encoder, len(contract.classes), torch.Generator())
+        model = build_classifier(contract)
         load_strictly(model, tensors, path)
         known = DATA_SETS.get(contract.dataset)
         band = known.band if known and in_band else None

@@ -3,8 +3,6 @@
 import argparse
 from pathlib import Path
 
-import torch
-
 from finetuning.conclusion import conclude
 from finetuning.data import open_data
 from finetuning.run import make_training
@@ -12,7 +10,7 @@ from finetuning.trainer import make_parser
 from utils import runlog
 from utils.cli import UserError
 from utils.distributed import ALONE
-from utils.encoders import Classifier, build_encoder
+from utils.encoders import build_classifier
 from utils.engine import choose_hardware
 from utils.files import read_json
 from utils.manifest import digest
@@ -35,10 +33,7 @@ def calibrate(job_dir: Path) -> None:
         data = open_data(args, hardware.device)
         if digest(data.manifest) != contract.manifest_sha256:
             raise UserError(f"{args.train} is not what {job_dir / BEST} was trained on")
-        encoder = build_encoder(
-            contract.architecture, contract.in_channels, contract.stages, None, contract.spectrogram
-        )
-        model = Classifier(encoder, len(contract.classes), torch.Generator())
+        model = build_classifier(contract)
         conclude(args, data, make_training(args, model, contract, hardware, ALONE), epoch)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.cli import UserError
+from utils.contract import Contract
 from utils.keras_rules import glorot_
 from utils.residual import BasicBlock, Bottleneck
 from utils.resnet1d import ResNet1d
@@ -109,6 +110,15 @@ class Classifier(nn.Module):
         i * stride on; it sees farther to both sides."""
         place = torch.arange(samples, device=evidence.device) // self.encoder.stride
         return evidence[..., place.clamp_max(evidence.shape[-1] - 1)]
+
+
+def build_classifier(contract: Contract) -> Classifier:
+    """The network of a fine-tuned weights file, whose values are to be loaded; raises `UserError`
+    as `build_encoder`."""
+    encoder = build_encoder(
+        contract.architecture, contract.in_channels, contract.stages, None, contract.spectrogram
+    )
+    return Classifier(encoder, len(contract.classes), torch.Generator())
 
 
 def count_parameters(model: nn.Module) -> int:
