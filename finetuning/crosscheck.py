@@ -49,13 +49,7 @@ def main() -> None:
         "--band-pass", action="store_true", help="keep 0.5 to 40 Hz, as the Challenge's device does"
     )
     flag("--out", type=_table, required=True, help="table to write, .csv or .csv.gz")
-    flag("--device", choices=names.DEVICES, default="auto", help="auto: CUDA where there is one")
-    flag(
-        "--precision",
-        choices=names.PRECISIONS,
-        default="auto",
-        help="auto: bf16 where the device computes it natively",
-    )
+    cli.add_hardware_flags(parser)
     flag("--overwrite", action="store_true", help="replace a table that is there")
     args = parser.parse_args()
     # Only now, so that --help and a mistyped flag are answered at once.

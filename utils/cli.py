@@ -69,11 +69,9 @@ class Parser(argparse.ArgumentParser):
             self.error(f"argument --{name.replace('_', '-')}: {why}")
 
 
-def add_run_flags(parser: Parser) -> None:
-    """Flags that both trainers have."""
+def add_hardware_flags(parser: argparse.ArgumentParser) -> None:
+    """Where and how to compute, for `utils.engine.choose_hardware`."""
     flag = parser.add_argument
-    flag("--job-dir", type=Path, required=True, help="folder for what this run writes")
-    flag("--lr", type=positive, default=1e-3, help="Adam's learning rate")
     flag("--device", choices=names.DEVICES, default="auto", help="auto: CUDA where there is one")
     flag(
         "--precision",
@@ -81,6 +79,14 @@ def add_run_flags(parser: Parser) -> None:
         default="auto",
         help="auto: bf16 where the device computes it natively",
     )
+
+
+def add_run_flags(parser: Parser) -> None:
+    """Flags that both trainers have."""
+    flag = parser.add_argument
+    flag("--job-dir", type=Path, required=True, help="folder for what this run writes")
+    flag("--lr", type=positive, default=1e-3, help="Adam's learning rate")
+    add_hardware_flags(parser)
     flag(
         "--compile",
         action=argparse.BooleanOptionalAction,
