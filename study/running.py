@@ -17,7 +17,7 @@ from study.durations import Durations
 from study.jobs import STOPPED, Job
 from study.plan import needed, wanted
 from utils.cli import UserError
-from utils.stopping import Stop
+from utils.stopping import STUDY, Stop
 
 LEFT = os.EX_TEMPFAIL  # exit code: there is more to do
 PAUSE = 0.2  # seconds between two looks at the processes
@@ -174,7 +174,7 @@ class Runner:
 
 def start(job: Job, at_once: int) -> Process:
     """A process, whose output goes to the log, with its share of the threads."""
-    environment = dict(os.environ)
+    environment = os.environ | {STUDY: str(os.getpid())}
     if at_once > 1:
         environment["OMP_NUM_THREADS"] = str(max(threads() // at_once, 1))
     if job.kind == "data":

@@ -1,6 +1,5 @@
 """Whole comparisons from one description."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -226,15 +225,13 @@ def test_a_study_that_is_killed_ends_as_one_that_is_not(
     changed = command(main, "status", path, "--folder", whole, "--set", "finetuning.epochs=3").out
     assert changed.count("of another command") == 2
     words = ["run", path, "--folder", killed, *only]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "study", *map(str, words)], start_new_session=True
-    )
+    process = subprocess.Popen([sys.executable, "-m", "study", *map(str, words)])
     while not (killed / "half" / "history.csv").exists() and process.poll() is None:
         time.sleep(0.01)
     compared = ["--study", path, *only]
     command(compare.main, *compared, "--folder", killed).refused("none of the fine-tuning runs")
-    os.killpg(process.pid, signal.SIGKILL)  # trainers, too
-    assert process.wait() == -signal.SIGKILL
+    process.kill()  # its trainer sees that, and leaves
+    process.wait()
     assert command(main, *words).code == 0
     for name in ("half", "half_10", "random_10"):
         assert results(killed / name) == results(whole / name), name
@@ -246,6 +243,22 @@ def test_a_study_that_is_killed_ends_as_one_that_is_not(
         ("half", 10, "half", 0.5), ("random", 10, None, 1.0)
     ]  # fmt: skip
     assert cells[0].job == killed / "half_10" and cells[0].architecture == "resnet18"
+
+
+COMMAND = "import time; from utils import cli; cli.run(lambda: print('begun') or time.sleep(60))"
+KILLED = """
+import os, subprocess, sys
+from utils.stopping import STUDY
+environment = os.environ | {STUDY: str(os.getpid())}
+subprocess.run([sys.executable, "-c", sys.argv[1]], env=environment)
+"""
+
+
+def test_commands_end_with_a_study_that_is_killed(alone):
+    study = subprocess.Popen([sys.executable, "-c", KILLED, COMMAND], stdout=subprocess.PIPE)
+    assert study.stdout.readline() == b"begun\n"
+    study.kill()
+    study.communicate(timeout=30)  # until the command, too, has closed it
 
 
 WAITING = """

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from utils import names
+from utils.stopping import stop_with_study
 
 LONGEST = 2000  # characters of an error
 
@@ -156,6 +157,7 @@ def run(main: Callable[[], None]) -> None:
     sys.stdout.reconfigure(line_buffering=True)  # so that a log file can be followed
     # As an exception, so that temporary files are removed on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    stop_with_study()
     try:
         main()
     except UserError as error:

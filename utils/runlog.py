@@ -22,6 +22,7 @@ from utils.cli import UserError
 from utils.files import atomic_path, read_json, remove_leftovers, write_json
 from utils.metrics import better
 from utils.names import ARGUMENTS, BEST, CARD, CHECKPOINT, DEFAULT_ARCHITECTURE, SCORES, WEIGHTS
+from utils.stopping import in_study
 
 # Everything a run writes; --overwrite removes these and nothing else.
 OUTPUTS = (
@@ -37,6 +38,7 @@ OUTPUTS = (
     "*_predictions.csv",
     "epoch_*",
 )
+LEAVING = 60  # seconds in which the run of a study that was killed has saved and gone
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "wfdb")
 # Flags that a run may be continued with other values of: they change nothing but the last digits.
 # So with paths; it is files that are compared, see `utils.training`.
@@ -69,7 +71,7 @@ def claimed(args: argparse.Namespace) -> Iterator[None]:
     args.job_dir.mkdir(parents=True, exist_ok=True)
     lock = args.job_dir / ".lock"
     try:
-        with FileLock(lock, timeout=0):
+        with FileLock(lock, timeout=LEAVING if in_study() else 0):
             try:
                 check_free(args)  # from here on nothing can change
                 yield

@@ -1,7 +1,10 @@
-"""Ctrl-C and SIGTERM, held back until what has been reached is saved."""
+"""Ctrl-C and SIGTERM, held back until what has been reached is saved; commands that end with the
+study that started them."""
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -36,3 +39,22 @@ class Stop:
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+STUDY = "ECG_STUDY"  # environment variable: process id of the study that started a command
+
+
+def in_study() -> bool:
+    """Whether a study started this process, and has not left it alone since."""
+    return os.environ.get(STUDY) == str(os.getppid())
+
+
+def stop_with_study() -> None:
+    """Where a study started this process: SIGTERM once that has gone, even if it was killed."""
+    if in_study():
+        threading.Thread(target=_watch, daemon=True).start()
+
+
+def _watch() -> None:
+    while in_study():
+        time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGTERM)
