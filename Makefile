@@ -6,6 +6,8 @@ DEMO ?= demo
 PY := $(VENV)/bin/python
 # Further flags of its study, such as --set finetuning.epochs=1; .ci/run makes it smaller.
 STUDY ?=
+# Processes of the tests, each on one thread.
+WORKERS ?= 2
 
 .PHONY: install demo report test lint clean
 install: $(VENV)/.installed
@@ -38,7 +40,7 @@ lint: $(VENV)/.installed-dev
 	$(PY) -m ruff format --check .
 
 test: lint
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 clean:
 	rm -rf $(VENV) $(DEMO)
