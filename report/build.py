@@ -42,7 +42,8 @@ def main() -> None:
             raise
         raise cli.UserError(error.evalue) from None
     notebook.metadata.pop("language_info", None)  # the version of Python: equal results, equal file
-    page, _ = HTMLExporter(exclude_input=True).from_notebook_node(notebook)
+    title = {"metadata": {"name": "Transfer learning for ECG: the report"}}
+    page, _ = HTMLExporter(exclude_input=True).from_notebook_node(notebook, title)
     for path, text in ((NOTEBOOK, nbformat.writes(notebook) + "\n"),
                        (NOTEBOOK.with_suffix(".html"), page)):  # fmt: skip
         with atomic_path(path) as temporary:

@@ -9,7 +9,7 @@ from report import provenance, scenarios, statistics
 from report.collect import Results
 from report.provenance import RANDOM
 from report.statistics import Interval
-from report.tables import published
+from report.tables import p_value, published
 from utils import presets
 
 NOT_RUN = "not run"
@@ -23,6 +23,7 @@ PROTOCOL = {
     "pretraining_dataset": "icentia11k",
 }
 SEEDS = 10
+ALPHA = 0.05
 WORKS = ("paper", "authors-code", "team1")  # whose flags are the published ones
 
 
@@ -33,26 +34,31 @@ class Found(NamedTuple):
     pair: str
     difference: Interval
     seeds: int
+    wins: int
+    p: float
     differs: str
 
 
 def table(studies: dict[str, Results]) -> pd.DataFrame:
     """A row per published claim and study that can speak to it; `not run` without any."""
-    rows = []
-    for claim, theirs, found in _claims(studies):
-        rows += [_row(claim, theirs, each) for each in found] or [
+    claimed = list(_claims(studies))
+    p = statistics.holm([each.p for *_, found in claimed for each in found])  # of the whole table
+    corrected, rows = iter(p), []
+    for claim, theirs, found in claimed:
+        rows += [_row(claim, theirs, each, next(corrected)) for each in found] or [
             {"published": claim, "there": theirs, "verdict": NOT_RUN}
         ]
     return pd.DataFrame(rows).fillna("")
 
 
-def _row(claim: str, theirs: str, found: Found) -> dict[str, str]:
+def _row(claim: str, theirs: str, found: Found, p: float) -> dict[str, str]:
     return {
         "published": claim,
         "there": theirs,
-        "verdict": verdict(found.difference, found.differs),
+        "verdict": verdict(found, p),
         "here: macro F1, 95 % over seeds": f"{found.difference.mean:+.3f}{_ends(found.difference)}",
         "seeds": str(found.seeds),
+        "p, Holm": p_value(p),
         "study": f"{found.study}: {found.pair}",
         "why not the same protocol": found.differs,
     }
@@ -63,17 +69,20 @@ def _ends(interval: Interval) -> str:
     return f" [{interval.low:+.3f}, {interval.high:+.3f}]" if known else ", too few seeds"
 
 
-def verdict(difference: Interval, differs: str) -> str:
-    """In words, for a claim that the difference is positive."""
-    if pd.isna(difference.low):
-        found = "too few seeds to tell"
-    elif difference.low > 0:
-        found = "seen" if differs else "reproduced"
-    elif difference.high < 0:
-        found = "the contrary is seen"
+def verdict(found: Found, p: float) -> str:
+    """In words, for a claim that the difference is positive.
+
+    Below six seeds there is no test, and the bootstrap interval, too narrow then, decides nothing.
+    """
+    if pd.isna(p):
+        return f"too few seeds to tell: {found.wins} of {found.seeds} gain"
+    if p >= ALPHA:
+        words = "no clear difference"
+    elif found.difference.mean < 0:
+        words = "the contrary is seen"
     else:
-        found = "no clear difference"
-    return f"{found}, by another protocol" if differs else found
+        words = "seen" if found.differs else "reproduced"
+    return f"{words}, by another protocol" if found.differs else words
 
 
 def _claims(studies: dict[str, Results]) -> Iterator[tuple[str, str, list[Found]]]:
@@ -138,9 +147,9 @@ def _find(studies: dict[str, Results], wanted, varied: set[str]) -> list[Found]:
             continue
         differences = statistics.compare(statistics.score_runs(results.predictions), pairs)
         for _, row in differences.iterrows():
-            baseline, scenario, seeds, difference = row.iloc[:4]
-            differs = protocol(cells.loc[scenario], seeds, varied)
-            found.append(Found(study, f"{scenario} − {baseline}", difference, seeds, differs))
+            baseline, scenario, seeds, difference, wins, p = row.iloc[:6]
+            differs, pair = protocol(cells.loc[scenario], seeds, varied), f"{scenario} − {baseline}"
+            found.append(Found(study, pair, difference, seeds, wins, p, differs))
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from report import provenance
@@ -68,20 +69,23 @@ def from_jobs(scenarios: Sequence[tuple[str, Sequence[Path]]]) -> Results:
 
 def _check_recordings(results: Results) -> None:
     """Refuse runs that cannot be compared: only those with other seeds may validate on others."""
+    if results.runs.get("manifest_sha256", pd.Series()).dropna().nunique() > 1:
+        raise UserError("the runs are of recordings that were prepared in different ways"
+                        " (manifest_sha256); they cannot be compared")  # fmt: skip
     try:
         split_columns(results.predictions.drop(columns=RUN))
     except ValueError:
         raise UserError("the runs have other classes; they cannot be compared") from None
     first = {}
     for (scenario, seed), run in results.predictions.groupby(RUN, sort=False):
-        names = run["record_name"].tolist()
+        truth = run.filter(regex="^(record_name|true_.*)$").to_numpy()
         name, expected = first.setdefault(
-            seed if results.part == VALIDATION else None, (f"{scenario}, seed {seed},", names)
+            seed if results.part == VALIDATION else None, (f"{scenario}, seed {seed},", truth)
         )
-        if names != expected:
+        if not np.array_equal(truth, expected):
             raise UserError(
-                f"{scenario}, seed {seed}, and {name} have other recordings in their {results.part}"
-                " sets; they cannot be compared"
+                f"{scenario}, seed {seed}, and {name} have other recordings or labels in their"
+                f" {results.part} sets; they cannot be compared"
             )
 
 

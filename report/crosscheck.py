@@ -22,7 +22,8 @@ from utils.annotations import FLUTTER
 from utils.cli import UserError
 
 PROBABILITY = f"prob_{CLASS}"
-NEEDED = {"record", "subject", "signal", "rhythms", "truth", "answer", PROBABILITY}
+WINDOW = ["record", "subject", "start", "rhythms", "truth"]
+NEEDED = {*WINDOW, "signal", "answer", PROBABILITY}
 RESAMPLES = 2_000
 Tables = dict[str, pd.DataFrame]
 
@@ -31,13 +32,15 @@ def load_all(folder: Path) -> Tables:
     """Saved tables by the name of their file, those of signals as they are first.
 
     Raises:
-        UserError: a file is no such table.
+        UserError: a file is no such table, or holds other windows than another.
     """
     tables = {}
     for path in sorted(folder.glob("*.csv.gz")):
         table = tables[path.name.removesuffix(".csv.gz")] = read_table(path)
         if not table.columns.isin(NEEDED).sum() == len(NEEDED) or table.empty:
             raise UserError(f"{path} is no table of finetuning.crosscheck")
+        if not table[WINDOW].equals(next(iter(tables.values()))[WINDOW]):
+            raise UserError(f"{path} holds other windows than the tables beside it; move it away")
     return dict(sorted(tables.items(), key=lambda item: item[1]["signal"][0] != "as it is"))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from report import scenarios, statistics
-from report.collect import Results
+from report.collect import RUN, Results
 from report.provenance import RANDOM
 from report.statistics import MACRO_F1
 
@@ -37,6 +37,14 @@ def studied(results: Results) -> pd.DataFrame:
         "device": cells["device"],
     }
     return pd.DataFrame(table).astype(object).fillna("not recorded").reset_index(drop=True)
+
+
+def tested(results: Results) -> pd.DataFrame:
+    """Recordings of the test set, by class."""
+    run = next(run for _, run in results.predictions.groupby(RUN, sort=False))
+    counts, classes = statistics.confusion(run)
+    row = dict(zip(classes, counts.sum(1), strict=True))
+    return pd.DataFrame([{"recordings of the test set": counts.sum()} | row])
 
 
 def _pretrained(cell: pd.Series) -> str | None:
@@ -160,14 +168,14 @@ def epochs(results: Results) -> pd.DataFrame:
             "runs": len(run[name]),
             "epochs run": statistics.mean_and_sd(run[name], 1),
             "chosen epoch": statistics.mean_and_sd(by_scenario.get_group(name)["chosen_epoch"], 1),
-            "stopped before the limit": _stopped(run[name], cell["max_epochs"]),
+            "ended before the limit": _ended(run[name], cell["max_epochs"]),
         }
         for name, cell in scenarios.describe(results.runs).iterrows()
     ]
     return pd.concat([theirs, pd.DataFrame(ours)], ignore_index=True).astype(object).fillna("")
 
 
-def _stopped(epochs: pd.Series, limit: float) -> str:
+def _ended(epochs: pd.Series, limit: float) -> str:
     if pd.isna(limit):
         return "not recorded"
     return f"{(epochs < limit).sum()} of {len(epochs)} (limit {limit:.0f})"

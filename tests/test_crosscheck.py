@@ -218,6 +218,13 @@ def test_a_damaged_table_is_one_line(tmp_path):
         page.load_all(tmp_path)
 
 
+def test_tables_of_other_windows_are_not_mixed(tmp_path):
+    made_table().to_csv(tmp_path / "all.csv.gz", index=False)
+    made_table().iloc[:-1].to_csv(tmp_path / "part.csv.gz", index=False)
+    with pytest.raises(UserError, match=r"part\.csv\.gz holds other windows"):
+        page.load_all(tmp_path)
+
+
 def test_windows_of_mitdb(ecg_data):
     """Marks lie just before the beat that they speak of."""
     marks = wfdb.rdann(str(ecg_data / "mitdb" / "201"), "atr")

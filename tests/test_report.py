@@ -21,9 +21,10 @@ CLASSES = ["A", "N", "O", "~"]
 VALIDATED = "val_predictions.csv"
 
 
-def make_run(folder, seed, records=40, name="test_predictions.csv"):
+def make_run(folder, seed, records=40, name="test_predictions.csv", labels=0):
     rng = np.random.default_rng(seed)
-    true, prob = rng.integers(4, size=records), rng.dirichlet(np.ones(4), records)
+    true = np.random.default_rng(labels).integers(4, size=records)
+    prob = rng.dirichlet(np.ones(4), records)
     names = [f"A{number:05d}" for number in range(records)]
     folder.mkdir(parents=True, exist_ok=True)
     write_predictions(folder / name, names, CLASSES, np.eye(4)[true], prob)
@@ -79,9 +80,21 @@ def test_runs_that_cannot_be_compared(tmp_path):
     make_run(tmp_path / "one", 10)
     make_run(tmp_path / "again", 10)
     make_run(tmp_path / "other", 20, records=41)
-    for name, words in (("again", "two runs with seed 10"), ("other", "other recordings")):
+    make_run(tmp_path / "labels", 20, labels=1)
+    for name, words in {
+        "again": "two runs with seed 10",
+        "other": "other recordings or labels",
+        "labels": "other recordings or labels",
+    }.items():
         with pytest.raises(UserError, match=words):
             collect.from_jobs([("beat", [tmp_path / "one", tmp_path / name])])
+
+
+def test_recordings_prepared_in_other_ways_cannot_be_compared(runs, monkeypatch):
+    flags = [compare.scenario(flag) for flag in runs[0]]
+    monkeypatch.setattr(provenance, "read", lambda job: {"manifest_sha256": job.name})
+    with pytest.raises(UserError, match="prepared in different ways"):
+        collect.from_jobs(flags)
 
 
 @pytest.fixture
@@ -127,7 +140,7 @@ def test_results_are_added_only_where_they_can_be_compared(runs, tmp_path):
     command(compare.main, "--jobs", *runs[0], "--save", tmp_path / "saved")
     make_run(tmp_path / "other", 10, records=41)
     flags = ["--jobs", f"other={tmp_path / 'other'}", "--save", tmp_path / "saved"]
-    command(compare.main, *flags).refused("have other recordings in their test sets")
+    command(compare.main, *flags).refused("have other recordings or labels in their test sets")
     assert command(compare.main, "--results", tmp_path / "saved").code == 0
 
 

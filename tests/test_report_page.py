@@ -152,6 +152,7 @@ def test_own_rows_stand_below_the_published_ones():
     table = tables.scores(make_results(CELLS))
     assert table["source"].tolist() == ["paper"] * 4 + ["Team 1"] * 10 + ["here"] * len(CELLS)
     assert table["95 %, seeds"].iloc[-1].count("to") == 1
+    assert tables.tested(make_results(CELLS)).iloc[0, 0] == 40
     text = tables.differences(make_results(CELLS))
     assert text["scenario"].tolist() == ["beat_10", "beat_25", "beat"]
     assert set(text["p, Holm"]) == {"too few seeds for a test"}
@@ -168,17 +169,19 @@ def test_runs_without_temperature_are_named_so():
 
 
 @pytest.mark.parametrize(
-    ("ends", "differs", "words"),
+    ("mean", "p", "differs", "words"),
     [
-        ((0.1, 0.01, 0.2), "", "reproduced"),
-        ((0.1, 0.01, 0.2), "3 of 10 seeds", "seen, by another protocol"),
-        ((0.1, -0.01, 0.2), "", "no clear difference"),
-        ((-0.1, -0.2, -0.01), "", "the contrary is seen"),
-        ((0.1, np.nan, np.nan), "", "too few seeds to tell"),
+        (0.1, 0.04, "", "reproduced"),
+        (0.1, 0.04, "6 of 10 seeds", "seen, by another protocol"),
+        (0.1, 0.05, "", "no clear difference"),
+        (-0.1, 0.04, "", "the contrary is seen"),
+        (0.1, np.nan, "", "too few seeds to tell: 2 of 3 gain"),
     ],
 )
-def test_verdicts(ends, differs, words):
-    assert claims.verdict(Interval(*ends), differs) == words
+def test_verdicts(mean, p, differs, words):
+    interval = Interval(mean, mean - 0.01, mean + 0.01)  # of three seeds, nothing is concluded
+    found = claims.Found("study", "beat − random", interval, 3, 2, p, differs)
+    assert claims.verdict(found, p) == words
 
 
 def test_claims_name_what_is_different():
