@@ -17,12 +17,12 @@ def precisions(folder: Path) -> pd.DataFrame | None:
     for path in sorted(folder.glob("*_seed*.csv")):
         precision, _, seed = path.stem.partition("_seed")
         history = pd.read_csv(path)
-        last = history.iloc[-1]
+        last, chosen = history.iloc[-1], history.loc[history["val_loss"].idxmin()]
         runs[precision, int(seed)] = {
             "loss, last epoch": last["val_loss"],
-            "loss, best": history["val_loss"].min(),
+            "loss, chosen epoch": chosen["val_loss"],
             "macro F1, last epoch": last["f1"],
-            "macro F1, best": history["f1"].max(),
+            "macro F1, chosen epoch": chosen["f1"],
         }
     if {precision for precision, _ in runs} != {"bf16", "fp32"}:
         return None
