@@ -1,10 +1,12 @@
 """Whole comparisons from one description."""
 
+import math
 import signal
 import subprocess
 import sys
 import time
 import tomllib
+from unittest.mock import Mock
 
 import pytest
 
@@ -14,7 +16,9 @@ from study.__main__ import main
 from study.cells import finished_cells
 from study.description import load
 from study.fractions import choose
+from study.jobs import Job
 from study.plan import jobs
+from study.status import state
 from tests.helpers import ROOT, command
 from tests.interrupting import results
 
@@ -269,16 +273,43 @@ train = "{0}/never"
 command = "http.server 0"
 makes = "{0}/never"
 """
+STUBBORN = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+time.sleep(60)
+"""
 
 
-def test_time_limit(alone, tmp_path):
-    path = write(tmp_path, WAITING.format(tmp_path))
+@pytest.mark.parametrize("command_line", ["http.server 0", "stubborn"])
+def test_time_limit(alone, tmp_path, monkeypatch, command_line):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "stubborn.py").write_text(STUBBORN)
+    path = write(tmp_path, WAITING.format(tmp_path).replace("http.server 0", command_line))
     began = time.monotonic()
     result = command(main, "run", path, "--folder", tmp_path / "j", "--time-limit", 0.02)
     assert result.code == running.LEFT and 1 < time.monotonic() - began < 10
     assert "left: 2 jobs (beat, step); the same command continues" in result.out
     status = command(main, "status", path, "--folder", tmp_path / "j").out.splitlines()
     assert [line.split()[:2] for line in status[1:]] == [["step", "begun"], ["beat", "not"]]
+
+
+@pytest.mark.parametrize(
+    ("code", "over", "says"),
+    [
+        (143, False, "begun"),
+        (-15, False, "begun"),
+        (1, False, "failed"),
+        (-9, False, "failed"),  # by somebody else, such as a system that is short of memory
+        (-9, True, "begun"),
+    ],
+)
+def test_how_a_process_ends_while_the_study_stops(tmp_path, code, over, says):
+    job = Job("step", "data", (), {}, (tmp_path / "never",), tmp_path)
+    runner = running.Runner([job], 1, 0, 0 if over else math.inf)
+    runner.running = [running.Process(job, Mock(returncode=code), time.monotonic(), 0)]
+    runner.reap(Mock())
+    assert state(job) == says
+    assert (says == "begun") == (job in runner.left) != (job.name in runner.failed)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
