@@ -94,6 +94,18 @@ def test_commands_in_order(tmp_path):
         ("cells=[1]", "cells must be tables"),
         ("data.x=1", "[data] holds tables only"),
         ("data.x.makes='x'", "[data.x] must state its command"),
+        ("data.set.makes=[1]", "[data.set] must state its command, and what files it makes"),
+        ("data.set.makes=[]", "[data.set] must state its command, and what files it makes"),
+        ("data.set.from=3", "[data.set] from must be text, not 3"),
+        (
+            "data.set.from='no/set/b'\ndata.b={command='x',from='no/set',makes='no/set/b'}",
+            "set needs b needs set; let one of them read something else",
+        ),
+        ("pretraining.train=['a','b']", "[pretraining.beat] train must be text, not ['a', 'b']"),
+        ("pretraining.half.arch=['resnet18']", "arch must be text"),
+        ("pretraining.half.seed=[1]", "[pretraining.half] seed must be a whole number, not [1]"),
+        ("finetuning.subset=[0.1]", "subset must be a number, not [0.1]"),
+        ("scenarios.x.weights-file=1", "weights-file must be text, not 1"),
         ("pretraining.beat.epocs=2", "[pretraining.beat] 'epocs' is no flag"),
         ("pretraining.beat.epochs=0", "[pretraining.beat] --epochs: 0 is not a whole number"),
         ("pretraining.beat.epochs=true", "epochs takes a value"),
@@ -112,7 +124,9 @@ def test_commands_in_order(tmp_path):
         ),
         ("cells=[{scenarios=['random'],seed=[1]}]", "[[cells]] unknown key 'seed'"),
         ("cells=[{scenarios=['random'],seeds=[-1]}]", "--seed: -1 is not"),
+        ("cells=[{scenarios=['random'],seeds=[[1]]}]", "seed must be a whole number, not [1]"),
         ("cells=[{scenarios=['random'],subsets=[0]}]", "--subset: 0 is not"),
+        ("cells=[{scenarios=['random'],subsets=['1']}]", "subset must be a number, not '1'"),
         ("cells=[{seeds=[1]}]", "scenarios must be names"),
         ("pretraining.random_10.task='hr'", "random_10 would be two runs"),
         ("x=", "--set 'x=' must read KEY=VALUE"),
@@ -123,7 +137,7 @@ def test_commands_in_order(tmp_path):
 )
 def test_mistakes_are_one_line(tmp_path, change, words):
     command(main, "run", write(tmp_path), "--dry-run", "--set", change).refused(
-        "small.toml" if "two runs" not in words else "jobs/small", words
+        "jobs/small" if "two runs" in words or " needs " in words else "small.toml", words
     )
 
 
