@@ -87,7 +87,7 @@ def epoch_job(folder: Path, run: str, epoch: int) -> Job:
     name = f"{run}_epoch{epoch:02d}"
     out = folder / f"{name}.safetensors"
     checkpoint = folder / run / f"epoch_{epoch:02d}" / "model.safetensors"
-    flags = {"checkpoint": str(checkpoint), "out": str(out)}
+    flags = {"checkpoint": str(checkpoint), "out": str(out), "overwrite": True}
     return Job(name, "data", ("pretraining.utils",), flags, (out,), folder)
 
 

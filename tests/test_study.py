@@ -6,10 +6,12 @@ import subprocess
 import sys
 import time
 import tomllib
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 
+import pretraining.utils
 from report import compare
 from study import running
 from study.__main__ import main
@@ -17,9 +19,9 @@ from study.cells import finished_cells
 from study.description import load
 from study.fractions import choose
 from study.jobs import Job
-from study.plan import jobs
+from study.plan import epoch_job, jobs
 from study.status import state
-from tests.helpers import ROOT, command
+from tests.helpers import ROOT, command, put_weights
 from tests.interrupting import results
 
 SHIPPED = sorted((ROOT / "studies").glob("*.toml"))
@@ -76,7 +78,7 @@ def test_commands_in_order(tmp_path):
         "python -m pretraining.convert --source mitdb --from no/mitdb --out no/set",
         pretrain.format("beat") + " --resume",
         "python -m pretraining.utils --checkpoint j/beat/epoch_01/model.safetensors"
-        " --out j/beat_epoch01.safetensors",
+        " --out j/beat_epoch01.safetensors --overwrite",
         tune.format("first_10", 10) + encoder + " --resume",
         tune.format("random_subset0.1_10", 10) + " --epochs 3 --subset 0.1 --resume",
         tune.format("first_subset0.1_10", 10) + encoder + " --subset 0.1 --resume",
@@ -324,6 +326,14 @@ def test_how_a_process_ends_while_the_study_stops(tmp_path, code, over, says):
     runner.reap(Mock())
     assert state(job) == says
     assert (says == "begun") == (job in runner.left) != (job.name in runner.failed)
+
+
+def test_a_step_that_ended_unnoticed_runs_again(tmp_path):
+    job = epoch_job(tmp_path, "beat", 1)
+    put_weights(Path(job.flags["checkpoint"]))
+    assert command(pretraining.utils.main, *job.argv()[1:]).code == 0 and job.finished()
+    job.begun.touch()
+    assert not job.finished() and command(pretraining.utils.main, *job.argv()[1:]).code == 0
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
