@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-import tomllib
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -16,15 +15,45 @@ from report import compare
 from study import running
 from study.__main__ import main
 from study.cells import finished_cells
-from study.description import load
+from study.description import Cell, load
 from study.fractions import choose
 from study.jobs import Job
-from study.plan import epoch_job, jobs
+from study.plan import epoch_job, jobs, needed
 from study.status import state
 from tests.helpers import ROOT, command, put_weights
 from tests.interrupting import results
 
-SHIPPED = sorted((ROOT / "studies").glob("*.toml"))
+TEN = range(10, 101, 10)
+# Of each shipped study, in order: scenarios side by side, seeds, shares of the training recordings.
+SHIPPED = {
+    "ablation": [
+        ("beat augment ema sampling standardise", (10, 20), [0.1]),
+        ("schedule recommended loss mixup", (10, 20), [0.1]),
+    ],
+    "cpu": [
+        ("random beat", (10, 20, 30), [0.1]),
+        ("rhythm hr cpc", (10, 20, 30), [0.1]),
+        ("beat25 beat50", (10, 20, 30), [0.1]),
+        ("random_2d beat_2d", (10, 20, 30), [0.1]),
+    ],
+    "demo": [("random pretrained", [0], [1])],
+    "mitdb": [
+        ("random beat", TEN, [1]),
+        ("random_2d beat_2d", TEN, [1]),
+        ("rhythm hr cpc", TEN, [1]),
+        ("beat25 beat50", TEN, [1]),
+        ("random beat", TEN, [0.01, 0.05, 0.1, 0.25, 0.5]),
+    ],
+    "paper": [
+        ("random beat_2048", TEN, [1]),
+        ("beat_512 beat_4096", TEN, [1]),
+        ("rhythm hr cpc", TEN, [1]),
+    ],
+    "team1": [
+        ("random beat1 beat10 beat20 beat100", TEN, [1]),
+        ("random_2d beat1_2d beat10_2d beat20_2d beat88_2d beat100_2d", TEN, [1]),
+    ],
+}
 SMALL = """
 [data.set]
 command = "pretraining.convert"
@@ -148,13 +177,32 @@ def test_shares_need_a_number_of_steps(tmp_path):
     command(main, "status", path).refused("[pretraining.half]", "steps-per-epoch")
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_shipped_studies(path):
-    study = load(path)
-    found = jobs(study)
-    assert {job.name for job in found if job.kind == "finetuning"}
-    assert len(found) == len({job.log for job in found})
-    assert tomllib.loads(path.read_text())["folder"] == str(study.folder)
+def test_all_shipped_studies_are_here():
+    assert {path.stem for path in (ROOT / "studies").glob("*.toml")} == SHIPPED.keys()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_studies(name):
+    study = load(ROOT / f"studies/{name}.toml")
+    assert study.cells == [
+        Cell(scenario, share, seed)
+        for scenarios, seeds, shares in SHIPPED[name]
+        for share in shares
+        for seed in seeds
+        for scenario in scenarios.split()
+    ]
+    for job in jobs(study):  # a step that has begun goes on, or begins again
+        again = job.kind != "data" or job.words[0] == "utils.download"
+        assert again or job.flags.get("overwrite") or job.flags.get("resume"), job.name
+
+
+def test_the_ablation_shares_a_pretraining_run():
+    ablation, cpu = (jobs(load(ROOT / f"studies/{name}.toml")) for name in ("ablation", "cpu"))
+    shared = next(job for job in ablation if job.name == "pretrained")
+    run = next(job for job in cpu if job.name == "beat")
+    assert shared.argv() == run.argv() and shared.makes == run.makes
+    for cell in ablation:
+        assert cell.kind != "finetuning" or shared in needed(cell, ablation)
 
 
 def test_shares_of_patients_are_nested_and_keep_subjects_together():
