@@ -10,8 +10,15 @@ from utils.cli import Parser, UserError
 Flags = dict[str, Any]  # flags without dashes, and their values
 
 CELLS = {"scenarios": list, "seeds": list, "subsets": list}
-WORDS = {str: "text", dict: "a table", list: "a list"}
+NUMBER = int | float
+WORDS = {str: "text", dict: "a table", list: "a list", int: "a whole number", NUMBER: "a number"}
 OWN = {"job-dir", "resume", "overwrite"}  # flags that the study gives itself
+# Flags that name what a command reads; and all that the study reads, too.
+INPUTS = dict.fromkeys(
+    ("train", "val", "test", "val-file", "weights-file", "checkpoint", "source", "from", "table"),
+    str,
+)
+READ = INPUTS | {"arch": str, "seed": int, "subset": NUMBER}
 
 
 def check_kinds(table: Flags, kinds: dict[str, type], where: str) -> None:
@@ -21,6 +28,11 @@ def check_kinds(table: Flags, kinds: dict[str, type], where: str) -> None:
             raise UserError(f"{where}unknown key {key!r}; known are {', '.join(kinds)}")
         if not isinstance(value, kinds[key]):
             raise UserError(f"{where}{key} must be {WORDS[kinds[key]]}, not {value!r}")
+
+
+def check_read(table: Flags, kinds: dict[str, type], where: str) -> None:
+    """Refuse values of another type; other keys are left to the command."""
+    check_kinds({key: table[key] for key in kinds if key in table}, kinds, where)
 
 
 def divide(table: Flags) -> tuple[dict[str, Flags], Flags]:
@@ -48,10 +60,12 @@ def without(table: Flags, *keys: str) -> Flags:
 
 
 def check_step(where: str, step: Flags) -> None:
-    """Of a command that makes data; its flags are not known here."""
-    for name, kind in (("command", str), ("makes", str | list)):
-        if not (isinstance(step.get(name), kind) and step[name]):
-            raise UserError(f"{where} must state its command, and what files it makes")
+    """Of a command that makes data; most of its flags are not known here."""
+    makes = step.get("makes")
+    stated = [step.get("command"), *(makes if isinstance(makes, list) and makes else [makes])]
+    if not all(isinstance(value, str) and value for value in stated):
+        raise UserError(f"{where} must state its command, and what files it makes, as text")
+    check_read(step, INPUTS, f"{where} ")
 
 
 def check_pretraining(where: str, flags: Flags) -> None:
@@ -99,6 +113,7 @@ def check_finetuning(where: str, flags: Flags) -> None:
 
 def check_flags(where: str, parser: Parser, flags: Flags, own: set[str]) -> None:
     """Refuse what the command would refuse, and those that are the study's `own`."""
+    check_read(flags, READ, f"{where} ")
     for name, value in flags.items():
         if name in own:
             raise UserError(f"{where} holds {name}, which the study sets itself")

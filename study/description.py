@@ -5,6 +5,8 @@ folder = "jobs/cpu"            # job directories and logs; by default jobs/NAME
 command = "pretraining.convert"
 makes = "data/mitdb250"        # or a list; other keys are flags, as everywhere below
 from = "data/mitdb"
+out = "data/mitdb250"
+overwrite = true               # so that a step that was interrupted begins again
 [pretraining]                  # flags of every pretraining run
 train = "data/mitdb250"
 [pretraining.beat25]           # a run, its own flags

@@ -7,23 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from study.checks import Flags, text
+from study.checks import INPUTS, Flags, text
 from study.fractions import patient_ids
 from utils.files import read_json
 from utils.names import ARGUMENTS, CHECKPOINT, SCORES
 
-# Flags that name what a command reads.
-INPUTS = (
-    "train",
-    "val",
-    "test",
-    "val-file",
-    "weights-file",
-    "checkpoint",
-    "source",
-    "from",
-    "table",
-)
 ENDED = re.compile(r"ended with exit code (-?\d+) after (\d+) s")
 STOPPED = {130, 143, -2, -15}  # exit codes of a process that was asked to stop
 

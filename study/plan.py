@@ -14,7 +14,7 @@ def jobs(study: Study) -> list[Job]:
     """Cells in their order, each behind what it needs, then other pretraining runs.
 
     Raises:
-        UserError: two would have one name.
+        UserError: two would have one name, or need each other.
     """
     steps = [data_job(study.folder, name, step) for name, step in study.data.items()]
     runs = [pretraining_job(study.folder, name, run) for name, run in study.pretraining.items()]
@@ -37,10 +37,13 @@ def _in_order(targets: Iterable[Job], among: Sequence[Job]) -> list[Job]:
     """`targets`, each behind those `among` the jobs that it needs."""
     ordered: dict[str, Job] = {}
 
-    def add(job: Job) -> None:
+    def add(job: Job, *above: str) -> None:
+        if job.name in above:
+            circle = " needs ".join([*above[above.index(job.name) :], job.name])
+            raise UserError(f"{job.folder}: {circle}; let one of them read something else")
         if job.name not in ordered:
             for other in needed(job, among):
-                add(other)
+                add(other, *above, job.name)
             ordered[job.name] = job
 
     for job in targets:
@@ -84,7 +87,7 @@ def epoch_job(folder: Path, run: str, epoch: int) -> Job:
     name = f"{run}_epoch{epoch:02d}"
     out = folder / f"{name}.safetensors"
     checkpoint = folder / run / f"epoch_{epoch:02d}" / "model.safetensors"
-    flags = {"checkpoint": str(checkpoint), "out": str(out)}
+    flags = {"checkpoint": str(checkpoint), "out": str(out), "overwrite": True}
     return Job(name, "data", ("pretraining.utils",), flags, (out,), folder)
 
 

@@ -1,6 +1,7 @@
 """Runs the jobs of a study, several at once, until all are done or it is time to stop."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from utils.stopping import STUDY, Stop
 
 LEFT = os.EX_TEMPFAIL  # exit code: there is more to do
 PAUSE = 0.2  # seconds between two looks at the processes
-GRACE = 60  # seconds before the time limit, or a tenth of it, in which trainers save
+GRACE = 60  # seconds before the time limit, or a tenth of it, in which commands save and leave
 
 
 class Process(NamedTuple):
@@ -40,10 +41,10 @@ def run(folder: Path, jobs: Sequence[Job], at_once: int, minutes: float | None) 
         UserError: another study runs in the folder, or some runs failed.
     """
     limit = 60 * minutes if minutes else float("inf")
-    deadline = time.monotonic() + limit - min(GRACE, limit / 10)
+    end = time.monotonic() + limit
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
-        runner = Runner(jobs, at_once, deadline)
+        runner = Runner(jobs, at_once, end - min(GRACE, limit / 10), end)
         runner.run()
     runner.report()
     if runner.stop.code or runner.left:
@@ -66,10 +67,11 @@ class Runner:
 
     Attributes:
         left: to be started. failed: with the reason. blocked: with what they wait for.
+        deadline: when processes are told to stop. end: when those still there are killed.
     """
 
-    def __init__(self, jobs: Sequence[Job], at_once: int, deadline: float):
-        self.jobs, self.at_once, self.deadline = jobs, at_once, deadline
+    def __init__(self, jobs: Sequence[Job], at_once: int, deadline: float, end: float):
+        self.jobs, self.at_once, self.deadline, self.end = jobs, at_once, deadline, end
         self.left = wanted(jobs)
         self.running: list[Process] = []
         self.failed: dict[str, str] = {}
@@ -81,6 +83,10 @@ class Runner:
     @property
     def stopping(self) -> bool:
         return bool(self.stop.code) or time.monotonic() > self.deadline
+
+    @property
+    def over(self) -> bool:
+        return time.monotonic() > self.end
 
     def run(self) -> None:
         """Start and await processes."""
@@ -98,6 +104,8 @@ class Runner:
                         asked = True
                         for process in self.running:
                             process.popen.terminate()
+                    for process in self.running if self.over else ():
+                        process.popen.kill()
                     bar.set_postfix_str(self.time_left())
                     time.sleep(PAUSE)
                     self.reap(bar)
@@ -140,17 +148,19 @@ class Runner:
             self.running.remove(process)
             job, code = process.job, process.popen.returncode
             seconds = time.monotonic() - process.began
+            killed = self.over and code == -signal.SIGKILL
+            how = "killed at the time limit" if killed else f"ended with exit code {code}"
             with job.log.open("a") as log:
-                log.write(f"ended with exit code {code} after {seconds:.0f} s\n")
+                log.write(f"{how} after {seconds:.0f} s\n")
             if code == 0:
                 job.begun.unlink(missing_ok=True)
                 self.known.add(job)
                 words = f"finished in {job.seconds():.0f} s {status.score(job)}".rstrip()
                 bar.update()
-            elif self.stopping or code in STOPPED:
+            elif killed or code in STOPPED:
                 self.left.append(job)
                 self.deadline = 0  # whoever stopped it by itself wants all to stop
-                words = "stopped"
+                words = how if killed else "stopped"
             else:
                 self.failed[job.name] = job.last_words()[0]
                 words = "failed"

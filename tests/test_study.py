@@ -1,24 +1,59 @@
 """Whole comparisons from one description."""
 
+import math
 import signal
 import subprocess
 import sys
 import time
-import tomllib
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+import pretraining.utils
 from report import compare
 from study import running
 from study.__main__ import main
 from study.cells import finished_cells
-from study.description import load
+from study.description import Cell, load
 from study.fractions import choose
-from study.plan import jobs
-from tests.helpers import ROOT, command
+from study.jobs import Job
+from study.plan import epoch_job, jobs, needed
+from study.status import state
+from tests.helpers import ROOT, command, put_weights
 from tests.interrupting import results
 
-SHIPPED = sorted((ROOT / "studies").glob("*.toml"))
+TEN = range(10, 101, 10)
+# Of each shipped study, in order: scenarios side by side, seeds, shares of the training recordings.
+SHIPPED = {
+    "ablation": [
+        ("beat augment ema sampling standardise", (10, 20), [0.1]),
+        ("schedule recommended loss mixup", (10, 20), [0.1]),
+    ],
+    "cpu": [
+        ("random beat", (10, 20, 30), [0.1]),
+        ("rhythm hr cpc", (10, 20, 30), [0.1]),
+        ("beat25 beat50", (10, 20, 30), [0.1]),
+        ("random_2d beat_2d", (10, 20, 30), [0.1]),
+    ],
+    "demo": [("random pretrained", [0], [1])],
+    "mitdb": [
+        ("random beat", TEN, [1]),
+        ("random_2d beat_2d", TEN, [1]),
+        ("rhythm hr cpc", TEN, [1]),
+        ("beat25 beat50", TEN, [1]),
+        ("random beat", TEN, [0.01, 0.05, 0.1, 0.25, 0.5]),
+    ],
+    "paper": [
+        ("random beat_2048", TEN, [1]),
+        ("beat_512 beat_4096", TEN, [1]),
+        ("rhythm hr cpc", TEN, [1]),
+    ],
+    "team1": [
+        ("random beat1 beat10 beat20 beat100", TEN, [1]),
+        ("random_2d beat1_2d beat10_2d beat20_2d beat88_2d beat100_2d", TEN, [1]),
+    ],
+}
 SMALL = """
 [data.set]
 command = "pretraining.convert"
@@ -72,7 +107,7 @@ def test_commands_in_order(tmp_path):
         "python -m pretraining.convert --source mitdb --from no/mitdb --out no/set",
         pretrain.format("beat") + " --resume",
         "python -m pretraining.utils --checkpoint j/beat/epoch_01/model.safetensors"
-        " --out j/beat_epoch01.safetensors",
+        " --out j/beat_epoch01.safetensors --overwrite",
         tune.format("first_10", 10) + encoder + " --resume",
         tune.format("random_subset0.1_10", 10) + " --epochs 3 --subset 0.1 --resume",
         tune.format("first_subset0.1_10", 10) + encoder + " --subset 0.1 --resume",
@@ -90,6 +125,18 @@ def test_commands_in_order(tmp_path):
         ("cells=[1]", "cells must be tables"),
         ("data.x=1", "[data] holds tables only"),
         ("data.x.makes='x'", "[data.x] must state its command"),
+        ("data.set.makes=[1]", "[data.set] must state its command, and what files it makes"),
+        ("data.set.makes=[]", "[data.set] must state its command, and what files it makes"),
+        ("data.set.from=3", "[data.set] from must be text, not 3"),
+        (
+            "data.set.from='no/set/b'\ndata.b={command='x',from='no/set',makes='no/set/b'}",
+            "set needs b needs set; let one of them read something else",
+        ),
+        ("pretraining.train=['a','b']", "[pretraining.beat] train must be text, not ['a', 'b']"),
+        ("pretraining.half.arch=['resnet18']", "arch must be text"),
+        ("pretraining.half.seed=[1]", "[pretraining.half] seed must be a whole number, not [1]"),
+        ("finetuning.subset=[0.1]", "subset must be a number, not [0.1]"),
+        ("scenarios.x.weights-file=1", "weights-file must be text, not 1"),
         ("pretraining.beat.epocs=2", "[pretraining.beat] 'epocs' is no flag"),
         ("pretraining.beat.epochs=0", "[pretraining.beat] --epochs: 0 is not a whole number"),
         ("pretraining.beat.epochs=true", "epochs takes a value"),
@@ -108,7 +155,9 @@ def test_commands_in_order(tmp_path):
         ),
         ("cells=[{scenarios=['random'],seed=[1]}]", "[[cells]] unknown key 'seed'"),
         ("cells=[{scenarios=['random'],seeds=[-1]}]", "--seed: -1 is not"),
+        ("cells=[{scenarios=['random'],seeds=[[1]]}]", "seed must be a whole number, not [1]"),
         ("cells=[{scenarios=['random'],subsets=[0]}]", "--subset: 0 is not"),
+        ("cells=[{scenarios=['random'],subsets=['1']}]", "subset must be a number, not '1'"),
         ("cells=[{seeds=[1]}]", "scenarios must be names"),
         ("pretraining.random_10.task='hr'", "random_10 would be two runs"),
         ("x=", "--set 'x=' must read KEY=VALUE"),
@@ -119,7 +168,7 @@ def test_commands_in_order(tmp_path):
 )
 def test_mistakes_are_one_line(tmp_path, change, words):
     command(main, "run", write(tmp_path), "--dry-run", "--set", change).refused(
-        "small.toml" if "two runs" not in words else "jobs/small", words
+        "jobs/small" if "two runs" in words or " needs " in words else "small.toml", words
     )
 
 
@@ -128,13 +177,32 @@ def test_shares_need_a_number_of_steps(tmp_path):
     command(main, "status", path).refused("[pretraining.half]", "steps-per-epoch")
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_shipped_studies(path):
-    study = load(path)
-    found = jobs(study)
-    assert {job.name for job in found if job.kind == "finetuning"}
-    assert len(found) == len({job.log for job in found})
-    assert tomllib.loads(path.read_text())["folder"] == str(study.folder)
+def test_all_shipped_studies_are_here():
+    assert {path.stem for path in (ROOT / "studies").glob("*.toml")} == SHIPPED.keys()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_studies(name):
+    study = load(ROOT / f"studies/{name}.toml")
+    assert study.cells == [
+        Cell(scenario, share, seed)
+        for scenarios, seeds, shares in SHIPPED[name]
+        for share in shares
+        for seed in seeds
+        for scenario in scenarios.split()
+    ]
+    for job in jobs(study):  # a step that has begun goes on, or begins again
+        again = job.kind != "data" or job.words[0] == "utils.download"
+        assert again or job.flags.get("overwrite") or job.flags.get("resume"), job.name
+
+
+def test_the_ablation_shares_a_pretraining_run():
+    ablation, cpu = (jobs(load(ROOT / f"studies/{name}.toml")) for name in ("ablation", "cpu"))
+    shared = next(job for job in ablation if job.name == "pretrained")
+    run = next(job for job in cpu if job.name == "beat")
+    assert shared.argv() == run.argv() and shared.makes == run.makes
+    for cell in ablation:
+        assert cell.kind != "finetuning" or shared in needed(cell, ablation)
 
 
 def test_shares_of_patients_are_nested_and_keep_subjects_together():
@@ -269,16 +337,51 @@ train = "{0}/never"
 command = "http.server 0"
 makes = "{0}/never"
 """
+STUBBORN = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+time.sleep(60)
+"""
 
 
-def test_time_limit(alone, tmp_path):
-    path = write(tmp_path, WAITING.format(tmp_path))
+@pytest.mark.parametrize("command_line", ["http.server 0", "stubborn"])
+def test_time_limit(alone, tmp_path, monkeypatch, command_line):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "stubborn.py").write_text(STUBBORN)
+    path = write(tmp_path, WAITING.format(tmp_path).replace("http.server 0", command_line))
     began = time.monotonic()
     result = command(main, "run", path, "--folder", tmp_path / "j", "--time-limit", 0.02)
     assert result.code == running.LEFT and 1 < time.monotonic() - began < 10
     assert "left: 2 jobs (beat, step); the same command continues" in result.out
     status = command(main, "status", path, "--folder", tmp_path / "j").out.splitlines()
     assert [line.split()[:2] for line in status[1:]] == [["step", "begun"], ["beat", "not"]]
+
+
+@pytest.mark.parametrize(
+    ("code", "over", "says"),
+    [
+        (143, False, "begun"),
+        (-15, False, "begun"),
+        (1, False, "failed"),
+        (-9, False, "failed"),  # by somebody else, such as a system that is short of memory
+        (-9, True, "begun"),
+    ],
+)
+def test_how_a_process_ends_while_the_study_stops(tmp_path, code, over, says):
+    job = Job("step", "data", (), {}, (tmp_path / "never",), tmp_path)
+    runner = running.Runner([job], 1, 0, 0 if over else math.inf)
+    runner.running = [running.Process(job, Mock(returncode=code), time.monotonic(), 0)]
+    runner.reap(Mock())
+    assert state(job) == says
+    assert (says == "begun") == (job in runner.left) != (job.name in runner.failed)
+
+
+def test_a_step_that_ended_unnoticed_runs_again(tmp_path):
+    job = epoch_job(tmp_path, "beat", 1)
+    put_weights(Path(job.flags["checkpoint"]))
+    assert command(pretraining.utils.main, *job.argv()[1:]).code == 0 and job.finished()
+    job.begun.touch()
+    assert not job.finished() and command(pretraining.utils.main, *job.argv()[1:]).code == 0
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
