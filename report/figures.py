@@ -11,7 +11,7 @@ from pandas.api.typing import SeriesGroupBy
 
 from report import scenarios, statistics
 from report.collect import Results
-from report.provenance import RANDOM
+from report.provenance import NO_FLAGS, RANDOM
 from report.statistics import MACRO_F1
 from utils.calibration_metrics import BINS, expected_calibration_error, reliability
 from utils.files import atomic_path
@@ -80,10 +80,11 @@ def fractions(results: Results, published: pd.DataFrame) -> Figure | None:
     cells = _with_scores(results)
     cells = cells[cells["objective"].isin([RANDOM, "beat"])]
     cells = cells[cells["records"].fillna(0) == cells["records"].fillna(0).max()]
-    cells["fraction"] = cells["fraction"].mask(cells["objective"] == RANDOM, 0)
+    cells = cells.assign(fraction=cells["fraction"].mask(cells["objective"] == RANDOM, 0))
     cells = cells.dropna(subset="fraction").sort_values("fraction")
     kinds = ["network", *scenarios.NETWORK, "flags"]
-    lines = [g for _, g in cells.groupby(kinds, dropna=False) if (g["fraction"] > 0).sum() > 1]
+    lines = [line for _, line in cells.groupby(kinds, dropna=False)]
+    lines = [line for line in lines if line["fraction"][lambda f: f > 0].nunique() > 1]
     if not lines:
         return None
     networks = list(dict.fromkeys(line["network"].iloc[0] for line in lines))
@@ -196,6 +197,7 @@ def _with_scores(results: Results) -> pd.DataFrame:
     f1 = statistics.score_runs(results.predictions).groupby("scenario")[MACRO_F1]
     cells = scenarios.describe(results.runs)
     cells = cells[[not scenarios.extra(text) for text in cells["flags"]]]
+    cells = cells.fillna({"flags": NO_FLAGS})  # or not recorded
     return cells.assign(**{MACRO_F1: f1.mean(), f"{MACRO_F1} sd": f1.std(ddof=1)})
 
 

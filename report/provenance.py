@@ -44,7 +44,7 @@ ELSEWHERE = FREE | DERIVED | {
 
 class Origin(NamedTuple):
     """The `run` of pretraining, a job directory, that weights come from, and the epoch; None for
-    the one that it chose."""
+    the one that it chose, which counts for the whole run, as in the published works."""
 
     run: Path
     epoch: int | None
@@ -139,7 +139,8 @@ def _patients(origin: Origin, contract: Contract) -> dict[str, Any]:
         return {}
     train, validation = (_count(parts[name]["patients"]) for name in ("train", "validation"))
     frames = (arguments["steps_per_epoch"] or STEPS_PER_EPOCH) * arguments["batch_size"]
-    passes = _epoch(origin) * frames / (train * arguments["samples_per_patient"])
+    epoch = origin.epoch or _column(origin.run / "history.csv", "epoch", max)
+    passes = epoch * frames / (train * arguments["samples_per_patient"])
     seen = (train + validation) * min(passes, 1)  # a pass takes one patient after the other
     everyone = PATIENTS.get(contract.dataset)
     return {
@@ -151,16 +152,6 @@ def _patients(origin: Origin, contract: Contract) -> dict[str, Any]:
 def _count(patients: int | list[int]) -> int:
     """Of a part of a manifest; those of a file of frames are listed."""
     return len(patients) if isinstance(patients, list) else patients
-
-
-def _epoch(origin: Origin) -> int:
-    """Without validation, the last one is chosen."""
-    if origin.epoch is not None:
-        return origin.epoch
-    scores = origin.run / SCORES
-    if scores.exists():
-        return read_json(scores)["epoch"]
-    return _column(origin.run / "history.csv", "epoch", max)
 
 
 def _labels(job: Path, train: str | None, contract: Contract | None) -> str | None:

@@ -231,6 +231,7 @@ def test_lines_of_figures_hold_one_kind_of_run():
         "recommended": BEAT | {"flags": "--augment"},
         "recommended_10": BEAT | {"flags": "--augment", "records": 639},
         "imported": BEAT | {"pretraining_fraction": None},
+        "random": FULL | {"objective": "random", "flags": None},  # by an earlier version
         "beat_34": BEAT | small, "beat_34_25": BEAT | small | {"pretraining_fraction": 0.25},
         "beat_34_10": BEAT | small | {"records": 639},
     }  # fmt: skip
