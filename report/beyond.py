@@ -7,11 +7,10 @@ import pandas as pd
 from report import scenarios, statistics
 from report.collect import RUN, VALIDATION, Results
 from report.statistics import MACRO_F1
-from report.tables import ends, p_value
+from report.tables import NOT_RUN, p_value
 from study.description import load
 
 LAST = 5  # epochs whose mean is taken; the best of all would be too high, by being chosen
-NOT_RUN = "not run"
 STUDIES = Path(__file__).parents[1] / "studies"
 
 
@@ -68,9 +67,11 @@ def _at_the_end(results: Results) -> dict[str, pd.DataFrame]:
     return {"best epoch": best, "final predictions": final}
 
 
-def planned(study: str) -> dict[str, list[int]]:
-    """Seeds by scenario of `studies/STUDY.toml`; empty where there is no such file."""
-    path, found = STUDIES / f"{study}.toml", {}
+def planned(results: Results, name: str) -> dict[str, list[int]]:
+    """Seeds by scenario of the study that the results are of, where that was not recorded of
+    `studies/NAME.toml`; empty where there is no such file."""
+    known, found = results.runs["study"].dropna(), {}
+    path = Path(known.iloc[0]) if len(known) else STUDIES / f"{name}.toml"
     for cell in load(path).cells if path.exists() else []:
         found.setdefault(cell.scenario, []).append(cell.seed)
     return found
@@ -105,6 +106,6 @@ def _difference(compared: pd.DataFrame, name: str) -> dict[str, str]:
     return {
         "difference": f"{row['difference'].mean:+.3f}",
         "common seeds": str(row["seeds"]),
-        "95 %, seeds": ends(row["difference"]),
+        "95 %, seeds": row["difference"].ends(),
         "p, Holm": p_value(row["p_holm"]),
     }

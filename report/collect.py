@@ -2,7 +2,7 @@
 
 import gzip
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from report import provenance
+from report.provenance import Origin
+from report.scenarios import DESCRIBED, UNKNOWN
 from utils.cli import UserError
 from utils.files import atomic_path, read_json, write_text
 from utils.names import ARGUMENTS, SCORES
@@ -38,12 +40,20 @@ class Results(NamedTuple):
     part: str = TEST
 
 
-def from_jobs(scenarios: Sequence[tuple[str, Sequence[Path]]]) -> Results:
+def from_jobs(
+    scenarios: Sequence[tuple[str, Sequence[Path]]],
+    origins: Mapping[Path, Origin] | None = None,
+    study: Path | None = None,
+) -> Results:
     """Collect finished runs, given by scenario: their test predictions, or those on validation
     where not every run has a test set.
 
+    Args:
+        origins: of their weights by run, as far as a study knows. study: its file.
+
     Raises:
-        UserError: a folder is not a finished run with predictions, or the runs cannot be compared.
+        UserError: a folder is not a finished run with predictions, the runs cannot be compared, or
+            those of a scenario are not alike.
     """
     jobs = [(scenario, _seed(job), job) for scenario, jobs in scenarios for job in jobs]
     if not jobs:
@@ -61,10 +71,28 @@ def from_jobs(scenarios: Sequence[tuple[str, Sequence[Path]]]) -> Results:
             [_read_predictions(job, part) for *_, job in jobs],
         )
     )
-    sources = [{"scenario": name, "seed": seed, **provenance.read(job)} for name, seed, job in jobs]
-    results = Results(history, predictions, pd.DataFrame(sources), part)
+    origins = origins or {}
+    sources = [
+        {"scenario": name, "seed": seed, **provenance.read(job, origins.get(job))}
+        for name, seed, job in jobs
+    ]
+    runs = pd.DataFrame(sources).assign(study=study and str(study))
+    _check_alike(runs)
+    results = Results(history, predictions, runs, part)
     _check_recordings(results)
     return results
+
+
+def _check_alike(runs: pd.DataFrame) -> None:
+    """Refuse what would be averaged as one scenario, and is not."""
+    for scenario, own in runs.groupby("scenario", sort=False):
+        for name in DESCRIBED:
+            found = own[name].astype(object).fillna(UNKNOWN).map(str).unique()
+            if len(found) > 1:
+                raise UserError(
+                    f"{scenario} holds runs with {name} {found[0]} and with {found[1]}; give them"
+                    " as scenarios of their own"
+                )
 
 
 def _check_recordings(results: Results) -> None:

@@ -53,8 +53,8 @@ def main() -> None:
     # Only now, so that --help and a mistyped flag are answered at once.
     from report import beyond, collect, figures, statistics
 
-    jobs = of_study(args) if args.study else args.jobs
-    results = collect.load(args.results) if args.results else collect.from_jobs(jobs)
+    found = of_study(args) if args.study else (args.jobs,)
+    results = collect.load(args.results) if args.results else collect.from_jobs(*found)
     if results.part != collect.TEST:
         print("not every run has a test set: scores of the recordings that validate")
     scores = statistics.score_runs(results.predictions)
@@ -71,9 +71,10 @@ def main() -> None:
         print(f"figure: {args.figure}")
 
 
-def of_study(args: argparse.Namespace) -> list[tuple[str, list[Path]]]:
-    """Finished runs of `--study`, by scenario."""
+def of_study(args: argparse.Namespace) -> tuple:
+    """Finished runs of `--study` by scenario, and what else `collect.from_jobs` takes."""
     from report.collect import name_cells
+    from report.provenance import Origin
     from study.cells import finished_cells
     from study.description import load
 
@@ -85,7 +86,8 @@ def of_study(args: argparse.Namespace) -> list[tuple[str, list[Path]]]:
             f" were run with other flags; see python -m study status {args.study}"
         )
     print(f"{len(found)} of {len(study.cells)} fine-tuning runs are finished")
-    return name_cells(found)
+    origins = {cell.job: Origin(cell.run, cell.epoch) for cell in found if cell.run}
+    return name_cells(found), origins, args.study
 
 
 if __name__ == "__main__":

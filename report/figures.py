@@ -11,7 +11,7 @@ from pandas.api.typing import SeriesGroupBy
 
 from report import scenarios, statistics
 from report.collect import Results
-from report.provenance import RANDOM
+from report.provenance import NO_FLAGS, RANDOM
 from report.statistics import MACRO_F1
 from utils.calibration_metrics import BINS, expected_calibration_error, reliability
 from utils.files import atomic_path
@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 COLOURS = ("#7f7f7f", "#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e377c2")
 ACROSS = 4  # panels in a row
 FEW = 20  # answers; the accuracy of fewer is not drawn
+SHARES = (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)  # of patients, at the ticks of an axis
 
 
 def draw_comparison(results: Results, scores: pd.DataFrame, title: str, path: Path) -> None:
@@ -75,26 +76,30 @@ def variants(results: Results) -> Figure | None:
 
 def fractions(results: Results, published: pd.DataFrame) -> Figure | None:
     """Test macro F1 by the fraction of patients to pretrain on, beside the replication's; a panel
-    per network of which two fractions were run."""
+    per network of which two fractions were run with no flags but published ones."""
     cells = _with_scores(results)
     cells = cells[cells["objective"].isin([RANDOM, "beat"])]
     cells = cells[cells["records"].fillna(0) == cells["records"].fillna(0).max()]
-    groups = [(n, g) for n, g in cells.groupby("network") if g["fraction"].nunique() > 1]
-    if not groups:
+    cells = cells.assign(fraction=cells["fraction"].mask(cells["objective"] == RANDOM, 0))
+    cells = cells.dropna(subset="fraction").sort_values("fraction")
+    kinds = ["network", *scenarios.NETWORK, "flags"]
+    lines = [line for _, line in cells.groupby(kinds, dropna=False)]
+    lines = [line for line in lines if line["fraction"][lambda f: f > 0].nunique() > 1]
+    if not lines:
         return None
-    figure, axes = _panels(len(groups), (5.5, 3.8), across=2)
-    for place, (network, group) in zip(axes, groups, strict=True):
+    networks = list(dict.fromkeys(line["network"].iloc[0] for line in lines))
+    figure, axes = _panels(len(networks), (5.5, 3.8), across=2)
+    for place, network in zip(axes, networks, strict=True):
         theirs = published[(published["source"] == "Team 1") & (published["network"] == network)]
-        ours = group.assign(fraction=group["fraction"].where(group["objective"] != RANDOM, 0))
-        theirs = theirs.fillna({"fraction": 0}).set_index("fraction")
-        drawn = {"here": ours.set_index("fraction"), "Team 1, Icentia11k": theirs}
-        ticks = sorted({*ours["fraction"], *theirs.index})
-        for (label, table), colour in zip(drawn.items(), (COLOURS[2], "black"), strict=True):
-            table = table.sort_index()
-            at = [ticks.index(fraction) for fraction in table.index]
-            _draw_means(place, at, table, label, colour)
-        names = [scenarios.share(fraction) if fraction else RANDOM for fraction in ticks]
-        place.set_xticks(range(len(ticks)), names)
+        theirs = theirs.fillna({"fraction": 0})
+        _draw_means(place, theirs["fraction"], theirs, "Team 1, Icentia11k", "black")
+        ours = [line for line in lines if line["network"].iloc[0] == network]
+        for line, colour in zip(ours, cycle(COLOURS[2:]), strict=False):
+            label = ", ".join(filter(None, ["here", scenarios.network(line.iloc[0])]))
+            _draw_means(place, line["fraction"], line, label, colour)
+        place.set_xscale("symlog", linthresh=SHARES[1])
+        place.set_xticks(SHARES, [RANDOM, *map(scenarios.share, SHARES[1:])])
+        place.minorticks_off()
         place.set(title=network, xlabel="patients to pretrain on, share of the data set")
         place.set_ylabel("test macro F1 (mean ± sd)")
         place.legend(loc="lower right")
@@ -102,17 +107,20 @@ def fractions(results: Results, published: pd.DataFrame) -> Figure | None:
 
 
 def labels(results: Results) -> Figure | None:
-    """Test macro F1 by the number of labelled recordings that train, a line per initial weights."""
+    """Test macro F1 by the number of labelled recordings that train, a line per network and initial
+    weights, of those with no flags but published ones."""
     cells = _with_scores(results).dropna(subset="records").sort_values("records")
-    kinds = ["network", "objective", "fraction"]
-    lines = [(k, g) for k, g in cells.groupby(kinds, dropna=False) if g["records"].nunique() > 1]
-    lines.sort(key=lambda line: line[0][1] != RANDOM)  # it has the first colour everywhere
+    kinds = [*scenarios.NETWORK, "flags", *scenarios.START]
+    lines = [g for _, g in cells.groupby(kinds, dropna=False) if g["records"].nunique() > 1]
+    lines.sort(key=lambda line: line["objective"].iloc[0] != RANDOM)  # it has the first colour
     if not lines:
         return None
     figure, (axes,) = _panels(1, (6.5, 4.2))
-    for ((network, objective, fraction), line), colour in zip(lines, cycle(COLOURS), strict=False):
-        some = f", {scenarios.share(fraction)}" if fraction < 1 else ""
-        _draw_means(axes, line["records"], line, f"{objective}{some}, {network}", colour)
+    for line, colour in zip(lines, cycle(COLOURS), strict=False):
+        cell = line.iloc[0]
+        some = f", {scenarios.share(cell['fraction'])}" if cell["fraction"] < 1 else ""
+        known = scenarios.network(cell) or cell["network"]
+        _draw_means(axes, line["records"], line, f"{cell['objective']}{some}, {known}", colour)
     axes.set_xscale("log")
     ticks = sorted(cells["records"].unique())
     axes.set_xticks(ticks, [f"{records:,.0f}" for records in ticks])
@@ -184,9 +192,12 @@ def coverage(results: Results) -> Figure:
 
 
 def _with_scores(results: Results) -> pd.DataFrame:
-    """Scenarios with mean and deviation of macro F1, named as in `published.csv`."""
+    """Scenarios without extra flags, with mean and deviation of macro F1, named as in
+    `published.csv`."""
     f1 = statistics.score_runs(results.predictions).groupby("scenario")[MACRO_F1]
     cells = scenarios.describe(results.runs)
+    cells = cells[[not scenarios.extra(text) for text in cells["flags"]]]
+    cells = cells.fillna({"flags": NO_FLAGS})  # or not recorded
     return cells.assign(**{MACRO_F1: f1.mean(), f"{MACRO_F1} sd": f1.std(ddof=1)})
 
 

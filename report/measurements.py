@@ -1,9 +1,9 @@
 """Tables of the other saved measurements: precisions, objectives, speed."""
 
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from report import statistics
@@ -82,7 +82,7 @@ def _measured(path: Path) -> list[dict[str, Any]]:
                     "benchmark": path.stem,
                     "quantity": quantity.replace("_", " "),
                     "of": name,
-                    "median": _short(median(repeats)),
+                    "median": _short(np.median(repeats)),
                     "range": f"{_short(min(repeats))} to {_short(max(repeats))}"
                     if len(repeats) > 1
                     else "",

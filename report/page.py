@@ -7,8 +7,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from report.tables import NOT_RUN
+
 DPI = 90
-NOT_RUN = "*not run*"
 
 
 class Text(NamedTuple):
@@ -47,7 +48,7 @@ class Picture(NamedTuple):
 def show(content: pd.DataFrame | Figure | str | None) -> Text | Table | Picture:
     """For `display`; None was not run."""
     if content is None:
-        return Text(NOT_RUN)
+        return Text(f"*{NOT_RUN}*")
     if isinstance(content, str):
         return Text(content)
     if isinstance(content, pd.DataFrame):

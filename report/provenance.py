@@ -1,13 +1,14 @@
 """Where the result of a fine-tuning run comes from: one row of `runs.csv`."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from safetensors import SafetensorError, safe_open
 
 from finetuning.prepared import manifest_path
 from finetuning.trainer import make_parser
+from pretraining.data import STEPS_PER_EPOCH
 from utils.cli import UserError, spectrogram_flags
 from utils.contract import Contract
 from utils.files import read_json
@@ -16,20 +17,24 @@ from utils.names import ARGUMENTS, BEST, SCORES
 from utils.runlog import DERIVED, FREE, LIBRARIES
 
 RANDOM = "random"  # objective of a run that starts from no weights
+NO_FLAGS = "none"  # where it is known that there are none
 PATIENTS = {"icentia11k": 11_000, "mitdb": 48}  # in the whole of a set to pretrain on
 TEXTS = (  # the other columns are numbers
-    "architecture", "objective", "pretraining_dataset", "pretraining_manifest_sha256", "flags",
-    "dataset", "labels", "manifest_sha256", "device", "command", "commit", "versions",
+    "architecture", "spectrogram", "objective", "pretraining_dataset",
+    "pretraining_manifest_sha256", "flags", "dataset", "labels", "manifest_sha256", "device",
+    "command", "commit", "versions", "study",
 )  # fmt: skip
-# In the order of the table; fraction: of the patients of the whole set. epochs: run, of at most
+# In the order of the table; stages: where not all. spectrogram: settings of a 2-D network.
+# patients: that the weights have seen. fraction: of those of the whole set. epochs: run, of at most
 # max_epochs. flags: see `flags`. records: labelled ones that trained. temperature: of the
-# probabilities. device: with the precision of its products.
+# probabilities. device: with the precision of its products. study: its file.
 COLUMNS = (
-    "architecture", "objective", "pretraining_dataset", "pretraining_patients",
-    "pretraining_fraction", "subset", "records", "chosen_epoch", "epochs", "max_epochs",
-    "wall_seconds", "temperature", "flags", "dataset", "labels", "manifest_sha256",
-    "pretraining_manifest_sha256", "device", "command", "commit", "versions",
+    "architecture", "stages", "spectrogram", "objective", "pretraining_dataset",
+    "pretraining_patients", "pretraining_fraction", "subset", "records", "chosen_epoch", "epochs",
+    "max_epochs", "wall_seconds", "temperature", "flags", "dataset", "labels", "manifest_sha256",
+    "pretraining_manifest_sha256", "device", "command", "commit", "versions", "study",
 )  # fmt: skip
+VERSIONS = ("python", *LIBRARIES)
 # Flags that change nothing, come with the weights, or are told by other columns.
 ELSEWHERE = FREE | DERIVED | {
     *spectrogram_flags(), "job_dir", "seed", "train", "val", "test", "weights_file", "subset",
@@ -37,24 +42,37 @@ ELSEWHERE = FREE | DERIVED | {
 }  # fmt: skip
 
 
-def read(job: Path) -> dict[str, Any]:
+class Origin(NamedTuple):
+    """The `run` of pretraining, a job directory, that weights come from, and the epoch; None for
+    the one that it chose, which counts for the whole run, as in the published works."""
+
+    run: Path
+    epoch: int | None
+
+
+def read(job: Path, origin: Origin | None = None) -> dict[str, Any]:
     """`COLUMNS` of a finished run; what its job directory does not tell is None.
+
+    Args:
+        origin: of its weights, where they do not lie in the directory of their run.
 
     Raises:
         UserError: a file in it is damaged.
     """
     try:
-        return _read(job)
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, SafetensorError):
+        return _read(job, origin)
+    except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError, SafetensorError):
         raise UserError(f"{job} holds damaged files of a run; run it again") from None
 
 
-def _read(job: Path) -> dict[str, Any]:
+def _read(job: Path, origin: Origin | None) -> dict[str, Any]:
     saved, scores = read_json(job / ARGUMENTS), read_json(job / SCORES)
     arguments, environment = saved["arguments"], saved.get("environment", {})
     contract = _contract(job / BEST)
     row = {
         "architecture": getattr(contract, "architecture", None),
+        "stages": getattr(contract, "stages", None),
+        "spectrogram": _words(getattr(contract, "spectrogram", None)),
         "subset": arguments.get("subset"),
         "records": scores.get("train", {}).get("records"),
         "chosen_epoch": scores.get("epoch"),
@@ -70,14 +88,14 @@ def _read(job: Path) -> dict[str, Any]:
         "device": environment.get("hardware"),
         "command": environment.get("command"),
         "commit": environment.get("commit"),
-        "versions": _versions(environment),
-        **_pretraining(job, arguments.get("weights_file")),
+        "versions": _words({n: environment[n] for n in VERSIONS if n in environment}),
+        **_pretraining(job, arguments.get("weights_file"), origin),
     }
     return {name: row.get(name) for name in COLUMNS}
 
 
-def flags(arguments: dict[str, Any]) -> str | None:
-    """Those of fine-tuning that are not at their defaults, `--lr 0.01, --augment`; None without.
+def flags(arguments: dict[str, Any]) -> str:
+    """Those of fine-tuning that are not at their defaults, `--lr 0.01, --augment`, or `NO_FLAGS`.
 
     Runs of an earlier version, which lacked some, had what is their default now.
     """
@@ -86,10 +104,10 @@ def flags(arguments: dict[str, Any]) -> str | None:
         if name not in ELSEWHERE and value != parser.get_default(name):
             flag = f"--{name.replace('_', '-')}"
             words.append(flag if value is True else f"{flag} {value}")
-    return ", ".join(words) or None
+    return ", ".join(words) or NO_FLAGS
 
 
-def _pretraining(job: Path, weights: str | None) -> dict[str, Any]:
+def _pretraining(job: Path, weights: str | None, origin: Origin | None) -> dict[str, Any]:
     if weights is None:
         return {"objective": RANDOM}
     path = _find(job, weights)
@@ -101,25 +119,39 @@ def _pretraining(job: Path, weights: str | None) -> dict[str, Any]:
         "pretraining_dataset": contract.dataset,
         "pretraining_manifest_sha256": contract.manifest_sha256,
     }
-    of_epoch = path.parent.name.startswith("epoch_")
-    folder = path.parent.parent if of_epoch else path.parent
-    manifest = folder / "manifest.json"
-    if not manifest.exists():
-        return known
-    parts = read_json(manifest)
-    patients = sum((parts.get(name) or {}).get("patients", 0) for name in ("train", "validation"))
-    passed = _share_of_pass(folder, path.parent.name) if of_epoch else 1
+    return known | _patients(origin or _origin(path), contract)
+
+
+def _origin(weights: Path) -> Origin:
+    """Of a file that lies where its run wrote it."""
+    if weights.parent.name.startswith("epoch_"):
+        return Origin(weights.parents[1], int(weights.parent.name.removeprefix("epoch_")))
+    return Origin(weights.parent, None)
+
+
+def _patients(origin: Origin, contract: Contract) -> dict[str, Any]:
+    """How many the weights have seen up to their epoch; nothing where their run is not there."""
+    manifest, saved = origin.run / "manifest.json", origin.run / ARGUMENTS
+    if not (manifest.exists() and saved.exists()):
+        return {}
+    parts, arguments = read_json(manifest), read_json(saved)["arguments"]
+    if digest(parts) != contract.manifest_sha256:
+        return {}
+    train, validation = (_count(parts[name]["patients"]) for name in ("train", "validation"))
+    frames = (arguments["steps_per_epoch"] or STEPS_PER_EPOCH) * arguments["batch_size"]
+    epoch = origin.epoch or _column(origin.run / "history.csv", "epoch", max)
+    passes = epoch * frames / (train * arguments["samples_per_patient"])
+    seen = (train + validation) * min(passes, 1)  # a pass takes one patient after the other
     everyone = PATIENTS.get(contract.dataset)
-    known["pretraining_patients"] = round(patients * passed)
-    known["pretraining_fraction"] = everyone and round(patients * passed / everyone, 4)
-    return known
+    return {
+        "pretraining_patients": round(seen),
+        "pretraining_fraction": everyone and round(seen / everyone, 4),
+    }
 
 
-def _share_of_pass(folder: Path, epoch: str) -> float:
-    """A checkpoint of a single pass has seen only the patients up to it."""
-    if read_json(folder / ARGUMENTS)["arguments"].get("epochs") is not None:
-        return 1
-    return int(epoch.removeprefix("epoch_")) / _column(folder / "history.csv", "epoch", max)
+def _count(patients: int | list[int]) -> int:
+    """Of a part of a manifest; those of a file of frames are listed."""
+    return len(patients) if isinstance(patients, list) else patients
 
 
 def _labels(job: Path, train: str | None, contract: Contract | None) -> str | None:
@@ -148,6 +180,6 @@ def _column(path: Path, name: str, summarise) -> float | None:
     return summarise(pd.read_csv(path)[name].tolist()) if path.exists() else None
 
 
-def _versions(environment: dict[str, Any]) -> str | None:
-    names = [name for name in ("python", *LIBRARIES) if name in environment]
-    return ", ".join(f"{name} {environment[name]}" for name in names) or None
+def _words(values: dict[str, Any] | None) -> str | None:
+    """`torch 2.13.0, numpy 2.4.6`."""
+    return ", ".join(f"{name} {value}" for name, value in (values or {}).items()) or None

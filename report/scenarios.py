@@ -1,23 +1,40 @@
 """What the scenarios of a study are, and which of them are compared."""
 
 from collections.abc import Iterator
+from functools import cache
 
 import pandas as pd
 
-from report.provenance import RANDOM
-from utils import names
+from report import provenance
+from report.provenance import NO_FLAGS, RANDOM
+from utils import names, presets
 
-ALIKE = ["architecture", "records", "flags"]  # in these, pretrained and random weights are
+NETWORK = ["architecture", "stages", "spectrogram"]
+ALIKE = [*NETWORK, "records", "flags"]  # in these, pretrained and random weights are
 START = ["objective", "pretraining_manifest_sha256", "fraction", "max_epochs"]
+# All runs of a scenario are alike in these. Where patients stay together, the number of records
+# depends on the seed, and not only on the data and their share.
+DESCRIBED = [
+    *NETWORK, "subset", "manifest_sha256", "flags", "objective", "pretraining_manifest_sha256",
+    "pretraining_fraction", "max_epochs",
+]  # fmt: skip
+UNKNOWN = "not recorded"
+WORKS = ("paper", "authors-code", "team1")  # whose flags are the published ones
 
 
 def describe(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row per scenario, named by it: `seeds`, `network` (1-D or 2-D), and `objective`,
-    `fraction` (of the set to pretrain on), `records`, `max_epochs`, … of its first run."""
-    table = runs.groupby("scenario", sort=False).first()
-    table.insert(0, "seeds", runs.groupby("scenario", sort=False)["seed"].apply(sorted))
+    """One row per scenario, named by it: `seeds`, `network` (1-D or 2-D), `flags`, and `objective`,
+    `fraction` (of the set to pretrain on), `records`, `max_epochs`, … of its first run, whether
+    that has them or not."""
+    by_scenario = runs.groupby("scenario", sort=False)
+    table = runs.drop_duplicates("scenario").set_index("scenario")
+    table["seeds"] = by_scenario["seed"].apply(sorted)
+    # Other ones, which earlier versions collected as one scenario, are like those of no other.
+    flags = runs["flags"].astype(object).fillna(UNKNOWN)
+    flags = flags.groupby(runs["scenario"]).agg(lambda own: "; ".join(own.unique()))
+    table["flags"] = flags[flags != UNKNOWN]
     spectral = table["architecture"].isin(names.SPECTRAL_ARCHITECTURES)
-    table.insert(1, "network", spectral.map({True: "2-D", False: "1-D"}))
+    table.insert(0, "network", spectral.map({True: "2-D", False: "1-D"}))
     # Results saved without `runs.csv` have their names only.
     guessed = [RANDOM if name.startswith(RANDOM) else None for name in table.index]
     table["objective"] = (
@@ -25,9 +42,8 @@ def describe(runs: pd.DataFrame) -> pd.DataFrame:
         .astype(object)
         .combine_first(pd.Series(guessed, table.index, dtype=object))
     )
-    return table.rename(columns={"pretraining_fraction": "fraction"}).sort_values(
-        ["network", "records", "fraction"], kind="stable", na_position="first"
-    )
+    table["fraction"] = table.pop("pretraining_fraction").astype(float)
+    return table.sort_values(["network", "records", "fraction"], kind="stable", na_position="first")
 
 
 def groups(cells: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -38,9 +54,10 @@ def groups(cells: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def pairs(cells: pd.DataFrame) -> list[tuple[str, str]]:
-    """(random, pretrained) with the same architecture, labelled recordings and flags."""
+    """(random, pretrained) with the same network, labelled recordings and flags; those that nobody
+    recorded are taken for none."""
     found = {}
-    for _, group in cells.groupby(ALIKE, dropna=False):
+    for _, group in cells.fillna({"flags": NO_FLAGS}).groupby(ALIKE, dropna=False):
         random = group["objective"] == RANDOM
         found |= {name: list(group.index[random]) for name in group.index[~random]}
     return [(random, name) for name in cells.index for random in found.get(name, [])]
@@ -48,13 +65,14 @@ def pairs(cells: pd.DataFrame) -> list[tuple[str, str]]:
 
 def variants(cells: pd.DataFrame) -> list[tuple[str, str]]:
     """(baseline, variant) that start from the same weights and differ in their flags: the baseline
-    has the fewest, a variant has these and others."""
+    has none but published ones, a variant has these and others."""
     same = [name for name in [*ALIKE, *START] if name != "flags"]
     found = []
     for _, group in cells.groupby(same, dropna=False):
         sets = {name: set(flags(text)) for name, text in group["flags"].items()}
-        baseline = min(sets, key=lambda name: len(sets[name]))
-        found += [(baseline, name) for name in sets if sets[baseline] < sets[name]]
+        plain = [name for name, text in group["flags"].items() if not extra(text)]
+        for baseline in sorted(plain, key=lambda name: len(sets[name]))[:1]:
+            found += [(baseline, name) for name in sets if sets[baseline] < sets[name]]
     return found
 
 
@@ -70,7 +88,25 @@ def temperature(runs: pd.DataFrame, scenario: str) -> str:
 
 def flags(text: str | None) -> list[str]:
     """Each of what `report.provenance.flags` wrote."""
-    return text.split(", ") if isinstance(text, str) else []
+    return text.split(", ") if isinstance(text, str) and text != NO_FLAGS else []
+
+
+def extra(text: str | None) -> list[str]:
+    """Those that no published work has."""
+    return [flag for flag in flags(text) if flag not in _published()]
+
+
+@cache
+def _published() -> set[str]:
+    texts = [provenance.flags(presets.FINETUNING[work]) for work in WORKS]
+    return {flag for text in texts for flag in flags(text)}
+
+
+def network(cell: pd.Series) -> str:
+    """`resnet18`, with what else tells it apart: `resnet18, stages 1`; empty where not recorded."""
+    words = {"architecture": "{}", "stages": "stages {:.0f}", "spectrogram": "{}"}
+    known = [word.format(cell[name]) for name, word in words.items() if pd.notna(cell[name])]
+    return ", ".join(known)
 
 
 def share(fraction: float) -> str:

@@ -30,9 +30,16 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def __format__(self, digits: str) -> str:
+        """`0.731 [0.719, 0.740]`, the mean alone where nothing else is known."""
+        mean, *both = (format(value, digits or ".3f") for value in self)
+        return mean if np.isnan(self.low) else f"{mean} [{', '.join(both)}]"
+
     def __str__(self) -> str:
-        ends = "" if np.isnan(self.low) else f" [{self.low:.3f}, {self.high:.3f}]"
-        return f"{self.mean:.3f}{ends}"
+        return format(self)
+
+    def ends(self) -> str:
+        return "too few seeds" if np.isnan(self.low) else f"{self.low:.3f} to {self.high:.3f}"
 
 
 def score_runs(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -132,12 +139,13 @@ def over_recordings(
     The same test sets are drawn for every run, and the differences are over common seeds.
     """
     runs = {run: _cells(table) for run, table in predictions.groupby(RUN, sort=False)}
-    records, classes = len(next(iter(runs.values()))[0]), next(iter(runs.values()))[1]
+    cell, names = next(iter(runs.values()))
+    records, classes = len(cell), len(names)
     # A test set is how often it holds each recording; the first is the real one.
     drawn = np.random.default_rng(0).multinomial(records, np.full(records, 1 / records), TEST_SETS)
     counts = np.vstack([np.ones(records, dtype=int), drawn]).astype(np.float32)
     values = {
-        run: macro_f1(
+        run: f1_of_matrices(
             (counts @ np.eye(classes**2, dtype=np.float32)[cell]).reshape(-1, classes, classes)
         )
         for run, (cell, _) in runs.items()
@@ -152,8 +160,8 @@ def over_recordings(
     return {key: Interval(float(value[0]), *ends(value[1:])) for key, value in found.items()}
 
 
-def macro_f1(confusion: np.ndarray) -> np.ndarray:
-    """Of confusion matrices (…, classes, classes), rows true: mean over all classes, (…,)."""
+def f1_of_matrices(confusion: np.ndarray) -> np.ndarray:
+    """Macro F1 of confusion matrices (…, classes, classes), rows true: mean over all, (…,)."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     counts = confusion.sum(-1) + confusion.sum(-2)
     return (2 * hits / np.maximum(counts, 1)).mean(-1)
@@ -161,9 +169,8 @@ def macro_f1(confusion: np.ndarray) -> np.ndarray:
 
 def confusion(predictions: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
     """(classes, classes) counts over all runs of a table, rows true; and the classes."""
-    _, names, true, prob = split_columns(predictions.drop(columns=RUN))
-    cells = true.argmax(1) * len(names) + prob.argmax(1)
-    return np.bincount(cells, minlength=len(names) ** 2).reshape(len(names), -1), names
+    cells, classes = _cells(predictions)
+    return np.bincount(cells, minlength=len(classes) ** 2).reshape(len(classes), -1), classes
 
 
 def answers(predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -191,11 +198,11 @@ def coverage(predictions: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _cells(run: pd.DataFrame) -> tuple[np.ndarray, int]:
-    """(recordings,) cell of the confusion matrix that each falls in; number of classes."""
-    names, classes, true, prob = split_columns(run.drop(columns=RUN))
+def _cells(predictions: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
+    """(recordings,) cell of the confusion matrix that each falls in, by name; the classes."""
+    names, classes, true, prob = split_columns(predictions.drop(columns=RUN))
     order = np.argsort(names, kind="stable")
-    return (true.argmax(1) * len(classes) + prob.argmax(1))[order], len(classes)
+    return (true.argmax(1) * len(classes) + prob.argmax(1))[order], classes
 
 
 def ends(values: np.ndarray) -> tuple[float, float]:

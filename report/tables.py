@@ -7,8 +7,9 @@ import pandas as pd
 from report import scenarios, statistics
 from report.collect import RUN, Results
 from report.provenance import RANDOM
-from report.statistics import MACRO_F1
+from report.statistics import MACRO_F1, Interval
 
+NOT_RUN = "not run"
 PUBLISHED = Path(__file__).with_name("published.csv")
 SCORES = [MACRO_F1, "CinC-3", "F1 N", "F1 A", "F1 O", "F1 ~"]
 CINC3 = ["F1 N", "F1 A", "F1 O"]
@@ -26,17 +27,22 @@ def studied(results: Results) -> pd.DataFrame:
     hours = runs["wall_seconds"].sum(min_count=1) / 3600
     table = {
         "scenario": cells.index,
-        "network": cells["network"] + cells["architecture"].map(" {}".format, na_action="ignore"),
+        "network": [_network(cell) for _, cell in cells.iterrows()],
         "pretrained": [_pretrained(cell) for _, cell in cells.iterrows()],
         "labelled recordings": cells["records"].map("{:,.0f}".format, na_action="ignore"),
         "labels": cells["labels"],
         "epochs, at most": cells["max_epochs"].map("{:.0f}".format, na_action="ignore"),
         "seeds": cells["seeds"].map(lambda seeds: ", ".join(map(str, seeds))),
         "hours, all runs": hours.reindex(cells.index).map("{:.1f}".format, na_action="ignore"),
-        "other flags": cells["flags"].fillna("none"),
+        "other flags": cells["flags"],
         "device": cells["device"],
     }
-    return pd.DataFrame(table).astype(object).fillna("not recorded").reset_index(drop=True)
+    return pd.DataFrame(table).astype(object).fillna(scenarios.UNKNOWN).reset_index(drop=True)
+
+
+def _network(cell: pd.Series) -> str | None:
+    known = scenarios.network(cell)
+    return f"{cell['network']} {known}" if known else None
 
 
 def tested(results: Results) -> pd.DataFrame:
@@ -80,8 +86,8 @@ def scores(results: Results) -> pd.DataFrame:
     ours = statistics.summarise(by_run).set_index("scenario")
     seeds = by_run.groupby("scenario")[MACRO_F1].apply(statistics.over_seeds)
     recordings = statistics.over_recordings(results.predictions)
-    ours["95 %, seeds"] = [ends(seeds[name]) for name in ours.index]
-    ours["95 %, recordings"] = [ends(recordings[name]) for name in ours.index]
+    ours["95 %, seeds"] = [seeds[name].ends() for name in ours.index]
+    ours["95 %, recordings"] = [recordings[name].ends() for name in ours.index]
     ours = ours.loc[networks.index].reset_index(names="weights")
     ours.insert(0, "source", "here")
     ours.insert(1, "network", networks.to_numpy())
@@ -116,12 +122,6 @@ def _weights(row: pd.Series) -> str:
     return f"{row['objective']}, frame {row['frame']:.0f}, {scenarios.share(row['fraction'])}"
 
 
-def ends(interval: statistics.Interval) -> str:
-    if pd.isna(interval.low):
-        return "too few seeds"
-    return f"{interval.low:.3f} to {interval.high:.3f}"
-
-
 def differences(results: Results) -> pd.DataFrame | None:
     """Macro F1 of pretrained minus random weights, seed by seed."""
     pairs = scenarios.pairs(scenarios.describe(results.runs))
@@ -136,9 +136,9 @@ def differences(results: Results) -> pd.DataFrame | None:
             "minus": found["baseline"],
             "seeds": found["seeds"],
             "difference": [f"{difference.mean:+.3f}" for difference in found["difference"]],
-            "95 %, seeds": found["difference"].map(ends),
+            "95 %, seeds": found["difference"].map(Interval.ends),
             "95 %, recordings": [
-                ends(recordings[row["baseline"], row["scenario"]]) for _, row in rows
+                recordings[row["baseline"], row["scenario"]].ends() for _, row in rows
             ],
             "seeds that gain": found["wins"],
             "p (Wilcoxon)": found["p"].map(p_value),

@@ -95,6 +95,13 @@ def test_without_variants_there_is_nothing_to_show(results):
     assert beyond.table(alone) is None and figures.variants(alone) is None
 
 
-def test_planned_runs_are_those_of_the_study():
-    assert beyond.planned("ablation")["recommended"] == [10, 20]
-    assert beyond.planned("no such study") == {}
+def test_a_missing_baseline_is_no_other_row(results):
+    alone = without(without(results, "beat", 10), "beat", 20)
+    assert beyond.table(alone) is None
+
+
+def test_planned_runs_are_those_of_the_study(results):
+    assert beyond.planned(results, "ablation")["recommended"] == [10, 20]
+    assert beyond.planned(results, "no such study") == {}
+    known = results._replace(runs=results.runs.assign(study=str(beyond.STUDIES / "ablation.toml")))
+    assert beyond.planned(known, "no such study")["recommended"] == [10, 20]

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from report import collect, compare, provenance, scenarios, statistics
+from report import (
+    claims,
+    collect,
+    compare,
+    figures,
+    provenance,
+    scenarios,
+    statistics,
+    tables,
+)
+from study import description, plan
 from tests.helpers import ROOT, command, contents, put_weights
 from utils import metrics
 from utils.cli import UserError
@@ -92,7 +103,7 @@ def test_runs_that_cannot_be_compared(tmp_path):
 
 def test_recordings_prepared_in_other_ways_cannot_be_compared(runs, monkeypatch):
     flags = [compare.scenario(flag) for flag in runs[0]]
-    monkeypatch.setattr(provenance, "read", lambda job: {"manifest_sha256": job.name})
+    monkeypatch.setattr(provenance, "read", lambda job, _: {"manifest_sha256": job.name[:-2]})
     with pytest.raises(UserError, match="prepared in different ways"):
         collect.from_jobs(flags)
 
@@ -164,7 +175,7 @@ def test_folders_of_results_that_are_not_whole(runs, tmp_path, name, content, wo
 
 def test_flags_that_are_not_at_their_defaults():
     earlier = {"seed": 10, "lr": 0.001, "arch": None, "preset": None, "epochs": 20}
-    assert provenance.flags(earlier) is None
+    assert provenance.flags(earlier) == "none" and scenarios.flags("none") == []
     own = {"lr": 0.01, "augment": True, "ema": 0.999, "mixup": 0.0, "val_size": 0.0625, "tta": 4}
     words = provenance.flags(earlier | own | {"preset": "recommended", "compile": True})
     assert words == "--lr 0.01, --augment, --ema 0.999, --tta 4"
@@ -172,8 +183,10 @@ def test_flags_that_are_not_at_their_defaults():
 
 
 def cells_of(**described):
-    """Scenarios, from (architecture, objective, records, flags) by name."""
-    columns = ["architecture", "objective", "records", "flags"]
+    """Scenarios, from (architecture, objective, records, flags, stages) by name, the last ones None
+    where they are not given."""
+    columns = ["architecture", "objective", "records", "flags", "stages"]
+    described = {name: (*cell, *[None] * (5 - len(cell))) for name, cell in described.items()}
     runs = pd.DataFrame.from_dict(described, orient="index", columns=columns)
     runs = runs.rename_axis("scenario").reset_index().assign(seed=10)
     return scenarios.describe(runs.reindex(columns=[*collect.RUN, *provenance.COLUMNS]))
@@ -198,11 +211,45 @@ def test_each_pretrained_scenario_is_compared_with_the_random_one_like_it():
 def test_variants_have_the_flags_of_their_baseline_and_others():
     cells = cells_of(
         both=("resnet18", "beat", 639, "--lr 0.01, --ema 0.9, --augment"),
-        base=("resnet18", "beat", 639, "--lr 0.01"),
-        less=("resnet18", "beat", 64, "--lr 0.01, --ema 0.9"),
-        other=("resnet18", "beat", 639, "--lr 0.1, --ema 0.9"),
+        base=("resnet18", "beat", 639, "--batch-size 128"),  # the replication's
+        less=("resnet18", "beat", 64, "--batch-size 128, --ema 0.9"),
+        other=("resnet18", "beat", 639, "--ema 0.9"),
+        more=("resnet18", "beat", 639, "--batch-size 128, --ema 0.9"),
+        cut=("resnet18", "beat", 639, "--batch-size 128, --augment", 1),
     )
-    assert scenarios.variants(cells) == [("base", "both")]
+    assert scenarios.variants(cells) == [("base", "more")]
+    alone = cells.drop(index=["base", "cut"])  # nothing is a baseline for being the least
+    assert scenarios.variants(alone) == []
+
+
+def test_flags_that_nobody_recorded_are_taken_for_none():
+    cells = cells_of(
+        random=("resnet18", "random", 639, None), beat=("resnet18", "beat", 639, "none"),
+        ema=("resnet18", "beat", 639, "--ema 0.9"), old=("resnet18", "hr", 639, None),
+        old_ema=("resnet18", "hr", 639, "--ema 0.9"),
+    )  # fmt: skip
+    assert scenarios.pairs(cells) == [("random", "beat"), ("random", "old")]
+    assert scenarios.variants(cells) == [("beat", "ema"), ("old", "old_ema")]
+
+
+def test_a_cut_network_is_compared_with_none_that_is_whole():
+    cells = cells_of(
+        random=("resnet18", "random", 639, "none", 1), beat=("resnet18", "beat", 639, "none"),
+        beat_cut=("resnet18", "beat", 639, "none", 1),
+    )  # fmt: skip
+    assert scenarios.pairs(cells) == [("random", "beat_cut")]
+    assert scenarios.network(cells.loc["random"]) == "resnet18, stages 1"
+
+
+def test_saved_runs_that_are_not_alike_are_described_as_such():
+    """The first one's values are not filled up with those of others."""
+    runs = pd.DataFrame({"scenario": ["a", "a", "b", "b"], "seed": [10, 20, 10, 20],
+                         "flags": [None, "--augment", "--ema 0.9", "--ema 0.9"],
+                         "labels": [None, "zip", "zip", None]})  # fmt: skip
+    cells = scenarios.describe(runs.reindex(columns=[*collect.RUN, *provenance.COLUMNS]))
+    assert cells["flags"].to_dict() == {"a": "not recorded; --augment", "b": "--ema 0.9"}
+    assert pd.isna(cells.loc["a", "labels"]) and cells.loc["b", "labels"] == "zip"
+    assert cells["seeds"].tolist() == [[10, 20]] * 2
 
 
 @pytest.mark.parametrize("kind", ["predictions", "history"])
@@ -268,10 +315,12 @@ def pretrained(tmp_path, prepared):
     """A run with all that a trainer leaves behind, from weights of a run on 12 patients."""
     data = tmp_path / "jobs" / "beat"
     parts = {"train": {"patients": 10}, "validation": {"patients": 2}}
-    put_weights(data / "weights.safetensors", dataset="mitdb", task="beat")
-    put_weights(data / "epoch_01" / "model.safetensors", dataset="mitdb", task="beat")
+    about = {"dataset": "mitdb", "task": "beat", "manifest_sha256": digest(parts)}
+    put_weights(data / "weights.safetensors", **about)
+    put_weights(data / "epoch_01" / "model.safetensors", **about)
     write_json(data / "manifest.json", parts)
-    write_json(data / "args.json", {"arguments": {"epochs": None}})
+    arguments = {"epochs": 2, "steps_per_epoch": 10, "batch_size": 2, "samples_per_patient": 4}
+    write_json(data / "args.json", {"arguments": arguments})
     (data / "history.csv").write_text("epoch,loss\n1,1\n2,1\n")
     job = tmp_path / "jobs" / "beat_10"
     make_run(job, 10)
@@ -289,15 +338,16 @@ def pretrained(tmp_path, prepared):
 
 
 def test_a_run_says_where_it_comes_from(pretrained, tmp_path):
-    results = collect.from_jobs([("beat", [pretrained])])
+    results = collect.from_jobs([("beat", [pretrained])], study=Path("studies/own.toml"))
     collect.save(results, tmp_path / "saved")
     again = collect.load(tmp_path / "saved")
     pd.testing.assert_frame_equal(again.predictions, results.predictions, atol=1e-7)
     for runs in (results.runs, again.runs):
         row = runs.iloc[0].dropna().to_dict()
-        assert row.pop("manifest_sha256") and row.pop("pretraining_manifest_sha256") == "0" * 64
+        assert row.pop("manifest_sha256") and row.pop("pretraining_manifest_sha256")
         assert row == {
-            "scenario": "beat", "seed": 10, "architecture": "resnet18", "objective": "beat",
+            "scenario": "beat", "seed": 10, "architecture": "resnet18", "stages": 1,
+            "objective": "beat", "study": "studies/own.toml",
             "pretraining_dataset": "mitdb", "pretraining_patients": 12,
             "pretraining_fraction": 0.25, "subset": 0.5, "records": 24, "chosen_epoch": 2,
             "epochs": 2, "max_epochs": 9, "wall_seconds": 6.0, "flags": "--ema 0.9",
@@ -307,12 +357,83 @@ def test_a_run_says_where_it_comes_from(pretrained, tmp_path):
         }  # fmt: skip
 
 
-def test_a_checkpoint_of_a_pass_has_seen_a_part(pretrained):
-    saved = read_json(pretrained / "args.json")
-    saved["arguments"]["weights_file"] = "jobs/beat/epoch_01/model.safetensors"
+@pytest.mark.parametrize(
+    ("weights", "changes", "seen"),
+    [
+        ("epoch_01/model", {}, 6),  # of 10 + 2: half of a pass
+        ("epoch_01/model", {"epochs": None}, 6),
+        ("epoch_01/model", {"steps_per_epoch": None}, 12),  # an epoch is a pass
+        ("epoch_01/model", {"steps_per_epoch": 2}, 1),
+        ("weights", {"steps_per_epoch": 5}, 6),  # whichever epoch was chosen
+    ],
+)
+def test_weights_have_seen_the_patients_up_to_their_epoch(pretrained, weights, changes, seen):
+    saved, run = read_json(pretrained / "args.json"), pretrained.parent / "beat"
+    saved["arguments"]["weights_file"] = f"jobs/beat/{weights}.safetensors"
     write_json(pretrained / "args.json", saved)
+    arguments = read_json(run / "args.json")["arguments"] | changes
+    write_json(run / "args.json", {"arguments": arguments})
     row = provenance.read(pretrained)
-    assert (row["pretraining_patients"], row["pretraining_fraction"]) == (6, 0.125)
+    assert row["pretraining_patients"] == seen
+    assert row["pretraining_fraction"] == pytest.approx(seen / 48, abs=0.005)
+
+
+def test_nobody_knows_what_weights_without_their_run_have_seen(pretrained):
+    run = pretrained.parent / "beat"
+    write_json(run / "manifest.json", {"train": {"patients": 1}, "validation": {"patients": 0}})
+    other = provenance.read(pretrained)  # a manifest of other weights
+    (run / "manifest.json").unlink()
+    for row in (other, provenance.read(pretrained)):
+        assert row["objective"] == "beat" and row["pretraining_fraction"] is None
+
+
+def test_a_scenario_is_of_runs_that_are_alike(pretrained, tmp_path):
+    other = tmp_path / "jobs" / "beat_20"
+    shutil.copytree(pretrained, other)
+    for changes, words in (
+        ({"ema": 0.0}, "flags --ema 0.9 and with none; give"),
+        ({"epochs": 99}, "max_epochs 9 and with 99"),
+        ({"subset": 1.0}, "subset 0.5 and with 1.0"),
+        ({"weights_file": None}, "objective beat and with random"),
+    ):
+        saved = read_json(pretrained / "args.json")
+        saved["arguments"] |= {"seed": 20} | changes
+        write_json(other / "args.json", saved)
+        flag = f"beat={pretrained},{other}"
+        command(compare.main, "--jobs", flag).refused(f"beat holds runs with {words}")
+        both = ["--jobs", f"beat={pretrained}", f"other={other}"]
+        assert command(compare.main, *both).code == 0
+
+
+def test_checkpoints_of_one_pass_in_a_study(tmp_path):
+    """As team1.toml makes them: weights outside of their run, which are of one epoch of it."""
+    folder, names = tmp_path / "jobs", ["random", "beat1", "beat10", "beat20", "beat100"]
+    words = ["--study", ROOT / "studies/team1.toml", "--folder", folder, "--set",
+             f"cells=[{{scenarios={names},seeds=[10]}}]"]  # fmt: skip
+    study = description.load(words[1], words[5:], folder)
+    parts = {"train": {"patients": 10450}, "validation": {"patients": 550}}
+    arguments = {"epochs": 82, "steps_per_epoch": 1024, "batch_size": 512,
+                 "samples_per_patient": 4096}  # fmt: skip
+    write_json(folder / "beat" / "manifest.json", parts)
+    write_json(folder / "beat" / "args.json", {"arguments": arguments})
+    for cell in study.cells:
+        job = plan.cell_job(study, cell)
+        make_run(job.job_dir, 10)
+        weights = job.flags.get("weights-file")
+        saved = {"seed": 10, "weights_file": weights, "batch_size": 128}
+        environment = {"command": job.command()}
+        write_json(job.job_dir / "args.json", {"arguments": saved, "environment": environment})
+        if weights:
+            put_weights(Path(weights), dataset="icentia11k", manifest_sha256=digest(parts))
+    assert command(compare.main, *words, "--save", tmp_path / "saved").code == 0
+    results = collect.load(tmp_path / "saved")
+    cells = scenarios.describe(results.runs)
+    assert cells.loc[names[1:], "fraction"].tolist() == [0.0122, 0.098, 0.196, 1]
+    assert figures.fractions(results, tables.published())
+    found = claims.table({"team1": results}).set_index("study")
+    for name in names[1:]:
+        part = "a part" in found.loc[f"team1: {name} − random", "published"]
+        assert part == (name != "beat100")
 
 
 def test_labels_of_another_set_are_not_believed(pretrained):

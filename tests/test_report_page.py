@@ -42,14 +42,20 @@ FULL = {
     "max_epochs": 200,
     "labels": "zip",
     "epochs": 60,
+    "flags": "none",
 }
-BEAT = FULL | {"objective": "beat", "pretraining_dataset": "icentia11k", "skill": 1}
+BEAT = FULL | {
+    "objective": "beat",
+    "pretraining_dataset": "icentia11k",
+    "pretraining_fraction": 1.0,
+    "skill": 1,
+}
 CELLS = {
     "random": FULL | {"objective": "random"},
-    "beat": BEAT | {"pretraining_fraction": 1.0},
+    "beat": BEAT,
     "beat_25": BEAT | {"pretraining_fraction": 0.25},
     "random_10": FULL | {"objective": "random", "records": 639},
-    "beat_10": BEAT | {"pretraining_fraction": 1.0, "records": 639},
+    "beat_10": BEAT | {"records": 639},
     "random_2d": FULL | {"objective": "random", "architecture": "resnet18_2d"},
 }
 DRAWN = {
@@ -99,7 +105,7 @@ def test_cells_run_on_small_results(tmp_path, monkeypatch):
     pictures = [thing for thing in shown if isinstance(thing, page.Picture)]
     assert len(pictures) == len(DRAWN) + 2 and all(p.png.startswith(PNG) for p in pictures)
     # The cross-check (of four things), precisions, objectives and benchmarks have no results there.
-    assert [thing.text for thing in shown if isinstance(thing, page.Text)].count(page.NOT_RUN) == 7
+    assert [thing.text for thing in shown if isinstance(thing, page.Text)].count("*not run*") == 7
 
 
 def test_cells_run_on_nothing(tmp_path, monkeypatch):
@@ -190,12 +196,56 @@ def test_claims_name_what_is_different():
     assert by_study.loc["study: beat − random", "verdict"] == "reproduced"
     assert by_study.loc["study: beat_25 − random", "verdict"] == "reproduced"
     assert (table["verdict"] == claims.NOT_RUN).sum() == 5
-    other = pd.Series(BEAT | {"flags": "--batch-size 128, --ema 0.9"})  # 128 is the replication's
-    assert claims.protocol(other, 10) == "trained with --ema 0.9"
-    few = make_results({"random": {}, "beat": BEAT | {"records": None, "labels": "v3"}})
+    other = pd.Series(BEAT | {"flags": "--batch-size 128, --ema 0.9", "fraction": 0.25})
+    words = "trained with --ema 0.9"  # 128 is the replication's
+    assert claims.protocol(other, 10, {"fraction"}) == words
+    assert claims.protocol(other, 10) == f"pretrained on 25 % of the patients; {words}"
+    few = make_results({"random": {"flags": "none"},
+                        "beat": BEAT | {"records": None, "labels": "v3"}})  # fmt: skip
     few = few._replace(runs=few.runs.assign(architecture=None))
     differs = claims.table({"study": few})["why not the same protocol"].max()
     assert differs == "3 of 10 seeds; records not recorded; labels v3, not zip"
+
+
+def test_claims_are_not_reproduced_by_what_nobody_recorded():
+    for cells, words in (
+        ({"beat": BEAT | {"pretraining_fraction": None}}, "fraction not recorded"),
+        ({"beat": BEAT | {"flags": None}}, "flags not recorded"),
+        ({"random": FULL | {"objective": "random", "flags": None}}, "flags not recorded"),
+    ):
+        made = make_results({name: CELLS[name] for name in ("random", "beat")} | cells, range(10))
+        rows = claims.table({"study": made})
+        row = rows[rows["study"] != ""].squeeze()
+        assert row["verdict"].startswith("seen, by another protocol")
+        assert row["why not the same protocol"] == words
+        assert row["published"].startswith("beat classification is better")
+    assert tables.studied(made)["other flags"].tolist() == ["not recorded", "none"]
+
+
+def lines_of(figure, place=0):
+    """Values at the points of each line, by its label."""
+    return {c.get_label(): c[0].get_xdata().tolist() for c in figure.axes[place].containers}
+
+
+def test_lines_of_figures_hold_one_kind_of_run():
+    """Networks apart; without runs of other flags, or of which nobody knows the fraction."""
+    small = {"architecture": "resnet34"}
+    cells = CELLS | {
+        "recommended": BEAT | {"flags": "--augment"},
+        "recommended_10": BEAT | {"flags": "--augment", "records": 639},
+        "imported": BEAT | {"pretraining_fraction": None},
+        "random": FULL | {"objective": "random", "flags": None},  # by an earlier version
+        "beat_34": BEAT | small, "beat_34_25": BEAT | small | {"pretraining_fraction": 0.25},
+        "beat_34_10": BEAT | small | {"records": 639},
+    }  # fmt: skip
+    made = make_results(cells)
+    drawn = lines_of(figures.fractions(made, tables.published()))
+    assert drawn.pop("Team 1, Icentia11k") == [0, 0.01, 0.1, 0.2, 1]
+    assert drawn == {"here, resnet18": [0, 0.25, 1], "here, resnet34": [0.25, 1]}
+    assert lines_of(figures.labels(made)) == {
+        "random, resnet18": [639, 6395], "beat, resnet18": [639, 6395],
+        "beat, resnet34": [639, 6395],
+    }  # fmt: skip
 
 
 def test_other_measurements(tmp_path):

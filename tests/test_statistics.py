@@ -9,7 +9,7 @@ from scipy.stats import false_discovery_control
 from sklearn.metrics import f1_score
 
 from report import statistics
-from report.statistics import MACRO_F1
+from report.statistics import MACRO_F1, Interval
 
 PROBABILITY = st.floats(0, 1)
 CLASSES = ["A", "N", "O", "~"]
@@ -111,8 +111,15 @@ def test_macro_f1_of_matrices_is_that_of_scikit_learn():
     confusion = np.zeros((4, 4))
     np.add.at(confusion, (true, predicted), 1)
     expected = f1_score(true, predicted, average="macro")
-    assert statistics.macro_f1(confusion) == pytest.approx(expected)
-    assert statistics.macro_f1(np.diag([3, 0, 0, 0])) == 0.25  # absent classes count as zero
+    assert statistics.f1_of_matrices(confusion) == pytest.approx(expected)
+    assert statistics.f1_of_matrices(np.diag([3, 0, 0, 0])) == 0.25  # absent classes count as zero
+
+
+def test_intervals_in_words():
+    known, unknown = Interval(0.25, 0.1, 0.4), Interval(0.25, np.nan, np.nan)
+    assert (str(known), str(unknown)) == ("0.250 [0.100, 0.400]", "0.250")
+    assert (f"{known:+.1f}", f"{unknown:+.1f}") == ("+0.2 [+0.1, +0.4]", "+0.2")
+    assert (known.ends(), unknown.ends()) == ("0.100 to 0.400", "too few seeds")
 
 
 def test_interval_over_recordings():
