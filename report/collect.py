@@ -97,7 +97,7 @@ def _check_alike(runs: pd.DataFrame) -> None:
 
 def _check_recordings(results: Results) -> None:
     """Refuse runs that cannot be compared: only those with other seeds may validate on others."""
-    if results.runs.get("manifest_sha256", pd.Series()).dropna().nunique() > 1:
+    if results.runs["manifest_sha256"].dropna().nunique() > 1:
         raise UserError("the runs are of recordings that were prepared in different ways"
                         " (manifest_sha256); they cannot be compared")  # fmt: skip
     try:

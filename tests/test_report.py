@@ -103,7 +103,10 @@ def test_runs_that_cannot_be_compared(tmp_path):
 
 def test_recordings_prepared_in_other_ways_cannot_be_compared(runs, monkeypatch):
     flags = [compare.scenario(flag) for flag in runs[0]]
-    monkeypatch.setattr(provenance, "read", lambda job, _: {"manifest_sha256": job.name[:-2]})
+    known = dict.fromkeys(provenance.COLUMNS)
+    monkeypatch.setattr(
+        provenance, "read", lambda job, _: known | {"manifest_sha256": job.name[:4]}
+    )
     with pytest.raises(UserError, match="prepared in different ways"):
         collect.from_jobs(flags)
 
