@@ -137,7 +137,10 @@ def _seed(job: Path) -> int:
     if not (job / SCORES).exists():
         raise UserError(f"{job} holds no finished fine-tuning run (no scores.json)")
     try:
-        return int(read_json(job / ARGUMENTS)["arguments"]["seed"])
+        arguments = read_json(job / ARGUMENTS)["arguments"]
+        if "task" in arguments:
+            raise UserError(f"{job} holds a run of pretraining; name runs of fine-tuning")
+        return int(arguments["seed"])
     except (KeyError, TypeError, ValueError, OverflowError):
         raise UserError(f"{job / ARGUMENTS} names no seed; run it again") from None
 

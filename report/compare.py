@@ -6,6 +6,7 @@ Runs are compared by their test sets; where not every run has one, all by valida
 """
 
 import argparse
+import shlex
 from pathlib import Path
 
 from study.flags import add_flags
@@ -81,9 +82,12 @@ def of_study(args: argparse.Namespace) -> tuple:
     study = load(args.study, args.set, args.folder)
     found = finished_cells(study)
     if not found:
+        words = ["python", "-m", "study", "status", args.study]
+        words += ["--folder", args.folder] if args.folder else []
+        words += ["--set", *args.set] if args.set else []
         raise cli.UserError(
             f"{study.folder}: none of the fine-tuning runs of {args.study} is finished, or they"
-            f" were run with other flags; see python -m study status {args.study}"
+            f" were run with other flags; see {shlex.join(map(str, words))}"
         )
     print(f"{len(found)} of {len(study.cells)} fine-tuning runs are finished")
     origins = {cell.job: Origin(cell.run, cell.epoch) for cell in found if cell.run}

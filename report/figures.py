@@ -1,6 +1,6 @@
 """Figures of collected results; each is None where there is nothing to draw."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import cycle
 from pathlib import Path
 
@@ -66,9 +66,10 @@ def variants(results: Results) -> Figure | None:
     ]
     low, high = shown["f1"].min(), shown["f1"].max()
     for place, (baseline, name) in zip(axes, found, strict=True):
-        _draw_validation(place, shown, {baseline: COLOURS[0], name: COLOURS[1]})
+        _draw_validation(place, shown, {baseline: COLOURS[1], name: COLOURS[2]})
         seeds = shown.loc[shown["scenario"] == name, "seed"].nunique()
-        place.set_title(f"{name}, {seeds} seed{'s' * (seeds > 1)}", fontsize="medium")
+        of_baseline = shown.loc[shown["scenario"] == baseline, "seed"].nunique()
+        place.set_title(f"{name} ({seeds} of {of_baseline} seeds)", fontsize="medium")
         place.set_ylim(low - 0.02, high + 0.02)
         place.legend(loc="lower right", fontsize="small")
     return figure
@@ -187,7 +188,7 @@ def coverage(results: Results) -> Figure:
         place.set(title=words, xlabel="recordings answered, the most confident first, share")
         place.set_ylabel("test macro F1")
         place.grid(alpha=0.3)
-        place.legend(title="initial weights", loc="lower left")
+        place.legend(loc="best")
     return figure
 
 
@@ -225,8 +226,11 @@ def _panels(number: int, size: tuple[float, float], across: int = ACROSS):
     return figure, axes.flat[:number]
 
 
-def _colours(names: Iterable[str]) -> dict[str, str]:
-    return dict(zip(names, cycle(COLOURS), strict=False))
+def _colours(names: Sequence[str]) -> dict[str, str]:
+    """By name; grey is for the first of random weights."""
+    grey = next((name for name in names if name.startswith(RANDOM)), None)
+    others = cycle(COLOURS[1:])
+    return {name: COLOURS[0] if name == grey else next(others) for name in names}
 
 
 def _draw_validation(axes: plt.Axes, history: pd.DataFrame, scenarios: dict[str, str]) -> None:
@@ -236,7 +240,7 @@ def _draw_validation(axes: plt.Axes, history: pd.DataFrame, scenarios: dict[str,
     axes.set(xlabel="epoch", ylabel="validation macro F1", ylim=(0, 1))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
-    axes.legend(title="initial weights", loc="lower right")
+    axes.legend(loc="upper left")  # where all begin low
 
 
 def _draw_range(axes: plt.Axes, values: SeriesGroupBy, colour: str, label: str) -> None:

@@ -32,7 +32,7 @@ def main() -> None:
     if args.what == "status":
         print(status.table(jobs))
     elif args.dry_run:
-        print("\n".join(job.command() for job in plan.wanted(jobs)))
+        print("\n".join(job.command() for job in plan.wanted(jobs)) or "all jobs are finished")
     else:
         running.run(study.folder, jobs, args.jobs, args.time_limit)
 

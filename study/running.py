@@ -155,7 +155,7 @@ class Runner:
             if code == 0:
                 job.begun.unlink(missing_ok=True)
                 self.known.add(job)
-                words = f"finished in {job.seconds():.0f} s {status.score(job)}".rstrip()
+                words = f"finished, {job.seconds():.0f} s in epochs {status.score(job)}".rstrip()
                 bar.update()
             elif killed or code in STOPPED:
                 self.left.append(job)

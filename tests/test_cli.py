@@ -71,6 +71,13 @@ def test_neither_share_nor_count(text):
         cli.share_or_count(text)
 
 
+def test_a_library_that_is_missing():
+    def main():
+        import no_such_library  # noqa: F401
+
+    command(main).refused("no_such_library is not installed", "requirements.txt")
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_unknown_flag(name):
     call(name, "--bogus").refused("--bogus", "--help")

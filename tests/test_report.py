@@ -87,6 +87,13 @@ def test_command_saves_results_that_give_the_same_table(runs, tmp_path):
     assert contents(saved) == before
 
 
+def test_pretraining_is_not_compared(tmp_path):
+    make_run(tmp_path / "beat", 10)
+    (tmp_path / "beat" / "args.json").write_text('{"arguments": {"seed": 10, "task": "beat"}}')
+    with pytest.raises(UserError, match="holds a run of pretraining"):
+        collect.from_jobs([("beat", [tmp_path / "beat"])])
+
+
 def test_runs_that_cannot_be_compared(tmp_path):
     make_run(tmp_path / "one", 10)
     make_run(tmp_path / "again", 10)

@@ -285,6 +285,8 @@ def test_a_study_that_is_killed_ends_as_one_that_is_not(
         only = ["--set", "cells=[{scenarios=['half','random'],seeds=[10]}]"]
         again = command(main, "run", path, "--folder", whole, *only)
         assert again.code == 0 and again.out == "3 of 3 jobs are finished\n"
+        dry = command(main, "run", path, "--folder", whole, *only, "--dry-run")
+        assert dry.out == "all jobs are finished\n"
     status = command(main, "status", path, "--folder", whole).out
     assert [line.split()[:2] for line in status.splitlines()[1:]] == [
         ["lost_10", "failed"], ["broken", "failed"], ["unmade_10", "not"], ["half", "finished"],
@@ -297,7 +299,7 @@ def test_a_study_that_is_killed_ends_as_one_that_is_not(
     while not (killed / "half" / "history.csv").exists() and process.poll() is None:
         time.sleep(0.01)
     compared = ["--study", path, *only]
-    command(compare.main, *compared, "--folder", killed).refused("none of the fine-tuning runs")
+    command(compare.main, *compared, "--folder", killed).refused(f"status {path} --folder {killed}")
     process.kill()  # its trainer sees that, and leaves
     process.wait()
     assert command(main, *words).code == 0

@@ -164,6 +164,9 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(_fail(str(error)))
     except OSError as error:
         sys.exit(_fail(_describe(error)))
+    except ModuleNotFoundError as error:
+        sys.exit(_fail(f"{error.name} is not installed: activate the environment that the README"
+                       " makes, or pip install -r requirements.txt"))  # fmt: skip
     except (MemoryError, RuntimeError) as error:
         # torch.OutOfMemoryError, and what torch says where the CPU's memory is short.
         if "memory" not in f"{type(error).__name__} {error}".lower():
