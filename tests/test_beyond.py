@@ -101,7 +101,7 @@ def test_a_missing_baseline_is_no_other_row(results):
 
 
 def test_planned_runs_are_those_of_the_study(results):
-    assert beyond.planned(results, "ablation")["recommended"] == [10, 20]
+    assert beyond.planned(results, "ablation")["long_run"] == [10, 20]
     assert beyond.planned(results, "no such study") == {}
     known = results._replace(runs=results.runs.assign(study=str(beyond.STUDIES / "ablation.toml")))
-    assert beyond.planned(known, "no such study")["recommended"] == [10, 20]
+    assert beyond.planned(known, "no such study")["long_run"] == [10, 20]

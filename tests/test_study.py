@@ -28,7 +28,7 @@ TEN = range(10, 101, 10)
 SHIPPED = {
     "ablation": [
         ("beat augment ema sampling standardise", (10, 20), [0.1]),
-        ("schedule recommended loss mixup", (10, 20), [0.1]),
+        ("schedule long_run loss mixup", (10, 20), [0.1]),
     ],
     "cpu": [
         ("random beat", (10, 20, 30), [0.1]),
