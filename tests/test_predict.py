@@ -51,7 +51,7 @@ def test_a_folder_answers_in_the_table_and_in_files(source, weights, tmp_path):
     recordings = document["recordings"]
     predictor = predict.Predictor.load(weights, device="cpu", precision="fp32")
     assert len(rows) == len(recordings) == 5
-    assert lines[4].startswith("REFERENCE  ") and "without a sampling rate" in lines[4]
+    assert lines[4].startswith("REFERENCE  ") and "not columns of numbers" in lines[4]
     assert rows[4]["reason"] == "cannot be read: " + recordings[4]["cannot_be_read"]
     for number, (line, row, entry) in enumerate(zip(lines[:4], rows, recordings, strict=False), 1):
         name = f"A0000{number}"
