@@ -125,6 +125,13 @@ BAD = {
     "folder.npy": (lambda path: path.mkdir(), "cannot be read"),
     "words.csv": (lambda path: path.write_text("a,b\n1,x\n"), "not columns of numbers"),
     "uneven.csv": (lambda path: path.write_text("1,2\n1,2,3\n" * 60), "not columns of numbers"),
+    "comma.csv": (
+        lambda path: path.write_text("MLII\n" + "-125,0\n" * 600),
+        "1 named, 2 in the line below; decimal commas?",
+    ),
+    "timed.csv": (
+        lambda path: path.write_text("time;I\n" + "0,1;-0,5\n" * 600), "with decimal points",
+    ),
     "empty.csv": (lambda path: path.write_text(""), "not columns of numbers"),
     "binary.txt": (lambda path: path.write_bytes(bytes(range(256))), "not columns of numbers"),
     "short.csv": (lambda path: put_csv(path, SIGNAL[:299]), "299 samples are shorter than 1 s"),

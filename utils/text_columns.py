@@ -87,23 +87,28 @@ def _read_first(file: TextIO) -> _Head:
     """
     above: list[list[str]] = []
     stated: dict[str, str] = {}
+    near: list[str] = []  # right above
     for _ in range(HEADER):
         place = file.tell()
         line = file.readline()
         found = {name: match[1] for name, kind in STATED.items() if (match := kind.fullmatch(line))}
         stated = found | stated
         if found or line.startswith("#") or line.isspace():
+            near = []
             continue
         separator = next((mark for mark in ",;\t" if mark in line), " ")
         line = line.strip()
         cells = next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
         if any(map(_is_number, cells)) and all(_is_number(cell) or not cell for cell in cells):
             break
-        above.append([cell.strip("'") for cell in cells])
+        near = [cell.strip("'") for cell in cells]
+        above.append(near)
     else:
-        raise ValueError(f"none in the first {HEADER} lines")
+        raise ValueError(f"none in the first {HEADER} lines, with decimal points")
     if len(cells) > 1 and cells == [str(number) for number in range(len(cells))]:
         return _Head(separator, len(cells), cells, None, stated)
+    if near and separator == "," and len(near) < len(cells):
+        raise ValueError(f"{len(near)} named, {len(cells)} in the line below; decimal commas?")
     file.seek(place)
     alike = list(takewhile(lambda names: len(names) == len(cells), reversed(above)))
     names, *units = alike[::-1] or [None]
