@@ -31,7 +31,7 @@ def parse_arguments() -> argparse.Namespace:
         f"those that come with the repository, {SHIPPED.parent.name}/{SHIPPED.name}",
     )
     flag("--fs", type=cli.positive, help="Hz, where the file does not say")
-    flag("--unit", choices=names.UNITS, help="where the file does not say")
+    flag("--unit", type=names.as_unit, choices=names.UNITS, help="where the file does not say")
     flag("--gain", type=cli.positive, help="of --unit adu: units per mV")
     flag("--channel", help="lead, by name or by number from 0; the first by default")
     flag(

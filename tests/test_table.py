@@ -86,7 +86,7 @@ def test_the_first_sample_of_all_leads_is_no_time(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("unit", "gain", "factor"), [("mV", None, 1), ("uV", None, 1e-3), ("V", None, 1e3),
+    ("unit", "gain", "factor"), [("mV", None, 1), ("µv", None, 1e-3), ("V", None, 1e3),
                                  ("adu", 200, 1 / 200)],
 )  # fmt: skip
 def test_units(tmp_path, unit, gain, factor):
@@ -413,7 +413,7 @@ def test_paths_start_at_the_source_and_may_leave_it(make, tmp_path):
         (rows(2, labels=[""]), SAID, "names 0 classes"),
         (rows(2) + rows(1), SAID, "lists 'r0.npy' more than once"),
         ([*rows(2), {"file": "./r0.npy", "label": "N"}], SAID, "'./r0.npy' is also 'r0.npy'"),
-        (rows(unit=["mv"]), SAID, "'r0.npy': unknown unit 'mv'; known: mV, uV, V, adu"),
+        (rows(unit=["kV"]), SAID, "'r0.npy': unknown unit 'kV'; known: mV, uV, V, adu"),
         (rows(unit=["adu"]), SAID, "'r0.npy': unit adu needs a gain"),
         (rows(unit=["mV"], gain=[200]), SAID, "'r0.npy': a gain is for the unit adu, not mV"),
         (rows(), [*SAID, "--gain", 200], "--gain is for recordings in adu"),
