@@ -163,6 +163,9 @@ def test_what_cannot_be_read_does_not_stop_the_others(source, weights, tmp_path)
     assert result.err == "error: 1 of the recordings named cannot be read, see above\n"
     result = run("--weights", weights, tmp_path, source / "A00001.mat")
     assert result.code == 0 and "1 of 2 recordings cannot be read, see above" in result.out
+    result = run("--weights", weights, tmp_path)
+    assert result.code == 2 and "broken" in result.out
+    assert result.err == "error: 0 of 1 recordings can be read, see above\n"
 
 
 @pytest.mark.filterwarnings("error")
@@ -241,7 +244,7 @@ def test_the_table_of_many_classes_has_lines_of_a_screen():
 def test_doubts_are_said(source, weights, tmp_path):
     signal = read_recording(source / "A00001.hea").signal
     np.save(tmp_path / "r.npy", signal * 1000)
-    result = run("--weights", weights, tmp_path / "r.npy", "--fs", 300, "--unit", "mV")
+    result = run("--weights", weights, tmp_path / "r.npy", "--fs", 300, "--unit", "mv")
     assert result.code == 0 and "cannot tell" in result.out
     assert "uV taken for mV" in result.out
 
@@ -251,7 +254,7 @@ def test_doubts_are_said(source, weights, tmp_path):
     [
         ([], "name recordings"),
         (["nowhere"], "nowhere does not exist"),
-        (["{source}", "--export", "onnx"], "name recordings, or what to --export"),
+        (["{source}", "--export", "onnx"], "--export takes no recordings"),
         (["{source}", "--out", "x"], "--out: only with --export"),
         (["{source}", "--csv", "{source}", "--overwrite"], "is there; name another"),
         (["{source}", "--csv", "x.csv", "--json", "x.csv"], "name one file"),
