@@ -223,6 +223,7 @@ def test_where_nothing_can_be_written_nothing_is_asked(source, weights, tmp_path
     result = run("--weights", weights, source / "A00001.mat", flag, tmp_path / "file" / "x")
     result.refused(str(tmp_path / "file"))
     assert not result.out
+    run("--weights", weights, source, "--plot", tmp_path / "file").refused("file is a file; name a")
 
 
 def test_the_table_of_many_classes_has_lines_of_a_screen():

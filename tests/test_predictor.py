@@ -134,6 +134,7 @@ def spoiled(change) -> np.ndarray:
         (np.zeros(30 * FS), "flat"),
         (heartbeats(30).clip(-0.02, 0.02), "clipped"),
         (spoiled(lambda signal: signal.put(77, np.nan)), "samples are missing"),
+        (heartbeats(30) * 2000, "spans 2010 mV, an ECG 0.02 to 30;"),
         (heartbeats(30) * 1000, "a thousand times as much: uV taken for mV"),
         (heartbeats(30) / 1000, "a thousandth of it: V taken for mV"),
         (heartbeats(30) * 1e6, "wrong --unit or --gain?"),

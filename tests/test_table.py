@@ -143,13 +143,24 @@ BAD = {
     "square.npy": (lambda path: np.save(path, np.zeros((600, 600))), "is not samples by leads"),
     "cube.npy": (lambda path: np.save(path, np.zeros((600, 2, 2))), "is not samples by leads"),
     "complex.npy": (lambda path: np.save(path, np.zeros(600, complex)), "is not samples by leads"),
+    "latin.csv": (lambda path: path.write_bytes(b"\xb5V\n1\n2\n"), "is not UTF-8; save it so"),
     "other.mat": (lambda path: savemat(path, {"x": SIGNAL}), "holds no 'val'"),
+    "cut.mat": (
+        lambda path: savemat(path, {"val": SIGNAL}) or path.write_bytes(path.read_bytes()[:999]),
+        "it is damaged, or no MATLAB file",
+    ),
+    "new.mat": (
+        lambda path: path.write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM" + bytes(99)),
+        "save it with -v7",
+    ),
     "text.mat": (lambda path: path.write_text("no" * 99), ".mat cannot be read"),
     "claim.npy": (lambda path: path.write_bytes(CLAIM + b"12"), "not a plain array"),
     "huge.npy": (lambda path: np.save(path, SIGNAL * 1e308), "infinite values"),
     "long.csv": (lambda path: path.write_text(f"{'[' * 10**5}\n1\n2\nx"), "not columns of numbers"),
+    "b.hea": (lambda path: path.write_text("b 1 300 600\nc.dat 16 200/mV\n"), "no c.dat beside"),
+    "lone.dat": (lambda path: path.touch(), "no .hea, which"),
     "a.xml": (lambda path: path.touch(), "format .xml is not one of .hea, .csv"),
-    "a.hea": (lambda path: path.write_text("a 1 300 600\na.dat 16 200/mV\n"), "unreadable signal"),
+    "a.hea": (lambda path: path.write_text("a 1 300 600\na.dat 16 200/mV\n"), "no .dat beside"),
 }  # fmt: skip
 
 

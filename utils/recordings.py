@@ -185,8 +185,10 @@ def read_val(content: bytes) -> np.ndarray:
         return np.asarray(loadmat(io.BytesIO(content), variable_names=["val"])["val"])
     except KeyError:
         raise Unusable(".mat holds no 'val'") from None
-    except Exception as error:  # scipy's reader raises almost any error on damaged bytes
-        raise Unusable(f".mat cannot be read: {' '.join(str(error).split())}") from None
+    except NotImplementedError:  # that is HDF5
+        raise Unusable(".mat of MATLAB 7.3; save it with -v7") from None
+    except Exception:  # scipy's reader raises almost any error on damaged bytes
+        raise Unusable(".mat cannot be read; it is damaged, or no MATLAB file") from None
 
 
 def millivolt(unit: str | None, gain: float | None) -> float:
