@@ -380,6 +380,14 @@ def test_rate_unit_and_gain_by_row(make, tmp_path):
     assert train.manifest["clipped_samples"] > 0
 
 
+def test_a_wrong_unit_is_named_with_the_record(make, tmp_path):
+    make(rows(), *SAID)
+    np.save(tmp_path / "mine/r4.npy", noise(600, 2))
+    result = make(rows(), *SAID, "--overwrite", write=False)
+    assert result.code == 0 and "of them in r4.npy (spans " in result.err, result
+    assert "uV taken for mV" in result.err and len(result.err.splitlines()) == 1
+
+
 def test_what_is_left_out(make, tmp_path):
     table = rows(12)
     table[3]["label"] = " ; "
