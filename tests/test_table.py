@@ -129,6 +129,10 @@ BAD = {
         lambda path: path.write_text("MLII\n" + "-125,0\n" * 600),
         "1 named, 2 in the line below; decimal commas?",
     ),
+    "watch.csv": (
+        lambda path: path.write_text("Name,X\nEinheit,µV\n\n" + "-125,0\n4,25\n" * 300),
+        "decimal commas? else name the columns",
+    ),
     "timed.csv": (
         lambda path: path.write_text("time;I\n" + "0,1;-0,5\n" * 600), "with decimal points",
     ),

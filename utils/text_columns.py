@@ -46,13 +46,17 @@ class Columns(NamedTuple):
 
 
 class _Head(NamedTuple):
-    """What is above the numbers: `units` of the columns, `stated` rate and unit as they stand."""
+    """What is above the numbers: `units` of the columns, `stated` rate and unit as they stand.
+
+    `near`: whether names may stand right above them.
+    """
 
     separator: str
     columns: int
     names: list[str] | None
     units: list[str] | None
     stated: dict[str, str]
+    near: bool
 
 
 def read_columns(path: Path) -> Columns:
@@ -74,6 +78,8 @@ def read_columns(path: Path) -> Columns:
             raise Unusable(f"not columns of numbers ({words(error)})") from None
     names, several = head.names, 1 < values.shape[1] < len(values)
     timed = several and ((names and TIME.fullmatch(names[0])) or _never_falls(values[:, 0]))
+    if not timed and not head.near and head.separator == "," and _like_decimals(values):
+        raise Unusable("not columns of numbers (decimal commas? else name the columns)")
     first = 1 if timed else 0
     fs, unsure = _rate(head, values[:, 0] if timed else None)
     return Columns(values[:, first:], names and names[first:], fs, _unit(head, first), unsure)
@@ -106,13 +112,13 @@ def _read_first(file: TextIO) -> _Head:
     else:
         raise ValueError(f"none in the first {HEADER} lines, with decimal points")
     if len(cells) > 1 and cells == [str(number) for number in range(len(cells))]:
-        return _Head(separator, len(cells), cells, None, stated)
+        return _Head(separator, len(cells), cells, None, stated, True)
     if near and separator == "," and len(near) < len(cells):
         raise ValueError(f"{len(near)} named, {len(cells)} in the line below; decimal commas?")
     file.seek(place)
     alike = list(takewhile(lambda names: len(names) == len(cells), reversed(above)))
     names, *units = alike[::-1] or [None]
-    return _Head(separator, len(cells), names, units[0] if units else None, stated)
+    return _Head(separator, len(cells), names, units[0] if units else None, stated, bool(near))
 
 
 def _rate(head: _Head, times: np.ndarray | None) -> tuple[float | None, str]:
@@ -161,6 +167,12 @@ def _read_numbers(file: TextIO, separator: str, columns: int) -> np.ndarray:
         values.resize((len(values) + len(rows), columns), refcheck=False)  # where it is
         values[-len(rows) :] = rows
     return values
+
+
+def _like_decimals(values: np.ndarray) -> bool:
+    """Whether these can be numbers at whose commas they were parted, some of them negative."""
+    signed = values.shape[1] == 2 and values[:, 0].min() < 0 <= values[:, 1].min()
+    return bool(signed and (values == np.rint(values)).all())
 
 
 def _never_falls(values: np.ndarray) -> bool:
