@@ -135,14 +135,14 @@ def _rate(head: _Head, times: np.ndarray | None) -> tuple[float | None, str]:
 
 def _rate_of(times: np.ndarray, called: str) -> tuple[float | None, str]:
     """Hz of times whose name, or the line below it, says s or ms; s where it says nothing."""
+    said = set(re.findall(r"[^\W_]+", called.lower())) - {"elapsed", "time", "timestamp", "t"}
+    scale = SECONDS.get(" ".join(sorted(said)))
     with np.errstate(all="ignore"):
         step = (times[-1] - times[0]) / (len(times) - 1)
         off = np.abs(times - times[0] - step * np.arange(len(times))).max()
+        fs = 1 / (step * scale) if scale else 0
     if not off < step:  # but for the decimals that were not written
         return None, "the steps of its first column are irregular"
-    said = set(re.findall(r"[^\W_]+", called.lower())) - {"elapsed", "time", "timestamp", "t"}
-    scale = SECONDS.get("".join(said))
-    fs = 1 / (step * scale) if scale else 0
     if not RATES[0] <= fs <= RATES[1]:
         return None, "its first column does not count seconds"
     whole = round(fs)  # where that differs by less than a sample until the end
