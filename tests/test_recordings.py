@@ -275,6 +275,7 @@ TOLD = {
     "physionet": ("'Elapsed time','MLII'\n'seconds','mV'\n", TIMES, 360, "mV"),
     "rounded": ("time,ECG\n", TIMES.round(3), 360, None),
     "no names": ("", TIMES, 360, None),
+    "broken rate": ("time,ECG\n", np.arange(1500) / 128.4, 128.4, None),
     "of a day": ("timestamp,ECG\n", 1.7e9 + np.arange(1500) / 250, 250, None),
     "ms": ("t_ms,ECG\n", np.arange(1500) * 4, 250, None),
     "both": ("Sample rate,359 Hz\ntime,ECG\n", TIMES, 359, None),
@@ -299,8 +300,8 @@ def test_text_that_tells_rate_and_unit(tmp_path, name):
     assert opened.fs == pytest.approx(fs, rel=1e-9)
     scale = MILLIVOLT[unit or "uV"]
     np.testing.assert_allclose(opened.read(0, 1500)[:, 0], MICROVOLT[:, 0] * scale)
-    with pytest.raises(Unusable, match=f"file says {fs:g} Hz, --fs or a column fs 300;"):
+    with pytest.raises(Unusable, match=f"file says {fs:g} Hz, but --fs or the table 300;"):
         open_recording(path, 300, unit)
     if unit:
-        with pytest.raises(Unusable, match=f"file says {unit}, --unit or a column unit adu;"):
+        with pytest.raises(Unusable, match=f"file says {unit}, but --unit or the table adu;"):
             open_recording(path, None, "adu", 200)

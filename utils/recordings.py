@@ -273,9 +273,9 @@ def _open_plain(
         raise Unusable(f"file cannot be read ({words(error)})") from None
     unit = unit and as_unit(unit)
     if fs and plain.fs and not isclose(fs, plain.fs, rel_tol=AGREE):
-        raise Unusable(f"file says {plain.fs:g} Hz, --fs or a column fs {fs:g}; leave that out")
+        raise Unusable(f"file says {plain.fs:g} Hz, but --fs or the table {fs:g}; leave that out")
     if unit and plain.unit and unit != plain.unit:
-        raise Unusable(f"file says {plain.unit}, --unit or a column unit {unit}; leave that out")
+        raise Unusable(f"file says {plain.unit}, but --unit or the table {unit}; leave that out")
     fs = fs or plain.fs
     if fs is None:
         unsure = f" ({plain.unsure})" if plain.unsure else ""

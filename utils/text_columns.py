@@ -145,8 +145,9 @@ def _rate_of(times: np.ndarray, called: str) -> tuple[float | None, str]:
         return None, "the steps of its first column are irregular"
     if not RATES[0] <= fs <= RATES[1]:
         return None, "its first column does not count seconds"
-    whole = round(fs)  # where that differs by less than a sample until the end
-    return (whole if abs(fs - whole) * len(times) < fs else fs), ""
+    # As exact as the first and the last time; a whole number where it can be one.
+    near = abs(fs - round(fs)) * len(times) <= fs * (2 * off / step + 1e-6)
+    return (round(fs) if near else fs), ""
 
 
 def _unit(head: _Head, first: int) -> str | None:
