@@ -40,7 +40,10 @@ def make_folders(args: argparse.Namespace) -> None:
     """
     files = [path for path in (args.csv, args.json) if path]
     for folder in [*(path.parent for path in files), *([args.plot] if args.plot else [])]:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise UserError(f"{folder} is a file; name a folder") from None
         if not os.access(folder, os.W_OK):
             raise UserError(f"{folder} cannot be written to; name another folder")
 

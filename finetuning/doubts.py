@@ -42,5 +42,6 @@ def implausible(signal: np.ndarray) -> str | None:
         power = 1 if span > high else -1
         mixed = low <= span / 1000.0**power <= high
         hint = THOUSAND[power] if mixed else "wrong --unit or --gain?"
-        return f"spans {span:.3g} mV, an ECG {low:g} to {high:g}; {hint}"
+        span = np.format_float_positional(span, 3, fractional=False, trim="-")
+        return f"spans {span} mV, an ECG {low:g} to {high:g}; {hint}"
     return None

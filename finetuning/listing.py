@@ -10,6 +10,7 @@ import pandas as pd
 
 from utils.cli import UserError
 from utils.recordings import Recording
+from utils.wfdb_io import words
 
 PARTS = ("train", "val", "test")
 
@@ -89,7 +90,7 @@ def _read_cells(path: Path) -> pd.DataFrame:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; download or write it") from None
     except ValueError as error:  # pandas' errors of parsing, too
-        raise UserError(f"{path} is not a CSV file ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path} is not a CSV file ({words(error)})") from None
     for cell in cells.to_numpy().flat:
         if "\0" in cell:  # no path holds one, and NumPy drops it from the end of a text
             raise UserError(f"{path}: {cell!r} holds a NUL; write the table anew")

@@ -31,7 +31,7 @@ def parse_arguments() -> argparse.Namespace:
         f"those that come with the repository, {SHIPPED.parent.name}/{SHIPPED.name}",
     )
     flag("--fs", type=cli.positive, help="Hz, where the file does not say")
-    flag("--unit", choices=names.UNITS, help="where the file does not say")
+    flag("--unit", type=names.as_unit, choices=names.UNITS, help="where the file does not say")
     flag("--gain", type=cli.positive, help="of --unit adu: units per mV")
     flag("--channel", help="lead, by name or by number from 0; the first by default")
     flag(
@@ -63,8 +63,10 @@ def parse_arguments() -> argparse.Namespace:
 
 def check(parser: cli.Parser, args: argparse.Namespace) -> None:
     """Refuse flags that make no sense together, or whose files are there."""
-    if bool(args.records) == bool(args.export):
+    if not args.records and not args.export:
         parser.error("name recordings, or what to --export")
+    if args.records and args.export:
+        parser.error("--export takes no recordings; name them, or --export, not both")
     if args.out and not args.export:
         parser.error("argument --out: only with --export")
     if args.export and len(args.weights or [1]) > 1:

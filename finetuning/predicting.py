@@ -24,7 +24,7 @@ def predict(args: argparse.Namespace) -> None:
     """Answer for all recordings that the flags name.
 
     Raises:
-        UserError: weights that cannot be used; at the end, recordings that were named but cannot.
+        UserError: weights that cannot be used; at the end, see `tell_unusable`.
     """
     found = find_records(args.records)
     answer_files.make_folders(args)
@@ -105,9 +105,15 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 
 
 def tell_unusable(found: Sequence[Found], results: Sequence[Result]) -> None:
-    """Raises `UserError` where recordings that were named cannot be read; says how many others."""
+    """Say how many recordings cannot be read that were only found.
+
+    Raises:
+        UserError: none can be read, or one that was named cannot.
+    """
     bad = [isinstance(result.prediction, str) for result in results]
     named = sum(record.named for record, is_bad in zip(found, bad, strict=True) if is_bad)
+    if all(bad) and named < len(bad):
+        raise UserError(f"0 of {len(bad)} recordings can be read, see above")
     if sum(bad) > named:
         print(f"{sum(bad) - named} of {len(found)} recordings cannot be read, see above")
     if named:

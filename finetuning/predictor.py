@@ -75,8 +75,9 @@ class Predictor(NamedTuple):
         """Answer for a signal: whole, or where it is long, in windows (`finetuning.windows`).
 
         Args:
-            signal: (samples,) or (samples, leads); NaN where samples are missing.
-            fs: Hz. unit: mV, uV or V.
+            signal: (samples, leads) of as many leads as the networks take, or (samples,) of one;
+                NaN where samples are missing.
+            fs: Hz. unit: mV, uV or V, whatever its capitals.
 
         Raises:
             Unusable: another shape, rate or unit.
@@ -85,7 +86,9 @@ class Predictor(NamedTuple):
         signal = signal[:, None] if signal.ndim == 1 else signal
         leads = self.contract.in_channels
         if signal.ndim != 2 or signal.shape[1] != leads or not len(signal):
-            raise Unusable(f"shape {signal.shape} is not (samples, {leads})")
+            several = signal.ndim == 2 and signal.shape[1] > leads == 1
+            hint = "; this network takes one lead, choose a column: signal[:, 0]" if several else ""
+            raise Unusable(f"shape {signal.shape} is not (samples, {leads}){hint}")
         check_rate(fs)
         return self.predict_recording(OpenRecording.of_array(signal, 1, fs, None))
 

@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from finetuning import challenge17, challenge20, ptbxl, table
+from finetuning.doubts import RANGE, implausible
 from finetuning.listing import PARTS, Listing
 from finetuning.prepared import UNIT, manifest_path, write_prepared
 from finetuning.splitting import absent, divide, report_absent, stratified
@@ -23,6 +24,7 @@ from utils.wfdb_io import Unusable
 
 # Each has read_listing, and the mean and sd of its signals, one for each lead; None: to measure.
 DATASETS = {reader.NAME: reader for reader in (challenge17, challenge20, ptbxl, table)}
+Clipped = dict[str, tuple[int, str | None]]  # of a record: samples, and why it can be no ECG
 SHOWN_CLASSES = 8  # more do not fit into a line
 
 
@@ -50,17 +52,33 @@ def prepare(args: argparse.Namespace, own: dict[str, Any]) -> None:
         part = listing.keep(chosen)
         used = [signals[i] for i in chosen]
         write_prepared(paths[name], used, part.y, part.records, listing.classes)
-    constants |= {"clipped_samples": clipped, **counted(flagged)}
+    constants |= {"clipped_samples": count_clipped(clipped), **counted(flagged)}
     manifest = describe(args, listing, constants, splits, paths)
     write_json(paths["manifest"], manifest)
     if listing.left_out:
         print(f"{summary(listing.left_out)} (all: {paths['manifest']})", file=sys.stderr)
-    if clipped:
-        print(f"{clipped} samples beyond ±32.767 mV were clipped", file=sys.stderr)
+    report_clipped(clipped)
     report_flagged(flagged)
     for name, chosen in splits.items():
         report_absent(name, listing.y[chosen], listing.classes)
     print_table(manifest["class_counts"], {"all": len(listing.y)} | lengths(splits), paths)
+
+
+def report_clipped(clipped: Clipped) -> None:
+    """Say how many samples were clipped, in which record most, and why that may be."""
+    if not clipped:
+        return
+    worst = max(clipped, key=lambda record: clipped[record][0])
+    (most, why), total = clipped[worst], count_clipped(clipped)
+    why = f" ({why})" if why else ""
+    print(
+        f"{total} samples beyond ±{RANGE:g} mV were clipped, {most} of them in {worst}{why}",
+        file=sys.stderr,
+    )
+
+
+def count_clipped(clipped: Clipped) -> int:
+    return sum(count for count, _ in clipped.values())
 
 
 def describe(
@@ -111,17 +129,17 @@ def output_paths(out: Path, listing: Listing) -> dict[str, Path]:
 
 def read_all(
     listing: Listing, fs: int, resampling: str
-) -> tuple[Listing, list[np.ndarray], int, dict[str, list[str]]]:
+) -> tuple[Listing, list[np.ndarray], Clipped, dict[str, list[str]]]:
     """Read and resample every record.
 
     Returns the listing of the usable ones, with the others left out, their signals (int16
-    (samples, leads), microvolt), the number of samples clipped here, and the names of those of
-    which a lead was recorded `constant` or `clipped`.
+    (samples, leads), microvolt), what was clipped here, and the names of those of which a
+    lead was recorded `constant` or `clipped`.
 
     Raises:
         UserError: no record is usable.
     """
-    kept, signals, left_out, clipped = [], [], list(listing.left_out), 0
+    kept, signals, left_out, clipped = [], [], list(listing.left_out), {}
     flagged: dict[str, list[str]] = {kind: [] for kind in Quality._fields}
     count, leads = listing.leads and len(listing.leads), listing.leads
     for index, record in enumerate(tqdm(listing.records, "reading", leave=False, disable=None)):
@@ -135,7 +153,8 @@ def read_all(
         signal, out_of_range = to_microvolt(ordered, fs, resampling, listing.beyond)
         kept.append(index)
         signals.append(signal)
-        clipped += out_of_range
+        if out_of_range:
+            clipped[str(record)] = out_of_range, implausible(ordered.signal)
         for kind, found in assess_leads(ordered.signal)._asdict().items():
             flagged[kind] += [str(record)] if found else []
     if not kept:

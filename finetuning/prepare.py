@@ -91,7 +91,12 @@ def add_dataset_flags(parser: cli.Parser) -> None:
     flag("--test-folds", type=cli.id_list, default="10", help="[ptbxl] to test on; others train")
     flag("--table", type=cli.file, help="[table] CSV file: file, label and more, see the README")
     flag("--record-fs", type=cli.positive, help="[table] Hz, where neither table nor file says")
-    flag("--unit", choices=names.UNITS, help="[table] where neither table nor file says")
+    flag(
+        "--unit",
+        type=names.as_unit,
+        choices=names.UNITS,
+        help="[table] where neither table nor file says",
+    )
     flag("--gain", type=cli.positive, help="[table] units per mV, with --unit adu")
     flag(
         "--test-size",

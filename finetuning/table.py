@@ -18,6 +18,7 @@ import pandas as pd
 from finetuning.listing import PARTS, Listing, multi_hot, read_table
 from utils.cli import UserError
 from utils.files import sha256
+from utils.names import as_unit
 from utils.recordings import ADU, UNITS, Recording, names_wfdb, read_recording
 
 NAME = "table"
@@ -99,7 +100,7 @@ def read_row(table: Path, folder: Path, row: dict[str, str], flags: dict[str, An
     """Raises `UserError` where a cell is no rate, unit or gain."""
     where = f"{table}, {row['file']!r}"
     fs, gain = (_positive(where, row, name) or flags[name] for name in ("fs", "gain"))
-    unit = row.get("unit") or flags["unit"]
+    unit = as_unit(row["unit"]) if row.get("unit") else flags["unit"]
     if unit not in (None, *UNITS):
         raise UserError(f"{where}: unknown unit {unit!r}; known: {', '.join(UNITS)}")
     if row.get("gain") and unit != ADU:

@@ -49,6 +49,7 @@ def test_fine_tuning_ends_with_a_card(prepared, tmp_path):
         "# resnet18, classification, challenge17", "Not a medical device",
         "A (atrial fibrillation), N (normal rhythm), O (other rhythm), ~ (too noisy)",
         'Predictor.load("best_model.safetensors")', "--weights best_model.safetensors RECORD",
+        "# (samples,), at any rate",
         "250 Hz, mV", "minus 0.0075 mV, divided by 0.2373 mV", "512 samples (2.0 s)",
         "- **labels**: zip", "- **recordings, train**: 36\n", "- **recordings, test**: 12\n",
         "weights trained on icentia11k (the Icentia11k", "CC BY-NC-SA 4.0", "ODC-By 1.0",

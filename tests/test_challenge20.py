@@ -125,7 +125,7 @@ def test_unusable_record_is_left_out(source, command_on, tmp_path, reason):
 
 def test_no_signal_file(source, command_on):
     (source / "A0000.mat").unlink()
-    assert "1 × unreadable signal" in command_on(source).err
+    assert "1 × no .mat beside its .hea" in command_on(source).err
 
 
 def test_what_is_refused(source, command_on, tmp_path):

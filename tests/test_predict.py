@@ -51,7 +51,7 @@ def test_a_folder_answers_in_the_table_and_in_files(source, weights, tmp_path):
     recordings = document["recordings"]
     predictor = predict.Predictor.load(weights, device="cpu", precision="fp32")
     assert len(rows) == len(recordings) == 5
-    assert lines[4].startswith("REFERENCE  ") and "without a sampling rate" in lines[4]
+    assert lines[4].startswith("REFERENCE  ") and "not columns of numbers" in lines[4]
     assert rows[4]["reason"] == "cannot be read: " + recordings[4]["cannot_be_read"]
     for number, (line, row, entry) in enumerate(zip(lines[:4], rows, recordings, strict=False), 1):
         name = f"A0000{number}"
@@ -163,6 +163,9 @@ def test_what_cannot_be_read_does_not_stop_the_others(source, weights, tmp_path)
     assert result.err == "error: 1 of the recordings named cannot be read, see above\n"
     result = run("--weights", weights, tmp_path, source / "A00001.mat")
     assert result.code == 0 and "1 of 2 recordings cannot be read, see above" in result.out
+    result = run("--weights", weights, tmp_path)
+    assert result.code == 2 and "broken" in result.out
+    assert result.err == "error: 0 of 1 recordings can be read, see above\n"
 
 
 @pytest.mark.filterwarnings("error")
@@ -220,6 +223,7 @@ def test_where_nothing_can_be_written_nothing_is_asked(source, weights, tmp_path
     result = run("--weights", weights, source / "A00001.mat", flag, tmp_path / "file" / "x")
     result.refused(str(tmp_path / "file"))
     assert not result.out
+    run("--weights", weights, source, "--plot", tmp_path / "file").refused("file is a file; name a")
 
 
 def test_the_table_of_many_classes_has_lines_of_a_screen():
@@ -241,7 +245,7 @@ def test_the_table_of_many_classes_has_lines_of_a_screen():
 def test_doubts_are_said(source, weights, tmp_path):
     signal = read_recording(source / "A00001.hea").signal
     np.save(tmp_path / "r.npy", signal * 1000)
-    result = run("--weights", weights, tmp_path / "r.npy", "--fs", 300, "--unit", "mV")
+    result = run("--weights", weights, tmp_path / "r.npy", "--fs", 300, "--unit", "mv")
     assert result.code == 0 and "cannot tell" in result.out
     assert "uV taken for mV" in result.out
 
@@ -251,7 +255,7 @@ def test_doubts_are_said(source, weights, tmp_path):
     [
         ([], "name recordings"),
         (["nowhere"], "nowhere does not exist"),
-        (["{source}", "--export", "onnx"], "name recordings, or what to --export"),
+        (["{source}", "--export", "onnx"], "--export takes no recordings"),
         (["{source}", "--out", "x"], "--out: only with --export"),
         (["{source}", "--csv", "{source}", "--overwrite"], "is there; name another"),
         (["{source}", "--csv", "x.csv", "--json", "x.csv"], "name one file"),

@@ -69,6 +69,9 @@ def test_units_rates_and_one_lead_without_a_second_axis(predictor):
     assert expected.shape == (5,) and expected.dtype == np.float32
     in_microvolt = predictor.predict(signal[:, None] * 1000, FS, "uV").probabilities
     np.testing.assert_allclose(in_microvolt, expected)
+    for unit in ("\u00b5V", "\u03bcv", "UV"):
+        alike = predictor.predict(signal * 1000, FS, unit).probabilities
+        np.testing.assert_array_equal(alike, in_microvolt)
     assert np.abs(predictor.predict(signal, 200).probabilities - expected).max() > 1e-4
 
 
@@ -105,11 +108,12 @@ def test_networks_that_do_not_fit_together(tmp_path):
 @pytest.mark.parametrize(
     ("signal", "unit", "words"),
     [
-        (np.zeros((1000, 2)), "mV", r"shape \(1000, 2\) is not \(samples, 1\)"),
+        (np.zeros((1000, 2)), "mV", r"not \(samples, 1\); this network takes one .*signal\[:, 0\]"),
         (np.zeros((1000, 1, 1)), "mV", "is not"),
         (np.zeros(0), "mV", "is not"),
         (np.zeros(1000), "adu", "unit adu without a gain"),
         (np.zeros(1000), None, "no unit given"),
+        (np.zeros(1000), "kV", "unknown unit 'kV'; known: mV, uV, V, adu"),
     ],
 )
 def test_recordings_that_cannot_be_used(predictor, signal, unit, words):
@@ -130,6 +134,7 @@ def spoiled(change) -> np.ndarray:
         (np.zeros(30 * FS), "flat"),
         (heartbeats(30).clip(-0.02, 0.02), "clipped"),
         (spoiled(lambda signal: signal.put(77, np.nan)), "samples are missing"),
+        (heartbeats(30) * 2000, "spans 2010 mV, an ECG 0.02 to 30;"),
         (heartbeats(30) * 1000, "a thousand times as much: uV taken for mV"),
         (heartbeats(30) / 1000, "a thousandth of it: V taken for mV"),
         (heartbeats(30) * 1e6, "wrong --unit or --gain?"),

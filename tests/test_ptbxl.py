@@ -171,5 +171,5 @@ def test_a_missing_recording_is_left_out(source, prepared, tmp_path):
     assert prepared(source).code == 0
     left_out = load(tmp_path)["train"].manifest["left_out"]
     assert [entry["reason"] for entry in left_out if entry["record"] == "7"] == [
-        "unreadable header (No such file or directory)"
+        "no .hea, which says how it was sampled"
     ]

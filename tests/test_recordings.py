@@ -14,7 +14,7 @@ from utils import recordings, text_columns
 from utils.cli import UserError
 from utils.record_files import find_records
 from utils.recordings import lead_number, open_recording, read_recording, read_wfdb
-from utils.wfdb_io import Unusable
+from utils.wfdb_io import MILLIVOLT, Unusable
 
 FS, LEADS = 250, ["ECG I", "V5"]
 MICROVOLT = noise(1500, 2)
@@ -251,6 +251,57 @@ def test_lines_above_the_numbers(tmp_path, above, row, leads):
     values = np.random.default_rng(0).normal(size=600)
     rows = "\n".join(row.format(value, number / 250) for number, value in enumerate(values))
     (tmp_path / "r.csv").write_text(above + rows, encoding="utf-8")
-    opened = open_recording(tmp_path / "r.csv", FS, "mV")
+    watch = above is WATCH
+    opened = open_recording(tmp_path / "r.csv", 512 if watch else FS, None if watch else "mV")
     assert opened.leads == leads and opened.samples == 600
-    np.testing.assert_allclose(opened.read(0, 600, 0)[:, 0], values, atol=1e-3)
+    scale = 1000 if watch else 1
+    np.testing.assert_allclose(opened.read(0, 600, 0)[:, 0] * scale, values, atol=1e-3)
+
+
+def put_text(path, above, times=None):
+    rows = MICROVOLT[:, :1] if times is None else np.column_stack([times, MICROVOLT[:, 0]])
+    rows = "\n".join(",".join(f"{cell:.15g}" for cell in row) for row in rows)
+    path.write_text(above + rows, encoding="utf-8")
+    return path
+
+
+TIMES = np.arange(1500) / 360
+# What is above the numbers, their times, and the rate and unit that they tell.
+TOLD = {
+    "watch": (WATCH, None, 512, "uV"),
+    "comment": ("# Sampling frequency: 500.5 Hz\n# Units: mv\n", None, 500.5, "mV"),
+    "fs": ("fs=128\nunit (V)\n", None, 128, "V"),
+    "seconds": ("Time (s),ECG\n", TIMES, 360, None),
+    "physionet": ("'Elapsed time','MLII'\n'seconds','mV'\n", TIMES, 360, "mV"),
+    "rounded": ("time,ECG\n", TIMES.round(3), 360, None),
+    "no names": ("", TIMES, 360, None),
+    "broken rate": ("time,ECG\n", np.arange(1500) / 128.4, 128.4, None),
+    "of a day": ("timestamp,ECG\n", 1.7e9 + np.arange(1500) / 250, 250, None),
+    "ms": ("t_ms,ECG\n", np.arange(1500) * 4, 250, None),
+    "both": ("Sample rate,359 Hz\ntime,ECG\n", TIMES, 359, None),
+    "count": ("sample,ECG\n", np.arange(1500), "not count seconds", None),
+    "ms without a word": ("time,ECG\n", np.arange(1500) * 4, "not count seconds", None),
+    "minutes": ("time (min),ECG\n", TIMES / 60, "not count seconds", None),
+    "gaps": ("time,ECG\n", np.where(TIMES > 2, TIMES + 1, TIMES), "are irregular", None),
+    "two": ("Sample rate,512 Hz\ntime,ECG\n", TIMES, "stand 512 Hz, its times say 360", None),
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_text_that_tells_rate_and_unit(tmp_path, name):
+    above, times, fs, unit = TOLD[name]
+    path = put_text(tmp_path / "r.csv", above, times)
+    if isinstance(fs, str):
+        with pytest.raises(Unusable, match=f"without a sampling rate .*{fs}"):
+            open_recording(path, None, "mV")
+        assert open_recording(path, 77, "mV").fs == 77
+        return
+    opened = open_recording(path, None, None if unit else "uV")
+    assert opened.fs == pytest.approx(fs, rel=1e-9)
+    scale = MILLIVOLT[unit or "uV"]
+    np.testing.assert_allclose(opened.read(0, 1500)[:, 0], MICROVOLT[:, 0] * scale)
+    with pytest.raises(Unusable, match=f"file says {fs:g} Hz, but --fs or the table 300;"):
+        open_recording(path, 300, unit)
+    if unit:
+        with pytest.raises(Unusable, match=f"file says {unit}, but --unit or the table adu;"):
+            open_recording(path, None, "adu", 200)

@@ -86,7 +86,7 @@ def test_the_first_sample_of_all_leads_is_no_time(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("unit", "gain", "factor"), [("mV", None, 1), ("uV", None, 1e-3), ("V", None, 1e3),
+    ("unit", "gain", "factor"), [("mV", None, 1), ("µv", None, 1e-3), ("V", None, 1e3),
                                  ("adu", 200, 1 / 200)],
 )  # fmt: skip
 def test_units(tmp_path, unit, gain, factor):
@@ -125,6 +125,17 @@ BAD = {
     "folder.npy": (lambda path: path.mkdir(), "cannot be read"),
     "words.csv": (lambda path: path.write_text("a,b\n1,x\n"), "not columns of numbers"),
     "uneven.csv": (lambda path: path.write_text("1,2\n1,2,3\n" * 60), "not columns of numbers"),
+    "comma.csv": (
+        lambda path: path.write_text("MLII\n" + "-125,0\n" * 600),
+        "1 named, 2 in the line below; decimal commas?",
+    ),
+    "watch.csv": (
+        lambda path: path.write_text("Name,X\nEinheit,µV\n\n" + "-125,0\n4,25\n" * 300),
+        "decimal commas? else name the columns",
+    ),
+    "timed.csv": (
+        lambda path: path.write_text("time;I\n" + "0,1;-0,5\n" * 600), "with decimal points",
+    ),
     "empty.csv": (lambda path: path.write_text(""), "not columns of numbers"),
     "binary.txt": (lambda path: path.write_bytes(bytes(range(256))), "not columns of numbers"),
     "short.csv": (lambda path: put_csv(path, SIGNAL[:299]), "299 samples are shorter than 1 s"),
@@ -136,13 +147,24 @@ BAD = {
     "square.npy": (lambda path: np.save(path, np.zeros((600, 600))), "is not samples by leads"),
     "cube.npy": (lambda path: np.save(path, np.zeros((600, 2, 2))), "is not samples by leads"),
     "complex.npy": (lambda path: np.save(path, np.zeros(600, complex)), "is not samples by leads"),
+    "latin.csv": (lambda path: path.write_bytes(b"\xb5V\n1\n2\n"), "is not UTF-8; save it so"),
     "other.mat": (lambda path: savemat(path, {"x": SIGNAL}), "holds no 'val'"),
+    "cut.mat": (
+        lambda path: savemat(path, {"val": SIGNAL}) or path.write_bytes(path.read_bytes()[:999]),
+        "it is damaged, or no MATLAB file",
+    ),
+    "new.mat": (
+        lambda path: path.write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM" + bytes(99)),
+        "save it with -v7",
+    ),
     "text.mat": (lambda path: path.write_text("no" * 99), ".mat cannot be read"),
     "claim.npy": (lambda path: path.write_bytes(CLAIM + b"12"), "not a plain array"),
     "huge.npy": (lambda path: np.save(path, SIGNAL * 1e308), "infinite values"),
     "long.csv": (lambda path: path.write_text(f"{'[' * 10**5}\n1\n2\nx"), "not columns of numbers"),
+    "b.hea": (lambda path: path.write_text("b 1 300 600\nc.dat 16 200/mV\n"), "no c.dat beside"),
+    "lone.dat": (lambda path: path.touch(), "no .hea, which"),
     "a.xml": (lambda path: path.touch(), "format .xml is not one of .hea, .csv"),
-    "a.hea": (lambda path: path.write_text("a 1 300 600\na.dat 16 200/mV\n"), "unreadable signal"),
+    "a.hea": (lambda path: path.write_text("a 1 300 600\na.dat 16 200/mV\n"), "no .dat beside"),
 }  # fmt: skip
 
 
@@ -362,6 +384,14 @@ def test_rate_unit_and_gain_by_row(make, tmp_path):
     assert train.manifest["clipped_samples"] > 0
 
 
+def test_a_wrong_unit_is_named_with_the_record(make, tmp_path):
+    make(rows(), *SAID)
+    np.save(tmp_path / "mine/r4.npy", noise(600, 2))
+    result = make(rows(), *SAID, "--overwrite", write=False)
+    assert result.code == 0 and "of them in r4.npy (spans " in result.err, result
+    assert "uV taken for mV" in result.err and len(result.err.splitlines()) == 1
+
+
 def test_what_is_left_out(make, tmp_path):
     table = rows(12)
     table[3]["label"] = " ; "
@@ -406,7 +436,7 @@ def test_paths_start_at_the_source_and_may_leave_it(make, tmp_path):
         (rows(2, labels=[""]), SAID, "names 0 classes"),
         (rows(2) + rows(1), SAID, "lists 'r0.npy' more than once"),
         ([*rows(2), {"file": "./r0.npy", "label": "N"}], SAID, "'./r0.npy' is also 'r0.npy'"),
-        (rows(unit=["mv"]), SAID, "'r0.npy': unknown unit 'mv'; known: mV, uV, V, adu"),
+        (rows(unit=["kV"]), SAID, "'r0.npy': unknown unit 'kV'; known: mV, uV, V, adu"),
         (rows(unit=["adu"]), SAID, "'r0.npy': unit adu needs a gain"),
         (rows(unit=["mV"], gain=[200]), SAID, "'r0.npy': a gain is for the unit adu, not mV"),
         (rows(), [*SAID, "--gain", 200], "--gain is for recordings in adu"),

@@ -42,7 +42,7 @@ SCORES = {
 CLASSIFIER = """from finetuning.predict import Predictor
 
 predictor = Predictor.load("{name}")
-predictor.predict(signal, fs=300, unit="mV")  # (samples,) or (samples, leads), at any rate"""
+predictor.predict(signal, fs=300, unit="mV")  # {shape}, at any rate"""
 ENCODER = """from utils.weights import load_encoder
 
 encoder = load_encoder("{name}").encoder.eval()
@@ -97,7 +97,9 @@ def render(
         scores: what is in `scores.json`.
     """
     classifies = contract.task == "classification" and _has_head(tensors)
-    load = (CLASSIFIER if classifies else ENCODER).format(name=name)
+    leads = contract.in_channels
+    shape = "(samples,)" if leads == 1 else f"(samples, {leads})"
+    load = (CLASSIFIER if classifies else ENCODER).format(name=name, shape=shape)
     if classifies:
         load += f"\n```\n\n```sh\npython -m finetuning.predict --weights {name} RECORD"
     parts = [

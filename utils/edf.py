@@ -110,7 +110,7 @@ def _open(path: Path) -> tuple[_File, tuple[edfio.EdfSignal, ...]]:
     except ERRORS as error:
         raise Unusable(f"unreadable header ({words(error)})") from None
     if stated > held or stated < -1:
-        raise Unusable(f"header says {stated} data records, file holds {held:g}")
+        raise Unusable(f"header says {stated} data records, file holds {int(held)}")
     records = int(held) if stated == -1 else stated  # -1: it was being written
     return _File(path, header, records, size), signals
 

@@ -5,6 +5,7 @@ import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from math import isclose
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import wfdb
 
 from utils.arrays import parse_npy
 from utils.edf import open_edf
+from utils.names import as_unit
 from utils.opened import LARGEST, OpenRecording
 from utils.text_columns import read_columns
 from utils.wfdb_io import (
@@ -27,6 +29,7 @@ from utils.wfdb_io import (
 
 ADU = "adu"  # units of the digitiser, so many per mV
 UNITS = (*MILLIVOLT, ADU)
+AGREE = 0.01  # two statements of one rate differ by less
 BLOCK = 2**17  # samples of a WFDB record that are read at once: opening it takes longer than these
 SHOWN = 300  # characters of the leads that an error lists
 
@@ -39,6 +42,21 @@ class Recording(NamedTuple):
     leads: list[str] | None = None
 
 
+class Plain(NamedTuple):
+    """What a file of `FORMATS` holds, with time along the longer axis.
+
+    Attributes:
+        mapped: the file, where it is. leads, fs, unit, unsure: as in `text_columns.Columns`.
+    """
+
+    values: np.ndarray
+    mapped: mmap.mmap | None = None
+    leads: list[str] | None = None
+    fs: float | None = None
+    unit: str | None = None
+    unsure: str = ""
+
+
 def open_recording(
     path: Path, fs: float | None = None, unit: str | None = None, gain: float | None = None
 ) -> OpenRecording:
@@ -46,14 +64,15 @@ def open_recording(
 
     A WFDB record is named by its `.hea`, or by its `.dat` or `.mat` beside that, or without any
     ending; its header says how it was sampled, as that of an EDF file does. Of all other formats
-    the longer axis is time, and the arguments say the rest. Text and `.mat` are read at once, the
-    others where `read` asks for it.
+    the longer axis is time, and the arguments say what the file does not. Text and `.mat` are read
+    at once, the others where `read` asks for it.
 
     Args:
         fs: Hz. unit: one of `UNITS`. gain: units per mV, where the unit is "adu".
 
     Raises:
-        Unusable: missing, damaged, shorter than a second, or of unknown format, rate or unit.
+        Unusable: missing, damaged, shorter than a second, of unknown format, rate or unit, or of
+            another than the arguments say.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -166,22 +185,27 @@ def read_val(content: bytes) -> np.ndarray:
         return np.asarray(loadmat(io.BytesIO(content), variable_names=["val"])["val"])
     except KeyError:
         raise Unusable(".mat holds no 'val'") from None
-    except Exception as error:  # scipy's reader raises almost any error on damaged bytes
-        raise Unusable(f".mat cannot be read: {' '.join(str(error).split())}") from None
+    except NotImplementedError:  # that is HDF5
+        raise Unusable(".mat of MATLAB 7.3; save it with -v7") from None
+    except Exception:  # scipy's reader raises almost any error on damaged bytes
+        raise Unusable(".mat cannot be read; it is damaged, or no MATLAB file") from None
 
 
 def millivolt(unit: str | None, gain: float | None) -> float:
-    """One of `unit` in mV; `gain` is how many "adu" are one.
+    """One of `unit` in mV, whatever its capitals; `gain` is how many "adu" are one.
 
     Raises:
-        Unusable: no unit, or no gain where it takes one.
+        Unusable: no known unit, or no gain where it takes one.
     """
+    unit = unit and as_unit(unit)
     if unit in MILLIVOLT:
         return MILLIVOLT[unit]
     if unit == ADU and gain:
         return 1 / gain
     if unit == ADU:
         raise Unusable("unit adu without a gain; give --gain, in a table a column gain")
+    if unit:
+        raise Unusable(f"unknown unit {unit!r}; known: {', '.join(UNITS)}")
     raise Unusable("no unit given; give --unit, in a table a column unit")
 
 
@@ -242,16 +266,27 @@ def _whole(opened: OpenRecording) -> Recording:
 def _open_plain(
     path: Path, fs: float | None, unit: str | None, gain: float | None
 ) -> OpenRecording:
-    """Of a format that says neither rate nor unit."""
-    suffix = path.suffix.lower()
-    if fs is None:
-        raise Unusable(f"{suffix} without a sampling rate; give --fs, in a table a column fs")
-    scale = millivolt(unit, gain)
+    """Of a format that need not say rate and unit; what a file says must not be contradicted."""
     try:
-        values, leads, mapped = FORMATS[suffix](path)
+        plain = FORMATS[path.suffix.lower()](path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise Unusable(f"file cannot be read ({words(error)})") from None
-    return OpenRecording.of_array(_samples_first(values), scale, fs, leads, mapped)
+    unit = unit and as_unit(unit)
+    if fs and plain.fs and not isclose(fs, plain.fs, rel_tol=AGREE):
+        raise Unusable(f"file says {plain.fs:g} Hz, but --fs or the table {fs:g}; leave that out")
+    if unit and plain.unit and unit != plain.unit:
+        raise Unusable(f"file says {plain.unit}, but --unit or the table {unit}; leave that out")
+    fs = fs or plain.fs
+    if fs is None:
+        unsure = f" ({plain.unsure})" if plain.unsure else ""
+        suffix = path.suffix.lower()
+        raise Unusable(
+            f"{suffix} without a sampling rate{unsure}; give --fs, in a table a column fs"
+        )
+    scale = millivolt(unit or plain.unit, gain)
+    return OpenRecording.of_array(
+        _samples_first(plain.values), scale, fs, plain.leads, plain.mapped
+    )
 
 
 def _samples_first(values: np.ndarray) -> np.ndarray:
@@ -270,23 +305,22 @@ def _names(opened: OpenRecording) -> list[str] | None:
     return names if len(different) == len(names) == opened.count else None
 
 
-def _read_text(path: Path) -> "Plain":
-    return *read_columns(path), None
+def _read_text(path: Path) -> Plain:
+    values, *about = read_columns(path)
+    return Plain(values, None, *about)
 
 
-def _read_npy(path: Path) -> "Plain":
+def _read_npy(path: Path) -> Plain:
     """Mapped: what is not asked for is not read."""
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return parse_npy(mapped), None, mapped
+    return Plain(parse_npy(mapped), mapped)
 
 
-def _read_mat(path: Path) -> "Plain":
-    return read_val(path.read_bytes()), None, None
+def _read_mat(path: Path) -> Plain:
+    return Plain(read_val(path.read_bytes()))
 
 
-# Values with time along the longer axis, names of the leads, and the file where it is mapped.
-Plain = tuple[np.ndarray, list[str] | None, mmap.mmap | None]
 FORMATS: dict[str, Callable[[Path], Plain]] = {
     ".csv": _read_text,
     ".txt": _read_text,

@@ -44,6 +44,8 @@ def read_header(record: Path) -> wfdb.Record:
     try:
         stated = _fields(Path(f"{record}.hea"))
         header = wfdb.rdheader(str(record))
+    except FileNotFoundError:
+        raise Unusable("no .hea, which says how it was sampled") from None
     except ERRORS as error:
         raise Unusable(f"unreadable header ({words(error)})") from None
     if not isinstance(header, wfdb.Record) or not header.n_sig or not header.file_name:
@@ -104,12 +106,14 @@ def check_length(record: Path, header: wfdb.Record) -> None:
             raise Unusable(f"unreadable signal (format {form})")
         try:
             size = (record.parent / name).stat().st_size - offset
+        except FileNotFoundError:
+            raise Unusable(f"no {name.removeprefix(record.name)} beside its .hea") from None
         except OSError as error:
             raise Unusable(f"unreadable signal ({words(error)})") from None
         frame = SAMPLE_BYTES[form] * sum(header.samps_per_frame[lead] for lead in leads)
         held = max(Fraction(size) / frame, 0)
         if (header.sig_len or 0) > held:
-            raise Unusable(f"header says {header.sig_len} samples, file holds {float(held):g}")
+            raise Unusable(f"header says {header.sig_len} samples, file holds {int(held)}")
 
 
 def read_marks(record: Path | str) -> wfdb.Annotation:
@@ -135,5 +139,7 @@ def read_marks(record: Path | str) -> wfdb.Annotation:
 
 def words(error: Exception) -> str:
     """What is wrong, in one line, without the path that a system error names."""
+    if isinstance(error, UnicodeDecodeError):
+        return "its text is not UTF-8; save it so"
     message = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(message.split())[:200]
