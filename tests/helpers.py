@@ -21,6 +21,9 @@ from utils.files import HOST
 from utils.weights import save_weights
 
 ROOT = Path(__file__).parents[1]
+LONG_RUN = [  # what is common in long runs, at once
+    "--schedule", "cosine", "--warmup", 0.05, "--weight-decay", 0.01, "--ema", 0.999, "--augment",
+]  # fmt: skip
 
 
 class Result(NamedTuple):

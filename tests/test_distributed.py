@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.helpers import ROOT, contents
+from tests.helpers import LONG_RUN, ROOT, contents
 from tests.interrupting import results
 from utils import distributed
 from utils.cli import UserError
@@ -108,7 +108,7 @@ def test_pretraining_and_fine_tuning_by_two_processes(cohort_folder, prepared, t
         "--device",
         "cpu",
     ]
-    flags += ["--preset", "recommended", "--mixup", 0.2, "--balance", "loss"]
+    flags += [*LONG_RUN, "--mixup", 0.2, "--balance", "loss"]
     found = start("finetuning.trainer", *flags)
     assert found.returncode == 0, found
     assert found.stdout.count("test: macro F1") == 1

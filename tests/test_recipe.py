@@ -25,7 +25,7 @@ from finetuning.prepared import load_prepared
 from finetuning.shifting import STEP, over_shifts
 from finetuning.stream import stream, training_loss
 from finetuning.targets import MULTI_LABEL, SINGLE_LABEL
-from tests.helpers import command, make_classifier, make_contract, put_weights
+from tests.helpers import LONG_RUN, command, make_classifier, make_contract, put_weights
 from utils import averaging, presets, schedule
 from utils.distributed import ALONE, Processes
 from utils.engine import Hardware, hits
@@ -302,7 +302,7 @@ def test_answers_are_averaged_over_shifts():
 def job(prepared, tmp_path_factory):
     """A run with everything."""
     root = tmp_path_factory.mktemp("recipe")
-    recipe = ["--preset", "recommended", "--mixup", 0.2, "--balance", "sampling", "--tta", 2]
+    recipe = [*LONG_RUN, "--mixup", 0.2, "--balance", "sampling", "--tta", 2]
     sets = ["--train", prepared / "p_train.npz", "--test", prepared / "p_test.npz"]
     small = ["--epochs", 2, "--batch-size", 16, "--val-size", 0.25, "--device", "cpu"]
     weights = ["--weights-file", put_weights(root / "weights"), "--precision", "fp32"]
@@ -316,7 +316,11 @@ def job(prepared, tmp_path_factory):
 
 def test_a_run_with_everything(job):
     arguments = json.loads((job / "args.json").read_text())["arguments"]
-    assert presets.FINETUNING["recommended"].items() <= arguments.items()
+    assert (arguments["schedule"], arguments["ema"], arguments["augment"]) == (
+        "cosine",
+        0.999,
+        True,
+    )
     history = pd.read_csv(job / "history.csv")
     assert len(history) == 2 and history.notna().all(axis=None)
     assert history["acc"].between(0, 1).all()
@@ -341,10 +345,14 @@ def test_the_predictor_standardises_and_shifts_alike(job, prepared):
 def test_each_can_be_turned_off_again(monkeypatch):
     off = ["--warmup", 0, "--weight-decay", 0, "--ema", 0, "--no-augment", "--schedule", "constant"]
     needed = ["--job-dir", "job", "--train", __file__, "--preset"]
-    monkeypatch.setattr("sys.argv", list(map(str, ["command", *needed, "recommended", *off])))
-    plain = trainer.parse_arguments()
-    monkeypatch.setattr("sys.argv", ["command", *needed, "paper", "--stop-metric", "val_loss"])
-    assert vars(plain) | {"preset": "paper"} == vars(trainer.parse_arguments())
+
+    def parsed(*flags):
+        monkeypatch.setattr("sys.argv", list(map(str, ["command", *needed, *flags])))
+        return vars(trainer.parse_arguments())
+
+    assert presets.FINETUNING["recommended"].items() <= parsed("recommended").items()
+    plain = parsed("recommended", *LONG_RUN, *off)
+    assert plain | {"preset": "paper"} == parsed("paper", "--stop-metric", "val_loss")
 
 
 def test_several_labels_cannot_be_balanced(prepared, tmp_path):

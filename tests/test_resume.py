@@ -14,7 +14,7 @@ import torch
 import finetuning.trainer
 import pretraining.trainer
 from pretraining.trainer import main as pretrain
-from tests.helpers import command, contents, leftover, put_weights
+from tests.helpers import LONG_RUN, command, contents, leftover, put_weights
 from tests.interrupting import PROCESSES, kill_and_continue, results, start
 from utils import checkpoint, training
 from utils.runlog import CHECKPOINT
@@ -120,7 +120,7 @@ def stopped(main, words, job, monkeypatch, step):
 
 def test_what_goes_beyond_the_paper_continues_alike(flags, tmp_path, monkeypatch):
     """Nothing of it has a state but the average of the weights."""
-    recipe = ["--preset", "recommended", "--mixup", 0.2, "--balance", "sampling", "--tta", 2,
+    recipe = [*LONG_RUN, "--mixup", 0.2, "--balance", "sampling", "--tta", 2,
               "--standardise", "recording", "--epochs", 3]  # fmt: skip
     words, main = [*flags[FINETUNING], *recipe], MAIN[FINETUNING]
     assert command(main, *words, "--job-dir", tmp_path / "whole").code == 0
