@@ -168,7 +168,7 @@ def protocol(cell: pd.Series, seeds: int, varied: set[str] = frozenset()) -> str
         if name in varied:
             continue
         if pd.isna(cell[name]):
-            differs.append(f"{name.replace('_', ' ')} not recorded")
+            differs.append(f"{name.replace('_', ' ')} {scenarios.UNKNOWN}")
         elif not alike:
             differs.append(words[name].format(shown.get(name, cell[name]), PROTOCOL.get(name)))
     return "; ".join(differs)

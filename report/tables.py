@@ -177,7 +177,7 @@ def epochs(results: Results) -> pd.DataFrame:
 
 def _ended(epochs: pd.Series, limit: float) -> str:
     if pd.isna(limit):
-        return "not recorded"
+        return scenarios.UNKNOWN
     return f"{(epochs < limit).sum()} of {len(epochs)} (limit {limit:.0f})"
 
 

@@ -16,7 +16,7 @@ from utils.arrays import parse_npy
 from utils.edf import open_edf
 from utils.names import as_unit
 from utils.opened import LARGEST, OpenRecording
-from utils.text_columns import read_columns
+from utils.text_columns import AGREE, read_columns
 from utils.wfdb_io import (
     ERRORS,
     MILLIVOLT,
@@ -29,7 +29,6 @@ from utils.wfdb_io import (
 
 ADU = "adu"  # units of the digitiser, so many per mV
 UNITS = (*MILLIVOLT, ADU)
-AGREE = 0.01  # two statements of one rate differ by less
 BLOCK = 2**17  # samples of a WFDB record that are read at once: opening it takes longer than these
 SHOWN = 300  # characters of the leads that an error lists
 

@@ -27,6 +27,7 @@ SECONDS = {"": 1.0} | dict.fromkeys(("s", "sec", "second", "seconds"), 1.0)
 SECONDS |= dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3)
 ROWS = 2**18  # read at once
 HEADER = 64  # lines above the numbers at most
+AGREE = 0.01  # two statements of one rate differ by less
 
 
 class Columns(NamedTuple):
@@ -128,7 +129,7 @@ def _rate(head: _Head, times: np.ndarray | None) -> tuple[float | None, str]:
         return stated, ""
     called = " ".join(row[0] for row in (head.names, head.units) if row)
     counted, unsure = _rate_of(times, called)
-    if stated and counted and not np.isclose(stated, counted, rtol=0.01):
+    if stated and counted and not np.isclose(stated, counted, rtol=AGREE):
         return None, f"above its numbers stand {stated:g} Hz, its times say {counted:g}"
     return stated or counted, unsure
 
