@@ -93,6 +93,7 @@ def test_a_finished_run_is_left_alone(flags, whole, tmp_path):
     for module, main in MAIN.items():
         job = whole[module][0]
         before = contents(job)
+        (job / ".lock").touch()  # what a kill in the last moment leaves
         result = command(main, *flags[module], "--job-dir", job, "--resume")
         assert result.code == 0 and "this run is finished" in result.out
         command(main, *flags[module], "--job-dir", job).refused("holds a run", "--resume")

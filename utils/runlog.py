@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -38,6 +38,7 @@ OUTPUTS = (
     "*_predictions.csv",
     "epoch_*",
 )
+LOCK = ".lock"  # in a job directory, while a run is there
 LEAVING = 60  # seconds in which the run of a study that was killed has saved and gone
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "wfdb")
 # Flags that a run may be continued with other values of: they change nothing but the last digits.
@@ -57,7 +58,11 @@ def finished(args: argparse.Namespace, last: str) -> bool:
     if not (args.resume and (args.job_dir / last).exists()):
         return False
     check_free(args)
-    return not (args.job_dir / CHECKPOINT).exists()
+    done, lock = not (args.job_dir / CHECKPOINT).exists(), args.job_dir / LOCK
+    if done and lock.exists():  # of one that was killed in its last moment
+        with suppress(Timeout), FileLock(lock, timeout=0):
+            lock.unlink(missing_ok=True)
+    return done
 
 
 @contextmanager
@@ -69,7 +74,7 @@ def claimed(args: argparse.Namespace) -> Iterator[None]:
     """
     check_free(args)
     args.job_dir.mkdir(parents=True, exist_ok=True)
-    lock = args.job_dir / ".lock"
+    lock = args.job_dir / LOCK
     try:
         with FileLock(lock, timeout=LEAVING if in_study() else 0):
             try:
