@@ -3,6 +3,7 @@ files."""
 
 import argparse
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,6 +54,9 @@ def look(args: argparse.Namespace, predictor: Predictor, name: str, record: Foun
         recording = in_order(open_recording(record.path, args.fs, args.unit, args.gain), predictor)
         fs, number = recording.fs, choose_lead(recording, args.channel, predictor)
         lead = describe_lead(recording, number)
+        if recording.uncalibrated:
+            print(f"{name}: no gain in the header: 200 units per mV are assumed (see --unit)",
+                  file=sys.stderr)  # fmt: skip
         prediction = predictor.predict_recording(recording, number)
         if args.plot:
             words = words_of(predictor)

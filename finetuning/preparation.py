@@ -155,6 +155,8 @@ def read_all(
         signals.append(signal)
         if out_of_range:
             clipped[str(record)] = out_of_range, implausible(ordered.signal)
+        if recording.uncalibrated:
+            flagged.setdefault("uncalibrated", []).append(str(record))
         for kind, found in assess_leads(ordered.signal)._asdict().items():
             flagged[kind] += [str(record)] if found else []
     if not kept:

@@ -32,8 +32,9 @@ COLUMNS = {"loss": "val_loss", "acc": "val_acc", "f1": "f1", "auc": "auc", "val_
 
 def run(args: argparse.Namespace) -> None:
     """Fine-tune as the flags of `finetuning.trainer` say."""
-    hardware = choose_hardware(args.device, args.precision)
+    hardware = choose_hardware(args.device, runlog.precision(args))
     with distributed.join(hardware.device) as processes, ExitStack() as claim:
+        hardware = hardware._replace(bf16=processes.send(hardware.bf16))
         done = processes.first and runlog.finished(args, SCORES)
         if processes.told(done, hardware.device):
             print(f"{args.job_dir / SCORES}: this run is finished")

@@ -53,12 +53,12 @@ def choose_segments(
     usable = np.flatnonzero(chosen & ~short & ~silent)
     patients, first = np.unique(table["patient"][usable], return_index=True)
     cohort = dict(zip(patients.tolist(), np.split(usable, first)[1:], strict=True))
-    _check(index, patient_ids, cohort, left_out)
+    _check(index, patient_ids or (), cohort, left_out)
     return cohort, left_out
 
 
 def _check(index, patient_ids, cohort: Cohort, left_out: list[dict[str, Any]]) -> None:
-    for patient in patient_ids or ():
+    for patient in patient_ids:
         if patient not in cohort:
             reasons = [out["reason"] for out in left_out if out["patient"] == patient]
             raise UserError(
@@ -92,6 +92,25 @@ def split_patients(
             f"--val-patients {val_patients} takes all of {len(cohort)} usable patients and leaves "
             "none to train on; use fewer, or 0 for no validation"
         )
+    return train, val
+
+
+def part_patients(
+    index: AnnotationIndex,
+    cohort: Cohort,
+    val_ids: Sequence[int],
+    left_out: list[dict[str, Any]],
+    same_subject: Mapping[int, int],
+) -> tuple[Cohort, Cohort]:
+    """Training and validation patients, the latter by number; records of one subject go together.
+
+    Raises:
+        UserError: a validation patient cannot be used, or nobody would be left to train on.
+    """
+    _check(index, val_ids, cohort, left_out)
+    train, val = _part(cohort, val_ids, same_subject)
+    if not train:
+        raise UserError("--val-patient-ids takes all usable patients and leaves none to train on")
     return train, val
 
 

@@ -1,7 +1,11 @@
 """Sources of annotated recordings, converted to Icentia11k's layout."""
 
+import csv
+import math
+import os
+import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,8 +14,9 @@ from pretraining import torrent_source, wfdb_source
 from pretraining.icentia11k import DESCRIPTION
 from utils.annotations import ALPHABETS
 from utils.cli import UserError
-from utils.files import atomic_folder, write_json
-from utils.manifest import summary
+from utils.datasets import DATA_SETS, JOINED
+from utils.files import atomic_folder, read_json, write_json
+from utils.manifest import HINTS, summary
 from utils.runlog import versions
 from utils.segments import FS
 
@@ -20,7 +25,7 @@ Records = dict[int, list[Path]]  # of each patient
 
 class Source(NamedTuple):
     """What its files are called, how they are found in a folder, and how they are converted to
-    another one, which gives the set's description."""
+    another one, which gives the description of this source."""
 
     files: str
     find_records: Callable[[Path], Records]
@@ -37,50 +42,173 @@ SOURCES["torrent"] = Source(
 
 
 def convert(
-    source: str, folder: Path, out: Path, patient_ids: Sequence[int] | None, overwrite: bool
+    sources: Sequence[tuple[str, Path]],
+    out: Path,
+    patient_ids: Sequence[int] | None = None,
+    subjects: Path | None = None,
+    append: bool = False,
+    overwrite: bool = False,
 ) -> None:
-    """Write the records of `folder` to `out`, whole or not at all.
+    """Write the records of all sources to `out`, whole or not at all.
 
     Args:
+        sources: name of each, see `SOURCES`, and the folder of its files.
         patient_ids: whom to convert; everybody by default.
+        subjects: file of lines `patient,subject`, see `read_subjects`.
+        append: add to the set in `out`. overwrite: replace it.
 
     Raises:
         UserError: no usable records, a patient asked for is not there or has no usable segment,
-            or `out` holds something that may not be replaced.
+            two sources have a patient of the same number, or `out` holds something that may not
+            be replaced, or nothing that can be added to.
     """
-    if out.exists() and not (overwrite and (out / DESCRIPTION).exists()):
-        raise UserError(f"{out} exists; choose another --out, or --overwrite a converted set")
-    if out.resolve() in (folder.resolve(), *folder.resolve().parents):
-        raise UserError(f"--from {folder} lies in --out {out}; choose another --out")
-    records = _choose(SOURCES[source], folder, patient_ids)
+    before = _earlier_sources(out, append, overwrite)
+    chosen = _choose(sources, before, patient_ids)
     with atomic_folder(out) as made:
-        description = SOURCES[source].convert_all(records, made)
-        _check_converted(description, patient_ids or ())
-        write_json(
-            made / DESCRIPTION, {**description, "source": source, "fs": FS, "versions": versions()}
-        )
+        if append:
+            ignored = shutil.ignore_patterns(DESCRIPTION, "annotation_index")
+            shutil.copytree(out, made, copy_function=os.link, ignore=ignored, dirs_exist_ok=True)
+        added = [
+            {"name": name, **SOURCES[name].convert_all(records, made)}
+            for (name, _), records in zip(sources, chosen, strict=True)
+        ]
+        _check_converted(added, patient_ids or ())
+        description = describe([*before, *added], subjects)
+        write_json(made / DESCRIPTION, description)
     print(
         f"{out}: {description['patients']} patients, {description['segments']} segments, "
         f"mean {description['mean_mv']:.4f} mV, sd {description['sd_mv']:.4f} mV"
     )
-    if description["left_out"]:
-        print(summary(description["left_out"]), file=sys.stderr)
+    for source in added:
+        if source.get("uncalibrated"):
+            count, hint = len(source["uncalibrated"]), HINTS["uncalibrated"]
+            print(f"{source['name']}: {count} records{hint}", file=sys.stderr)
+        if source["left_out"]:
+            print(summary(source["left_out"]), file=sys.stderr)
 
 
-def _choose(source: Source, folder: Path, patient_ids: Sequence[int] | None) -> Records:
-    records = source.find_records(folder)
-    if not records:
-        raise UserError(f"{folder} holds no {source.files} files; name the folder of the records")
+def _earlier_sources(out: Path, append: bool, overwrite: bool) -> list[dict[str, Any]]:
+    """Descriptions of the sources that `out` holds and keeps."""
+    described = (out / DESCRIPTION).exists()
+    if not append:
+        if out.exists() and not (overwrite and described):
+            raise UserError(f"{out} exists; choose another --out, or --overwrite a converted set")
+        return []
+    before = read_json(out / DESCRIPTION).get("sources") if described else None
+    if not before or any(source["name"] == "torrent" for source in before):
+        raise UserError(
+            f"{out} is no set that --append can add to; convert all of its sources in one command"
+        )
+    return before
+
+
+def _choose(
+    sources: Sequence[tuple[str, Path]],
+    before: Iterable[Mapping[str, Any]],
+    patient_ids: Sequence[int] | None,
+) -> list[Records]:
+    """Records of the patients asked for, of each source."""
+    owners = {
+        patient: source["name"]
+        for source in before
+        for patient in source["patient_of_record"].values()
+    }
+    chosen = []
+    for name, folder in sources:
+        records = SOURCES[name].find_records(folder)
+        if not records:
+            files = SOURCES[name].files
+            raise UserError(f"{folder} holds no {files} files; name the folder of the records")
+        wanted = records if patient_ids is None else records.keys() & set(patient_ids)
+        for patient in sorted(wanted):
+            if patient in owners:
+                raise UserError(
+                    f"patient {patient} of {name} is also in {owners[patient]}; convert them to "
+                    "sets of their own, or choose by --patient-ids"
+                )
+            owners[patient] = name
+        chosen.append({patient: records[patient] for patient in sorted(wanted)})
     for patient in patient_ids or ():
-        if patient not in records:
-            raise UserError(f"patient {patient} is not in {folder}")
-    return {patient: records[patient] for patient in patient_ids or records}
+        if patient not in owners:
+            raise UserError(f"patient {patient} is not in {sources[-1][1]}")
+    return chosen
 
 
-def _check_converted(description: dict[str, Any], patient_ids: Sequence[int]) -> None:
-    lost = sorted(set(patient_ids) - set(description["patient_of_record"].values()))
+def _check_converted(added: Iterable[Mapping[str, Any]], patient_ids: Sequence[int]) -> None:
+    done = {patient for source in added for patient in source["patient_of_record"].values()}
+    left_out = [out for source in added for out in source["left_out"]]
+    lost = sorted(set(patient_ids) - done)
     if lost:
         raise UserError(
-            f"patient {lost[0]} cannot be used; name others by --patient-ids "
-            f"({summary(description['left_out'])})"
+            f"patient {lost[0]} cannot be used; name others by --patient-ids ({summary(left_out)})"
         )
+
+
+def describe(sources: Sequence[dict[str, Any]], subjects: Path | None) -> dict[str, Any]:
+    """Content of `dataset.json`: mean and deviation of the whole set, subjects, each source.
+
+    Args:
+        sources: as the converters describe them. subjects: see `read_subjects`.
+    """
+    same_subject = {
+        str(patient): other
+        for source in sources
+        for patient, other in source.get("same_subject", {}).items()
+    }
+    patients = {
+        record: p for source in sources for record, p in source["patient_of_record"].items()
+    }
+    if subjects:
+        same_subject |= read_subjects(subjects, patients)
+    samples = sum(source["samples"] for source in sources)
+    mean = sum(source["samples"] / samples * source["mean_mv"] for source in sources)
+    square = sum(
+        source["samples"] / samples * (source["sd_mv"] ** 2 + source["mean_mv"] ** 2)
+        for source in sources
+    )
+    single = sources[0] if len(sources) == 1 else None
+    name = "icentia11k" if single and single["name"] == "torrent" else None
+    return {
+        "name": name or JOINED.join(dict.fromkeys(source["name"] for source in sources)),
+        "mean_mv": single["mean_mv"] if single else mean,
+        "sd_mv": single["sd_mv"] if single else math.sqrt(square - mean**2),
+        "fs": FS,
+        "patients": len(patients),
+        "subjects": len(patients) - len(same_subject),
+        "segments": sum(source["segments"] for source in sources),
+        "samples": samples,
+        "same_subject": same_subject,
+        "sources": [{**source, "licence": _licence(source["name"])} for source in sources],
+        "versions": versions(),
+    }
+
+
+def read_subjects(path: Path, patient_of_record: Mapping[str, int]) -> dict[str, int]:
+    """Patients who are the same person as an earlier one, and that one.
+
+    Args:
+        path: lines `patient,subject`, perhaps below that heading; a patient is a record's name or
+            the number of a patient, a subject any text.
+
+    Raises:
+        UserError: a line is no pair, or names no patient of the set.
+    """
+    numbers = {str(number): number for number in patient_of_record.values()} | patient_of_record
+    first: dict[str, int] = {}
+    same: dict[str, int] = {}
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
+    if rows and rows[0] == ["patient", "subject"]:
+        rows = rows[1:]
+    for row in rows:
+        if len(row) != 2 or row[0] not in numbers:
+            raise UserError(f"{path}: {','.join(row)!r} is not a patient of the set and a subject")
+        number = numbers[row[0]]
+        if first.setdefault(row[1], number) != number:
+            same[str(number)] = first[row[1]]
+    return same
+
+
+def _licence(source: str) -> str | None:
+    known = DATA_SETS.get("icentia11k" if source == "torrent" else source)
+    return known and f"{known.licence.name}, {known.licence.url}"

@@ -12,6 +12,7 @@ from pretraining.cohort import (
     choose_segments,
     flagged,
     manifest,
+    part_patients,
     split_patients,
     without,
 )
@@ -53,13 +54,18 @@ def open_data(args: argparse.Namespace, processes: Processes) -> Data:
     raw = args.arch in SPECTRAL_ARCHITECTURES and args.spectrogram_input == "raw"
     if raw or args.standardise == "frame":
         constants = constants._replace(mean=0.0, sd=1.0)
-    index = open_index(args.train, args.index, args.patient_ids)
-    cohort, left_out = choose_segments(index, args.patient_ids, task.window(args), task.annotated)
+    named = args.patient_ids and sorted({*args.patient_ids, *(args.val_patient_ids or ())})
+    index = open_index(args.train, args.index, named)
+    cohort, left_out = choose_segments(index, named, task.window(args), task.annotated)
     if left_out:
         print(summary(left_out), file=sys.stderr)
     stored = open_stored(args, constants) if args.val_file else None
     if stored:
         train, val = without(cohort, stored.about, constants, args.val_file), {}
+    elif args.val_patient_ids:
+        train, val = part_patients(
+            index, cohort, args.val_patient_ids, left_out, constants.same_subject
+        )
     else:
         train, val = split_patients(cohort, args.val_patients, args.seed, constants.same_subject)
     steps_in_pass = -(-len(train) * args.samples_per_patient // args.batch_size)

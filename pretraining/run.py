@@ -33,8 +33,9 @@ VALIDATED = {"loss": "val_loss", "acc": "val_acc", "f1": "f1"}  # columns of the
 
 def run(args: argparse.Namespace) -> None:
     """Pretrain as the flags of `pretraining.trainer` say."""
-    hardware = choose_hardware(args.device, args.precision)
+    hardware = choose_hardware(args.device, runlog.precision(args))
     with distributed.join(hardware.device) as processes, ExitStack() as claim:
+        hardware = hardware._replace(bf16=processes.send(hardware.bf16))
         done = processes.first and runlog.finished(args, WEIGHTS)
         if processes.told(done, hardware.device):
             print(f"{args.job_dir / WEIGHTS}: this run is finished")

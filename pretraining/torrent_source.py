@@ -57,7 +57,7 @@ def convert_all(records: dict[int, list[Path]], out: Path) -> dict[str, Any]:
     if not converted:
         raise UserError(f"no record can be used ({summary(left_out)})")
     return {
-        "name": ICENTIA11K.name, "mean_mv": ICENTIA11K.mean, "sd_mv": ICENTIA11K.sd,
+        "mean_mv": ICENTIA11K.mean, "sd_mv": ICENTIA11K.sd,
         "patients": len(converted),
         "segments": sum(part.segments for part in parts),
         "samples": sum(part.samples for part in parts),

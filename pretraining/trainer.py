@@ -76,6 +76,11 @@ def add_data_flags(parser: cli.Parser) -> None:
         default=0.05,
         help="share or number of the patients that validate and never train; 0 for none",
     )
+    flag(
+        "--val-patient-ids",
+        type=cli.id_list,
+        help="patients that validate, besides those of --patient-ids, which train",
+    )
     flag("--val-size", type=cli.count, help="examples to validate on, shared by those patients")
     flag("--cache-val", type=Path, help="write them to this file (.npz), or --overwrite it")
     flag("--val-file", type=cli.file, help="validate on these; their patients never train")
@@ -122,7 +127,13 @@ def check(parser: cli.Parser, args: argparse.Namespace) -> None:
     if args.standardise == "frame":
         parser.refuse(["spectrogram_input"], "not with --standardise frame")
     if args.val_file:
-        parser.refuse(["val_patients", *VALIDATION_FLAGS], "--val-file says who validates")
+        others = ["val_patients", "val_patient_ids", *VALIDATION_FLAGS]
+        parser.refuse(others, "--val-file says who validates")
+    elif args.val_patient_ids:
+        parser.refuse(["val_patients"], "--val-patient-ids says who validates")
+        both = set(args.val_patient_ids) & set(args.patient_ids or ())
+        if both:
+            parser.error(f"argument --val-patient-ids: {min(both)} is among --patient-ids, too")
     elif not args.val_patients:
         parser.refuse(["val_metric", *VALIDATION_FLAGS], "nobody validates (--val-patients 0)")
     if args.cache_val and args.job_dir.resolve() in args.cache_val.resolve().parents:

@@ -11,7 +11,7 @@ from utils.annotations import ALPHABETS, SAME_SUBJECT, Alphabet
 from utils.cli import UserError
 from utils.files import sha256
 from utils.manifest import summary
-from utils.recordings import read_wfdb
+from utils.recordings import Recording, read_wfdb
 from utils.resampling import resample
 from utils.segments import FS, place_of, write_segment
 from utils.wfdb_io import Unusable, read_marks
@@ -36,16 +36,17 @@ def find_records(folder: Path) -> dict[int, list[Path]]:
 def convert_all(source: str, records: dict[int, list[Path]], out: Path) -> dict[str, Any]:
     """Convert each record; returns the set's description."""
     sums = np.zeros(3)  # samples, their sum, their sum of squares, in mV
-    segments, clipped, converted, left_out, checksums = 0, 0, {}, [], {}
+    segments, clipped, converted, left_out, checksums, uncalibrated = 0, 0, {}, [], {}, []
     for patient, (record,) in tqdm(records.items(), "converting", unit="record", disable=None):
         try:
-            signal, fs = _read_signal(record, ALPHABETS[source].fs)
+            recording = _read_signal(record, ALPHABETS[source].fs)
             ends, symbols, zones = _read_annotations(record, ALPHABETS[source])
         except Unusable as reason:
             left_out.append({"record": record.name, "reason": str(reason)})
             continue
         # Continued in a line: leads have offsets, which zeros beyond the ends would make steps.
-        signal = resample(signal, fs, FS, "line")
+        signal, fs = resample(recording.signal, recording.fs, FS, "line"), recording.fs
+        uncalibrated += [record.name] * recording.uncalibrated
         digital = np.clip(np.rint(signal * GAIN), -LIMIT, LIMIT)
         clipped += int((np.abs(signal * GAIN) > LIMIT).sum())
         sums += digital.size, digital.sum() / GAIN, (digital**2).sum() / GAIN**2
@@ -64,9 +65,10 @@ def convert_all(source: str, records: dict[int, list[Path]], out: Path) -> dict[
         raise UserError(f"no record can be used ({summary(left_out)})")
     mean = sums[1] / sums[0]
     return {
-        "name": source, "mean_mv": mean, "sd_mv": math.sqrt(sums[2] / sums[0] - mean**2),
+        "mean_mv": mean, "sd_mv": math.sqrt(sums[2] / sums[0] - mean**2),
         "patients": len(converted), "segments": segments, "samples": int(sums[0]),
-        "clipped_samples": clipped, "patient_of_record": converted, "left_out": left_out,
+        "clipped_samples": clipped, "uncalibrated": uncalibrated,
+        "patient_of_record": converted, "left_out": left_out,
         "same_subject": {
             converted[record]: converted[other]
             for record, other in SAME_SUBJECT.get(source, {}).items()
@@ -76,14 +78,14 @@ def convert_all(source: str, records: dict[int, list[Path]], out: Path) -> dict[
     }  # fmt: skip
 
 
-def _read_signal(record: Path, fs: float | None) -> tuple[np.ndarray, float]:
-    """Signal in mV, (samples, leads) float64, and its rate in Hz."""
+def _read_signal(record: Path, fs: float | None) -> Recording:
+    """Signal in mV, without missing samples; `fs` is the rate in Hz that it has to have."""
     recording = read_wfdb(record)
     if fs not in (None, recording.fs):
         raise Unusable(f"header says {recording.fs} Hz, not {fs}")
     if not np.isfinite(recording.signal).all():
         raise Unusable("missing (NaN) samples")
-    return recording.signal, recording.fs
+    return recording
 
 
 def _read_annotations(record: Path, alphabet: Alphabet) -> tuple[np.ndarray, list[str], list[str]]:

@@ -106,7 +106,7 @@ def put_mitdb(folder: Path, suffix: str) -> Path:
 
 def convert_record(path: Path) -> None:
     """What `pretraining.convert` makes of a record, without writing it."""
-    signal, fs = wfdb_source._read_signal(path.with_suffix(""), None)
+    signal, fs, *_ = wfdb_source._read_signal(path.with_suffix(""), None)
     ends, *_ = wfdb_source._read_annotations(path.with_suffix(""), ALPHABETS["wfdb"])
     assert np.isfinite(resampling.resample(signal, fs, FS, "line")).all()
     np.rint(ends * (FS / fs)).astype(np.int64)

@@ -31,16 +31,15 @@ def _by_symbol(table: dict[str, str]) -> dict[str, str]:
 
 _RHYTHMS = {"(N": "(N", "(SBR": "(N", "(AFIB": "(AFIB", "(AFL": "(AFL"}
 
-# MIT-BIH (Moody & Mark 2001), and PhysioNet's further beat symbols, which MIT-BIH does not use.
+# PhysioNet's beat symbols; MIT-BIH (Moody & Mark 2001) does without some of them.
+_BEATS = _by_symbol({"N": "N L R B e j n", "S": "A a J S", "V": "V E r", "Q": "Q / f F ?"})
 ALPHABETS = {
     "mitdb": Alphabet(
         _by_symbol({"N": "N L R e j", "S": "A a J S", "V": "V E", "Q": "Q / f F"}), _RHYTHMS, 360
     ),
-    "wfdb": Alphabet(
-        _by_symbol({"N": "N L R B e j n", "S": "A a J S", "V": "V E r", "Q": "Q / f F ?"}),
-        _RHYTHMS,
-        None,
-    ),
+    # Greenwald 1990. It marks no rhythm: one mark in one record says nothing of the others.
+    "svdb": Alphabet(_BEATS, {}, 128),
+    "wfdb": Alphabet(_BEATS, _RHYTHMS, None),
 }
 
 # Rhythms as WFDB databases name them, behind the bracket.

@@ -78,7 +78,7 @@ def add_hardware_flags(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=names.PRECISIONS,
         default="auto",
-        help="auto: bf16 where the device computes it natively",
+        help="auto: bf16 where the device multiplies it clearly faster than fp32",
     )
 
 

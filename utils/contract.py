@@ -6,7 +6,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from utils.cli import UserError
-from utils.datasets import UNKNOWN
+from utils.datasets import UNKNOWN, members
 
 KEY = "contract"
 LEADS, FS, FRAME = 256, 20_000, 2**24  # at most; more leads, Hz or samples take all memory
@@ -60,7 +60,7 @@ class Contract:
         """All data sets that the weights were made from, the earliest first; each may ask for
         something, see `utils.datasets`."""
         before = [UNKNOWN] if self.derived_from is None else self.derived_from
-        return list(dict.fromkeys([*before, self.dataset]))
+        return list(dict.fromkeys([*before, *members(self.dataset)]))
 
     def to_metadata(self) -> dict[str, str]:
         """One key only: safetensors writes several in no fixed order."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 TWELVE_LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
+JOINED = "+"  # between the names of data sets that were converted into one
 UNKNOWN = "unknown"  # among what weights derive from: their file does not say
 
 
@@ -79,6 +80,12 @@ DATA_SETS = {
         "Moody & Mark 2001, doi:10.13026/C2F305",
         "half an hour of each of 47 people, ambulatory; two leads, each by itself",
     ),
+    "svdb": DataSet(
+        "the MIT-BIH Supraventricular Arrhythmia Database",
+        ODC_BY,
+        "Greenwald 1990, doi:10.13026/C2V30W",
+        "half an hour of each of 78 people; two leads, each by itself",
+    ),
     "ptbxl": DataSet(
         "PTB-XL",
         CC_BY,
@@ -91,9 +98,14 @@ PHYSIONET = "Goldberger et al. 2000, doi:10.1161/01.CIR.101.23.e215"
 
 
 def title_of(name: str) -> str:
-    """`mitdb (the MIT-BIH Arrhythmia Database)`, or the name alone."""
-    known = DATA_SETS.get(name)
-    return f"{name} ({known.title})" if known else name
+    """`mitdb (the MIT-BIH Arrhythmia Database)`, or the name alone; of a joined set all of them."""
+    known = {part: DATA_SETS.get(part) for part in members(name)}
+    return " + ".join(f"{part} ({s.title})" if s else part for part, s in known.items())
+
+
+def members(name: str) -> list[str]:
+    """Data sets that a set of this name consists of: `mitdb+svdb` of two."""
+    return name.split(JOINED)
 
 
 def notices(names: Iterable[str]) -> list[str]:

@@ -46,6 +46,12 @@ DATASETS = {
         144,
         {"dat": 1_950_000, "hea": 227, "atr": 5_123},
     ),
+    "svdb": Dataset(
+        "https://physionet.org/files/svdb/1.0.0/",
+        re.compile(r"8\d{2}\.(?:dat|hea|atr)"),
+        234,
+        {"dat": 691_200, "hea": 84, "atr": 4_900},
+    ),
     # Means of a patient; recordings of 70 minutes are all of one size.
     "icentia11k": Dataset(
         "https://physionet.org/files/icentia11k-continuous-ecg/1.0/",

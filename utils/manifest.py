@@ -9,6 +9,8 @@ import sys
 from collections import Counter
 from typing import Any
 
+HINTS = {"uncalibrated": " (no gain in the header: 200 units per mV are assumed)"}
+
 
 def digest(manifest: dict[str, Any]) -> str:
     """SHA-256 of a manifest, the same wherever it was made."""
@@ -36,7 +38,8 @@ def counted(flagged: dict[str, list[str]]) -> dict[str, Any]:
 def report_flagged(flagged: dict[str, list[str]]) -> None:
     """Where there are any, say `used, too: 2 constant signals, such as A00012; 1 clipped …`."""
     words = [
-        f"{len(names)} {kind} signal{'s' * (len(names) > 1)}, such as {names[0]}"
+        f"{len(names)} {kind} signal{'s' * (len(names) > 1)}{HINTS.get(kind, '')}, such as "
+        f"{names[0]}"
         for kind, names in flagged.items()
         if names
     ]

@@ -19,6 +19,7 @@ class OpenRecording:
         fs: Hz. samples: of each lead. count: of leads. leads: names, where there are any.
         read_mv: from a sample, up to another, of these leads: (n, leads) float64 in mV, that can be
             written to.
+        uncalibrated: whether the gain of a lead is not stated but WFDB's default.
     """
 
     fs: float
@@ -26,6 +27,7 @@ class OpenRecording:
     count: int
     leads: list[str] | None
     read_mv: Callable[[int, int, list[int]], np.ndarray]
+    uncalibrated: bool = False
 
     @classmethod
     def of_array(

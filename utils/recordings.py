@@ -18,11 +18,13 @@ from utils.names import as_unit
 from utils.opened import LARGEST, OpenRecording
 from utils.text_columns import AGREE, read_columns
 from utils.wfdb_io import (
+    DEFAULT_GAIN,
     ERRORS,
     MILLIVOLT,
     Unusable,
     check_length,
     check_rate,
+    leads_without_gain,
     read_header,
     words,
 )
@@ -34,11 +36,13 @@ SHOWN = 300  # characters of the leads that an error lists
 
 
 class Recording(NamedTuple):
-    """signal (samples, leads) float64 in mV, fs in Hz, names of the leads where there are any."""
+    """signal (samples, leads) float64 in mV, fs in Hz, names of the leads where there are any, and
+    whether the gain of one is not stated but WFDB's default."""
 
     signal: np.ndarray
     fs: float
     leads: list[str] | None = None
+    uncalibrated: bool = False
 
 
 class Plain(NamedTuple):
@@ -76,7 +80,7 @@ def open_recording(
     path = Path(path)
     suffix = path.suffix.lower()
     if names_wfdb(path):
-        opened = open_wfdb(path.with_suffix(""))
+        opened = open_wfdb(path.with_suffix(""), unit, gain)
     elif suffix in STATING:
         opened = STATING[suffix](path)
     elif suffix in FORMATS:
@@ -137,10 +141,25 @@ def read_wfdb(record: Path) -> Recording:
     return _whole(open_wfdb(record))
 
 
-def open_wfdb(record: Path) -> OpenRecording:
-    """Open a WFDB record, as `read_wfdb` reads it."""
+def open_wfdb(record: Path, unit: str | None = None, gain: float | None = None) -> OpenRecording:
+    """Open a WFDB record, as `read_wfdb` reads it.
+
+    Args:
+        unit, gain: of leads for which its header states no gain; without them it is 200 units per
+            mV, as WFDB has it.
+    """
     header = read_header(record)
     check_length(record, header)
+    silent = leads_without_gain(record)
+    scale = np.ones(header.n_sig)
+    scale[silent] = DEFAULT_GAIN * millivolt(unit, gain) if unit else 1
+    opened = replace(_open_wfdb(record, header), uncalibrated=bool(silent and not unit))
+    if (scale == 1).all():
+        return opened
+    return replace(opened, read_mv=lambda a, b, leads: opened.read_mv(a, b, leads) * scale[leads])
+
+
+def _open_wfdb(record: Path, header: wfdb.Record) -> OpenRecording:
     if header.sig_len is None or "8" in header.fmt:  # each sample of 8 is a step from the last
         signal = _read_wfdb(record, 0, header.sig_len, None)
         return OpenRecording.of_array(signal, 1, header.fs, header.sig_name)
@@ -259,7 +278,8 @@ def _check_extent(fs: float, samples: int) -> None:
 
 
 def _whole(opened: OpenRecording) -> Recording:
-    return Recording(opened.read(0, opened.samples), opened.fs, opened.leads)
+    signal = opened.read(0, opened.samples)
+    return Recording(signal, opened.fs, opened.leads, opened.uncalibrated)
 
 
 def _open_plain(

@@ -21,7 +21,16 @@ from filelock import FileLock, Timeout
 from utils.cli import UserError
 from utils.files import atomic_path, read_json, remove_leftovers, write_json
 from utils.metrics import better
-from utils.names import ARGUMENTS, BEST, CARD, CHECKPOINT, DEFAULT_ARCHITECTURE, SCORES, WEIGHTS
+from utils.names import (
+    ARGUMENTS,
+    BEST,
+    CARD,
+    CHECKPOINT,
+    DEFAULT_ARCHITECTURE,
+    PRECISIONS,
+    SCORES,
+    WEIGHTS,
+)  # fmt: skip
 from utils.stopping import in_study
 
 # Everything a run writes; --overwrite removes these and nothing else.
@@ -140,6 +149,16 @@ def _plain(args: argparse.Namespace) -> dict[str, Any]:
 
 def _outputs(job_dir: Path) -> Iterator[Path]:
     return (path for pattern in OUTPUTS for path in job_dir.glob(pattern))
+
+
+def precision(args: argparse.Namespace) -> str:
+    """`--precision`; where that is `auto` and a run is resumed, what it was begun with."""
+    saved = args.job_dir / ARGUMENTS
+    if args.precision == "auto" and args.resume and saved.exists():
+        with suppress(UserError, AttributeError, KeyError, TypeError):
+            stated = read_json(saved)["environment"]["hardware"].rpartition(", ")[2]
+            return stated if stated in PRECISIONS else "auto"
+    return args.precision
 
 
 def start_run(args: argparse.Namespace, hardware: str, resumed: bool) -> None:

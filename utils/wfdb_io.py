@@ -21,7 +21,9 @@ SAMPLE_BYTES = {"8": 1, "16": 2, "24": 3, "32": 4, "61": 2, "80": 1, "160": 2,
 # Fields that wfdb takes only the beginning of, or a default for, where they are something else.
 RATE = re.compile(r"(\d+\.?\d*|\.\d+)(/.*)?")
 FORMAT = re.compile(r"\d+(x\d+)?(:\d+)?(\+\d+)?")
-GAIN = re.compile(r"(?=[\d.]*[1-9])\d*\.?\d*(e[+-]?\d+)?(\(-?\d+\))?(/.*)?")  # 0 is read as 200
+GAIN = re.compile(r"(\d+\.?\d*|\.\d+)(e[+-]?\d+)?(\(-?\d+\))?(/.*)?")
+NO_GAIN = re.compile(r"((0+\.?0*|\.0+)(e[+-]?\d+)?(\(-?\d+\))?(/.*)?)?")
+DEFAULT_GAIN = 200  # units per mV of a lead without a gain, or with 0: WFDB's header(5), DEFGAIN
 # What an annotation file says of itself; wfdb goes round for ever at other words.
 COMMENT = re.compile(rb"(.)[\xfc-\xff](?=## )", re.DOTALL)
 COMMENTS = re.compile(rb"(## time resolution: \d+\.?\d*\n)?"
@@ -60,9 +62,17 @@ def read_header(record: Path) -> wfdb.Record:
     for lead, (_, form, gain, *_) in enumerate([*fields, "", ""] for fields in leads):
         if not FORMAT.fullmatch(form) or header.skew[lead] or not header.samps_per_frame[lead]:
             raise Unusable(f"lead {lead} has the format {form[:20]!r}, which is not read")
-        if not GAIN.fullmatch(gain) or not _calibrated(header, lead):
+        known = GAIN.fullmatch(gain) or NO_GAIN.fullmatch(gain)
+        if not known or not _calibrated(header, lead):
             raise Unusable(f"header states no gain per mV, uV or V for lead {lead}")
     return header
+
+
+def leads_without_gain(record: Path) -> list[int]:
+    """Leads for which a header that `read_header` took states no gain, or 0, which means 200."""
+    _, *leads = _fields(Path(f"{record}.hea"))
+    gains = ([*fields, ""][2] for fields in leads)
+    return [lead for lead, gain in enumerate(gains) if NO_GAIN.fullmatch(gain)]
 
 
 def _fields(path: Path) -> list[list[str]]:
