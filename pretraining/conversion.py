@@ -62,7 +62,11 @@ def convert(
             two sources have a patient of the same number, or `out` holds something that may not
             be replaced, or nothing that can be added to.
     """
-    before = _earlier_sources(out, append, overwrite)
+    earlier = _earlier_set(out, append, overwrite)
+    for _, folder in sources:
+        if out.resolve() in (folder.resolve(), *folder.resolve().parents):
+            raise UserError(f"--from {folder} lies in --out {out}; choose another --out")
+    before = earlier.get("sources", [])
     chosen = _choose(sources, before, patient_ids)
     with atomic_folder(out) as made:
         if append:
@@ -73,7 +77,7 @@ def convert(
             for (name, _), records in zip(sources, chosen, strict=True)
         ]
         _check_converted(added, patient_ids or ())
-        description = describe([*before, *added], subjects)
+        description = describe([*before, *added], subjects, earlier.get("same_subject", {}))
         write_json(made / DESCRIPTION, description)
     print(
         f"{out}: {description['patients']} patients, {description['segments']} segments, "
@@ -87,19 +91,20 @@ def convert(
             print(summary(source["left_out"]), file=sys.stderr)
 
 
-def _earlier_sources(out: Path, append: bool, overwrite: bool) -> list[dict[str, Any]]:
-    """Descriptions of the sources that `out` holds and keeps."""
+def _earlier_set(out: Path, append: bool, overwrite: bool) -> dict[str, Any]:
+    """Description of the set that `out` holds and keeps, if any."""
     described = (out / DESCRIPTION).exists()
     if not append:
         if out.exists() and not (overwrite and described):
             raise UserError(f"{out} exists; choose another --out, or --overwrite a converted set")
-        return []
-    before = read_json(out / DESCRIPTION).get("sources") if described else None
+        return {}
+    earlier = read_json(out / DESCRIPTION) if described else {}
+    before = earlier.get("sources")
     if not before or any(source["name"] == "torrent" for source in before):
         raise UserError(
             f"{out} is no set that --append can add to; convert all of its sources in one command"
         )
-    return before
+    return earlier
 
 
 def _choose(
@@ -131,6 +136,9 @@ def _choose(
     for patient in patient_ids or ():
         if patient not in owners:
             raise UserError(f"patient {patient} is not in {sources[-1][1]}")
+    for (_, folder), records in zip(sources, chosen, strict=True):
+        if not records:
+            raise UserError(f"{folder} has none of the patients of --patient-ids")
     return chosen
 
 
@@ -144,22 +152,25 @@ def _check_converted(added: Iterable[Mapping[str, Any]], patient_ids: Sequence[i
         )
 
 
-def describe(sources: Sequence[dict[str, Any]], subjects: Path | None) -> dict[str, Any]:
+def describe(
+    sources: Sequence[dict[str, Any]], subjects: Path | None, same_subject: Mapping[str, int]
+) -> dict[str, Any]:
     """Content of `dataset.json`: mean and deviation of the whole set, subjects, each source.
 
     Args:
         sources: as the converters describe them. subjects: see `read_subjects`.
+        same_subject: what is already known of patients who are the same person.
     """
-    same_subject = {
-        str(patient): other
-        for source in sources
-        for patient, other in source.get("same_subject", {}).items()
-    }
-    patients = {
-        record: p for source in sources for record, p in source["patient_of_record"].items()
-    }
+    records: dict[str, int] = {}
+    pairs = list(same_subject.items())
+    for source in sources:
+        records |= source["patient_of_record"]
+        pairs += source.get("same_subject", {}).items()
+    pairs = [(int(patient), other) for patient, other in pairs]
     if subjects:
-        same_subject |= read_subjects(subjects, patients)
+        pairs += read_subjects(subjects, records)
+    same = unite(pairs)
+    patients = sum(source["patients"] for source in sources)
     samples = sum(source["samples"] for source in sources)
     mean = sum(source["samples"] / samples * source["mean_mv"] for source in sources)
     square = sum(
@@ -173,40 +184,52 @@ def describe(sources: Sequence[dict[str, Any]], subjects: Path | None) -> dict[s
         "mean_mv": single["mean_mv"] if single else mean,
         "sd_mv": single["sd_mv"] if single else math.sqrt(square - mean**2),
         "fs": FS,
-        "patients": len(patients),
-        "subjects": len(patients) - len(same_subject),
+        "patients": patients,
+        "subjects": patients - len(same),
         "segments": sum(source["segments"] for source in sources),
         "samples": samples,
-        "same_subject": same_subject,
+        "same_subject": same,
         "sources": [{**source, "licence": _licence(source["name"])} for source in sources],
         "versions": versions(),
     }
 
 
-def read_subjects(path: Path, patient_of_record: Mapping[str, int]) -> dict[str, int]:
-    """Patients who are the same person as an earlier one, and that one.
+def unite(pairs: Iterable[tuple[int, int]]) -> dict[str, int]:
+    """Of pairs of patients who are one person: each patient but the first of that person, and who
+    the first is."""
+    groups: dict[int, set[int]] = {}
+    for pair in pairs:
+        group = set().union(*(groups.get(patient, {patient}) for patient in pair))
+        groups |= dict.fromkeys(group, group)
+    return {str(p): min(groups[p]) for p in sorted(groups) if p != min(groups[p])}
+
+
+def read_subjects(path: Path, patient_of_record: Mapping[str, int]) -> list[tuple[int, int]]:
+    """Pairs of patients who are one person.
 
     Args:
         path: lines `patient,subject`, perhaps below that heading; a patient is a record's name or
             the number of a patient, a subject any text.
 
     Raises:
-        UserError: a line is no pair, or names no patient of the set.
+        UserError: the file is no such text, or a line is no pair, or names no patient of the set.
     """
     numbers = {str(number): number for number in patient_of_record.values()} | patient_of_record
-    first: dict[str, int] = {}
-    same: dict[str, int] = {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is no text of lines patient,subject: {error}") from None
     if rows and rows[0] == ["patient", "subject"]:
         rows = rows[1:]
+    first: dict[str, int] = {}
+    pairs = []
     for row in rows:
         if len(row) != 2 or row[0] not in numbers:
             raise UserError(f"{path}: {','.join(row)!r} is not a patient of the set and a subject")
         number = numbers[row[0]]
-        if first.setdefault(row[1], number) != number:
-            same[str(number)] = first[row[1]]
-    return same
+        pairs.append((number, first.setdefault(row[1], number)))
+    return pairs
 
 
 def _licence(source: str) -> str | None:

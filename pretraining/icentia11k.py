@@ -190,6 +190,8 @@ def read_header(record_path: Path) -> Header:
         if not Path(f"{record_path}{suffix}").exists():
             raise Unusable(f"no {suffix}")
     header = wfdb_io.read_header(record_path)
+    if wfdb_io.leads_without_gain(record_path):
+        raise Unusable("header states no gain per mV")
     if header.fs != FS:
         raise Unusable(f"header says {header.fs} Hz, not {FS}")
     if set(header.file_name) != {f"{record_path.name}.dat"}:

@@ -21,7 +21,8 @@ STEP = ["plain fp32, Conv1d", "the trainer"]
 RUNS = {
     train: (
         ["--frame-size", 64, "--batch-size", 2, "--seconds", 0.01],
-        {"frames_per_second": ["plain fp32, Conv1d", "the trainer's step", "pretraining.trainer"],
+        {"frames_per_second": ["plain fp32, Conv1d", "the trainer's step", "bf16, channels-last",
+                               "fp32, channels-last", "pretraining.trainer"],
          "gflops_per_second": ["matrix product", "the trainer's step", "pretraining.trainer"]},
     ),
     finetune: (

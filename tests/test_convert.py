@@ -1,7 +1,6 @@
 """Other annotated databases in Icentia11k's layout."""
 
 import json
-import re
 import shutil
 
 import numpy as np
@@ -135,10 +134,12 @@ def test_description_states_what_was_measured_and_from_what(call, source, out):
     assert constants.name == "mitdb"
     assert constants.mean == pytest.approx(written.mean(), rel=1e-9)
     assert constants.sd == pytest.approx(written.std(), rel=1e-9)
-    assert (about["samples"], about["clipped_samples"]) == (len(written), 0)
-    assert about["patient_of_record"] == {"100": 100, "205": 205}
-    assert about["source_sha256"] == {path.name: sha256(path) for path in source.iterdir()}
-    assert len(about["source_sha256"]) == 6
+    (only,) = about["sources"]
+    assert about["samples"] == only["samples"] == len(written)
+    assert (only["clipped_samples"], only["uncalibrated"]) == (0, [])
+    assert only["patient_of_record"] == {"100": 100, "205": 205}
+    assert only["source_sha256"] == {path.name: sha256(path) for path in source.iterdir()}
+    assert len(only["source_sha256"]) == 6 and only["licence"].startswith("ODC-By 1.0, https")
     assert str(source) not in json.dumps(about)
 
 
@@ -155,7 +156,7 @@ def test_records_without_numbers_are_numbered(call, tmp_path, out):
     for name in ("b12", "a7"):
         put_record(tmp_path, name)
     assert call(tmp_path, source="wfdb")[0] == 0
-    assert described(out)["patient_of_record"] == {"a7": 0, "b12": 1}
+    assert described(out)["sources"][0]["patient_of_record"] == {"a7": 0, "b12": 1}
 
 
 def test_records_of_one_subject_are_named(call, tmp_path, out):
@@ -245,11 +246,6 @@ def cut_annotations(source):
     path.write_bytes(path.read_bytes()[:20])
 
 
-def zero_gain(source):
-    path = source / "100.hea"
-    path.write_text(re.sub(r" 212 \S+/mV", " 212 0/mV", path.read_text()))
-
-
 def other_rate(source):
     path = source / "100.hea"
     path.write_text(path.read_text().replace(" 360 ", " 300 "))
@@ -257,8 +253,22 @@ def other_rate(source):
 
 DAMAGES = (
     damage_header, remove_signal, cut_signal, remove_annotations, keep_no_leads, keep_record_line,
-    other_unit, lose_sample, cut_annotations, zero_gain, other_rate,
+    other_unit, lose_sample, cut_annotations, other_rate,
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("lead", ["0(1024)/mV 12 0", "0(1024)", "0.0 12 1024 924 29760 0 I", ""])
+def test_a_lead_without_a_gain_has_200_units_per_mv(call, source, out, lead):
+    path = source / "100.hea"
+    about, _, other, *_ = path.read_text().splitlines()
+    path.write_text("\n".join([about, f"100.dat 212 {lead}", other]) + "\n")
+    result = call(source)
+    assert result.code == 0, result
+    assert "mitdb: 1 records (no gain in the header: 200 units per mV are assumed)\n" in result.err
+    assert described(out)["sources"][0]["uncalibrated"] == ["100"]
+    digital = wfdb.rdrecord(str(source / "100"), physical=False).d_signal[:, 0]
+    expected = resample_poly((digital - 1024 * bool(lead)) / 200, 25, 36, padtype="line")
+    assert np.abs(signal(segment(out, 100, 0)) - expected).max() <= 0.5 / 1000 + 1e-9
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -267,8 +277,9 @@ def test_record_that_cannot_be_used_is_left_out_and_listed(call, source, out, da
     code, _, err = call(source)
     assert code == 0
     about = described(out)
-    assert about["patient_of_record"] == {"205": 205}
-    (left_out,) = about["left_out"]
+    (only,) = about["sources"]
+    assert only["patient_of_record"] == {"205": 205}
+    (left_out,) = only["left_out"]
     assert left_out["record"] == "100"
     assert f"1 left out: 1 × {left_out['reason']}, such as 100" in err
     assert str(source) not in json.dumps(about)

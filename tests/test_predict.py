@@ -90,6 +90,22 @@ FORMATS = {
 }
 
 
+def test_a_header_without_a_gain(source, weights, tmp_path):
+    recording = read_recording(source / "A00001.hea")
+    put_wfdb(tmp_path / "a.hea", recording.signal, recording.fs)
+    fields = (tmp_path / "a.hea").read_text().split("\n")[1].split()
+    scale, baseline = fields[2].removesuffix("/mV").removesuffix(")").split("(")
+    stated = (tmp_path / "a.hea").read_text()
+    expected = run("--weights", weights, tmp_path / "a.hea")
+    (tmp_path / "a.hea").write_text(stated.replace(fields[2], f"0({baseline})"))
+    said = run("--weights", weights, tmp_path / "a.hea", "--unit", "adu", "--gain", scale)
+    assert (said.code, said.out, said.err) == (0, expected.out, expected.err)
+    assumed = run("--weights", weights, tmp_path / "a.hea")
+    note = "a: no gain in the header: 200 units per mV are assumed (see --unit)\n"
+    assert assumed.code == 0 and note in assumed.err
+    assert assumed.out != expected.out
+
+
 @pytest.mark.parametrize("fs", [250, 300, 360, 500])
 def test_one_recording_in_any_format_rate_and_unit(source, weights, tmp_path, fs):
     """Real weights where they come with the repository."""

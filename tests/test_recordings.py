@@ -70,6 +70,25 @@ def test_parts_in_all_formats_of_wfdb(monkeypatch, tmp_path, fmt):
         np.testing.assert_array_equal(opened.read(start, stop), whole[start:stop])
 
 
+@pytest.mark.parametrize("gain", ["0/mV", "0(0)", ""])
+def test_a_lead_without_a_gain(tmp_path, gain):
+    put_wfdb(tmp_path / "a.hea")
+    lines = (tmp_path / "a.hea").read_text().splitlines()
+    lines[2] = f"a.dat 16 {gain}"
+    (tmp_path / "a.hea").write_text("\n".join(lines) + "\n")
+    for said, factor in (((), 1 / 200), (("uV",), 1 / 1000), (("adu", 50), 1 / 50)):
+        opened = open_recording(tmp_path / "a.dat", FS, *said)
+        assert opened.uncalibrated == (not said)
+        expected = MICROVOLT * [1 / 1000, factor]  # the other lead states its gain
+        np.testing.assert_allclose(opened.read(0, 1500), expected)
+        np.testing.assert_allclose(opened.read(7, 99, 1), expected[7:99, 1:])
+    assert read_wfdb(tmp_path / "a").uncalibrated
+    lines[2] = "a.dat 16 0/mmHg"
+    (tmp_path / "a.hea").write_text("\n".join(lines) + "\n")
+    with pytest.raises(Unusable, match="no gain per mV, uV or V for lead 1"):
+        open_recording(tmp_path / "a")
+
+
 def test_a_header_without_a_length(tmp_path):
     put_wfdb(tmp_path / "a.hea")
     text = (tmp_path / "a.hea").read_text()

@@ -22,6 +22,7 @@ from study.plan import epoch_job, jobs, needed
 from study.status import state
 from tests.helpers import ROOT, command, put_weights
 from tests.interrupting import results
+from utils.cli import id_list
 
 TEN = range(10, 101, 10)
 # Of each shipped study, in order: scenarios side by side, seeds, shares of the training recordings.
@@ -44,6 +45,7 @@ SHIPPED = {
         ("beat25 beat50", TEN, [1]),
         ("random beat", TEN, [0.01, 0.05, 0.1, 0.25, 0.5]),
     ],
+    "mitdb_svdb": [],  # pretraining only
     "paper": [
         ("random beat_2048", TEN, [1]),
         ("beat_512 beat_4096", TEN, [1]),
@@ -203,6 +205,23 @@ def test_the_ablation_shares_a_pretraining_run():
     assert shared.argv() == run.argv() and shared.makes == run.makes
     for cell in ablation:
         assert cell.kind != "finetuning" or shared in needed(cell, ablation)
+
+
+def test_named_patients_are_nested_and_never_validate():
+    runs = {job.name: job for job in jobs(load(ROOT / "studies/mitdb_svdb.toml"))}
+    named = {
+        name: [set(id_list(flags.get(key, ""))) if flags.get(key) else set()
+               for key in ("patient-ids", "val-patient-ids")]
+        for name, flags in ((name, job.flags) for name, job in runs.items())
+    }  # fmt: skip
+    assert len(named) == 11
+    for ending in ("", "_2d"):
+        parts = [named[f"beat{count}{ending}"][0] for count in (1, 12, 24)]
+        assert [len(part) for part in parts] == [1, 12, 24]
+        assert parts[0] < parts[1] < parts[2]
+    for train, val in named.values():
+        assert not train & val and len(val) in (5, 12)
+    assert len(named["rhythm"][0]) == 43
 
 
 def test_shares_of_patients_are_nested_and_keep_subjects_together():

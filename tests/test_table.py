@@ -184,7 +184,6 @@ HOSTILE = {
     "absolute": (HEADER[0], f"/etc/{HEADER[1]}", "signal file in another folder (/etc/r.dat)"),
     "10^12 samples": ("r 1 250 1000000000000", HEADER[1], "1000000000000 samples, file holds 600"),
     "10^12 leads": ("r 1000000000000 250 600", HEADER[1], "says 1000000000000 leads, lists 1"),
-    "gain 0": (HEADER[0], HEADER[1].replace("200", "0"), "no gain per mV"),
     "gain -200": (HEADER[0], HEADER[1].replace("200", "-200"), "no gain per mV"),
     "gain nan": (HEADER[0], HEADER[1].replace("200", "nan"), "no gain per mV"),
     "rate 0": ("r 1 0 600", HEADER[1], "0 Hz is not from 20 to 20000"),
@@ -283,6 +282,26 @@ def test_one_label_each(make, tmp_path):
     np.testing.assert_allclose(manifest["mean_mv"], train.signal.mean(0) / 1000, atol=1e-6)
     np.testing.assert_allclose(manifest["sd_mv"], train.signal.std(0) / 1000, atol=1e-6)
     assert str(tmp_path) not in json.dumps(manifest)
+
+
+def test_a_wfdb_record_without_a_gain(make, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for number in range(10):
+        noise(600, 1, seed=number).tofile(mine / f"r{number}.dat")
+        (mine / f"r{number}.hea").write_text(f"r{number} 1 300 600\nr{number}.dat 16 0\n")
+    table = [row | {"file": row["file"].replace("npy", "hea")} for row in rows()]
+    result = make(table, write=False)
+    hint = "(no gain in the header: 200 units per mV are assumed), such as r0.hea\n"
+    assert result.code == 0 and result.err == f"used, too: 10 uncalibrated signals {hint}", result
+    assumed, _ = load(tmp_path)
+    assert assumed.manifest["uncalibrated"]["count"] == 10
+    for said, sd in ((["--unit", "uV"], 200 / 1000), (["--unit", "adu", "--gain", 50], 4)):
+        result = make(table, *said, "--overwrite", write=False)
+        assert (result.code, result.err) == (0, ""), result
+        manifest = load(tmp_path)[0].manifest
+        assert manifest["sd_mv"] == pytest.approx(sd * assumed.manifest["sd_mv"], rel=0.01)
+        assert "uncalibrated" not in manifest
 
 
 def test_equal_seeds_give_equal_bytes(make, tmp_path):

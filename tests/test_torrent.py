@@ -529,8 +529,9 @@ def test_description_of_a_converted_set(call, patient, out):
         "p00000_s02",
     ]
     about = json.loads((out / "dataset.json").read_text())
-    assert (about["name"], about["source"]) == ("icentia11k", "torrent")
     assert (about["patients"], about["segments"], about["samples"]) == (1, 2, 4000)
+    name, (about,) = about["name"], about["sources"]
+    assert (name, about["name"]) == ("icentia11k", "torrent")
     assert [left["record"] for left in about["left_out"]] == [f"{NAME}#01", "00002_batched"]
     assert about["patient_of_record"] == {NAME: 0}
     files = [f"{NAME}.pkl.gz", f"{NAME}_lbls.pkl.gz"]

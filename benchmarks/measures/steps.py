@@ -24,16 +24,24 @@ class Variant(NamedTuple):
 
 
 def make_variant(
-    hardware: Hardware, arch: str, classes: int, plain: bool = False, compiled: bool | None = None
+    hardware: Hardware,
+    arch: str,
+    classes: int,
+    plain: bool = False,
+    bf16: bool | None = None,
+    compiled: bool | None = None,
 ) -> Variant:
     """A new network.
 
     Args:
         plain: fp32 and Conv1d, whatever is fast on the device.
+        bf16: or fp32; by default what `hardware` has.
         compiled: as the trainers' `--compile`, and by default as they are.
     """
     if plain:
-        hardware, compiled = hardware._replace(bf16=False), False
+        bf16 = compiled = False
+    if bf16 is not None:
+        hardware = hardware._replace(bf16=bf16)
     generator = torch.Generator().manual_seed(0)
     model = Classifier(build_encoder(arch, 1, None, generator), classes, generator)
     hardware.place(model)

@@ -18,6 +18,7 @@ from utils.engine import choose_hardware
 from utils.synthetic_cohort import write_icentia11k
 
 CLASSES = 5  # of beats
+PRECISIONS = {"bf16, channels-last": True, "fp32, channels-last": False}  # auto takes one of them
 STEP, COMPILED, TRAINER = "the trainer's step", "compiled", "pretraining.trainer"
 
 
@@ -28,6 +29,10 @@ def measure(args: argparse.Namespace) -> None:
     steps = {
         PLAIN: make_step(make_variant(hardware, args.arch, CLASSES, plain=True), shape),
         STEP: make_step(make_variant(hardware, args.arch, CLASSES), shape),
+        **{
+            name: make_step(make_variant(hardware, args.arch, CLASSES, bf16=bf16), shape)
+            for name, bf16 in PRECISIONS.items()
+        },
     }
     if args.compile:  # on a CPU: on CUDA the trainer's step is
         compiled = make_variant(hardware, args.arch, CLASSES, compiled=True)
