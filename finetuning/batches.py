@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from finetuning.normalising import Constant, normalise
-from finetuning.prepared import PreparedSet
+from finetuning.prepared_set import PreparedSet
 from finetuning.targets import TARGETS
 from utils.cli import UserError
 from utils.distributed import ALONE, Processes

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from finetuning.batches import Recordings, pad_recordings
-from finetuning.prepared import PreparedSet, load_prepared
+from finetuning.prepared_set import PreparedSet, load_prepared
 from finetuning.splitting import divide, report_absent, stratified
 from finetuning.targets import TARGETS, Targets
 from utils.cli import UserError

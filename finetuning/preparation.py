@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from finetuning import challenge17, challenge20, ptbxl, table
-from finetuning.doubts import RANGE, implausible
-from finetuning.listing import PARTS, Listing
-from finetuning.prepared import UNIT, manifest_path, write_prepared
+from finetuning.datasets import challenge17, challenge20, ptbxl, table
+from finetuning.datasets.listing import PARTS, Listing
+from finetuning.predict.doubts import RANGE, implausible
+from finetuning.prepared_set import UNIT, manifest_path, write_prepared
 from finetuning.splitting import absent, divide, report_absent, stratified
+from recordings import Unusable
+from recordings.formats import in_order
+from recordings.quality import Quality, assess_leads
+from recordings.resampling import to_microvolt
 from utils.cli import UserError
 from utils.files import sha256, write_json
 from utils.manifest import counted, report_flagged, summary
-from utils.recordings import in_order
-from utils.resampling import to_microvolt
-from utils.signal_quality import Quality, assess_leads
-from utils.wfdb_io import Unusable
 
 # Each has read_listing, and the mean and sd of its signals, one for each lead; None: to measure.
 DATASETS = {reader.NAME: reader for reader in (challenge17, challenge20, ptbxl, table)}

@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from recordings.lazy import as_unit
 from utils import cli, names, presets
 
 OUT = {"challenge17": "physionet"}  # where --out is not the name of the data set
@@ -93,7 +94,7 @@ def add_dataset_flags(parser: cli.Parser) -> None:
     flag("--record-fs", type=cli.positive, help="[table] Hz, where neither table nor file says")
     flag(
         "--unit",
-        type=names.as_unit,
+        type=as_unit,
         choices=names.UNITS,
         help="[table] where neither table nor file says",
     )

@@ -7,15 +7,14 @@ from finetuning.conclusion import conclude
 from finetuning.data import open_data
 from finetuning.run import make_training
 from finetuning.trainer import make_parser
-from utils import runlog
+from utils import run as runlog
 from utils.cli import UserError
 from utils.distributed import ALONE
-from utils.encoders import build_classifier
 from utils.engine import choose_hardware
 from utils.files import read_json
 from utils.manifest import digest
 from utils.names import ARGUMENTS, BEST, SCORES
-from utils.weights import read_weights
+from utils.weights import build_classifier, read_weights
 
 
 def calibrate(job_dir: Path) -> None:

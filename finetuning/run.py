@@ -8,20 +8,21 @@ from finetuning.data import Data, open_data
 from finetuning.optimisation import attend, make_optimizer
 from finetuning.stream import steps_of_epoch, stream, training_loss
 from finetuning.targets import TARGETS
-from utils import distributed, runlog
-from utils.cli import spectrogram_settings
-from utils.contract import Contract
-from utils.distributed import Processes
-from utils.encoders import (
+from models import (
     Classifier,
     build_encoder,
     count_parameters,
     settings_of,
 )
+from utils import distributed
+from utils import run as runlog
+from utils.cli import spectrogram_settings
+from utils.contract import Contract
+from utils.distributed import Processes
 from utils.engine import Hardware, choose_hardware
 from utils.manifest import digest
 from utils.names import BEST, DEFAULT_ARCHITECTURE, SCORES
-from utils.runlog import Best, Log
+from utils.run import Best, Log
 from utils.training import Training
 from utils.weights import load_encoder, save_weights
 

@@ -13,7 +13,7 @@ from finetuning.data import Data
 from finetuning.mixup import mix
 from finetuning.normalising import normalise
 from finetuning.targets import Targets
-from utils import runlog
+from utils import run as runlog
 from utils.distributed import Processes
 from utils.engine import Batch, hits
 from utils.training import Stream

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pretraining.examples import Examples, Places
-from pretraining.icentia11k import Constants
-from pretraining.index import AnnotationIndex
-from pretraining.signals import Signals
+from pretraining.icentia11k.index import AnnotationIndex
+from pretraining.icentia11k.reader import Constants
+from pretraining.icentia11k.signals import Signals
 from utils.cli import UserError
 from utils.distributed import ALONE, Processes
 from utils.engine import Batch

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from pretraining.icentia11k import Constants
-from pretraining.index import AnnotationIndex
+from pretraining.icentia11k.index import AnnotationIndex
+from pretraining.icentia11k.reader import Constants
+from recordings.quality import Quality
 from utils.cli import UserError
 from utils.manifest import counted, summary
-from utils.runlog import rng
-from utils.signal_quality import Quality
+from utils.run import rng
 
 Cohort = dict[int, np.ndarray]  # patient: numbers of the segments used, (segments,) int64
 

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pretraining import torrent_source, wfdb_source
-from pretraining.icentia11k import DESCRIPTION
-from utils.annotations import ALPHABETS
+from pretraining.icentia11k.reader import DESCRIPTION
+from recordings.annotations import ALPHABETS
+from recordings.segments import FS
 from utils.cli import UserError
 from utils.datasets import DATA_SETS, JOINED
 from utils.files import atomic_folder, read_json, write_json
 from utils.manifest import HINTS, summary
-from utils.runlog import versions
-from utils.segments import FS
+from utils.run import versions
 
 Records = dict[int, list[Path]]  # of each patient
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.keras_rules import glorot_
 from utils.cli import UserError
-from utils.keras_rules import glorot_
 
 LAYERS = 3
 HEADS = 8

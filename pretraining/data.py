@@ -16,9 +16,9 @@ from pretraining.cohort import (
     split_patients,
     without,
 )
-from pretraining.icentia11k import FS, Constants, read_constants
-from pretraining.index import AnnotationIndex
-from pretraining.indexing import open_index
+from pretraining.icentia11k.index import AnnotationIndex
+from pretraining.icentia11k.indexing import open_index
+from pretraining.icentia11k.reader import FS, Constants, read_constants
 from pretraining.sampler import Sampler
 from pretraining.tasks import TASKS, Task
 from pretraining.validation import StoredFrames, write_frames

@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from pretraining.index import AnnotationIndex
+from pretraining.icentia11k.index import AnnotationIndex
 from pretraining.sampler import Sampler
 
 # (index, segments (n,), starts (n,), frame_size) -> (n,) int64

@@ -10,7 +10,7 @@ own segment's lie.
 
 import numpy as np
 
-from utils.annotations import BEAT_CLASSES, HEART_RATE_CLASSES, RHYTHM_CLASSES
+from recordings.annotations import BEAT_CLASSES, HEART_RATE_CLASSES, RHYTHM_CLASSES
 
 ECTOPIC = BEAT_CLASSES.index("pac")  # pac, aberrated, pvc: from here to the end
 # Rhythms that decide a frame wherever they occur, and the others.
@@ -35,7 +35,7 @@ def beat_labels(
 
     Args:
         ends: (beats,) sample that ends each beat, ascending.
-        codes: (beats,) class of each beat, see `utils.annotations.BEAT_CLASSES`.
+        codes: (beats,) class of each beat, see `recordings.annotations.BEAT_CLASSES`.
         starts: (n,) first sample of each frame.
         frame_size: samples.
         within: see above; all annotations by default.
@@ -88,7 +88,7 @@ def rhythm_labels(
 
     Args:
         ends: (intervals,) sample that ends each interval, ascending.
-        codes: (intervals,) rhythm of each, see `utils.annotations.RHYTHM_CLASSES`.
+        codes: (intervals,) rhythm of each, see `recordings.annotations.RHYTHM_CLASSES`.
         starts: (n,) first sample of each frame.
         frame_size: samples.
         within: see above; all annotations by default.

@@ -10,21 +10,22 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from models import build_encoder, count_parameters, settings_of
 from pretraining.batches import load
 from pretraining.data import Data, cache_validation, open_data
-from pretraining.icentia11k import FS
+from pretraining.icentia11k.reader import FS
 from pretraining.tasks import TASKS
-from utils import distributed, metrics, runlog
+from utils import distributed, metrics
+from utils import run as runlog
 from utils.card import write_card
 from utils.cli import spectrogram_settings
 from utils.contract import Contract
 from utils.distributed import Processes
-from utils.encoders import build_encoder, count_parameters, settings_of
 from utils.engine import Batch, Hardware, choose_hardware
 from utils.files import read_json, write_json
 from utils.manifest import digest
 from utils.names import CARD, DEFAULT_ARCHITECTURE, SCORES, WEIGHTS
-from utils.runlog import Best, Log
+from utils.run import Best, Log
 from utils.training import Stream, Training
 from utils.weights import load_encoder, read_weights, save_weights, strip_head
 

@@ -9,7 +9,7 @@ from functools import lru_cache, partial
 
 import numpy as np
 
-from utils.runlog import rng
+from utils.run import rng
 
 MIXED_PATIENTS = 16
 

@@ -7,16 +7,16 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from models import Classifier
 from pretraining import labels
 from pretraining.cpc import CPC
 from pretraining.examples import Context, Examples, LabelledFrames, LabelRule, PredictedFrames
-from pretraining.index import AnnotationIndex
+from pretraining.icentia11k.index import AnnotationIndex
 from pretraining.sampler import Sampler
-from utils.annotations import BEAT_CLASSES, HEART_RATE_CLASSES, RHYTHM_CLASSES
+from recordings.annotations import BEAT_CLASSES, HEART_RATE_CLASSES, RHYTHM_CLASSES
+from recordings.segments import FS
 from utils.cli import UserError
-from utils.encoders import Classifier
 from utils.names import CONTEXT_FLAGS
-from utils.segments import FS
 
 
 class Task(NamedTuple):

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from pretraining import distributions, torrent
-from pretraining.icentia11k import BEAT_CODES, ICENTIA11K, RHYTHM_CODES, Segment
+from pretraining.icentia11k import distributions, torrent
+from pretraining.icentia11k.reader import BEAT_CODES, ICENTIA11K, RHYTHM_CODES, Segment
 from pretraining.parallel import mapping
+from recordings import Unusable
+from recordings.segments import GAIN, place_of, write_segment
 from utils.cli import UserError
 from utils.files import sha256
 from utils.manifest import summary
-from utils.segments import GAIN, place_of, write_segment
-from utils.wfdb_io import Unusable
 
 SYMBOLS = {code: symbol for symbol, code in BEAT_CODES.items()}
 ZONES = {code: mark for mark, code in RHYTHM_CODES.items()}

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pretraining.batches import FrameBatches, Frames, blocks, new_signal
-from utils.arrays import ERRORS, read_npz
+from recordings import Unusable
+from recordings.arrays import ERRORS, read_npz
 from utils.cli import UserError
 from utils.files import atomic_path
 from utils.naming import few
-from utils.wfdb_io import Unusable
 
 ABOUT = "about"  # JSON: what the frames are, see `write_frames`
 DTYPES = {"signal": "<i2", "scale": "<f4", "shift": "<f4", "labels": "<i8"}

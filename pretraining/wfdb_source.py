@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from utils.annotations import ALPHABETS, SAME_SUBJECT, Alphabet
+from recordings import Unusable
+from recordings.annotations import ALPHABETS, SAME_SUBJECT, Alphabet
+from recordings.formats import Recording, read_wfdb
+from recordings.resampling import resample
+from recordings.segments import FS, place_of, write_segment
+from recordings.wfdb_files import read_marks
 from utils.cli import UserError
 from utils.files import sha256
 from utils.manifest import summary
-from utils.recordings import Recording, read_wfdb
-from utils.resampling import resample
-from utils.segments import FS, place_of, write_segment
-from utils.wfdb_io import Unusable, read_marks
 
 GAIN = 1000  # units per mV
 LIMIT = np.iinfo(np.int16).max

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from report import scenarios, statistics
+from report import scenarios
+from report import stats as statistics
 from report.collect import RUN, VALIDATION, Results
-from report.statistics import MACRO_F1
+from report.stats import MACRO_F1
 from report.tables import NOT_RUN, p_value
 from study.description import load
 

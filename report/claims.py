@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from report import scenarios, statistics
+from report import scenarios
+from report import stats as statistics
 from report.collect import Results
 from report.provenance import RANDOM
-from report.statistics import Interval
+from report.stats import Interval
 from report.tables import NOT_RUN, p_value, published
 
 FAMILY = {"objective": ["rhythm", "hr", "cpc"], "lowest": 0.758, "highest": 0.779}  # of the paper

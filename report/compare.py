@@ -52,7 +52,8 @@ def main() -> None:
     if not args.study:
         parser.refuse(["folder", "set"], "only for --study")
     # Only now, so that --help and a mistyped flag are answered at once.
-    from report import beyond, collect, figures, statistics
+    from report import beyond, collect, figures
+    from report import stats as statistics
 
     found = of_study(args) if args.study else (args.jobs,)
     results = collect.load(args.results) if args.results else collect.from_jobs(*found)

@@ -1,4 +1,4 @@
-"""Networks on another device and lead: scores, curves and answers of `finetuning.crosscheck`.
+"""Networks on another device and lead: scores, curves and answers.
 
 Windows of one subject are alike, so that intervals are over subjects: each resampled set has as
 many subjects as there are, drawn with replacement, with all of their windows. With few subjects in
@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from finetuning.rhythms import AF, CLASS, MIXED, NOT_AF
-from report import statistics
+from finetuning.predict.rhythms import AF, CLASS, MIXED, NOT_AF
+from recordings.annotations import FLUTTER
+from report import stats as statistics
 from report.collect import read_table
 from report.figures import COLOURS
-from report.statistics import Interval
+from report.stats import Interval
 from utils import metrics
-from utils.annotations import FLUTTER
 from utils.cli import UserError
 
 PROBABILITY = f"prob_{CLASS}"
@@ -38,7 +38,7 @@ def load_all(folder: Path) -> Tables:
     for path in sorted(folder.glob("*.csv.gz")):
         table = tables[path.name.removesuffix(".csv.gz")] = read_table(path)
         if not table.columns.isin(NEEDED).sum() == len(NEEDED) or table.empty:
-            raise UserError(f"{path} is no table of finetuning.crosscheck")
+            raise UserError(f"{path} is no table of finetuning.predict.external_validation")
         if not table[WINDOW].equals(next(iter(tables.values()))[WINDOW]):
             raise UserError(f"{path} holds other windows than the tables beside it; move it away")
     return dict(sorted(tables.items(), key=lambda item: item[1]["signal"][0] != "as it is"))

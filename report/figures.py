@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 from pandas.api.typing import SeriesGroupBy
 
-from report import scenarios, statistics
+from report import scenarios
+from report import stats as statistics
 from report.collect import Results
 from report.provenance import NO_FLAGS, RANDOM
-from report.statistics import MACRO_F1
+from report.stats import MACRO_F1
 from utils.calibration_metrics import BINS, expected_calibration_error, reliability
 from utils.files import atomic_path
 
@@ -30,7 +31,7 @@ def draw_comparison(results: Results, scores: pd.DataFrame, title: str, path: Pa
     """Validation macro F1 by epoch beside the scores of each scenario.
 
     Args:
-        scores: of `results`, see `report.statistics.score_runs`.
+        scores: of `results`, see `report.stats.score_runs`.
         path: of the image; its ending tells the format.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")

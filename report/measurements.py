@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from report import statistics
+from report import stats as statistics
 from utils.files import read_json
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from safetensors import SafetensorError, safe_open
 
-from finetuning.prepared import manifest_path
+from finetuning.prepared_set import manifest_path
 from finetuning.trainer import make_parser
 from pretraining.data import STEPS_PER_EPOCH
 from utils.cli import UserError, spectrogram_flags
@@ -14,7 +14,7 @@ from utils.contract import Contract
 from utils.files import read_json
 from utils.manifest import digest
 from utils.names import ARGUMENTS, BEST, SCORES
-from utils.runlog import DERIVED, FREE, LIBRARIES
+from utils.run import DERIVED, FREE, LIBRARIES
 
 RANDOM = "random"  # objective of a run that starts from no weights
 NO_FLAGS = "none"  # where it is known that there are none

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 import wfdb
 
-from utils.segments import FS
-from utils.spectrogram import Settings, Spectrogram
-from utils.synthetic_ecg import SINUS, Grid, draw_patient, draw_recording
+from models.spectrogram import Settings, Spectrogram
+from recordings.segments import FS
+from recordings.synthetic_ecg import SINUS, Grid, draw_patient, draw_recording
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

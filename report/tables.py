@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from report import scenarios, statistics
+from report import scenarios
+from report import stats as statistics
 from report.collect import RUN, Results
 from report.provenance import RANDOM
-from report.statistics import MACRO_F1, Interval
+from report.stats import MACRO_F1, Interval
 
 NOT_RUN = "not run"
 PUBLISHED = Path(__file__).with_name("published.csv")

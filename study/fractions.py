@@ -16,8 +16,8 @@ def patient_ids(root: Path, share: float, seed: int) -> list[int]:
     Raises:
         UserError: there are none.
     """
-    from pretraining.distributions import find_records
-    from pretraining.icentia11k import read_constants
+    from pretraining.icentia11k.distributions import find_records
+    from pretraining.icentia11k.reader import read_constants
 
     return choose(find_records(root)[0], read_constants(root).same_subject, share, seed)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from finetuning import prepare
+from recordings.synthetic_cohort import write_challenge17, write_icentia11k
 from tests.helpers import command
-from utils.synthetic_cohort import write_challenge17, write_icentia11k
 
 
 @pytest.fixture(scope="session")

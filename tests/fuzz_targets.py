@@ -19,22 +19,30 @@ import wfdb
 from safetensors.torch import save_file
 from scipy.io import savemat
 
-from finetuning import challenge17, challenge20, ptbxl, table
 from finetuning.batches import pad_recordings
-from finetuning.listing import Listing
-from finetuning.predictor import Predictor
-from finetuning.prepared import load_prepared, manifest_path, write_prepared
-from pretraining import distributions, icentia11k, wfdb_source
+from finetuning.datasets import challenge17, challenge20, ptbxl, table
+from finetuning.datasets.listing import Listing
+from finetuning.predict.predictor import Predictor
+from finetuning.prepared_set import load_prepared, manifest_path, write_prepared
+from pretraining import wfdb_source
 from pretraining.batches import FrameBatches
 from pretraining.cohort import choose_segments
-from pretraining.index import AnnotationIndex
-from pretraining.indexing import open_index
+from pretraining.icentia11k import distributions
+from pretraining.icentia11k import reader as icentia11k
+from pretraining.icentia11k.index import AnnotationIndex
+from pretraining.icentia11k.indexing import open_index
 from pretraining.sampler import Sampler
 from pretraining.tasks import TASKS
 from pretraining.tensorflow.checkpoint import read_checkpoint
 from pretraining.tensorflow.network import recognise
 from pretraining.validation import StoredFrames, write_frames
-from report import collect, statistics
+from recordings import resampling
+from recordings.annotations import ALPHABETS
+from recordings.formats import read_recording
+from recordings.segments import write_segment
+from recordings.synthetic_cohort import write_challenge17
+from report import collect
+from report import stats as statistics
 from tests import test_tensorflow, test_torrent
 from tests.fuzzing import Target
 from tests.helpers import (
@@ -48,13 +56,8 @@ from tests.helpers import (
 from tests.test_ptbxl import STATEMENTS
 from tests.test_ptbxl import row as ptbxl_row
 from tests.test_report import make_run
-from utils import resampling
-from utils.annotations import ALPHABETS
 from utils.contract import KEY
 from utils.files import read_json, sha256, write_json
-from utils.recordings import read_recording
-from utils.segments import write_segment
-from utils.synthetic_cohort import write_challenge17
 from utils.weights import load_encoder
 
 FS, SAMPLES, FRAME = 250, 1000, 256

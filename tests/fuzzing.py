@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from models.spectrogram import NetworkError
+from recordings import Unusable
 from utils.cli import LONGEST, UserError
-from utils.wfdb_io import Unusable
 
-REFUSED = (Unusable, UserError, OSError)  # what ends in one line, see `utils.cli.run`
+REFUSED = (Unusable, UserError, NetworkError, OSError)  # what ends in one line, see `utils.cli.run`
 SECONDS = 5  # for one file
 SPARE = 2**26  # bytes, beside twice what the honest file takes: libraries work in blocks
 ADDRESSES = 2**31  # bytes of address space that a file may ask for in vain

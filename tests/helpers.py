@@ -13,10 +13,10 @@ import torch
 from edfio import Bdf, BdfSignal, Edf, EdfSignal
 from scipy.io import savemat
 
+from models import Classifier, build_encoder
 from utils import cli
 from utils.contract import Contract
 from utils.datasets import TWELVE_LEADS
-from utils.encoders import Classifier, build_encoder
 from utils.files import HOST
 from utils.weights import save_weights
 

@@ -14,7 +14,7 @@ from benchmarks.measures import scale as scale_measures
 from benchmarks.measures.loader import beat_label, open_batches, read_blocks, read_frames
 from benchmarks.measures.timing import in_turns
 from pretraining import labels
-from pretraining.indexing import open_index
+from pretraining.icentia11k.indexing import open_index
 from tests.helpers import command
 
 STEP = ["plain fp32, Conv1d", "the trainer"]

@@ -9,7 +9,7 @@ import torch
 import finetuning.trainer
 import pretraining.trainer
 import pretraining.utils
-from finetuning import challenge17
+from finetuning.datasets import challenge17
 from tests.helpers import command, contents, make_contract, put_weights
 from utils import card, checkpoint, datasets, names
 from utils.cli import UserError

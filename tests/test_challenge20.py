@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from scipy.signal import resample_poly
 
-from finetuning import challenge20, prepare, trainer
-from finetuning.prepared import load_prepared
+from finetuning import prepare, trainer
+from finetuning.datasets import challenge20
+from finetuning.prepared_set import load_prepared
 from report import compare
 from tests.helpers import command, noise, put_challenge, put_weights
 from utils import metrics

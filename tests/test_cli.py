@@ -18,7 +18,14 @@ COMMANDS = {
     "finetuning.calibrate": ["--job-dir", "."],
     "finetuning.prepare": ["--source", ".", "--labels", "zip"],
     "finetuning.trainer": ["--job-dir", "x", "--train", __file__],
-    "finetuning.crosscheck": ["--weights", __file__, "--records", ".", "--out", "x.csv"],
+    "finetuning.predict.external_validation": [
+        "--weights",
+        __file__,
+        "--records",
+        ".",
+        "--out",
+        "x.csv",
+    ],
     "report.build": [],
     "report.compare": ["--results", "."],
     **{
@@ -27,8 +34,8 @@ COMMANDS = {
     },
     "study.__main__": ["run", __file__],
     "utils.checkpoint": [__file__],
-    "utils.download": ["mitdb", "--out", "x"],
-    "utils.synthetic": ["--out", "x"],
+    "recordings.download": ["mitdb", "--out", "x"],
+    "recordings.synthetic": ["--out", "x"],
 }
 PRETRAIN, FINETUNE = "pretraining.trainer", "finetuning.trainer"
 
@@ -159,25 +166,3 @@ def test_as_a_process():
     assert found.returncode == 2
     assert found.stderr.startswith("error: ") and found.stderr.count("\n") == 1
     assert not found.stdout
-
-
-def test_help_is_instant():
-    """No command loads PyTorch or the scientific libraries to print its flags."""
-    code = f"""
-import importlib, sys
-for name in {list(COMMANDS)}:
-    sys.argv = [name, "--help"]
-    try:
-        importlib.import_module(name).main()
-    except SystemExit as stop:
-        loaded = {{"torch", "scipy", "wfdb", "pandas", "sklearn", "requests"}} & set(sys.modules)
-        print("result", name, stop.code, *sorted(loaded), file=sys.stderr)
-"""
-    found = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True
-    )
-    results = [line.split()[1:] for line in found.stderr.splitlines()]
-    assert [result[:2] for result in results] == [[name, "0"] for name in COMMANDS], found.stderr
-    loaded = {name: set(libraries) for name, _, *libraries in results}
-    assert not any(loaded.values()), loaded
-    assert found.stdout.count("usage: python -m ") == len(COMMANDS)

@@ -8,9 +8,10 @@ import pytest
 import wfdb
 from scipy.signal import resample_poly
 
-from pretraining import convert, icentia11k, wfdb_source
+from pretraining import convert, wfdb_source
+from pretraining.icentia11k import reader as icentia11k
+from recordings.annotations import BEAT_CLASSES, RHYTHM_CLASSES
 from tests.helpers import command
-from utils.annotations import BEAT_CLASSES, RHYTHM_CLASSES
 from utils.files import sha256
 
 FS = 360

@@ -8,15 +8,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from models import ENCODERS, build_encoder, count_parameters
 from pretraining.batches import FrameBatches
 from pretraining.cohort import choose_segments
 from pretraining.cpc import CPC, TransformerLayer, positions
 from pretraining.examples import Context, PredictedFrames
-from pretraining.icentia11k import Constants
-from pretraining.indexing import open_index
+from pretraining.icentia11k.indexing import open_index
+from pretraining.icentia11k.reader import Constants
 from pretraining.sampler import Sampler
 from utils.cli import UserError
-from utils.encoders import ENCODERS, build_encoder, count_parameters
 
 SAMPLES = np.array([4000, 5000, 900])
 PATIENTS = [np.array([0]), np.array([1])]

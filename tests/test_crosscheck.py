@@ -8,15 +8,24 @@ import pytest
 import wfdb
 from sklearn.metrics import confusion_matrix, f1_score, roc_auc_score
 
-from finetuning import crosscheck
-from finetuning.crosschecking import is_unseen
-from finetuning.predictor import Predictor
-from finetuning.rhythms import AF, MIXED, NOT_AF, UNKNOWN, Rhythms, read_rhythms, truth, within
+from finetuning.predict import external_validation as crosscheck
+from finetuning.predict.crosschecking import is_unseen
+from finetuning.predict.predictor import Predictor
+from finetuning.predict.rhythms import (
+    AF,
+    MIXED,
+    NOT_AF,
+    UNKNOWN,
+    Rhythms,
+    read_rhythms,
+    truth,
+    within,
+)
+from recordings import Unusable
 from report import crosscheck as page
 from tests.helpers import command, make_contract, put_weights
 from utils import metrics
 from utils.cli import UserError
-from utils.wfdb_io import Unusable
 
 FS = 360  # Hz
 MARKS = Rhythms(np.array([5, 100, 200, 300]), ["N", "AFIB", "AFL", "N"])

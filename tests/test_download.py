@@ -12,13 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from finetuning import challenge17
-from pretraining import icentia11k, wfdb_source
+from finetuning.datasets import challenge17
+from pretraining import wfdb_source
+from pretraining.icentia11k import reader as icentia11k
+from recordings import download, downloading
+from recordings.fetching import Patience
+from recordings.synthetic_cohort import write_challenge17
 from tests.faulty_server import ANSWERS, Server, sums
 from tests.helpers import ROOT, command, contents, leftover
-from utils import download, downloading
-from utils.fetching import Patience
-from utils.synthetic_cohort import write_challenge17
 
 HASTY = Patience(attempts=3, pause=0.01, timeout=0.1)
 LIST, RECORD = downloading.LIST, downloading.RECORD
@@ -133,7 +134,7 @@ def test_stopped_by_a_signal(tmp_path, number, code):
     with Server(FILES, fault, delay=20) as server:
         flags = ["icentia11k", "--out", tmp_path, "--base-url", server.url, "--workers", "2"]
         process = subprocess.Popen(
-            [sys.executable, "-m", "utils.download", *map(str, flags)],
+            [sys.executable, "-m", "recordings.download", *map(str, flags)],
             cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             # A shell has its background jobs ignore Ctrl-C, and what they start, too.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),

@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from finetuning import export
-from finetuning.member import Member
+from finetuning.predict import export
+from finetuning.predict.member import Member
+from models import Classifier, build_encoder
 from tests.helpers import contents, make_classifier, make_contract, put_weights
 from utils.cli import UserError
 from utils.contract import Contract
-from utils.encoders import Classifier, build_encoder
 from utils.engine import choose_hardware
 from utils.weights import save_weights
 

@@ -13,13 +13,13 @@ import torch
 from finetuning import run, trainer
 from finetuning.batches import batches, describe, pad_recordings
 from finetuning.data import draw, open_data
-from finetuning.prepared import PreparedSet, load_prepared, write_prepared
+from finetuning.prepared_set import PreparedSet, load_prepared, write_prepared
+from models import Classifier
 from tests.helpers import command, contents, put_weights
 from utils import metrics
 from utils.calibration_metrics import calibration_scores
 from utils.cli import UserError
 from utils.distributed import ALONE, Processes
-from utils.encoders import Classifier
 from utils.engine import Hardware, predict
 from utils.files import sha256
 from utils.predictions import read_predictions

@@ -6,11 +6,11 @@ import time
 import numpy as np
 import pytest
 
+from recordings import Unusable
 from tests import fuzzing
 from tests.fuzz_targets import TARGETS
 from tests.fuzzing import EXECUTED, Target, attack
 from utils.cli import UserError
-from utils.wfdb_io import Unusable
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import wfdb
 
-from pretraining import distributions, icentia11k
-from pretraining.icentia11k import ICENTIA11K, Constants, Unusable
-from pretraining.indexing import open_index
-from pretraining.signals import Signals
-from utils.annotations import RHYTHM_CLASSES
+from pretraining.icentia11k import distributions
+from pretraining.icentia11k import reader as icentia11k
+from pretraining.icentia11k.indexing import open_index
+from pretraining.icentia11k.reader import ICENTIA11K, Constants, Unusable
+from pretraining.icentia11k.signals import Signals
+from recordings.annotations import RHYTHM_CLASSES
+from recordings.segments import GAIN, write_segment
 from utils.cli import UserError
-from utils.segments import GAIN, write_segment
 
 NAME = "p00000_s00"
 SIGNAL = (np.arange(2000) % 301 - 150).astype(np.int16)

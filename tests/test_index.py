@@ -7,10 +7,11 @@ import shutil
 import numpy as np
 import pytest
 
-from pretraining import distributions, icentia11k
 from pretraining.cohort import choose_segments, manifest, split_patients
-from pretraining.indexing import open_index
-from pretraining.signals import Signals
+from pretraining.icentia11k import distributions
+from pretraining.icentia11k import reader as icentia11k
+from pretraining.icentia11k.indexing import open_index
+from pretraining.icentia11k.signals import Signals
 from pretraining.tasks import TASKS
 from utils.cli import UserError
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import wfdb
 
-from pretraining import convert, icentia11k, trainer
+from pretraining import convert, trainer
 from pretraining.cohort import split_patients
+from pretraining.icentia11k import reader as icentia11k
+from recordings.annotations import ALPHABETS
 from tests.helpers import command, contents
 from tests.test_convert import put_record, segment, signal
-from utils.annotations import ALPHABETS
 
 SOURCES = {"mitdb": (360, ("100", "201", "202")), "svdb": (128, ("800", "801"))}
 SVDB_BEATS, SVDB_S, SVDB_V = 184_583, 12_188, 9_943  # symbols in its files

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretraining import icentia11k
-from pretraining.indexing import merge_runs
+from pretraining.icentia11k import reader as icentia11k
+from pretraining.icentia11k.indexing import merge_runs
 from pretraining.labels import beat_labels, complete_beats, heart_rate_labels, rhythm_labels
-from utils.annotations import BEAT_CLASSES, HEART_RATE_CLASSES, RHYTHM_CLASSES
+from recordings.annotations import BEAT_CLASSES, HEART_RATE_CLASSES, RHYTHM_CLASSES
 
 UNDEFINED, NORMAL, PAC, ABERRATED, PVC = range(5)
 RHYTHM = {name: code for code, name in enumerate(RHYTHM_CLASSES)}

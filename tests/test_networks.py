@@ -9,14 +9,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from models import Classifier, build_encoder, count_parameters
+from models.keras_rules import same_padding
+from models.residual import BasicBlock
+from models.resnet1d import BatchNorm, ResNet1d, SameConv1d
+from models.spectrogram import NetworkError
 from tests.helpers import make_classifier
 from utils import engine
 from utils.cli import UserError
-from utils.encoders import Classifier, build_encoder, count_parameters
 from utils.engine import Batch, Hardware, NotFinite, choose_hardware, predict, train_epoch
-from utils.keras_rules import same_padding
-from utils.residual import BasicBlock
-from utils.resnet1d import BatchNorm, ResNet1d, SameConv1d
 
 # samples, kernel, stride: zeros in front, behind
 PADDING = {
@@ -192,7 +193,7 @@ def test_stages_keeps_the_first_ones(stages, width):
 
 @pytest.mark.parametrize("stages", [0, 5])
 def test_stages_that_there_are_not(stages):
-    with pytest.raises(UserError, match=f"--stages {stages}: resnet18 has 1 to 4"):
+    with pytest.raises(NetworkError, match=f"--stages {stages}: resnet18 has 1 to 4"):
         build_encoder("resnet18", 1, stages, generator())
 
 

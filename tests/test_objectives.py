@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 import torch
 
+from models import build_encoder
 from pretraining import trainer
 from pretraining.batches import load
 from pretraining.tasks import TASKS as TABLE
 from pretraining.validation import StoredFrames
+from recordings.synthetic_cohort import write_icentia11k
 from tests.helpers import command, contents
-from utils.encoders import build_encoder
 from utils.names import ARCHITECTURES, TASKS
-from utils.synthetic_cohort import write_icentia11k
 from utils.weights import load_encoder, read_weights
 
 KEPT = [

@@ -8,11 +8,11 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from finetuning import pictures, plots, timeline
-from finetuning.answers import Answer, Prediction
-from finetuning.pictures import COLOURS, draw_recording
-from finetuning.timeline import draw_timeline
-from utils.opened import OpenRecording
+from finetuning.predict import pictures, plots, timeline
+from finetuning.predict.answers import Answer, Prediction
+from finetuning.predict.pictures import COLOURS, draw_recording
+from finetuning.predict.timeline import draw_timeline
+from recordings.lazy import LazyRecording
 
 MM = 5  # pixels
 NAMES = {"A": "atrial fibrillation", "N": "normal rhythm"}
@@ -162,7 +162,7 @@ def test_each_class_of_a_long_recording_has_its_picture(tmp_path, monkeypatch):
         Answer(0, 35, np.array([0.6, 0.9, 0.1]), ("AF", "PVC")),
         Answer(35, 70, np.array([0.4, 0.1, 0.7]), ("~",)),
     ]
-    recording = OpenRecording.of_array(signal, 1, 250, None)
+    recording = LazyRecording.of_array(signal, 1, 250, None)
     prediction, words = Prediction(names, answers[0], answers), dict(zip(names, names, strict=True))
     plots.draw(tmp_path, "a/r 1.csv", recording, 0, Network(), prediction, words)
     assert drawn == {
@@ -285,5 +285,5 @@ def test_one_unreadable_window_is_a_picture_too(tmp_path):
 
 
 def test_nothing_global_is_touched():
-    code = "import sys, finetuning.timeline; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, finetuning.predict.timeline; sys.exit('matplotlib.pyplot' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,11 +11,11 @@ import wfdb
 from scipy.io import savemat
 from scipy.signal import resample_poly
 
-from finetuning import predict
+from finetuning.predict import __main__ as predict
+from recordings.formats import read_recording
+from recordings.synthetic_cohort import write_challenge17
 from tests.helpers import command, put_challenge, put_edf, put_weights
 from utils.datasets import TWELVE_LEADS
-from utils.recordings import read_recording
-from utils.synthetic_cohort import write_challenge17
 
 CPU = ["--device", "cpu", "--precision", "fp32"]
 CLASSIFIER = {"task": "classification", "classes": list("ANO~x"), "frame_size": 16384,
@@ -167,7 +167,7 @@ def test_pictures(source, weights, tmp_path):
 )
 def test_names_that_tell_recordings_apart(paths, names):
     """They are those of pictures, too: none begins with a dot, and no two are alike."""
-    from finetuning.predicting import short_names
+    from finetuning.predict.predicting import short_names
 
     assert short_names(list(map(Path, paths))) == names
 
@@ -211,8 +211,8 @@ def test_columns_are_the_same_whatever_comes_first(source, weights, tmp_path):
 
 
 def test_times_of_weeks_are_exact():
-    from finetuning.answer_files import Result, rows
-    from finetuning.answers import Answer, Prediction
+    from finetuning.predict.answer_files import Result, rows
+    from finetuning.predict.answers import Answer, Prediction
 
     answer = Answer(1_209_570.5, 1_209_600.5, np.array([0.25, 0.75], np.float32), ("b",))
     (row,) = rows(Result("r", Path("r"), "0", 250, Prediction(["a", "b"], answer, [answer])))
@@ -220,7 +220,7 @@ def test_times_of_weeks_are_exact():
 
 
 def test_without_an_answer_no_file_is_replaced(source, weights, tmp_path, monkeypatch):
-    from finetuning import plots
+    from finetuning.predict import plots
 
     def fails(*args):
         raise OSError(28, "No space left on device", "A00001.png")
@@ -245,9 +245,9 @@ def test_where_nothing_can_be_written_nothing_is_asked(source, weights, tmp_path
 def test_the_table_of_many_classes_has_lines_of_a_screen():
     from types import SimpleNamespace
 
-    from finetuning.answer_files import Result
-    from finetuning.answers import Answer, Prediction
-    from finetuning.predicting import Table
+    from finetuning.predict.answer_files import Result
+    from finetuning.predict.answers import Answer, Prediction
+    from finetuning.predict.predicting import Table
 
     names = [str(164889000 + number) for number in range(27)]
     contract = SimpleNamespace(classes=names, dataset="challenge20")
@@ -330,7 +330,7 @@ def put_leads(path, signal, leads):
 
 
 def test_an_interrupted_run_keeps_its_answers(source, weights, tmp_path, monkeypatch):
-    from finetuning import predicting
+    from finetuning.predict import predicting
 
     look, seen = predicting.look, []
 

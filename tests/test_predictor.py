@@ -5,15 +5,15 @@ import pandas as pd
 import pytest
 
 from finetuning import trainer
-from finetuning.answers import Rule
-from finetuning.band import band_pass
-from finetuning.doubts import doubt
 from finetuning.predict import Predictor
-from finetuning.windows import windows
+from finetuning.predict.answers import Rule
+from finetuning.predict.band import band_pass
+from finetuning.predict.doubts import doubt
+from finetuning.predict.windows import windows
+from recordings import Unusable
+from recordings.formats import read_recording
 from tests.helpers import command, put_weights
 from utils.cli import UserError
-from utils.recordings import read_recording
-from utils.wfdb_io import Unusable
 
 FS = 250
 

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from finetuning import challenge17, prepare
-from finetuning.prepared import load_prepared, manifest_path
+from finetuning import prepare
+from finetuning.datasets import challenge17
+from finetuning.prepared_set import load_prepared, manifest_path
+from recordings.formats import Recording
+from recordings.resampling import to_microvolt
 from tests import helpers
 from utils.cli import UserError
 from utils.files import sha256, write_json
 from utils.names import RESAMPLINGS
-from utils.recordings import Recording
-from utils.resampling import to_microvolt
 
 CLASSES = "ANO~"
 PER_CLASS = 5

@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 import wfdb
 
-from finetuning import prepare, ptbxl
+from finetuning import prepare
 from finetuning.data import draw
-from finetuning.prepared import load_prepared
+from finetuning.datasets import ptbxl
+from finetuning.prepared_set import load_prepared
 from tests.helpers import command, noise
 from utils.datasets import TWELVE_LEADS
 

@@ -20,17 +20,17 @@ from finetuning.data import Data
 from finetuning.mixup import mix
 from finetuning.normalising import normalise
 from finetuning.optimisation import attend, make_optimizer
-from finetuning.predictor import Predictor
-from finetuning.prepared import load_prepared
+from finetuning.predict.predictor import Predictor
+from finetuning.prepared_set import load_prepared
 from finetuning.shifting import STEP, over_shifts
 from finetuning.stream import stream, training_loss
 from finetuning.targets import MULTI_LABEL, SINGLE_LABEL
+from recordings.formats import read_recording
 from tests.helpers import LONG_RUN, command, make_classifier, make_contract, put_weights
 from utils import averaging, presets, schedule
 from utils.distributed import ALONE, Processes
 from utils.engine import Hardware, hits
-from utils.recordings import read_recording
-from utils.runlog import Log
+from utils.run import Log
 from utils.standardising import moments
 from utils.training import Training
 from utils.weights import read_weights

@@ -9,12 +9,13 @@ import wfdb
 from edfio import Edf, EdfSignal
 from scipy.io import savemat
 
+from recordings import Unusable
+from recordings import formats as recordings
+from recordings import text as text_columns
+from recordings.formats import lead_number, open_recording, read_recording, read_wfdb
+from recordings.record_files import find_records
+from recordings.wfdb_files import MILLIVOLT
 from tests.helpers import noise, put_challenge, put_edf
-from utils import recordings, text_columns
-from utils.cli import UserError
-from utils.record_files import find_records
-from utils.recordings import lead_number, open_recording, read_recording, read_wfdb
-from utils.wfdb_io import MILLIVOLT, Unusable
 
 FS, LEADS = 250, ["ECG I", "V5"]
 MICROVOLT = noise(1500, 2)
@@ -242,7 +243,7 @@ def test_named_files(folder):
      ("x*", r"x\* holds no recording"), ("r10.atr*", "holds no recording"), ("", "does not exist")],
 )  # fmt: skip
 def test_names_of_nothing(folder, name, words):
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(Unusable, match=words):
         find_records([name])
 
 

@@ -10,16 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from report import (
-    claims,
-    collect,
-    compare,
-    figures,
-    provenance,
-    scenarios,
-    statistics,
-    tables,
-)
+from report import claims, collect, compare, figures, provenance, scenarios, tables
+from report import stats as statistics
 from study import description, plan
 from tests.helpers import ROOT, command, contents, put_weights
 from utils import metrics

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from report import build, claims, collect, figures, measurements, page, provenance, sample, tables
-from report.statistics import Interval
+from report.stats import Interval
 from tests.helpers import ROOT, command
 
 CLASSES = ["A", "N", "O", "~"]

@@ -17,7 +17,7 @@ from pretraining.trainer import main as pretrain
 from tests.helpers import LONG_RUN, command, contents, leftover, put_weights
 from tests.interrupting import PROCESSES, kill_and_continue, results, start
 from utils import checkpoint, training
-from utils.runlog import CHECKPOINT
+from utils.run import CHECKPOINT
 from utils.weights import read_tensors, save_tensors
 
 PRETRAINING, FINETUNING = "pretraining.trainer", "finetuning.trainer"

@@ -9,12 +9,13 @@ import wfdb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretraining import icentia11k, labels
+from pretraining import labels
 from pretraining import sampler as sampler_module
 from pretraining.batches import FrameBatches, load
 from pretraining.cohort import choose_segments
-from pretraining.icentia11k import Constants
-from pretraining.indexing import open_index
+from pretraining.icentia11k import reader as icentia11k
+from pretraining.icentia11k.indexing import open_index
+from pretraining.icentia11k.reader import Constants
 from pretraining.sampler import MIXED_PATIENTS, Sampler
 from pretraining.tasks import TASKS
 from utils.distributed import Processes

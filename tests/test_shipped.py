@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from finetuning.member import Member
+from finetuning.predict.member import Member
 from tests.helpers import ROOT
 from utils.engine import choose_hardware
 from utils.files import sha256

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import wfdb
 
-from utils.signal_quality import assess, assess_leads
+from recordings.quality import assess, assess_leads
 
 CONSTANT, CLIPPED, NEITHER = (True, False), (False, True), (False, False)
 WAVE = np.rint(1000 * np.sin(np.arange(5000) / 37)).astype(np.int16)

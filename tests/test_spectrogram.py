@@ -6,12 +6,11 @@ import scipy.signal
 import torch
 import torch.nn.functional as F
 
-from utils.cli import UserError
-from utils.encoders import ENCODERS, build_encoder, settings_of
+from models import ENCODERS, build_encoder, settings_of
+from models.resnet2d import SameConv2d
+from models.spectrogram import NetworkError, Settings, Spectrogram, read_settings
 from utils.engine import Hardware
 from utils.names import SPECTRAL_ARCHITECTURES, SPECTROGRAM_SETTINGS
-from utils.resnet2d import SameConv2d
-from utils.spectrogram import Settings, Spectrogram, read_settings
 
 
 def generator(seed=0):
@@ -77,12 +76,12 @@ def test_spectrograms_are_computed_in_fp32():
     ],
 )
 def test_settings_that_do_not_fit(settings, words):
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(NetworkError, match=words):
         read_settings(settings)
 
 
 def test_a_signal_shorter_than_a_window():
-    with pytest.raises(UserError, match="255 samples"):
+    with pytest.raises(NetworkError, match="255 samples"):
         Spectrogram(Settings())(noise(1, 1, 255))
 
 

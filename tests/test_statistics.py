@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy.stats import false_discovery_control
 from sklearn.metrics import f1_score
 
-from report import statistics
-from report.statistics import MACRO_F1, Interval
+from report import stats as statistics
+from report.stats import MACRO_F1, Interval
 
 PROBABILITY = st.floats(0, 1)
 CLASSES = ["A", "N", "O", "~"]

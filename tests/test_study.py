@@ -194,7 +194,7 @@ def test_shipped_studies(name):
         for scenario in scenarios.split()
     ]
     for job in jobs(study):  # a step that has begun goes on, or begins again
-        again = job.kind != "data" or job.words[0] == "utils.download"
+        again = job.kind != "data" or job.words[0] == "recordings.download"
         assert again or job.flags.get("overwrite") or job.flags.get("resume"), job.name
 
 
@@ -280,7 +280,7 @@ weights-file = "{folder / "none.safetensors"}"
 [scenarios.unmade]
 weights-file = "{folder / "unmade.safetensors"}"
 [data.broken]
-command = "utils.synthetic"
+command = "recordings.synthetic"
 makes = "{folder / "unmade.safetensors"}"
 out = "{folder}"
 [[cells]]

@@ -10,11 +10,11 @@ import pytest
 import wfdb
 from scipy.io import loadmat
 
+from recordings import segments, synthetic, synthetic_ecg
+from recordings import synthetic_cohort as cohort
+from recordings.annotations import ICENTIA_BEATS, ICENTIA_RHYTHMS
+from recordings.synthetic_ecg import AFIB, FLUTTER, NOISE, NORMAL, PAC, PVC, SINUS, Grid
 from tests.helpers import Result, command
-from utils import segments, synthetic, synthetic_ecg
-from utils import synthetic_cohort as cohort
-from utils.annotations import ICENTIA_BEATS, ICENTIA_RHYTHMS
-from utils.synthetic_ecg import AFIB, FLUTTER, NOISE, NORMAL, PAC, PVC, SINUS, Grid
 
 NO_ECTOPY = {"pac": (0, 0), "pvc": (0, 0), "glitches": (0, 0)}
 

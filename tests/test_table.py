@@ -11,11 +11,11 @@ from scipy.io import savemat
 
 from finetuning import prepare, trainer
 from finetuning.data import draw
-from finetuning.prepared import load_prepared
+from finetuning.prepared_set import load_prepared
+from recordings import Unusable
+from recordings.formats import Recording, in_order, read_recording
+from recordings.resampling import to_microvolt
 from tests.helpers import command, noise, put_challenge, put_weights
-from utils.recordings import Recording, in_order, read_recording
-from utils.resampling import to_microvolt
-from utils.wfdb_io import Unusable
 
 FS, SIGNAL = 300, noise(600, 3) / 1000  # mV
 

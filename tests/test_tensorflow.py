@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from finetuning import challenge17
+from finetuning.datasets import challenge17
+from models import Classifier
 from pretraining.cpc import CPC
 from pretraining.import_tensorflow import main
 from pretraining.tensorflow import weights
 from pretraining.tensorflow.checkpoint import MAGIC, read_checkpoint
+from recordings.annotations import BEAT_CLASSES, HEART_RATE_CLASSES, RHYTHM_CLASSES
 from tests.helpers import command, contents, make_classifier
-from utils.annotations import BEAT_CLASSES, HEART_RATE_CLASSES, RHYTHM_CLASSES
 from utils.cli import UserError
-from utils.encoders import Classifier
 from utils.weights import load_encoder, load_strictly, read_weights
 
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"

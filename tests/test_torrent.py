@@ -16,19 +16,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pretraining import admit, convert, distributions, icentia11k, room, torrent, trainer, unpickle
+from pretraining import convert, trainer
 from pretraining.batches import FrameBatches
 from pretraining.cohort import choose_segments
-from pretraining.icentia11k import ICENTIA11K
-from pretraining.indexing import open_index
+from pretraining.icentia11k import admit, distributions, room, torrent, unpickle
+from pretraining.icentia11k import reader as icentia11k
+from pretraining.icentia11k.indexing import open_index
+from pretraining.icentia11k.reader import ICENTIA11K
+from pretraining.icentia11k.signals import Signals
 from pretraining.sampler import Sampler
-from pretraining.signals import Signals
 from pretraining.tasks import TASKS
+from recordings import Unusable
+from recordings.segments import GAIN, write_segment
 from tests.helpers import command
 from utils.cli import UserError
 from utils.files import sha256
-from utils.segments import GAIN, write_segment
-from utils.wfdb_io import Unusable
 
 LIMIT = 10**6
 FRAME = 512

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from models.spectrogram import NetworkError
+from recordings import Unusable
 from utils import names
 from utils.stopping import stop_with_study
 
@@ -148,7 +150,7 @@ def check_network_flags(parser: Parser, args: argparse.Namespace) -> None:
 
 
 def spectrogram_settings(args: argparse.Namespace) -> dict[str, int | str]:
-    """The flags of `add_spectrogram_flags`, as `utils.spectrogram.Settings` names them."""
+    """The flags of `add_spectrogram_flags`, as `models.spectrogram.Settings` names them."""
     return {name: getattr(args, f"spectrogram_{name}") for name in names.SPECTROGRAM_SETTINGS}
 
 
@@ -160,7 +162,7 @@ def run(main: Callable[[], None]) -> None:
     stop_with_study()
     try:
         main()
-    except UserError as error:
+    except (UserError, Unusable, NetworkError) as error:
         sys.exit(_fail(str(error)))
     except OSError as error:
         sys.exit(_fail(_describe(error)))

@@ -18,7 +18,7 @@ class Contract:
     """One line of JSON in the file's metadata; holds no times, paths or host names.
 
     Attributes:
-        architecture, stages, in_channels: the encoder, see `utils.encoders`.
+        architecture, stages, in_channels: the encoder, see `models`.
         fs: Hz. unit: of the signal before normalisation. mean, sd: in that unit;
             lists have one for each lead. None: each input is standardised by its own.
         frame_size: samples of one input.
@@ -27,7 +27,7 @@ class Contract:
         dataset, manifest_sha256: what it was trained on; of imported weights, the sum of the files
             that they come from.
         seed: of the run, where it is known. versions: of the libraries.
-        spectrogram: settings of 2-D networks, see `utils.spectrogram`.
+        spectrogram: settings of 2-D networks, see `models.spectrogram`.
         context: of CPC, its flags: frames of context, their overlap, the offset, other candidates.
         temperature: that logits are divided by, so that probabilities are as often right as they
             say (Guo et al. 2017).
@@ -126,7 +126,7 @@ RULES: dict[str, Callable[[Any, Contract], bool]] = {
     "manifest_sha256": _is(str),
     "seed": _is(int, type(None)),
     "versions": _is(dict),
-    "spectrogram": _is(dict, type(None)),  # its settings: `utils.spectrogram`
+    "spectrogram": _is(dict, type(None)),  # its settings: `models.spectrogram`
     "multi_label": _is(bool),
     "context": _is(dict, type(None)),
     "temperature": lambda value, _: type(value) in (int, float) and 1 / LARGEST < value < LARGEST,

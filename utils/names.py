@@ -34,9 +34,3 @@ WEIGHTS = "weights.safetensors"  # the last that pretraining writes
 BEST = "best_model.safetensors"  # of fine-tuning, so far
 SCORES = "scores.json"  # the last that fine-tuning writes
 CARD = "MODEL_CARD.md"  # of the weights that a run ends with
-
-
-def as_unit(text: str) -> str:
-    """A unit as `UNITS` has it, whatever its capitals and its µ; another as it is."""
-    plain = text.strip().casefold().replace("\u03bc", "u")  # casefold makes one of both µ
-    return next((unit for unit in UNITS if unit.casefold() == plain), text)

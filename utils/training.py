@@ -18,7 +18,7 @@ from utils.contract import Contract
 from utils.distributed import Processes
 from utils.engine import Batch, Hardware, NotFinite, Totals, predict, train_epoch
 from utils.files import sha256
-from utils.runlog import CHECKPOINT, Log
+from utils.run import CHECKPOINT, Log
 from utils.stopping import Stop
 from utils.weights import read_tensors, save_tensors
 

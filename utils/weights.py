@@ -11,9 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from models import Classifier, build_encoder
 from utils.cli import UserError
 from utils.contract import Contract
-from utils.encoders import build_encoder
 from utils.files import atomic_path
 
 ENCODER = "encoder."
@@ -118,6 +118,15 @@ def load_encoder(
         kept[FIRST_KERNEL] = torch.cat([kept[FIRST_KERNEL]] * repeated, 1) / repeated
     load_strictly(encoder, {k.removeprefix(ENCODER): v for k, v in kept.items()}, path)
     return Transfer(encoder, contract, list(kept), [k for k in tensors if k not in kept], repeated)
+
+
+def build_classifier(contract: Contract) -> Classifier:
+    """The network of a fine-tuned weights file, whose values are to be loaded; raises
+    `NetworkError` as `build_encoder`."""
+    encoder = build_encoder(
+        contract.architecture, contract.in_channels, contract.stages, None, contract.spectrogram
+    )
+    return Classifier(encoder, len(contract.classes), torch.Generator())
 
 
 def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:

@@ -14,9 +14,9 @@ import torch
 
 from benchmarks.measures.infer import write_weights
 from benchmarks.measures.timing import describe, save
+from recordings.formats import read_recording
+from recordings.synthetic_cohort import write_challenge17
 from utils.cli import UserError
-from utils.recordings import read_recording
-from utils.synthetic_cohort import write_challenge17
 
 FS = 300
 ROOT = Path(__file__).parents[2]

@@ -9,11 +9,11 @@ import torch
 
 from benchmarks.measures.limits import flops, matrix_rate
 from benchmarks.measures.timing import describe, in_turns, save, seconds, show
-from finetuning.predictor import Predictor
+from finetuning.predict.predictor import Predictor
+from models import Classifier, build_encoder
+from recordings.formats import read_recording
+from recordings.synthetic_cohort import write_challenge17
 from utils.contract import Contract
-from utils.encoders import Classifier, build_encoder
-from utils.recordings import read_recording
-from utils.synthetic_cohort import write_challenge17
 from utils.weights import save_weights
 
 WHOLE, READ, NETWORK = "file to probabilities", "of which: reading the file", "of which: the rest"

@@ -14,15 +14,15 @@ from benchmarks.measures.limits import copy_rate, wait
 from benchmarks.measures.timing import describe, in_turns, save, seconds, show
 from pretraining.batches import BLOCK_BYTES, FrameBatches, blocks, load, new_signal
 from pretraining.cohort import choose_segments
-from pretraining.icentia11k import open_signal, read_constants
-from pretraining.index import AnnotationIndex
-from pretraining.indexing import open_index
+from pretraining.icentia11k.index import AnnotationIndex
+from pretraining.icentia11k.indexing import open_index
+from pretraining.icentia11k.reader import open_signal, read_constants
 from pretraining.labels import ECTOPIC
 from pretraining.sampler import Sampler
 from pretraining.tasks import TASKS
-from utils.annotations import BEAT_CLASSES
+from recordings.annotations import BEAT_CLASSES
+from recordings.synthetic_cohort import write_icentia11k
 from utils.engine import Batch, choose_hardware
-from utils.synthetic_cohort import write_icentia11k
 
 BLOCKS, DEVICE = "the trainer's blocks, int16", "the same, normalised on the device"
 FRAMES, COPY = "a generator of frames, int16", "copy of as many bytes"

@@ -16,9 +16,9 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.measures.timing import describe, save
+from recordings.segments import place_of
+from recordings.synthetic_cohort import write_icentia11k
 from utils.cli import UserError
-from utils.segments import place_of
-from utils.synthetic_cohort import write_icentia11k
 
 ICENTIA = 11_000  # patients
 IMPORTS = "of_which_import_s"

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.measures.limits import wait
-from utils.encoders import Classifier, build_encoder
+from models import Classifier, build_encoder
 from utils.engine import Batch, Hardware, train_epoch
 
 PLAIN = "plain fp32, Conv1d"  # as PyTorch computes it by default: with TF32 on CUDA

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from utils.files import write_json
-from utils.runlog import versions
+from utils.run import versions
 
 Figures = Mapping[str, Sequence[float]]  # of each variant, one for each repeat
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from models.residual import FILTERS
 from utils.cli import UserError
-from utils.residual import FILTERS
 
 OF_TRAINING = re.compile(r"(optimizer|keras_api|save_counter)/|.*/\.OPTIMIZER_SLOT/")
 IN_CLASSIFIER = "layer_with_weights-0/layer_with_weights-0/"  # an encoder being pretrained

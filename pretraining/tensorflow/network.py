@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models import ENCODERS, Classifier, build_encoder
 from pretraining.cpc import CPC
 from pretraining.tensorflow.names import IN_CLASSIFIER, Variable, translate
 from utils.cli import UserError
-from utils.encoders import ENCODERS, Classifier, build_encoder
 from utils.weights import check_match
 
 ENCODER, CPC_MODEL = "encoder", "CPC model"

@@ -4,7 +4,8 @@ import argparse
 import hashlib
 from pathlib import Path
 
-from pretraining.icentia11k import FS, ICENTIA11K, Constants
+from models import ENCODERS, count_parameters, settings_of
+from pretraining.icentia11k.reader import FS, ICENTIA11K, Constants
 from pretraining.tasks import TASKS
 from pretraining.tensorflow.checkpoint import read_checkpoint
 from pretraining.tensorflow.network import (
@@ -15,11 +16,10 @@ from pretraining.tensorflow.network import (
     Network,
     recognise,
 )
-from utils import runlog
+from utils import run as runlog
 from utils.card import card_beside, write_card
 from utils.cli import UserError
 from utils.contract import Contract
-from utils.encoders import ENCODERS, count_parameters, settings_of
 from utils.weights import save_weights
 
 CHALLENGE17 = Constants("challenge17", 0.0075, 0.2373, {})  # Weimann & Conrad's code

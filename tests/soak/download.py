@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from recordings.downloading import DATASETS, LIST, RECORD, download
+from recordings.fetching import Patience
 from tests.faulty_server import ANSWERS, Server
 from utils import cli
-from utils.downloading import DATASETS, LIST, RECORD, download
-from utils.fetching import Patience
 
 KINDS = sorted(set(ANSWERS) - {"whole"})
 PATIENCE = Patience(attempts=6, pause=0.01, timeout=0.1)
