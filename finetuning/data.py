@@ -8,8 +8,7 @@ import numpy as np
 import torch
 
 from finetuning.batches import Recordings, pad_recordings
-from finetuning.prepared_set import PreparedSet, load_prepared
-from finetuning.splitting import divide, report_absent, stratified
+from finetuning.prepared_set import PreparedSet, divide, load_prepared, report_absent
 from finetuning.targets import TARGETS, Targets
 from utils.cli import UserError
 
@@ -97,12 +96,9 @@ def draw(
     patients = None if prepared.patients is None else prepared.patients[pool]
     try:
         parts = divide(prepared.y[pool], prepared.multi_label, patients, seed, **sizes)
-    except ValueError:
-        why = "a part would be empty"
-        if stratified(prepared.multi_label, patients):
-            why = "every class needs two recordings, and a place in both parts"
+    except ValueError as error:
         raise UserError(
-            f"{flag} {next(iter(sizes.values())):g} of {len(pool)} recordings: {why}; "
+            f"{flag} {next(iter(sizes.values())):g} of {len(pool)} recordings: {error}; "
             "choose another share"
         ) from None
     return pool[parts[0]], pool[parts[1]]

@@ -12,8 +12,7 @@ from tqdm import tqdm
 from finetuning.datasets import challenge17, challenge20, ptbxl, table
 from finetuning.datasets.listing import PARTS, Listing
 from finetuning.predict.doubts import RANGE, implausible
-from finetuning.prepared_set import UNIT, manifest_path, write_prepared
-from finetuning.splitting import absent, divide, report_absent, stratified
+from finetuning.prepared_set import UNIT, divide, manifest_path, report_absent, write_prepared
 from recordings import Unusable
 from recordings.formats import in_order
 from recordings.quality import Quality, assess_leads
@@ -178,7 +177,11 @@ def split(listing: Listing, test_size: float, seed: int) -> dict[str, np.ndarray
         remedy = "see the split"
     if "train" not in parts:
         raise UserError(f"no usable record is to train on; {remedy}{lost}")
-    missing = absent(listing.y[parts["train"]], listing.classes)
+    missing = [
+        name
+        for name, present in zip(listing.classes, listing.y[parts["train"]].any(0), strict=True)
+        if not present
+    ]
     if missing and not listing.multi_label:
         raise UserError(f"no recording of class {missing[0]} to train on; {remedy}{lost}")
     return parts
@@ -187,7 +190,7 @@ def split(listing: Listing, test_size: float, seed: int) -> dict[str, np.ndarray
 def draw(listing: Listing, test_size: float, seed: int, lost: str) -> dict[str, np.ndarray]:
     """As `split`, at random; `lost` says in errors what was left out."""
     counts = count_classes(listing)
-    every = stratified(listing.multi_label, listing.patients)
+    every = listing.patients is None and not listing.multi_label
     rarest = min(counts, key=counts.get)
     problem = f"class {rarest} has {counts[rarest]} of {len(listing.y)} records, too few"
     if every and counts[rarest] < 2:

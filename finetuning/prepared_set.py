@@ -3,6 +3,7 @@
 This is what the trainer reads, whatever data set the recordings came from.
 """
 
+import sys
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.model_selection import GroupShuffleSplit, train_test_split
 
 from recordings import Unusable
 from recordings.arrays import read_npz
@@ -187,3 +189,45 @@ def _check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
         raise UserError(f"{path}: y holds values other than 0 and 1; {_AGAIN}")
     if len(set(record_ids)) != n or len(set(classes)) != len(classes):
         raise UserError(f"{path}: a record or a class is named twice; {_AGAIN}")
+
+
+def divide(
+    y: np.ndarray, multi_label: bool, patients: np.ndarray | None, seed: int, **sizes: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split recordings at random in two parts; equal seeds give equal parts.
+
+    Known patients are kept together, whatever their classes. Otherwise the split is stratified by
+    class, except in multi-label sets, where many combinations of classes occur only once.
+
+    Args:
+        y: (recordings, classes) of 0 and 1. patients: (recordings,).
+        sizes: `train_size` or `test_size`, a share, of the first or the second part.
+
+    Returns:
+        The indices of the recordings of each part, ascending.
+
+    Raises:
+        ValueError: a part would be empty, or lack a class that it must have.
+    """
+    indices = np.arange(len(y))
+    stratified = patients is None and not multi_label
+    try:
+        if patients is None:
+            strata = y.argmax(1) if stratified else None
+            parts = train_test_split(indices, random_state=seed, stratify=strata, **sizes)
+        else:
+            splitter = GroupShuffleSplit(1, random_state=seed, **sizes)
+            parts = next(splitter.split(indices, groups=patients))
+    except ValueError:
+        needed = "every class needs two recordings and a place in both parts"
+        raise ValueError(needed if stratified else "a part would be empty") from None
+    return np.sort(parts[0]), np.sort(parts[1])
+
+
+def report_absent(part: str, y: np.ndarray, classes: Sequence[str]) -> None:
+    """Print a line to stderr that names the classes of which `part` has no recording, if any."""
+    missing = [name for name, present in zip(classes, y.any(0), strict=True) if not present]
+    if missing:
+        named = ", ".join(missing[:3] + ["…"] * (len(missing) > 3))
+        count = f"{len(missing)} of {len(classes)} classes"
+        print(f"{part} has no recording of {count}: {named}", file=sys.stderr)
