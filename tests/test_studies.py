@@ -1,0 +1,122 @@
+"""Studies run through Snakemake: what they would run, and an interrupted one that continues."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from tests.helpers import ROOT
+
+SHIPPED = sorted((ROOT / "studies").glob("*.yaml"))
+STUDIES = [path for path in SHIPPED if path.stem != "data"]
+
+
+def command(config, *flags):
+    return [sys.executable, "-m", "snakemake", "-s", "studies/Snakefile", "--configfile", config,
+            "--cores", 2, "--nolock", *flags]  # fmt: skip
+
+
+def snakemake(config, *flags, **kwargs):
+    words = list(map(str, command(config, *flags)))
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, **kwargs)
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_shipped_studies_name_their_runs_and_flags(path, tmp_path):
+    done = snakemake(path, "--dry-run", "--directory", tmp_path)
+    assert done.returncode == 0, done.stderr
+    study = yaml.safe_load(path.read_text())
+    said = done.stdout + done.stderr
+    for run in study["pretraining"]["runs"]:
+        assert f"--job-dir {study['folder']}/{run} " in said
+    assert said.count("-m finetuning.trainer") == sum(
+        len(cells["scenarios"])
+        * len(cells.get("seeds", range(10)))
+        * len(cells.get("subsets", "x"))
+        for cells in study.get("finetuning", {}).get("cells", [])
+    )
+
+
+def test_the_patients_of_the_amounts_of_data_are_nested_and_never_validate():
+    study = yaml.safe_load((ROOT / "studies/mitdb_svdb.yaml").read_text())["pretraining"]
+    from utils.cli import id_list
+
+    val = set(id_list(study["common"]["val-patient-ids"]))
+    sets = {name: set(id_list(run["patient-ids"])) for name, run in study["runs"].items()
+            if "patient-ids" in run}  # fmt: skip
+    assert [len(sets[name]) for name in ("beat1", "beat12", "beat24")] == [1, 12, 24]
+    assert sets["beat1"] < sets["beat12"] < sets["beat24"]
+    assert not any(patients & val for patients in sets.values())
+    assert set(id_list(study["runs"]["rhythm"]["val-patient-ids"])) < val
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A tiny one on synthetic recordings, all in `tmp_path`."""
+    place = str(tmp_path)
+    content = {
+        "folder": f"{place}/jobs",
+        "data": {
+            "cohort": {
+                "command": "recordings.synthetic",
+                "makes": [f"{place}/data/icentia11k", f"{place}/data/training2017"],
+                "flags": {"out": f"{place}/data", "patients": 4, "segments": 1, "samples": 5000,
+                          "recordings": 60, "overwrite": True},
+            },
+            "prepared": {
+                "command": "finetuning.prepare",
+                "makes": [f"{place}/set_train.npz", f"{place}/set_test.npz"],
+                "flags": {"source": f"{place}/data/training2017", "labels": "zip", "pad": 512,
+                          "out": f"{place}/set", "overwrite": True},
+            },
+        },
+        "pretraining": {
+            "common": {"train": f"{place}/data/icentia11k", "frame-size": 512, "batch-size": 16,
+                       "steps-per-epoch": 4, "epochs": 2, "val-patients": 1, "val-size": 16,
+                       "precision": "fp32", "stages": 1},
+            "runs": {"beat": {"task": "beat"}},
+        },
+        "finetuning": {
+            "common": {"train": f"{place}/set_train.npz", "test": f"{place}/set_test.npz",
+                       "epochs": 1, "val-size": 0.2, "precision": "fp32"},
+            "scenarios": {"first": {"pretraining": "beat", "epoch": 1}},
+            "cells": [{"scenarios": ["beat", "first"], "seeds": [3]}],
+        },
+    }  # fmt: skip
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_an_interrupted_study_continues(study):
+    words = list(map(str, command(study)))
+    jobs = study.parent / "jobs"
+    begun = subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    for _ in range(600):
+        if (jobs / "beat/history.csv").exists() or begun.poll() is not None:
+            break
+        time.sleep(0.1)
+    os.killpg(begun.pid, signal.SIGINT)
+    assert begun.wait(60) != 0
+    done = snakemake(study)
+    assert done.returncode == 0, done.stderr
+    assert (jobs / "beat_3/scores.json").exists() and (jobs / "first_3/scores.json").exists()
+    again = snakemake(study)
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_a_scenario_that_is_not_there_is_named(study):
+    content = yaml.safe_load(study.read_text())
+    content["finetuning"]["cells"][0]["scenarios"] = ["nothing"]
+    study.write_text(yaml.safe_dump(content))
+    done = snakemake(study, "--dry-run")
+    assert (
+        done.returncode and "'nothing'; known are random, beat, first" in done.stderr + done.stdout
+    )
