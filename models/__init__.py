@@ -1,4 +1,4 @@
-"""Table of encoders, (B, C, T) -> (B, D), and the classifier that puts a dense layer on one."""
+"""Registry of encoders, (B, C, T) -> (B, D), and the classifier that adds a dense layer to one."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,15 +7,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.keras_rules import glorot_
-from models.residual import BasicBlock, Bottleneck
-from models.resnet1d import ResNet1d
+from models.resnet1d import BasicBlock, Bottleneck, ResNet1d, glorot_
 from models.resnet2d import ResNet2d
-from models.spectrogram import NetworkError, read_settings
+from models.spectrogram import NetworkError, SpectrogramSettings
 
 
 class Architecture(NamedTuple):
-    """Constructor of an encoder, blocks of each stage, and whether it sees spectrograms."""
+    """Constructor of an encoder, number of blocks in each stage, and whether it needs spectrogram
+    settings."""
 
     constructor: Callable[..., nn.Module]
     blocks: tuple[int, ...]
@@ -28,6 +27,7 @@ ENCODERS = {
     "resnet50": Architecture(partial(ResNet1d, Bottleneck), (3, 4, 6, 3)),
     "resnet18_2d": Architecture(ResNet2d, (2, 2, 2, 2), spectral=True),
 }
+DEFAULT_ARCHITECTURE = "resnet18"
 
 
 def build_encoder(
@@ -37,13 +37,15 @@ def build_encoder(
     generator: torch.Generator | None,
     spectrogram: dict[str, Any] | None = None,
 ) -> nn.Module:
-    """Encoder with new weights.
+    """Build an encoder with new weights.
 
     Args:
-        stages: keep the first ones only.
-        generator: source of the weights; None where they are to be loaded.
-        spectrogram: settings of a network that sees one, see `models.spectrogram.Settings`; the
-            replication's by default.
+        architecture: a key of `ENCODERS`.
+        in_channels: number of leads.
+        stages: keep only the first ones; None keeps all.
+        generator: source of the initial weights; None leaves the kernels unset, for an encoder
+            whose weights are loaded afterwards.
+        spectrogram: fields of `SpectrogramSettings`; ignored by 1-D networks.
 
     Raises:
         NetworkError: unknown architecture or settings, or more stages than there are.
@@ -55,14 +57,11 @@ def build_encoder(
         raise NetworkError(f"--stages {stages}: {architecture} has 1 to {len(blocks)}")
     if not spectral:
         return constructor(blocks[:stages], in_channels, generator)
-    settings = read_settings(spectrogram or {})
+    try:
+        settings = SpectrogramSettings(**(spectrogram or {}))
+    except TypeError:
+        raise NetworkError(f"{spectrogram} are not settings of a spectrogram") from None
     return constructor(blocks[:stages], in_channels, generator, settings)
-
-
-def settings_of(encoder: nn.Module) -> dict[str, Any] | None:
-    """Its spectrogram's settings, for the contract; None where it sees none."""
-    front = getattr(encoder, "spectrogram", None)
-    return front and front.settings._asdict()
 
 
 class Classifier(nn.Module):
@@ -74,7 +73,7 @@ class Classifier(nn.Module):
         self.head = glorot_(nn.Linear(encoder.out_features, classes), generator)
 
     def freeze_encoder(self) -> None:
-        """Train the dense layer only; the encoder's batch statistics stay as they are, too."""
+        """Train the dense layer only; the encoder's batch statistics stay unchanged, too."""
         self.encoder.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "Classifier":
@@ -86,31 +85,43 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.encoder(x))
 
-    def explain(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, classes) as `forward` has them, and the evidence for them, in one pass.
+    def class_activation_map(self, x: Tensor) -> Tensor:
+        """Contribution of each position to each logit (Zhou et al. 2016).
 
-        The evidence (B, classes, places), float32, is the class-activation map (Zhou et al. 2016).
-        Behind the average over places there is but a dense layer, so that it is exact: its mean
-        over places, plus the bias, is the logits. See `by_sample` for where the places lie.
+        Only an average over positions and a dense layer follow the feature maps, so the map is
+        exact: its mean over positions, plus the bias, equals the logits.
+
+        Args:
+            x: (B, C, T).
+
+        Returns:
+            (B, classes, positions) float32; `upsample_map` turns positions into samples.
         """
-        maps = self.encoder.maps(x)  # (B, D, places), or (B, D, F, places)
+        maps = self.encoder.feature_maps(x)  # (B, D, positions), or (B, D, F, positions)
         with torch.autocast(x.device.type, enabled=False):
             over_time = maps.float().mean(2) if maps.ndim == 4 else maps.float()
-            evidence = self.head.weight @ over_time
-        return self.head(self.encoder.pool(maps)), evidence
+            return self.head.weight @ over_time
 
-    def evidence(self, x: Tensor) -> Tensor:
-        """(B, C, T) -> (B, classes, places); see `explain`."""
-        return self.explain(x)[1]
+    def upsample_map(self, activation: Tensor, samples: int) -> Tensor:
+        """Repeat each value of a map (…, positions) to give (…, samples).
 
-    def by_sample(self, evidence: Tensor, samples: int) -> Tensor:
-        """Evidence (…, places) as (…, samples): place i stands for `encoder.stride` samples from
-        i * stride on; it sees farther to both sides."""
-        place = torch.arange(samples, device=evidence.device) // self.encoder.stride
-        return evidence[..., place.clamp_max(evidence.shape[-1] - 1)]
+        Position i stands for the `encoder.stride` samples from i * stride on; its receptive field
+        extends further to both sides.
+        """
+        position = torch.arange(samples, device=activation.device) // self.encoder.stride
+        return activation[..., position.clamp_max(activation.shape[-1] - 1)]
+
+    # Earlier names, until all callers are moved.
+    evidence = class_activation_map
+    by_sample = upsample_map
+
+
+def settings_of(encoder: nn.Module) -> dict[str, Any] | None:
+    """Earlier name of `spectrogram_settings`."""
+    return encoder.spectrogram_settings
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Parameters as Keras counts them: BN's running mean and variance included."""
+    """Count parameters as Keras does: batch normalisation's running mean and variance included."""
     state = model.state_dict()
     return sum(v.numel() for k, v in state.items() if not k.endswith("num_batches_tracked"))

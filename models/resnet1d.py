@@ -1,37 +1,159 @@
-"""1-D residual networks of Weimann & Conrad (2021), with TensorFlow's `same` padding.
+"""1-D residual networks of Weimann & Conrad (2021), and the parts that the 2-D network shares.
 
-Tensors are (batch, channels, samples). With `channels_last` the same kernels, stored
-(out, in, k), compute as (1, k) 2-D convolutions on channels-last memory: the layout that bf16
-kernels are fast in.
+Padding and initial weights are those of TensorFlow and Keras, so that imported weights give the
+same outputs. Tensors are (batch, channels, samples). With `channels_last` the same kernels, stored
+(out, in, k), are applied as (1, k) 2-D convolutions in channels-last memory, the layout for which
+bf16 convolutions are fast.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.keras_rules import same_padding, variance_scaling_
-from models.residual import FILTERS, BasicBlock, Bottleneck, Layers, build_stages, total_stride
+FILTERS = (64, 128, 256, 512)  # of the four stages
+KERNELS = (7, 5, 5, 3)  # of the four stages
+STEM_STRIDE = 4  # of the first convolution and the max-pool together
+TRUNCATED_SD = 0.87962566103423978  # of a unit normal truncated at two standard deviations
 
-KERNELS = (7, 5, 5, 3)
+
+def same_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Number of zeros that TensorFlow adds in front of and behind `length` samples."""
+    total = max((math.ceil(length / stride) - 1) * stride + kernel - length, 0)
+    return total // 2, total - total // 2
+
+
+def variance_scaling_(kernel: Tensor, scale: float, generator: torch.Generator) -> None:
+    """Fill a kernel (out, in, …) in place as Keras' VarianceScaling (fan-in, truncated normal);
+    with `scale` 2 this is He-normal."""
+    sd = math.sqrt(scale / kernel[0].numel()) / TRUNCATED_SD
+    nn.init.trunc_normal_(kernel, std=sd, a=-2 * sd, b=2 * sd, generator=generator)
+
+
+def glorot_(dense: nn.Linear, generator: torch.Generator) -> nn.Linear:
+    """Initialise a dense layer in place as Keras does (Glorot uniform, zero bias); return it."""
+    nn.init.xavier_uniform_(dense.weight, generator=generator)
+    nn.init.zeros_(dense.bias)
+    return dense
+
+
+class Layers(NamedTuple):
+    """Layer types of a network: `conv(in_channels, out_channels, kernel, stride)`, with the `scale`
+    of its initial kernels, and `norm(channels)`. Without a generator kernels stay unset."""
+
+    conv: Callable[..., nn.Module]
+    norm: Callable[[int], nn.Module]
+    generator: torch.Generator | None
+
+    def conv_norm(
+        self, in_channels: int, out_channels: int, kernel: int, stride: int = 1
+    ) -> tuple[nn.Module, nn.Module]:
+        """A convolution and the batch normalisation that follows it."""
+        conv = self.conv(in_channels, out_channels, kernel, stride)
+        if self.generator is not None:
+            variance_scaling_(conv.weight, conv.scale, self.generator)
+        return conv, self.norm(out_channels)
+
+    def shortcut(self, in_channels: int, out_channels: int, stride: int) -> nn.Module:
+        """A 1×1 convolution and batch normalisation where width or stride change."""
+        if stride == 1 and in_channels == out_channels:
+            return nn.Identity()
+        return nn.Sequential(*self.conv_norm(in_channels, out_channels, 1, stride))
+
+
+class BasicBlock(nn.Module):
+    """conv-BN-ReLU-conv-BN plus shortcut, ReLU."""
+
+    expansion = 1
+
+    def __init__(self, layers: Layers, in_channels: int, filters: int, kernel: int, stride: int):
+        super().__init__()
+        self.conv1, self.bn1 = layers.conv_norm(in_channels, filters, kernel, stride)
+        self.conv2, self.bn2 = layers.conv_norm(filters, filters, kernel)
+        self.shortcut = layers.shortcut(in_channels, filters, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.bn2(self.conv2(y)).add_(self.shortcut(x)), inplace=True)
+
+
+class Bottleneck(nn.Module):
+    """1×1 conv-BN-ReLU, conv-BN-ReLU, 1×1 conv-BN of four times the filters plus shortcut, ReLU."""
+
+    expansion = 4
+
+    def __init__(self, layers: Layers, in_channels: int, filters: int, kernel: int, stride: int):
+        super().__init__()
+        width = filters * self.expansion
+        self.conv1, self.bn1 = layers.conv_norm(in_channels, filters, 1)
+        self.conv2, self.bn2 = layers.conv_norm(filters, filters, kernel, stride)
+        self.conv3, self.bn3 = layers.conv_norm(filters, width, 1)
+        self.shortcut = layers.shortcut(in_channels, width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
+        return F.relu(self.bn3(self.conv3(y)).add_(self.shortcut(x)), inplace=True)
+
+
+class ResNet(nn.Module):
+    """Residual encoder, (B, in_channels, T) -> (B, out_features); subclasses have `feature_maps`.
+
+    The first block of each stage but the first has stride 2.
+
+    Args:
+        blocks: number of blocks in each stage; fewer than four stages make a shorter network.
+        kernels: kernel size of each stage.
+
+    Attributes:
+        stride: samples from one position in time of the feature maps to the next.
+        spectrogram_settings: fields of `SpectrogramSettings` of a 2-D network.
+    """
+
+    spectrogram_settings = None
+
+    def __init__(
+        self,
+        block: type[BasicBlock | Bottleneck],
+        layers: Layers,
+        blocks: Sequence[int],
+        kernels: Sequence[int],
+        in_channels: int,
+    ):
+        super().__init__()
+        self.channels_last = False
+        self.stride = STEM_STRIDE * 2 ** max(len(blocks) - 1, 0)
+        self.conv1, self.bn1 = layers.conv_norm(in_channels, FILTERS[0], 7, 2)
+        self.stages, channels = nn.Sequential(), FILTERS[0]
+        for stage, count in enumerate(blocks):
+            filters, kernel = FILTERS[stage], kernels[stage]
+            self.stages.append(nn.Sequential())
+            for number in range(count):
+                stride = 2 if stage > 0 and number == 0 else 1
+                self.stages[stage].append(block(layers, channels, filters, kernel, stride))
+                channels = filters * block.expansion
+        self.out_features = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(self.feature_maps(x))
+
+    def pool(self, maps: Tensor) -> Tensor:
+        """Average over positions, (B, D, …) -> (B, D)."""
+        return maps.mean(tuple(range(2, maps.ndim)))
 
 
 class SameConv1d(nn.Module):
     """Convolution without bias, `same` padding; (B, in, T) or (B, in, 1, T) to T / stride."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: int,
-        stride: int,
-        generator: torch.Generator,
-    ):
+    scale = 1
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int):
         super().__init__()
         self.stride = stride
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel))
-        variance_scaling_(self.weight, 1, generator)
 
     def forward(self, x: Tensor) -> Tensor:
         front, behind = same_padding(x.shape[-1], self.weight.shape[-1], self.stride)
@@ -49,49 +171,28 @@ class BatchNorm(nn.BatchNorm1d):
         pass
 
 
-class ResNet1d(nn.Module):
-    """Residual encoder, (B, in_channels, T) -> (B, out_features).
-
-    Args:
-        blocks: number of blocks in each stage; fewer stages than four make a shorter network.
-        in_channels: leads.
-        generator: source of the initial kernels.
-
-    Attributes:
-        stride: samples from one place of the maps to the next.
-    """
+class ResNet1d(ResNet):
+    """Encoder of signals; see `ResNet`."""
 
     def __init__(
         self,
         block: type[BasicBlock | Bottleneck],
         blocks: Sequence[int],
         in_channels: int,
-        generator: torch.Generator,
+        generator: torch.Generator | None,
     ):
-        super().__init__()
-        self.channels_last = False
-        self.stride = total_stride(len(blocks))
-        self.conv1 = SameConv1d(in_channels, FILTERS[0], 7, 2, generator)
-        self.bn1 = BatchNorm(FILTERS[0])
-        layers = Layers(SameConv1d, BatchNorm)
-        self.stages, self.out_features = build_stages(block, layers, blocks, KERNELS, generator)
+        layers = Layers(SameConv1d, BatchNorm, generator)
+        super().__init__(block, layers, blocks, KERNELS, in_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.pool(self.maps(x))
-
-    def maps(self, x: Tensor) -> Tensor:
-        """What the last stage finds at each place, (B, in_channels, T) -> (B, D, T / stride)."""
+    def feature_maps(self, x: Tensor) -> Tensor:
+        """Output of the last stage, (B, in_channels, T) -> (B, D, T / stride)."""
         if self.channels_last:
             x = x.unsqueeze(2).to(memory_format=torch.channels_last)  # (B, C, 1, T)
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        # The pool pads with -inf, as TensorFlow does; in ceil mode it looks beyond the end only.
+        # The pool pads with -inf, as TensorFlow does; ceil mode extends it at the end only.
         front, behind = same_padding(x.shape[-1], 3, 2)
         if self.channels_last:
             x = F.max_pool2d(x, (1, 3), (1, 2), (0, front), ceil_mode=front < behind)
         else:
             x = F.max_pool1d(x, 3, 2, front, ceil_mode=front < behind)
         return self.stages(x).flatten(2)
-
-    def pool(self, maps: Tensor) -> Tensor:
-        """(B, D, places) -> (B, D)."""
-        return maps.mean(-1)

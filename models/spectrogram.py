@@ -1,13 +1,12 @@
-"""Magnitude spectrograms, computed where the signal is: the input of 2-D networks."""
+"""Magnitude spectrograms as the first layer of 2-D networks."""
 
-from typing import Any, NamedTuple
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor, nn
 
-LONGEST = 2**16  # samples of a window
-FLOOR = 1e-5  # magnitude below which decibels are not told apart: -100 dB
-
+MAX_WINDOW = 2**16  # samples
+FLOOR = 1e-5  # smallest magnitude in decibels: -100 dB
 SCALES = ("linear", "db")
 
 
@@ -15,13 +14,18 @@ class NetworkError(ValueError):
     """A network that cannot be built, or cannot take such an input."""
 
 
-class Settings(NamedTuple):
-    """How to compute a spectrogram; the defaults are the replication's.
+@dataclass(frozen=True)
+class SpectrogramSettings:
+    """Settings of a spectrogram; the defaults are the replication's.
 
     Attributes:
-        window: samples of a Hann window. hop: samples between two of them.
-        bins: frequencies kept, from bin 1 on: the mean, in bin 0, is dropped.
+        window: samples of a Hann window.
+        hop: samples from one window to the next.
+        bins: number of frequencies kept, from bin 1 on: bin 0, the mean, is dropped.
         scale: `linear` magnitude, or `db`.
+
+    Raises:
+        NetworkError: the settings are of the wrong type or do not fit together.
     """
 
     window: int = 256
@@ -29,46 +33,37 @@ class Settings(NamedTuple):
     bins: int = 128
     scale: str = "linear"
 
-    def check(self) -> "Settings":
-        """Raises `NetworkError` where the settings do not fit together, or are no numbers."""
-        if not all(type(value) is int for value in self[:3]) or self.window > LONGEST:
-            raise NetworkError(f"{self} are not settings of a spectrogram")
-        if not 0 < self.bins <= self.window // 2:
+    def __post_init__(self):
+        window, hop, bins, scale = astuple(self)
+        if not all(type(n) is int for n in (window, hop, bins)) or window > MAX_WINDOW:
+            raise NetworkError(f"{astuple(self)} are not settings of a spectrogram")
+        if not 0 < bins <= window // 2:
             raise NetworkError(
-                f"--spectrogram-bins {self.bins}: a window of {self.window} samples has 1 to "
-                f"{self.window // 2}"
+                f"--spectrogram-bins {bins}: a window of {window} samples has 1 to {window // 2}"
             )
-        if not 0 < self.hop <= self.window:
-            raise NetworkError(
-                f"--spectrogram-hop {self.hop} leaves samples out; at most {self.window}"
-            )
-        if self.scale not in SCALES:
-            raise NetworkError(f"unknown spectrogram scale {self.scale!r}")
-        return self
-
-
-def read_settings(values: dict[str, Any]) -> Settings:
-    """Settings from a weights file; raises `NetworkError` where they are none."""
-    try:
-        return Settings(**values).check()
-    except TypeError:
-        raise NetworkError(f"{values} are not settings of a spectrogram") from None
+        if not 0 < hop <= window:
+            raise NetworkError(f"--spectrogram-hop {hop} leaves samples out; at most {window}")
+        if scale not in SCALES:
+            raise NetworkError(f"unknown spectrogram scale {scale!r}")
 
 
 class Spectrogram(nn.Module):
     """(B, C, T) -> (B, C, bins, T // hop), in fp32.
 
-    Windows are centred on every `hop`-th sample, zeros beyond the ends, as librosa does; 4,096
-    samples give 128 × 128 with the default settings.
+    Windows are centred on every `hop`-th sample, with zeros beyond the ends, as librosa does.
+    With the default settings 4,096 samples give 128 × 128.
+
+    Raises:
+        NetworkError: the input is shorter than a window.
     """
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: SpectrogramSettings):
         super().__init__()
-        self.settings = settings.check()
+        self.settings = settings
         self.register_buffer("window", torch.hann_window(settings.window), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        window, hop, bins, scale = self.settings
+        window, hop, bins = self.settings.window, self.settings.hop, self.settings.bins
         if x.shape[-1] < window:
             raise NetworkError(
                 f"{x.shape[-1]} samples are shorter than the spectrogram's window of {window}"
@@ -80,6 +75,6 @@ class Spectrogram(nn.Module):
             )  # fmt: skip
             # (B * C, window / 2 + 1, 1 + T // hop)
             magnitude = spectrum[:, 1 : bins + 1, : x.shape[-1] // hop].abs()
-            if scale == "db":
+            if self.settings.scale == "db":
                 magnitude = 20 * magnitude.clamp_min(FLOOR).log10()
         return magnitude.unflatten(0, x.shape[:2])

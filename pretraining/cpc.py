@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.keras_rules import glorot_
+from models.resnet1d import glorot_
 from utils.cli import UserError
 
 LAYERS = 3

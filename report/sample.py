@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import wfdb
 
-from models.spectrogram import Settings, Spectrogram
+from models.spectrogram import Spectrogram, SpectrogramSettings
 from recordings.segments import FS
 from recordings.synthetic_ecg import SINUS, Grid, draw_patient, draw_recording
 
@@ -39,7 +39,7 @@ def frame() -> tuple[np.ndarray, str]:
 def draw() -> Figure:
     """The frame above its spectrogram, on one axis of time."""
     signal, source = frame()
-    settings = Settings()
+    settings = SpectrogramSettings()
     # (1, 1, 4096) -> (128, 128): frequency × time
     image = Spectrogram(settings)(torch.tensor(signal, dtype=torch.float32)[None, None])[
         0, 0

@@ -150,7 +150,7 @@ def check_network_flags(parser: Parser, args: argparse.Namespace) -> None:
 
 
 def spectrogram_settings(args: argparse.Namespace) -> dict[str, int | str]:
-    """The flags of `add_spectrogram_flags`, as `models.spectrogram.Settings` names them."""
+    """The flags of `add_spectrogram_flags`, as `SpectrogramSettings` names them."""
     return {name: getattr(args, f"spectrogram_{name}") for name in names.SPECTROGRAM_SETTINGS}
 
 

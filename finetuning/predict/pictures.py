@@ -49,8 +49,8 @@ def draw_recording(
         path: of the image; its ending tells the format.
         signal: (T,) mV. fs: Hz.
         evidence: (k,) for `answer` in k equal parts of the whole signal, such as one class of
-            `Classifier.by_sample` without the padding, whose evidence is not seen; drawn below the
-            rows, in one scale.
+            `Classifier.upsample_map` without the padding, whose evidence is not seen; drawn below
+            the rows, in one scale.
         title: of one line. lead: its name. answer: in words.
     """
     count = len(signal)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.residual import FILTERS
+from models.resnet1d import FILTERS
 from utils.cli import UserError
 
 OF_TRAINING = re.compile(r"(optimizer|keras_api|save_counter)/|.*/\.OPTIMIZER_SLOT/")

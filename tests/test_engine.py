@@ -1,0 +1,72 @@
+"""Hardware, training steps and losses that are no longer finite."""
+
+from unittest import mock
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.helpers import make_classifier
+from utils import engine
+from utils.cli import UserError
+from utils.engine import Batch, Hardware, NotFinite, choose_hardware, predict, train_epoch
+
+CPU = Hardware(torch.device("cpu"), bf16=False)
+
+
+def noise(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+class Broken(torch.nn.Module):
+    def forward(self, x):
+        return x.flatten(1) * float("nan")
+
+
+def test_a_network_that_no_longer_computes_numbers_is_an_error():
+    batches = [Batch(noise(4, 1, 4).requires_grad_(), torch.arange(4), 4)]
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+    with pytest.raises(UserError, match="no longer finite; lower --lr"):
+        train_epoch(Broken(), batches, optimizer, F.cross_entropy, CPU)
+    with pytest.raises(UserError, match="no longer finite; lower --lr"):
+        predict(Broken(), batches, CPU)
+
+
+def test_cuda_asked_for_in_vain(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="--device cuda"):
+        choose_hardware("cuda", "auto")
+    assert choose_hardware("auto", "fp32") == CPU
+    assert choose_hardware("cpu", "bf16").bf16
+
+
+@pytest.mark.parametrize(
+    ("device", "flag", "compiled"),
+    [("cpu", None, False), ("cpu", True, True), ("cuda", None, True), ("cuda", False, False)],
+)
+def test_compiled_on_cuda_or_where_asked_for(monkeypatch, device, flag, compiled):
+    monkeypatch.setattr(torch, "compile", lambda model, dynamic: "compiled")
+    hardware = Hardware(torch.device(device), bf16=False)
+    assert hardware.compile("as it is", flag) == ("compiled" if compiled else "as it is")
+
+
+def test_the_loss_is_looked_at_now_and_then(monkeypatch):
+    def forward(x):
+        steps.append(len(steps) + 1)
+        return model(x) * (float("nan") if len(steps) == 3 else 1)
+
+    monkeypatch.setattr(engine, "READ_EVERY", 2)
+    model, steps, means = make_classifier(), [], []
+    wrapped = mock.Mock(side_effect=forward)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    batches = [Batch(noise(4, 1, 64), torch.arange(4), 4)] * 9
+    totals = engine.Totals(CPU.device)
+    with pytest.raises(NotFinite, match="no longer finite") as raised:
+        train_epoch(
+            wrapped, batches, optimizer, F.cross_entropy, CPU, totals,
+            after_step=lambda: means.append(totals.means),
+        )  # fmt: skip
+    assert raised.value.step == 3
+    assert steps == [1, 2, 3, 4]  # the fourth step is the next look
+    assert means[0] is None and means[1] == means[2] == totals.means
+    assert totals.means[0] == pytest.approx(totals.loss / 8)
