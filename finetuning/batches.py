@@ -1,36 +1,38 @@
-"""Prepared recordings to normalised, padded tensors."""
+"""Prepared recordings in the device's memory, and normalised batches of them."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from finetuning.normalising import Constant, normalise
-from finetuning.prepared_set import PreparedSet
-from finetuning.targets import TARGETS
+from finetuning.prepared_set import PreparedSet, divide, load_prepared, report_absent
 from utils.cli import UserError
 from utils.distributed import ALONE, Processes
 from utils.engine import Batch
 from utils.naming import few
+from utils.standardising import moments
+
+Constant = float | list[float] | None
 
 
 class Recordings(NamedTuple):
-    """Recordings of one part of the data, padded, in the device's memory.
+    """One part of the data (training, validation or test), in the device's memory.
 
     Attributes:
-        signal: (n, C, T) int16 in microvolt, padded in front; only the end of longer ones.
-        valid: (n,) samples at the end that are signal.
-        y: (n, classes) uint8 of 0 and 1.
-        labels: what is learned of them, (n,) int64 or (n, classes) float32.
-        record_ids: (n,).
-        classes: in the order of the labels.
-        mean, sd: in mV; lists have one for each lead; None: of each recording its own.
+        signal: (n, C, T) int16, microvolt, as `pad_front` makes it.
+        lengths: (n,) samples of signal at the end of each row.
+        y: (n, classes) uint8, 0 or 1.
+        labels: targets of the loss: (n,) int64, or (n, classes) float32 in a multi-label set.
+        record_ids: (n,). classes: names, in the order of the columns of `y`.
+        mean, sd: in mV, for `normalize`.
     """
 
     signal: Tensor
-    valid: Tensor
+    lengths: Tensor
     y: np.ndarray
     labels: Tensor
     record_ids: np.ndarray
@@ -41,55 +43,161 @@ class Recordings(NamedTuple):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def millivolt(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """Recordings of these numbers, (B, C, T) float32, and what of it is signal, (B, 1, T)."""
-        places = torch.arange(self.signal.shape[-1], device=self.signal.device)
-        inside = places >= len(places) - self.valid[chosen, None, None]
-        return self.signal[chosen].float() / 1000, inside
+    def in_millivolt(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Signals (B, C, T) float32 in mV, and their mask, see `signal_mask`."""
+        mask = signal_mask(self.lengths[indices], self.signal.shape[-1])
+        return self.signal[indices].float() / 1000, mask
 
 
-def pad_recordings(
-    prepared: PreparedSet,
-    chosen: np.ndarray,
-    channel: int | None,
-    device: torch.device,
-    standardised: bool = False,
-) -> Recordings:
-    """Pad the recordings numbered `chosen` to the manifest's length, and move them to the device.
+def pad_front(signal: np.ndarray, size: int) -> np.ndarray:
+    """(samples, C) to (C, size): zeros in front of a shorter signal, the end of a longer one."""
+    kept = signal[-size:]
+    padded = np.zeros((signal.shape[1], size), signal.dtype)
+    padded[:, size - len(kept) :] = kept.T
+    return padded
+
+
+def signal_mask(lengths: Tensor, size: int) -> Tensor:
+    """(B,) samples of signal at the end to a mask (B, 1, size), True on the signal."""
+    return torch.arange(size, device=lengths.device) >= size - lengths[:, None, None]
+
+
+def normalize(x: Tensor, mask: Tensor, mean: Constant, sd: Constant) -> Tensor:
+    """Subtract the mean, divide by the standard deviation, and set what is not signal to zero.
 
     Args:
+        x: (B, C, T) in mV. mask: as `signal_mask`.
+        mean, sd: in mV; a list has one value per lead. None: those of each recording and lead.
+    """
+
+    def per_lead(values: Constant) -> float | Tensor:
+        is_list = isinstance(values, list)
+        return torch.tensor(values, device=x.device)[:, None] if is_list else values
+
+    mean, sd = moments(x, mask) if mean is None else (per_lead(mean), per_lead(sd))
+    return mask * (x - mean) / sd
+
+
+def load_parts(
+    paths: dict[str, Path],
+    device: torch.device,
+    val_size: float = 0.0,
+    subset: float = 1.0,
+    seed: int = 0,
+    channel: int | None = None,
+    own_moments: bool = False,
+) -> tuple[dict[str, Recordings], dict[str, Any]]:
+    """Read the prepared sets; draw the validation recordings, then the subset of the rest.
+
+    Args:
+        paths: by part: `train`, and any of `val` and `test`.
+        val_size: share of `train` that validates where `paths` has no `val`; 0 for none.
+        subset: share of the remaining recordings that are trained on.
         channel: use this lead only; all by default.
-        standardised: each by its own mean and deviation, not by those of the manifest.
+        own_moments: normalise each recording by its own mean and standard deviation.
+
+    Returns:
+        The parts, in the order `train`, `val`, `test`, and the manifest of the training set.
+
+    Raises:
+        UserError: the sets do not fit together, cannot be split, or lack the lead.
+    """
+    sets = {name: load_prepared(path) for name, path in paths.items()}
+    for pair in combinations(sets.items(), 2):
+        _check_compatible(*pair, channel)
+    train = sets["train"]
+    chosen = {name: np.arange(len(prepared)) for name, prepared in sets.items()}
+    if val_size and "val" not in sets:
+        sets["val"] = train
+        chosen["train"], chosen["val"] = draw(
+            train, chosen["train"], seed, "--val-size", test_size=val_size
+        )
+    if subset < 1:
+        chosen["train"], _ = draw(train, chosen["train"], seed, "--subset", train_size=subset)
+    parts = {
+        name: to_device(sets[name], chosen[name], device, channel, own_moments)
+        for name in ("train", "val", "test")
+        if name in sets
+    }
+    for name, part in parts.items():
+        report_absent(name, part.y, part.classes)
+    print(", ".join(f"{name}: {len(part)} recordings" for name, part in parts.items()))
+    return parts, train.manifest
+
+
+def _check_compatible(
+    one: tuple[str, PreparedSet], other: tuple[str, PreparedSet], channel: int | None
+) -> None:
+    """Raises `UserError` where two sets were prepared differently, or share recordings."""
+    (name, ours), (other_name, theirs) = one, other
+    for key in ("classes", "fs", "pad", "mean_mv", "sd_mv", "labels"):
+        if ours.manifest.get(key) != theirs.manifest.get(key):
+            raise UserError(
+                f"{key} is {theirs.manifest.get(key)} in --{other_name}, {ours.manifest.get(key)} "
+                f"in --{name}; prepare both alike"
+            )
+    if ours.multi_label != theirs.multi_label:
+        raise UserError(f"only one of --{name} and --{other_name} is multi-label")
+    if channel is None and ours.signal.shape[1] != theirs.signal.shape[1]:
+        raise UserError(f"--{other_name} has other leads than --{name}; choose one by --channel")
+    shared = np.intersect1d(ours.record_ids, theirs.record_ids)
+    if len(shared) and ours.manifest["dataset"] == theirs.manifest["dataset"]:
+        raise UserError(
+            f"--{other_name} holds {len(shared)} recordings of --{name}, such as {shared[0]}; use "
+            "the files of one split"
+        )
+
+
+def draw(
+    prepared: PreparedSet, pool: np.ndarray, seed: int, flag: str, **sizes: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split the recordings numbered `pool` in two, see `divide`; both parts are sorted.
+
+    Raises:
+        UserError: a part would be empty, or lack a class; `flag` is named.
+    """
+    patients = None if prepared.patients is None else prepared.patients[pool]
+    try:
+        first, second = divide(prepared.y[pool], prepared.multi_label, patients, seed, **sizes)
+    except ValueError as error:
+        share = f"{next(iter(sizes.values())):g} of {len(pool)} recordings"
+        raise UserError(f"{flag} {share}: {error}; choose another share") from None
+    return pool[first], pool[second]
+
+
+def to_device(
+    prepared: PreparedSet,
+    indices: np.ndarray,
+    device: torch.device,
+    channel: int | None = None,
+    own_moments: bool = False,
+) -> Recordings:
+    """Pad recordings to the manifest's length and move them to the device; see `load_parts`.
 
     Raises:
         UserError: no such lead, or a recording that is not of exactly one class.
     """
-    manifest, leads = prepared.manifest, prepared.signal.shape[1]
+    manifest, leads, pad = prepared.manifest, prepared.signal.shape[1], prepared.manifest["pad"]
     if channel is not None and channel >= leads:
         raise UserError(f"--channel {channel}: the recordings have leads 0 to {leads - 1}")
-    y = prepared.y[chosen]
+    y = prepared.y[indices]
     if not prepared.multi_label and (y.sum(1) != 1).any():
         raise UserError("a recording has no class or several, in a set that is not multi-label")
     used = range(leads) if channel is None else [channel]
-    pad = manifest["pad"]
-    signal = np.zeros((len(chosen), len(used), pad), np.int16)
-    valid = np.minimum(np.diff(prepared.offsets)[chosen], pad)
-    for row, length, end in zip(signal, valid, prepared.offsets[chosen + 1], strict=True):
-        row[:, pad - length :] = prepared.signal[end - length : end, used].T
-    constants = (_of_lead(manifest[name], channel) for name in ("mean_mv", "sd_mv"))
-    return Recordings(
-        torch.from_numpy(signal).to(device),
-        torch.from_numpy(valid).to(device),
-        y,
-        torch.from_numpy(TARGETS[prepared.multi_label].labels(y)).to(device),
-        prepared.record_ids[chosen],
-        prepared.classes.tolist(),
-        *((None, None) if standardised else constants),
-    )
-
-
-def _of_lead(values: float | list[float], channel: int | None) -> float | list[float]:
-    return values if channel is None or not isinstance(values, list) else values[channel]
+    signal = np.empty((len(indices), len(used), pad), np.int16)
+    for row, index in zip(signal, indices, strict=True):
+        start, stop = prepared.offsets[index : index + 2]
+        row[:] = pad_front(prepared.signal[start:stop, used], pad)
+    lengths = np.minimum(np.diff(prepared.offsets)[indices], pad)
+    labels = y.astype(np.float32) if prepared.multi_label else y.argmax(1)
+    signal, lengths, labels = (torch.from_numpy(a).to(device) for a in (signal, lengths, labels))
+    mean, sd = (manifest[key] for key in ("mean_mv", "sd_mv"))
+    if own_moments:
+        mean = sd = None
+    elif channel is not None:
+        mean, sd = (v[channel] if isinstance(v, list) else v for v in (mean, sd))
+    names = prepared.record_ids[indices]
+    return Recordings(signal, lengths, y, labels, names, prepared.classes.tolist(), mean, sd)
 
 
 def batches(
@@ -98,41 +206,28 @@ def batches(
     order: np.ndarray | None = None,
     processes: Processes = ALONE,
 ) -> Iterator[Batch]:
-    """Inputs (B, C, T) float32, normalised and then padded with zeros, and their labels.
+    """Normalised, padded inputs (B, C, T) float32 and their labels.
 
     Args:
-        order: numbers of the recordings; as they come by default.
+        order: indices of the recordings; as they are stored by default.
         processes: each takes its share of every batch.
     """
-    order = np.arange(len(recordings)) if order is None else order
-    for batch in numbers_of_batches(recordings, batch_size, order):
-        chosen = batch[processes.share]
-        x = normalise(*recordings.millivolt(chosen), recordings.mean, recordings.sd)
-        yield Batch(x, recordings.labels[chosen], len(batch))
+    for indices in split_order(recordings, batch_size, order):
+        share = indices[processes.share]
+        x = normalize(*recordings.in_millivolt(share), recordings.mean, recordings.sd)
+        yield Batch(x, recordings.labels[share], len(indices))
 
 
-def numbers_of_batches(
-    recordings: Recordings, batch_size: int, order: np.ndarray
+def split_order(
+    recordings: Recordings, batch_size: int, order: np.ndarray | None = None
 ) -> Sequence[Tensor]:
-    """Numbers of the recordings of each batch, of all processes together, on their device."""
-    numbers = torch.from_numpy(order).to(recordings.signal.device)
-    return numbers.split(batch_size) if len(order) else ()
+    """Indices of the recordings of each batch, of all processes together, on the device."""
+    indices = torch.from_numpy(np.arange(len(recordings)) if order is None else order)
+    return indices.to(recordings.signal.device).split(batch_size) if len(indices) else ()
 
 
-def describe(
-    recordings: Recordings,
-    batch_size: int,
-    number: int,
-    order: np.ndarray | None = None,
-    processes: Processes = ALONE,
-) -> str:
-    """Recordings of batch `number` of `batches`, from 0, as `few` says it, for errors.
-
-    Args:
-        batch_size, order, processes: as `batches` was given them.
-    """
-    order = np.arange(len(recordings)) if order is None else order
-    chosen = order[number * batch_size :][:batch_size][processes.share]
-    (batch,) = batches(recordings, len(chosen), chosen)
+def describe_batch(recordings: Recordings, indices: np.ndarray) -> str:
+    """Names of the recordings of a batch, those that are not finite first; for errors."""
+    (batch,) = batches(recordings, len(indices), indices)
     finite = batch.inputs.isfinite().flatten(1).all(1).tolist()
-    return few(recordings.record_ids[chosen].tolist(), finite, "recordings")
+    return few(recordings.record_ids[indices].tolist(), finite, "recordings")

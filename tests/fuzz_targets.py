@@ -19,7 +19,7 @@ import wfdb
 from safetensors.torch import save_file
 from scipy.io import savemat
 
-from finetuning.batches import pad_recordings
+from finetuning.batches import to_device
 from finetuning.datasets import challenge17, challenge20, ptbxl, table
 from finetuning.datasets.listing import Listing
 from finetuning.predict.predictor import Predictor
@@ -291,7 +291,7 @@ def read_prepared(path: Path) -> None:
     prepared = load_prepared(path.with_name("p_train.npz"))
     assert prepared.patients is None or len(prepared.patients) == len(prepared)
     chosen = np.arange(len(prepared))
-    recordings = pad_recordings(prepared, chosen, None, torch.device("cpu"))
+    recordings = to_device(prepared, chosen, torch.device("cpu"))
     assert recordings.signal.shape[0] == len(prepared)
 
 

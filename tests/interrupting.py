@@ -18,7 +18,7 @@ BEGUN = "computing on"
 UNEQUAL = ("timing.csv", "args.json")  # times, and names of folders
 # Processes start from one that has imported all: in milliseconds, and with no threads of others.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["pretraining.run", "finetuning.run"])
+PROCESSES.set_forkserver_preload(["pretraining.run", "finetuning.trainer"])
 
 
 def start(module: str, flags: Sequence[object], log: Path) -> multiprocessing.Process:

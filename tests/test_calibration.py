@@ -1,67 +1,67 @@
 """Temperatures: fitted, stored, used; and the scores of probabilities, by hand."""
 
-import dataclasses
 import json
-import shutil
 
 import numpy as np
 import pytest
 import torch
 
-from finetuning import calibrate, conclusion, trainer
-from finetuning.calibration import HIGHEST, LOWEST, fit_temperature
-from finetuning.targets import MULTI_LABEL, SINGLE_LABEL
-from tests.helpers import command, contents, put_weights
+from finetuning import evaluation, trainer
+from finetuning.evaluation import (
+    MAX_TEMPERATURE,
+    MIN_TEMPERATURE,
+    MultiLabel,
+    SingleLabel,
+    fit_temperature,
+)
+from tests.helpers import command, put_weights
 from utils import calibration_metrics
-from utils.files import read_json, write_json
-from utils.weights import read_weights, save_weights
+from utils.files import read_json
+from utils.weights import read_weights
 
 BEST = "best_model.safetensors"
 
 
-def honest(targets, records, seed=0):
-    """Logits (records, 4), and labels that are drawn with the probabilities they stand for."""
-    rng = np.random.default_rng(seed)
+def calibrated(targets, records):
+    """Logits (records, 4), and labels that are drawn with their probabilities."""
+    rng = np.random.default_rng(0)
     logits = torch.from_numpy(rng.normal(0, 2, (records, 4))).float()
     prob = targets.probabilities(logits).numpy()
-    if targets is MULTI_LABEL:
+    if targets is MultiLabel:
         return logits, torch.from_numpy((rng.random(prob.shape) < prob).astype(np.float32))
     drawn = (rng.random((records, 1)) > prob.cumsum(1)).sum(1)
     return logits, torch.from_numpy(np.minimum(drawn, 3))
 
 
-@pytest.mark.parametrize("targets", [SINGLE_LABEL, MULTI_LABEL], ids=["single", "multi"])
+@pytest.mark.parametrize("targets", [SingleLabel, MultiLabel])
 @pytest.mark.parametrize("factor", [0.5, 1, 3])
-def test_a_known_factor_is_found(targets, factor):
-    logits, labels = honest(targets, 5000)
-    found = fit_temperature(logits * factor, labels, targets)
-    assert found == pytest.approx(factor, rel=0.06)
-    assert found == fit_temperature(logits * factor, labels, targets)
-    plain = targets.loss(logits * factor, labels)
-    assert targets.loss(logits * factor / found, labels) <= plain + 1e-6
-    for change in (0.97, 1.03):  # it is the lowest, but for the guess of one recording
-        other = targets.loss(logits * factor / (found * change), labels)
-        assert targets.loss(logits * factor / found, labels) < other
-    answers = (targets.probabilities(x).argmax(1) for x in (logits, logits * factor / found))
-    assert torch.equal(*answers)
+def test_a_known_temperature_is_found(targets, factor):
+    logits, labels = calibrated(targets, 5000)
+    logits *= factor
+    temperature = fit_temperature(logits, labels, targets.loss)
+    assert temperature == pytest.approx(factor, rel=0.06)
+    for change in (0.97, 1.03):  # the minimum of the loss, but for the prior of one recording
+        other = targets.loss(logits / (temperature * change), labels)
+        assert targets.loss(logits / temperature, labels) < other
 
 
 @pytest.mark.parametrize(
     ("logits", "labels", "least", "most"),
     [
-        (torch.zeros(8, 4), torch.arange(8) % 4, 1, 1),  # nothing to tell
-        (torch.eye(4) * 5, torch.arange(4), 0.5, 1),  # all right: as if surer, but not by much
-        (torch.eye(4) * 5, (torch.arange(4) + 1) % 4, 2, HIGHEST),  # all wrong
+        (torch.zeros(8, 4), torch.arange(8) % 4, 1, 1),
+        (torch.eye(4) * 5, torch.arange(4), 0.5, 1),
+        (torch.eye(4) * 5, (torch.arange(4) + 1) % 4, 2, MAX_TEMPERATURE),
         (torch.tensor([[1.0, 0, 0, 0]]), torch.tensor([0]), 0.3, 1),
-        (torch.eye(4).repeat(500, 1) * 1e4, torch.arange(4).repeat(500), LOWEST, 1),
-        (torch.eye(4).repeat(500, 1) * -1e4, torch.arange(4).repeat(500), HIGHEST - 0.1, HIGHEST),
+        (torch.eye(4).repeat(500, 1) * 1e4, torch.arange(4).repeat(500), MIN_TEMPERATURE, 1),
+        (torch.eye(4).repeat(500, 1) * -1e4, torch.arange(4).repeat(500), 19.9, MAX_TEMPERATURE),
     ],
-    ids=["equal", "right", "wrong", "one", "large right", "large wrong"],
+    ids=["equal", "right", "wrong", "one recording", "large right", "large wrong"],
 )
-def test_little_to_fit_on_gives_something_sane(logits, labels, least, most):
-    assert least <= fit_temperature(logits, labels, SINGLE_LABEL) <= most
+def test_few_or_extreme_recordings_give_a_bounded_temperature(logits, labels, least, most):
+    assert least <= fit_temperature(logits, labels, SingleLabel.loss) <= most
     one_hot = torch.nn.functional.one_hot(labels, 4).float()
-    assert LOWEST <= fit_temperature(logits, one_hot, MULTI_LABEL) <= HIGHEST
+    temperature = fit_temperature(logits, one_hot, MultiLabel.loss)
+    assert MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE
 
 
 def test_calibration_error_by_hand():
@@ -146,43 +146,10 @@ def test_killed_between_weights_and_scores(flags, job, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device", "scores.json")
 
     with monkeypatch.context() as patched:
-        patched.setattr(conclusion, "write_json", dies)
+        patched.setattr(evaluation, "write_json", dies)
         command(trainer.main, *again).refused("No space left")
     assert (tmp_path / "job" / BEST).read_bytes() == (job / BEST).read_bytes()
     assert not (tmp_path / "job/scores.json").exists()
     assert command(trainer.main, *again).code == 0
     for name in (BEST, "scores.json", "history.csv", "test_predictions.csv"):
         assert (tmp_path / "job" / name).read_bytes() == (job / name).read_bytes()
-
-
-def test_a_run_from_before(job, tmp_path):
-    """Without a temperature, and with fewer flags: it then has the files of one of today."""
-    old = shutil.copytree(job, tmp_path / "old")
-    tensors, contract = read_weights(old / BEST)
-    save_weights(old / BEST, tensors, dataclasses.replace(contract, temperature=1.0))
-    about = read_json(old / "args.json")
-    del about["arguments"]["augment"], about["arguments"]["resume"]
-    write_json(old / "args.json", about)
-    write_json(old / "scores.json", {"epoch": read_json(job / "scores.json")["epoch"]})
-    (old / "val_predictions.csv").unlink()
-    result = command(calibrate.main, "--job-dir", old)
-    assert result.code == 0 and "temperature " in result.out, result
-    found, expected = contents(old), contents(job)
-    assert found.pop("args.json") != expected.pop("args.json")
-    assert found == expected
-
-
-def test_what_cannot_be_calibrated(job, prepared, tmp_path):
-    command(calibrate.main, "--job-dir", tmp_path).refused("holds no finished run", "scores.json")
-    other = shutil.copytree(job, tmp_path / "other")
-    tensors, contract = read_weights(job / BEST)
-    save_weights(other / BEST, tensors, dataclasses.replace(contract, manifest_sha256="0" * 64))
-    command(calibrate.main, "--job-dir", other).refused("p_train.npz is not what")
-    (other / "checkpoint.safetensors").touch()
-    command(calibrate.main, "--job-dir", other).refused("is not finished", "--resume")
-    about = read_json(job / "args.json")
-    about["arguments"]["train"] = "gone.npz"
-    write_json(other / "args.json", about)
-    command(calibrate.main, "--job-dir", other).refused("gone.npz does not exist")
-    (other / "args.json").write_text("[]")
-    command(calibrate.main, "--job-dir", other).refused("damaged files")

@@ -161,7 +161,7 @@ def test_training_on_several_labels(job, tmp_path):
     assert "encoder.conv1.weight of one lead repeated over 12" in result.out
     assert "F-max" in result.out and "G-beta" in result.out
     history = pd.read_csv(tmp_path / "job/history.csv")
-    assert list(history)[3:] == ["val_loss", "val_acc", "f1", "f_max", "auc"]
+    assert list(history)[3:] == ["val_loss", "val_acc", "macro_f1", "f_max", "auc"]
     assert 0 <= history["acc"][0] <= 1
     contract = read_weights(tmp_path / "job/best_model.safetensors")[1]
     assert contract.multi_label and contract.sd == list(challenge20.SD_MV)

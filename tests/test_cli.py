@@ -15,7 +15,6 @@ COMMANDS = {
     "pretraining.convert": ["--source", "mitdb", "--from", ".", "--out", "x"],
     "pretraining.import_tensorflow": ["--checkpoint", "x", "--out", "x"],
     "pretraining.utils": ["--checkpoint", __file__, "--out", "x"],
-    "finetuning.calibrate": ["--job-dir", "."],
     "finetuning.prepare": ["--source", ".", "--labels", "zip"],
     "finetuning.trainer": ["--job-dir", "x", "--train", __file__],
     "finetuning.predict.external_validation": [

@@ -113,7 +113,7 @@ def test_pretraining_and_fine_tuning_by_two_processes(cohort_folder, prepared, t
     assert found.returncode == 0, found
     assert found.stdout.count("test: macro F1") == 1
     history = pd.read_csv(tuned / "history.csv")
-    better = history["f1"].cummax().diff().fillna(1) > 0
+    better = history["macro_f1"].cummax().diff().fillna(1) > 0
     assert better[:-1].all() and (not better.iloc[-1] or len(history) == 6)  # both stopped at once
 
 

@@ -6,7 +6,7 @@ import pytest
 import wfdb
 
 from finetuning import prepare
-from finetuning.data import draw
+from finetuning.batches import draw
 from finetuning.datasets import ptbxl
 from finetuning.prepared_set import load_prepared
 from tests.helpers import command, noise

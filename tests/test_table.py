@@ -10,7 +10,7 @@ import wfdb
 from scipy.io import savemat
 
 from finetuning import prepare, trainer
-from finetuning.data import draw
+from finetuning.batches import draw
 from finetuning.prepared_set import load_prepared
 from recordings import Unusable
 from recordings.formats import Recording, in_order, read_recording

@@ -12,7 +12,7 @@ from pathlib import Path
 from recordings.lazy import as_unit
 from utils import cli, names
 
-SHIPPED = Path(__file__).parents[1] / "weights" / "af_resnet18.safetensors"
+SHIPPED = Path(__file__).parents[2] / "weights" / "af_resnet18.safetensors"
 OF_EXPORT = {"weights", "export", "out", "records"}
 
 

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from finetuning.normalising import normalise
+from finetuning.batches import normalize, signal_mask
+from finetuning.evaluation import choose_targets
 from finetuning.predict.member import Member
-from finetuning.targets import TARGETS
 from models import Classifier
 from utils.cli import UserError
 from utils.contract import Contract
@@ -39,11 +39,10 @@ class FromMillivolt(nn.Module):
         self.model, self.contract = model, contract
 
     def forward(self, signal: Tensor, valid: Tensor) -> Tensor:
-        length = signal.shape[-1]
-        inside = torch.arange(length, device=signal.device) >= length - valid[:, None, None]
-        x = normalise(signal, inside, self.contract.mean, self.contract.sd)
+        mask = signal_mask(valid, signal.shape[-1])
+        x = normalize(signal, mask, self.contract.mean, self.contract.sd)
         logits = self.model(x) / self.contract.temperature
-        return TARGETS[self.contract.multi_label].probabilities(logits)
+        return choose_targets(self.contract.multi_label).probabilities(logits)
 
 
 def export(weights: Path, kind: str, out: Path | None = None) -> Path:

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetuning.normalising import normalise
+from finetuning.batches import normalize, pad_front, signal_mask
+from finetuning.evaluation import choose_targets
 from finetuning.predict.band import band_pass
-from finetuning.shifting import over_shifts
-from finetuning.targets import TARGETS
+from finetuning.recipe import average_over_shifts
 from models import Classifier
 from recordings.formats import Recording
 from recordings.resampling import to_microvolt
@@ -63,11 +63,10 @@ class Member(NamedTuple):
         contract = self.contract
         signal = band_pass(signal, fs, self.band) if self.band else signal
         microvolt, _ = to_microvolt(Recording(signal, fs), contract.fs, "polyphase", "constant")
-        kept = microvolt[-contract.frame_size :]
-        x = torch.zeros(1, contract.in_channels, contract.frame_size)
-        x[0, :, -len(kept) :] = torch.from_numpy(kept.T) / 1000
-        inside = torch.arange(contract.frame_size) >= contract.frame_size - len(kept)
-        return normalise(x, inside, contract.mean, contract.sd), len(kept)
+        length = min(len(microvolt), contract.frame_size)
+        x = torch.from_numpy(pad_front(microvolt, contract.frame_size))[None] / 1000
+        mask = signal_mask(torch.tensor([length]), contract.frame_size)
+        return normalize(x, mask, contract.mean, contract.sd), length
 
     def evidence(self, signal: np.ndarray, fs: float) -> np.ndarray:
         """For each class along a stretch, (classes, parts) in equal parts of it, in logits.
@@ -85,6 +84,6 @@ class Member(NamedTuple):
         """Of each stretch, (n, classes) float32, calibrated."""
         inputs = torch.cat([self.input(signal, fs)[0] for signal in signals])
         batch = Batch(inputs.to(self.hardware.device), torch.zeros(len(inputs)), len(inputs))
-        logits, _ = predict(over_shifts(self.model, self.tta), [batch], self.hardware)
-        targets = TARGETS[self.contract.multi_label]
+        logits, _ = predict(average_over_shifts(self.model, self.tta), [batch], self.hardware)
+        targets = choose_targets(self.contract.multi_label)
         return targets.probabilities(logits / self.contract.temperature).numpy()

@@ -1,0 +1,177 @@
+"""From logits to probabilities and scores; the files that a finished run leaves."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from finetuning.batches import Recordings
+from utils import metrics
+from utils.calibration_metrics import calibration_errors, calibration_scores
+from utils.card import write_card
+from utils.files import write_json
+from utils.names import BEST, CARD, SCORES
+from utils.predictions import write_predictions
+from utils.weights import read_weights, save_weights
+
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
+
+
+class SingleLabel:
+    """Targets of recordings with one class each; labels are class numbers (n,) int64.
+
+    Attributes:
+        columns: of the history, behind the validation loss and accuracy.
+        summary: scores that are printed at the end, and their names.
+    """
+
+    columns = ("macro_f1", "cinc3", "auc")
+    summary = (("macro_f1", "macro F1"), ("cinc3", "CinC-3"))
+    loss = staticmethod(F.cross_entropy)
+    scores = staticmethod(metrics.scores)
+
+    @staticmethod
+    def probabilities(logits: Tensor) -> Tensor:
+        return logits.softmax(1)
+
+    @staticmethod
+    def num_correct(logits: Tensor, labels: Tensor) -> Tensor:
+        """Number of right answers; a mixture (n, classes) counts as its largest part."""
+        labels = labels.argmax(1) if labels.ndim == 2 else labels
+        return (logits.argmax(1) == labels).float().sum()
+
+
+class MultiLabel:
+    """Targets of recordings with any number of classes; labels are (n, classes) float32 of 0 and 1.
+
+    The attributes are those of `SingleLabel`.
+    """
+
+    columns = ("macro_f1", "f_max", "auc")
+    summary = (("macro_f1", "macro F1"), ("auc", "macro AUC"), ("f_max", "F-max"),
+               ("f_beta", "F-beta"), ("g_beta", "G-beta"))  # fmt: skip
+    loss = staticmethod(F.binary_cross_entropy_with_logits)
+    scores = staticmethod(metrics.multi_label_scores)
+
+    @staticmethod
+    def probabilities(logits: Tensor) -> Tensor:
+        return logits.sigmoid()
+
+    @staticmethod
+    def num_correct(logits: Tensor, labels: Tensor) -> Tensor:
+        """Number of right answers; a recording counts by its share of right classes."""
+        return ((logits > 0) == (labels > 0.5)).float().mean(1).sum()
+
+
+Targets = type[SingleLabel] | type[MultiLabel]
+
+
+def choose_targets(multi_label: bool) -> Targets:
+    """Targets of a prepared set or a weights file."""
+    return MultiLabel if multi_label else SingleLabel
+
+
+def validation_scores(
+    targets: Targets, logits: Tensor, labels: Tensor, classes: list[str]
+) -> dict[str, float | None]:
+    """Loss and scores of the validation recordings, by column of the history."""
+    probabilities = targets.probabilities(logits).numpy()
+    scores = targets.scores(labels.numpy(), probabilities, classes)
+    loss = targets.loss(logits, labels).item()
+    chosen = {name: scores[name] for name in targets.columns}
+    return {"val_loss": loss, "val_acc": scores["accuracy"], **chosen}
+
+
+def fit_temperature(
+    logits: Tensor, labels: Tensor, loss_function: Callable[[Tensor, Tensor], Tensor]
+) -> float:
+    """Temperature that minimises the loss of `logits / temperature` on recordings that were not
+    trained on (Guo et al. 2017); the most probable class does not change.
+
+    It lies within `MIN_TEMPERATURE` and `MAX_TEMPERATURE`. Added to the loss is (log T)² / 2n, a
+    prior around 1 that weighs about as much as one recording: it decides where the recordings do
+    not, as where all logits are equal (1) or all answers right (no temperature is too low for the
+    loss); with hundreds of recordings it changes the temperature by about a hundredth.
+
+    Args:
+        logits: (n, classes). labels: as `loss_function` takes them.
+    """
+    from scipy.optimize import minimize_scalar
+
+    logits = logits.double()
+    labels = labels.double() if labels.is_floating_point() else labels
+
+    def penalized_loss(log_t: float) -> float:
+        loss = loss_function(logits / np.exp(log_t), labels).item()
+        return loss + log_t**2 / (2 * len(logits))
+
+    bounds = np.log([MIN_TEMPERATURE, MAX_TEMPERATURE])
+    result = minimize_scalar(
+        penalized_loss, bounds=bounds, method="bounded", options={"xatol": 1e-7}
+    )
+    return round(float(np.exp(result.x)), 4)
+
+
+def write_results(
+    job_dir: Path,
+    epoch: int,
+    targets: Targets,
+    parts: dict[str, Recordings],
+    outputs: dict[str, tuple[Tensor, Tensor]],
+    manifest: dict[str, Any],
+) -> None:
+    """Calibrate on the validation recordings, if there are any; write the temperature into the
+    weights file, then the predictions, the model card and, last, the scores.
+
+    Nothing depends on what an earlier call has written, so that it can be repeated after an
+    interruption.
+
+    Args:
+        epoch: whose weights were saved. manifest: of the training set.
+        outputs: logits and labels of each part, of the saved weights.
+    """
+    best = job_dir / BEST
+    tensors, contract = read_weights(best)
+    temperature = fit_temperature(*outputs["val"], targets.loss) if "val" in outputs else 1.0
+    save_weights(best, tensors, replace(contract, temperature=temperature))
+    scores = {}
+    for name, (logits, labels) in outputs.items():
+        part, true = parts[name], labels.numpy()
+        probabilities = targets.probabilities(logits / temperature).numpy()
+        table = job_dir / f"{name}_predictions.csv"
+        write_predictions(table, part.record_ids, part.classes, part.y, probabilities)
+        scores[name] = targets.scores(true, probabilities, part.classes)
+        scores[name] |= calibration_scores(true, probabilities)
+        if name != "train":
+            raw = targets.probabilities(logits).numpy()
+            scores[name]["uncalibrated"] = calibration_errors(true, raw)
+    write_card(job_dir / CARD, best, describe_parts(parts, manifest), scores)
+    write_json(job_dir / SCORES, {"epoch": epoch, "temperature": temperature, **scores})
+    for name, values in scores.items():
+        print(f"{name}: {summarize(values, targets)}")
+    if "val" in scores:
+        before, after = scores["val"]["uncalibrated"]["ece"], scores["val"]["ece"]
+        print(f"temperature {temperature:.2f}: ECE on validation {before:.3f} -> {after:.3f}")
+
+
+def describe_parts(parts: dict[str, Recordings], manifest: dict[str, Any]) -> dict[str, str]:
+    """For the model card: version of the labels, recordings and patients of each part."""
+    rows = {"labels": str(manifest.get("labels", "unknown"))}
+    numbers = manifest.get("patients") or {}
+    for name, part in parts.items():
+        patients = {numbers[record] for record in part.record_ids if record in numbers}
+        suffix = f" of {len(patients):,} patients" if patients else ""
+        rows[f"recordings, {name}"] = f"{len(part):,}{suffix}"
+    return rows
+
+
+def summarize(scores: dict[str, Any], targets: Targets) -> str:
+    """`macro F1 0.731, CinC-3 0.770 (A 0.711, N 0.898, …)`; the latter are F1 by class."""
+    known = {label: scores[key] for key, label in targets.summary}
+    overall = ", ".join(f"{name} {value:.3f}" for name, value in known.items() if value is not None)
+    by_class = ", ".join(f"{name} {value:.3f}" for name, value in scores["f1"].items())
+    return f"{overall} ({by_class})"
