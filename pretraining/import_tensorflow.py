@@ -1,14 +1,70 @@
-"""Turn weights of the earlier TensorFlow code into a weights file; needs no TensorFlow.
+"""Convert weights of the earlier TensorFlow code to a weights file; TensorFlow is not needed.
 
     python -m pretraining.import_tensorflow --checkpoint PREFIX --out weights.safetensors
 
 PREFIX is the path of a checkpoint without `.index` and `.data-00000-of-00001`.
 """
 
+import hashlib
 from pathlib import Path
 
-from utils import cli, names
-from utils.card import check_free
+from models import ENCODERS, count_parameters
+from pretraining.icentia11k.reader import FS, ICENTIA11K, Constants
+from pretraining.tasks import TASKS
+from pretraining.tensorflow.checkpoint import read_checkpoint
+from pretraining.tensorflow.network import (
+    CPC_MODEL,
+    ENCODER,
+    FINE_TUNED,
+    PRETRAINING,
+    Network,
+    recognise,
+)
+from utils import cli
+from utils import run as runlog
+from utils.cli import UserError
+from utils.model_card import Metadata
+from utils.weights import card_beside, check_free, save_weights, write_card
+
+CHALLENGE17 = Constants("challenge17", 0.0075, 0.2373, {})  # Weimann & Conrad's code
+AF_CLASSES = ("A", "N", "O", "~")  # of Challenge 2017, in the order of the logits
+
+
+def default_constants(network: Network) -> Constants:
+    """Data set, mean and standard deviation in mV that the earlier code used for such a network."""
+    if network.kind == FINE_TUNED:
+        return CHALLENGE17
+    if ENCODERS[network.architecture].spectral:  # the replication's spectrograms are of raw mV
+        return Constants(ICENTIA11K.name, 0.0, 1.0, {})
+    return ICENTIA11K
+
+
+def find_task(network: Network, task: str | None, dataset: str) -> tuple[str, list[str]]:
+    """Objective and classes of a network.
+
+    Args:
+        task: required objective, if any; of an encoder alone it cannot be found out.
+
+    Raises:
+        UserError: the network was trained for another task, or for other classes than the data
+            set's.
+    """
+    by_classes = {len(task.classes): name for name, task in TASKS.items()}
+    known = {
+        ENCODER: task or "unknown",
+        CPC_MODEL: "cpc",
+        PRETRAINING: by_classes.get(network.classes, "unknown"),
+        FINE_TUNED: "classification",
+    }[network.kind]
+    if task not in (None, known):
+        raise UserError(f"--task {task}: this is a {network.kind} of task {known}")
+    if known in TASKS:
+        return known, list(TASKS[known].classes)
+    if network.kind == FINE_TUNED and dataset == CHALLENGE17.name:
+        if network.classes != len(AF_CLASSES):
+            raise UserError(f"{network.classes} classes are not those of {dataset}; name --dataset")
+        return known, list(AF_CLASSES)
+    return known, [str(number) for number in range(network.classes)]
 
 
 def main() -> None:
@@ -19,13 +75,13 @@ def main() -> None:
     flag("--checkpoint", type=Path, required=True, help="without .index and .data-…")
     flag("--out", type=Path, required=True, help="weights file")
     flag("--overwrite", action="store_true", help="replace --out")
-    flag("--task", choices=names.TASKS, help="objective of an encoder that comes without its head")
+    flag("--task", choices=TASKS, help="objective of an encoder that comes without its head")
     flag(
         "--dataset",
-        help="what it was trained on; by default icentia11k, of a fine-tuned network challenge17",
+        help="training data; by default icentia11k, of a fine-tuned network challenge17",
     )
-    flag("--mean", type=cli.number, help="of that dataset, millivolt")
-    flag("--sd", type=cli.positive, help="of that dataset, millivolt")
+    flag("--mean", type=cli.number, help="of that data set, millivolt")
+    flag("--sd", type=cli.positive, help="of that data set, millivolt")
     flag(
         "--frame-size",
         type=cli.count,
@@ -33,9 +89,39 @@ def main() -> None:
     )
     args = parser.parse_args()
     check_free(args.out, args.overwrite)
-    from pretraining.tensorflow.weights import import_weights
-
-    import_weights(args)
+    variables, files = read_checkpoint(args.checkpoint)
+    network = recognise(variables, args.checkpoint)
+    known, default = ENCODERS[network.architecture], default_constants(network)
+    dataset = args.dataset or default.name
+    if dataset != default.name and None in (args.mean, args.sd):
+        raise UserError(f"--dataset {dataset}: its --mean and --sd in mV are needed, too")
+    task, classes = find_task(network, args.task, dataset)
+    usual = 16384 if network.kind == FINE_TUNED else 4096 if known.spectral else 2048
+    metadata = Metadata(
+        architecture=network.architecture,
+        stages=None if network.stages == len(known.blocks) else network.stages,
+        in_channels=network.state["encoder.conv1.weight"].shape[1],
+        fs=FS,
+        unit="mV",
+        mean=default.mean if args.mean is None else args.mean,
+        sd=args.sd or default.sd,
+        frame_size=args.frame_size or usual,
+        task=task,
+        classes=classes,
+        dataset=dataset,
+        # As `cat PREFIX.index PREFIX.data-* | sha256sum`.
+        manifest_sha256=hashlib.sha256(b"".join(map(Path.read_bytes, files))).hexdigest(),
+        seed=None,
+        versions=runlog.versions(),
+        spectrogram=network.model.encoder.spectrogram_settings,
+    )
+    save_weights(args.out, network.state, metadata)
+    write_card(card_beside(args.out), args.out)
+    print(
+        f"{network.kind}: {network.architecture}, {network.stages} of {len(known.blocks)} stages, "
+        f"{count_parameters(network.model):,} parameters\n"
+        f"{args.out}: task {task}, {network.classes or 'no'} classes"
+    )
 
 
 if __name__ == "__main__":

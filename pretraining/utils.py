@@ -4,29 +4,26 @@ python -m pretraining.utils --checkpoint jobs/beat/epoch_02/model.safetensors --
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from utils import card, cli
+from torch import nn
 
-if TYPE_CHECKING:
-    from torch import nn
+from utils import cli
+from utils.weights import card_beside, check_free, load_encoder, strip_head, write_card
 
 
-def get_pretrained_weights(checkpoint_file: Path, out_file: Path | None = None) -> "nn.Module":
+def get_pretrained_weights(checkpoint_file: Path, out_file: Path | None = None) -> nn.Module:
     """Encoder of a checkpoint, (B, C, T) -> (B, D), in evaluation mode.
 
     Args:
         out_file: where to write its weights, with their card beside them, if anywhere.
 
     Raises:
-        UserError: not a weights file, or its encoder is not whole.
+        UserError: the file is no weights file, or its encoder is incomplete.
     """
-    from utils.weights import load_encoder, strip_head
-
     transfer = load_encoder(checkpoint_file)
     if out_file:
         strip_head(checkpoint_file, out_file)
-        card.write_card(card.card_beside(out_file), out_file)
+        write_card(card_beside(out_file), out_file)
         print(f"{transfer.report(checkpoint_file)}; written: {out_file}")
     return transfer.encoder.eval()
 
@@ -37,7 +34,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="file for the encoder")
     parser.add_argument("--overwrite", action="store_true", help="replace --out")
     args = parser.parse_args()
-    card.check_free(args.out, args.overwrite)
+    check_free(args.out, args.overwrite)
     get_pretrained_weights(args.checkpoint, args.out)
 
 

@@ -56,8 +56,8 @@ from tests.helpers import (
 from tests.test_ptbxl import STATEMENTS
 from tests.test_ptbxl import row as ptbxl_row
 from tests.test_report import make_run
-from utils.contract import KEY
 from utils.files import read_json, sha256, write_json
+from utils.model_card import KEY
 from utils.weights import load_encoder
 
 FS, SAMPLES, FRAME = 250, 1000, 256
@@ -324,7 +324,7 @@ def put_classifier(folder: Path, name: str) -> Path:
 def put_contract(folder: Path, name: str) -> Path:
     spectrogram = {"window": 64, "hop": 8, "bins": 32, "scale": "db"}
     contract = make_contract(**CLASSIFICATION, spectrogram=spectrogram)
-    (folder / name).write_text(contract.to_metadata()[KEY])
+    (folder / name).write_text(contract.to_header()[KEY])
     return folder / name
 
 

@@ -32,7 +32,7 @@ COMMANDS = {
         for name in ("finetune", "holter", "infer", "loader", "scale", "train")
     },
     "study.__main__": ["run", __file__],
-    "utils.checkpoint": [__file__],
+    "utils.weights": [__file__],
     "recordings.download": ["mitdb", "--out", "x"],
     "recordings.synthetic": ["--out", "x"],
 }

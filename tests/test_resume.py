@@ -16,7 +16,7 @@ import pretraining.trainer
 from pretraining.trainer import main as pretrain
 from tests.helpers import LONG_RUN, command, contents, leftover, put_weights
 from tests.interrupting import PROCESSES, kill_and_continue, results, start
-from utils import checkpoint, training
+from utils import training
 from utils.run import CHECKPOINT
 from utils.weights import read_tensors, save_tensors
 
@@ -130,9 +130,6 @@ def test_what_goes_beyond_the_paper_continues_alike(flags, tmp_path, monkeypatch
     assert {name.partition(".")[0] for name in read_tensors(job / CHECKPOINT)[0]} == {
         "model", "average", "optimizer",
     }  # fmt: skip
-    shown = command(checkpoint.main, job / CHECKPOINT)
-    assert shown.code == 0 and "not finished, after step 4 of epoch 2" in shown.out, shown
-    command(checkpoint.main, job / CHECKPOINT, "--half", tmp_path / "half").refused("no contract")
     result = command(main, *words, "--job-dir", job, "--resume")
     assert result.code == 0 and "continues after step 4 of epoch 2" in result.out, result
     assert results(job) == results(tmp_path / "whole")

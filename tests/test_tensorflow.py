@@ -12,9 +12,9 @@ import torch
 
 from finetuning.datasets import challenge17
 from models import Classifier
+from pretraining import import_tensorflow
 from pretraining.cpc import CPC
 from pretraining.import_tensorflow import main
-from pretraining.tensorflow import weights
 from pretraining.tensorflow.checkpoint import MAGIC, read_checkpoint
 from recordings.annotations import BEAT_CLASSES, HEART_RATE_CLASSES, RHYTHM_CLASSES
 from tests.helpers import command, contents, make_classifier
@@ -346,9 +346,9 @@ def test_classes_of_a_fine_tuned_network(tmp_path):
 
 
 def test_constants_are_those_of_fine_tuning():
-    ours = weights.CHALLENGE17
+    ours = import_tensorflow.CHALLENGE17
     assert ours[:3] == (challenge17.NAME, challenge17.MEAN_MV, challenge17.SD_MV)
-    assert challenge17.CLASSES == weights.AF_CLASSES
+    assert challenge17.CLASSES == import_tensorflow.AF_CLASSES
 
 
 # What TensorFlow computed with the same weights

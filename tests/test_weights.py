@@ -1,4 +1,4 @@
-"""Weights files: the same tensors come back, or a line that says why not."""
+"""Weights files: the same tensors and metadata come back, or a line that says why not."""
 
 import os
 import subprocess
@@ -8,20 +8,26 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import pretraining.utils
 from finetuning.predict.predictor import Predictor
 from models import build_encoder
 from models.spectrogram import NetworkError
-from pretraining import utils as pretrained
 from pretraining.utils import get_pretrained_weights
-from tests.helpers import ROOT, command, contents, make_classifier, make_contract
+from tests.helpers import ROOT, command, contents, make_classifier, make_contract, put_weights
+from utils import weights
 from utils.cli import UserError
-from utils.weights import load_encoder, load_strictly, read_weights, save_weights, strip_head
+from utils.files import sha256
+from utils.weights import (
+    load_encoder,
+    load_strictly,
+    read_tensors,
+    read_weights,
+    save_weights,
+    strip_head,
+    to_half,
+)
 
 KERNEL = "encoder.stages.0.0.conv1.weight"
-
-
-def equal(state, other):
-    return state.keys() == other.keys() and all(torch.equal(state[k], other[k]) for k in state)
 
 
 def of_encoder(state):
@@ -43,20 +49,17 @@ def saved(tmp_path, model):
     return path
 
 
-def test_round_trip_of_tensors_statistics_and_contract(saved, model):
-    tensors, contract = read_weights(saved)
-    assert contract == make_contract()
+def test_round_trip_of_tensors_statistics_and_metadata(saved, model):
+    tensors, metadata = read_weights(saved)
+    assert metadata == make_contract()
     assert tensors["encoder.bn1.running_mean"].any()
+    assert tensors["encoder.conv1.weight"].shape == (64, 1, 7)  # (out, in, k)
     other = make_classifier(classes=4)
     for value in other.state_dict().values():
         value.zero_()
     load_strictly(other, tensors, saved)
     x = torch.randn(2, 1, 64)
     assert torch.equal(other.eval()(x), model.eval()(x))
-
-
-def test_kernels_are_stored_out_in_k(saved):
-    assert read_weights(saved)[0]["encoder.conv1.weight"].shape == (64, 1, 7)
 
 
 def test_equal_content_gives_equal_bytes(tmp_path, saved, model):
@@ -67,22 +70,7 @@ def test_equal_content_gives_equal_bytes(tmp_path, saved, model):
     assert (tmp_path / "other").read_bytes() != saved.read_bytes()
 
 
-def test_strip_head_keeps_encoder_and_contract(tmp_path, saved, model):
-    strip_head(saved, tmp_path / "stripped")
-    tensors, contract = read_weights(tmp_path / "stripped")
-    assert contract == make_contract()
-    assert tensors.keys() == {name for name in read_weights(saved)[0] if "head" not in name}
-    assert equal(of_encoder(tensors), of_encoder(model.state_dict()))
-
-
-def test_strip_head_of_a_head_alone(tmp_path):
-    save_weights(tmp_path / "head", {"head.bias": torch.zeros(4)}, make_contract())
-    with pytest.raises(UserError, match="head holds no encoder"):
-        strip_head(tmp_path / "head", tmp_path / "out")
-    assert list(contents(tmp_path)) == ["head"]
-
-
-def test_load_encoder_says_what_it_took(saved, model):
+def test_load_encoder_reports_what_it_took(saved, model):
     transfer = load_encoder(saved, "resnet18", 250, 1)
     encoder = of_encoder(model.state_dict())
     assert {f"encoder.{name}" for name in encoder} == set(transfer.transferred)
@@ -104,8 +92,6 @@ def test_an_encoder_for_one_lead_serves_several(tmp_path, architecture):
     torch.testing.assert_close(transfer.encoder.eval()(x.expand(2, 12, 512)), one.eval()(x))
     assert "encoder.conv1.weight of one lead repeated over 12" in transfer.report(tmp_path / "one")
     assert "repeated" not in load_encoder(tmp_path / "one").report(tmp_path / "one")
-    several = load_encoder(tmp_path / "one", in_channels=2).encoder.conv1.weight
-    assert torch.equal(several, torch.cat([one.conv1.weight] * 2, 1) / 2)
 
 
 def drop(tensors):
@@ -124,9 +110,9 @@ def reshape(tensors):
     ("change", "name"), [(drop, KERNEL), (add, "encoder.unknown"), (reshape, KERNEL)]
 )
 def test_an_encoder_that_matches_in_part_only(tmp_path, saved, change, name):
-    tensors, contract = read_weights(saved)
+    tensors, metadata = read_weights(saved)
     change(tensors)
-    save_weights(tmp_path / "changed", tensors, contract)
+    save_weights(tmp_path / "changed", tensors, metadata)
     with pytest.raises(UserError, match="changed does not match") as error:
         load_encoder(tmp_path / "changed")
     assert name.removeprefix("encoder.") in str(error.value)
@@ -143,36 +129,24 @@ def test_files_that_are_no_weights(tmp_path, saved):
     for path in (tmp_path / "missing", tmp_path):
         with pytest.raises(UserError, match=f"{path.name} does not exist"):
             read_weights(path)
-
-
-@pytest.mark.parametrize(
-    "metadata", [None, {"format": "pt"}, {"contract": "{"}, {"contract": "{}"}, {"contract": "[]"}]
-)
-def test_weights_without_a_contract(tmp_path, metadata):
-    save_file({"encoder.x": torch.zeros(1)}, tmp_path / "plain", metadata)
-    with pytest.raises(UserError, match=r"plain holds no weights of this project \(no contract\)"):
-        load_encoder(tmp_path / "plain")
-
-
-ABSURD = {
-    "architecture": 1, "stages": 1.5, "in_channels": 10**9, "fs": 0, "unit": "V", "mean": "x",
-    "sd": 0, "frame_size": 0, "task": None, "classes": "abcd", "dataset": [], "seed": "0",
-    "manifest_sha256": 0, "versions": None, "spectrogram": 1, "multi_label": 1, "context": 1,
-}  # fmt: skip
+    for header in (None, {"format": "pt"}, *({"contract": text} for text in ("{", "{}", "[]"))):
+        save_file({"encoder.x": torch.zeros(1)}, tmp_path / "plain", header)
+        with pytest.raises(UserError, match=r"plain holds no weights of this project"):
+            load_encoder(tmp_path / "plain")
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [*ABSURD.items(), ("in_channels", 0), ("in_channels", True), ("fs", float("nan")), ("fs", 1e9),
-     ("mean", [0, 1]), ("mean", float("inf")), ("mean", 10**400), ("sd", 1e-300), ("sd", -1),
-     ("frame_size", 10**12),
-     ("classes", ["a", 1]), ("classes", ["a", "a"])],
+    [("architecture", 1), ("stages", 1.5), ("in_channels", 10**9), ("in_channels", True),
+     ("fs", float("nan")), ("fs", 1e9), ("unit", "V"), ("mean", [0, 1]), ("mean", 10**400),
+     ("mean", None), ("sd", 0), ("sd", -1), ("frame_size", 0), ("frame_size", 10**12),
+     ("classes", "abcd"), ("classes", ["a", 1]), ("classes", ["a", "a"]), ("versions", None),
+     ("spectrogram", {"window": 64.0}), ("temperature", 0), ("derived_from", "a")],
 )  # fmt: skip
-def test_contracts_that_make_no_sense(tmp_path, saved, name, value):
+def test_metadata_that_make_no_sense(tmp_path, saved, name, value):
     save_weights(tmp_path / "w", read_weights(saved)[0], make_contract(**{name: value}))
-    for load in (load_encoder, Predictor.load):
-        with pytest.raises(UserError, match=f"w holds no weights .*contract says {name} "):
-            load(tmp_path / "w")
+    with pytest.raises(UserError, match=rf"w holds no weights .*\(metadata: {name} "):
+        load_encoder(tmp_path / "w")
 
 
 @pytest.mark.parametrize(
@@ -182,67 +156,77 @@ def test_contracts_that_make_no_sense(tmp_path, saved, name, value):
         ({"stages": -1}, "stages -1"),
         ({"stages": 9}, "stages 9"),
         ({"spectrogram": {"window": 10**9, "bins": 1}}, "not settings of a spectrogram"),
-        ({"spectrogram": {"window": 64.0, "bins": 1}}, "not settings of a spectrogram"),
         ({"spectrogram": {"eval": "1"}}, "not settings of a spectrogram"),
     ],
 )
-def test_contracts_of_no_network(tmp_path, saved, changes, words):
+def test_metadata_of_no_network(tmp_path, saved, changes, words):
     if "spectrogram" in changes:
         changes["architecture"] = "resnet18_2d"
-    contract = make_contract(**{"task": "classification"} | changes)
-    save_weights(tmp_path / "w", read_weights(saved)[0], contract)
+    metadata = make_contract(**{"task": "classification"} | changes)
+    save_weights(tmp_path / "w", read_weights(saved)[0], metadata)
     for load in (load_encoder, Predictor.load):
-        with pytest.raises((UserError, NetworkError), match=words):
+        with pytest.raises(NetworkError, match=words):
             load(tmp_path / "w")
 
 
-def test_weights_for_something_else(tmp_path, saved):
-    for asked, words in (
-        (("resnet34",), "holds resnet18, not --arch resnet34"),
-        (("resnet18", 300), "is for 250 Hz, the data has 300"),
+def test_weights_for_another_network_or_input(tmp_path, saved):
+    for arguments, words in (
+        ({"architecture": "resnet34"}, "holds resnet18, not --arch resnet34"),
+        ({"fs": 300}, "250 Hz, the data has 300"),
     ):
-        with pytest.raises((UserError, NetworkError), match=words):
-            load_encoder(saved, *asked)
-    save_weights(tmp_path / "three", make_classifier(in_channels=3).state_dict(),
-                 make_contract(in_channels=3))  # fmt: skip
-    for leads in (1, 2, 12):
-        with pytest.raises(UserError, match=f"is for 3 leads, the data has {leads}"):
-            load_encoder(tmp_path / "three", in_channels=leads)
-    unknown = make_contract(architecture="resnet99")
-    save_weights(tmp_path / "unknown", read_weights(saved)[0], unknown)
-    with pytest.raises(NetworkError, match="unknown architecture 'resnet99'"):
-        load_encoder(tmp_path / "unknown")
+        with pytest.raises(UserError, match=words):
+            load_encoder(saved, **arguments)
+    path = put_weights(tmp_path / "two", in_channels=2, mean=[0, 0], sd=[1, 1])
+    with pytest.raises(UserError, match="2 leads, the data has 1"):
+        load_encoder(path, in_channels=1)
+
+
+def test_stripped_weights(tmp_path, saved, model):
+    strip_head(saved, tmp_path / "stripped")
+    tensors, metadata = read_weights(tmp_path / "stripped")
+    assert metadata == make_contract()
+    expected = of_encoder(model.state_dict())
+    assert of_encoder(tensors).keys() == expected.keys() and len(tensors) == len(expected)
+    assert all(torch.equal(tensors[f"encoder.{name}"], expected[name]) for name in expected)
+    save_weights(tmp_path / "head", {"head.bias": torch.zeros(4)}, make_contract())
+    with pytest.raises(UserError, match="head holds no encoder"):
+        strip_head(tmp_path / "head", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_pretrained_weights_from_python(tmp_path, saved, model):
     encoder = get_pretrained_weights(saved, tmp_path / "out")
     x = torch.randn(2, 1, 64)
     assert torch.equal(encoder.eval()(x), model.encoder.eval()(x))
-    bare = build_encoder("resnet18", 1, 1, torch.Generator())
-    load_strictly(bare, of_encoder(read_weights(tmp_path / "out")[0]), saved)
-    assert torch.equal(bare.eval()(x), encoder(x))
     get_pretrained_weights(saved)
     assert sorted(contents(tmp_path)) == ["model.safetensors", "out", "out.md"]
 
 
 def test_pretrained_weights_from_the_command_line(tmp_path, saved):
-    out = tmp_path / "new" / "weights.safetensors"
-    result = command(pretrained.main, "--checkpoint", saved, "--out", out)
+    main, out = pretraining.utils.main, tmp_path / "new" / "weights.safetensors"
+    flags = ["--checkpoint", saved, "--out", out]
+    result = command(main, *flags)
     assert result.code == 0
     assert "encoder tensors transferred; dropped: head.bias, head.weight" in result.out
+    card = out.with_suffix(".md")
+    assert 'load_encoder("weights.safetensors")' in card.read_text()
     strip_head(saved, tmp_path / "stripped")
     assert out.read_bytes() == (tmp_path / "stripped").read_bytes()
+    command(main, *flags).refused("exists", "--overwrite")
+    out.unlink()
+    command(main, *flags).refused("weights.md exists", "--overwrite")
+    assert command(main, *flags, "--overwrite").code == 0
+    command(main, "--checkpoint", saved, "--out", card).refused("weights.md", ".safetensors")
     text = tmp_path / "text"
     text.write_text("no weights")
-    command(pretrained.main, "--checkpoint", text, "--out", out).refused("exists", "--overwrite")
     flags = ["--checkpoint", text, "--out", out, "--overwrite"]
-    command(pretrained.main, *flags).refused("text", "safetensors")
+    command(main, *flags).refused("text", "safetensors")
     assert out.read_bytes() == (tmp_path / "stripped").read_bytes()
     absent = tmp_path / "absent"
-    command(pretrained.main, "--checkpoint", absent, "--out", out).refused("absent does not exist")
+    command(main, "--checkpoint", absent, "--out", out).refused("absent does not exist")
 
 
-def test_a_failed_write_leaves_the_previous_file(tmp_path, saved, model, monkeypatch):
+def test_a_failed_write_leaves_the_previous_file(tmp_path, saved, monkeypatch):
     before = contents(tmp_path)
 
     def full(_):
@@ -263,11 +247,84 @@ def test_a_file_that_grows_too_large_is_one_line_and_leaves_the_previous(tmp_pat
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "runpy.run_module('pretraining.utils', run_name='__main__')\n"
     )
-    flags = ["--checkpoint", str(saved), "--out", str(out)]
-    found = subprocess.run(
+    flags = ["--checkpoint", str(saved), "--out", str(out), "--overwrite"]
+    result = subprocess.run(
         [sys.executable, "-c", limited, *flags], cwd=ROOT, capture_output=True, text=True
     )
-    assert found.returncode == 2, found
-    assert found.stderr.startswith("error: ") and found.stderr.count("\n") == 1, found.stderr
-    assert "weights.safetensors" in found.stderr
+    assert result.returncode == 2, result
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
+    assert "weights.safetensors" in result.stderr
     assert contents(tmp_path) == before
+
+
+# The command, and half precision
+
+AF = {"task": "classification", "dataset": "challenge17", "classes": list("ANO~x")}
+
+
+@pytest.fixture
+def fine_tuned(tmp_path):
+    return put_weights(tmp_path / "af.safetensors", **AF, derived_from=["icentia11k"])
+
+
+def show(*flags) -> str:
+    result = command(weights.main, *flags)
+    assert result.code == 0, result
+    return result.out
+
+
+def test_a_description_of_a_file(fine_tuned):
+    out = show(fine_tuned)
+    for words in (
+        "resnet18, the first stages: 1, with its head", "A (atrial fibrillation)", "of float32",
+        "CC BY-NC-SA 4.0", "ODC-By 1.0", "for non-commercial use only",
+        f"{fine_tuned.stat().st_size:,} bytes", sha256(fine_tuned),
+    ):  # fmt: skip
+        assert words in out, words
+    assert "encoder.conv1" not in out
+    assert "encoder.conv1.weight" in show(fine_tuned, "--tensors")
+
+
+def test_a_description_cannot_steer_the_terminal(tmp_path):
+    path = tmp_path / "foreign"
+    save_file({"x": torch.zeros(2)}, path)
+    command(weights.main, path).refused("foreign", "no metadata")
+    save_weights(path, {"x\x1b[2J": torch.zeros(2)}, make_contract(dataset="\x1b[2J\n" * 9999))
+    out = show(path, "--tensors")
+    assert "\x1b" not in out and len(out) < 10_000
+
+
+def test_half_precision(fine_tuned, tmp_path):
+    (tmp_path / "MODEL_CARD.md").write_text("# Title\n\nLoad af.safetensors.\n")
+    out = tmp_path / "weights" / "half.safetensors"
+    assert "float16" in show(fine_tuned, "--half", out)
+    card = (tmp_path / "weights/half.md").read_text()
+    assert card.startswith("# Title\n\nThe kernels are stored in half precision")
+    assert "Load half.safetensors." in card
+    (full, metadata), (tensors, again) = read_weights(fine_tuned), read_weights(out)
+    assert again == metadata and tensors.keys() == full.keys()
+    stored = read_tensors(out)[0]
+    for name, tensor in tensors.items():
+        kernel = tensor.ndim > 1
+        assert tensor.dtype == torch.float32
+        assert stored[name].dtype == (torch.float16 if kernel else torch.float32)
+        torch.testing.assert_close(tensor, full[name], rtol=2**-11, atol=2**-25 if kernel else 0)
+    assert out.stat().st_size < 0.6 * fine_tuned.stat().st_size
+    before = contents(out.parent)
+    command(weights.main, fine_tuned, "--half", out).refused("half.safetensors exists")
+    show(out, "--half", out, "--overwrite")
+    assert contents(out.parent) == before
+    (tmp_path / "MODEL_CARD.md").unlink()
+    show(fine_tuned, "--half", tmp_path / "new/half.safetensors")
+    card = (tmp_path / "new/half.md").read_text()
+    assert 'Predictor.load("half.safetensors")' in card and "non-commercial" in card
+
+
+def test_kernels_that_half_precision_cannot_hold_stay():
+    ones = torch.ones(2, 3)
+    for kept in (ones * 1e5, ones * 1e30, ones * 1e-6, ones * torch.nan, torch.ones(3)):
+        assert to_half(kept).dtype == torch.float32
+    tiny = ones.clone()
+    tiny[0, 0] = 1e-9  # is lost, where the others are a billion times as large
+    for fit in (ones * 65504, ones * 2**-14, ones * 0, tiny):
+        assert to_half(fit).dtype == torch.float16

@@ -1,14 +1,15 @@
-"""Read TensorFlow's checkpoints (`PREFIX.index`, `PREFIX.data-…`) without TensorFlow.
+"""Read TensorFlow checkpoints (`PREFIX.index`, `PREFIX.data-…`) without TensorFlow.
 
-The index is LevelDB's sorted string table of protobuf messages. Nothing in it is trusted: each
-length is held against what is there. Checksums are not checked.
+The index is LevelDB's sorted string table of protobuf messages. Lengths that it states are checked
+against the file; checksums are not.
 """
 
 import math
-from collections import Counter, defaultdict, namedtuple
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,21 +17,27 @@ from utils.cli import UserError
 
 MAGIC = bytes.fromhex("57fb808b247547db")
 FOOTER, TRAILER = 48, 5  # bytes
-LARGEST, LONGEST_KEY = 2**18, 512  # bytes; the networks here need 10,000 to 60,000, and 150
+MAX_INDEX, MAX_KEY = 2**18, 512  # bytes; the networks here need 10,000 to 60,000, and 150
 DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8", 19: "<f2"}  # numbers of `types.proto`
 STRING = 7
 
 
 class Damaged(Exception):
-    """What does not hold, in words that fit behind the file's name."""
+    """What is wrong with a file, in words that follow its name."""
 
 
-# `BundleEntryProto` of `tensor_bundle.proto`; offset and size in bytes of the shard.
-_Entry = namedtuple("_Entry", "dtype shape shard offset size")
+class Entry(NamedTuple):
+    """`BundleEntryProto` of `tensor_bundle.proto`; offset and size in bytes of the shard."""
+
+    dtype: int
+    shape: list[int]
+    shard: int
+    offset: int
+    size: int
 
 
 def read_checkpoint(prefix: Path) -> tuple[dict[str, np.ndarray], list[Path]]:
-    """All variables by name, strings left out, and the files they were read from.
+    """Read all variables by name, without strings, and list the files that they come from.
 
     Args:
         prefix: path without `.index` and `.data-…`, or that of the index.
@@ -60,8 +67,8 @@ def _content(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _entries(index: bytes) -> tuple[int, dict[str, _Entry]]:
-    """Number of shards, and where each variable lies, strings left out."""
+def _entries(index: bytes) -> tuple[int, dict[str, Entry]]:
+    """Number of shards, and the entry of each variable that is no string."""
     table = {key: _message(value) for key, value in _table(index).items()}
     header, _ = table.pop(b"", (None, None))
     if header is None or header[2]:
@@ -74,11 +81,11 @@ def _entries(index: bytes) -> tuple[int, dict[str, _Entry]]:
         if not name.isprintable() or numbers[1] not in (*DTYPES, STRING):
             raise Damaged(f"variable {name!r} is of type number {numbers[1]}")
         if numbers[1] != STRING:
-            entries[name] = _Entry(numbers[1], shape, *(numbers[field] for field in (3, 4, 5)))
+            entries[name] = Entry(numbers[1], shape, *(numbers[field] for field in (3, 4, 5)))
     return header[1], entries
 
 
-def _tensor(entry: _Entry, data: bytes) -> np.ndarray:
+def _tensor(entry: Entry, data: bytes) -> np.ndarray:
     dtype, piece = np.dtype(DTYPES[entry.dtype]), data[entry.offset : entry.offset + entry.size]
     sized = 0 not in entry.shape and len(entry.shape) <= 8
     if not sized or math.prod(entry.shape) * dtype.itemsize != entry.size:
@@ -89,14 +96,14 @@ def _tensor(entry: _Entry, data: bytes) -> np.ndarray:
 
 
 def _table(data: bytes) -> dict[bytes, bytes]:
-    """Values of a sorted string table by key."""
-    if not FOOTER <= len(data) <= LARGEST or not data.endswith(MAGIC):
+    """A sorted string table as a dictionary."""
+    if not FOOTER <= len(data) <= MAX_INDEX or not data.endswith(MAGIC):
         raise Damaged("not an index")
     footer, rows, end = BytesIO(data[-FOOTER:]), [], 0
     _, _, *index = (_varint(footer) for _ in range(4))  # the first two: a block for extensions
     for _, handle in _block(data, *index):
         offset, size = (_varint(stream) for stream in [BytesIO(handle)] * 2)
-        if offset < end:  # or a small file could name the same block for hours
+        if offset < end:  # a small file that names one block often would take hours
             raise Damaged("blocks overlap")
         end = offset + size + TRAILER
         rows += _block(data, offset, size)
@@ -104,21 +111,21 @@ def _table(data: bytes) -> dict[bytes, bytes]:
 
 
 def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values; a key begins with a part of the one before it."""
+    """Keys and values of a block; a key shares its beginning with the key before it."""
     content, key = _take(BytesIO(data[offset : offset + size + TRAILER]), size + 1), b""
     if content[-1]:
         raise Damaged("compressed, which is not supported")
     stream, restarts = BytesIO(content), int.from_bytes(content[-5:-1], "little")
     while stream.tell() < size - 4 * restarts - 4:
         shared, more, length = (_varint(stream) for _ in range(3))
-        if shared > len(key) or shared + more > LONGEST_KEY:
+        if shared > len(key) or shared + more > MAX_KEY:
             raise Damaged("impossible key")
         key = key[:shared] + _take(stream, more)
         yield key, _take(stream, length)
 
 
 def _message(data: bytes) -> tuple[Counter[int], dict[int, list[bytes]]]:
-    """Fields of a protobuf message: numbers (0 where there is none), and strings or messages."""
+    """Fields of a protobuf message by number: integers (0 if absent), and bytes or messages."""
     numbers, parts, stream = Counter(), defaultdict(list), BytesIO(data)
     while stream.tell() < len(data):
         field, wire = divmod(_varint(stream), 8)
@@ -134,7 +141,7 @@ def _message(data: bytes) -> tuple[Counter[int], dict[int, list[bytes]]]:
 
 
 def _take(stream: BytesIO, length: int) -> bytes:
-    taken = stream.read(min(length, LARGEST))
+    taken = stream.read(min(length, MAX_INDEX))
     if len(taken) < length:
         raise Damaged("cut short")
     return taken
