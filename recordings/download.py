@@ -1,45 +1,230 @@
-"""Load a public data set, each file checked against its published SHA-256.
+"""Download a public data set, each file checked against its published SHA-256.
 
     python -m recordings.download challenge17 --out data/challenge17
-    python -m recordings.download mitdb --out data/mitdb
     python -m recordings.download icentia11k --patients 0-109 --out data/icentia11k
 
-The same command continues where it stopped.
+The same command continues where it stopped, and checks files that were put there by hand.
 """
 
 import argparse
+import fcntl
+import hashlib
 import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Collection
+from functools import partial
+from itertools import islice
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import NamedTuple
 
-from utils import cli, names
+import requests
+from tqdm import tqdm
+
+from recordings import Unusable
+
+LIST = "SHA256SUMS.txt"
+RECORD = "VERIFIED.txt"  # the lines of the list whose files were found right
+ATTEMPTS, PAUSE = 4, 1.0  # for each file; seconds before the second, doubled before each further
+TIMEOUT = (10, 60)  # seconds for the connection, and for the next bytes
+GIVE_UP = 20  # files that could not be downloaded
+BATCH = 1000  # files that are handed to the threads at once
+
+
+class Dataset(NamedTuple):
+    """Folder of a data set on PhysioNet, pattern of the files that are wanted (of none that leads
+    out of the folder), and their mean size in bytes."""
+
+    folder: str
+    wanted: str
+    size: int
+
+
+ICENTIA = r"p\d{2}/p(?P<patient>\d{5})/p(?P=patient)_s\d{2,}\.(dat|hea|atr)"
+DATASETS = {
+    "challenge17": Dataset(
+        "challenge-2017/1.0.0", r"training2017\.zip|REFERENCE-v3\.csv", 47_500_000
+    ),
+    "mitdb": Dataset("mitdb/1.0.0", r"\d{3}\.(dat|hea|atr)", 652_000),
+    "svdb": Dataset("svdb/1.0.0", r"8\d{2}\.(dat|hea|atr)", 232_000),
+    "icentia11k": Dataset("icentia11k-continuous-ecg/1.0", ICENTIA, 714_000),
+}
+
+
+def download(
+    dataset: str,
+    out: Path,
+    patients: Collection[int] | None = None,
+    base_url: str | None = None,
+    workers: int = 8,
+) -> None:
+    """Complete the files of `dataset` in the folder `out`.
+
+    Args:
+        patients: of Icentia11k; all by default. base_url: folder of a mirror.
+
+    Raises:
+        Unusable: no list of the files, or one that lacks some; too small a disk; files that could
+            not be downloaded. Those that could are kept.
+    """
+    source = DATASETS[dataset]
+    url = (base_url or f"https://physionet.org/files/{source.folder}").rstrip("/")
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / RECORD).open("a+", errors="replace", buffering=1) as record:
+        try:
+            fcntl.flock(record, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Unusable(f"another download to {out} is running; wait for it") from None
+        if not (out / LIST).exists() and (failure := fetch(f"{url}/{LIST}", out / LIST)):
+            raise Unusable(
+                f"{url}/{LIST}: {failure}; try again, name a mirror by --base-url, or put this file"
+                f" and those that it lists into {out} by hand and run this command to check them"
+            )
+        files = read_list(source, out / LIST, patients)
+        record.seek(0)
+        verified = {line.rstrip("\n").partition(" ")[2] for line in record}
+        absent = {name for name in files if not (out / name).exists()}
+        pending = {name: files[name] for name in files if name in absent or name not in verified}
+        needed, free = len(absent) * source.size, shutil.disk_usage(out).free
+        print(f"{dataset}: {len(files):,} files, {len(pending) - len(absent):,} to check,"
+              f" {len(absent):,} to download, about {needed / 1e6:,.0f} MB")  # fmt: skip
+        if needed > free:
+            raise Unusable(
+                f"{out}: about {needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free; free some"
+                " space, or choose another --out or fewer --patients"
+            )
+        with (
+            tqdm(total=needed, unit="B", unit_scale=True, leave=False, disable=None) as bar,
+            # Unlike those of an executor, its threads do not delay the exit after Ctrl-C.
+            ThreadPool(workers) as pool,
+        ):
+            complete = partial(_complete, url, out, progress=bar.update)
+            names, failures = iter(pending.items()), {}
+            while len(failures) < GIVE_UP and (batch := list(islice(names, BATCH))):
+                for name, sha, failure in pool.imap_unordered(complete, batch):
+                    if failure is None:
+                        record.write(f"{sha} {name}\n")
+                    else:
+                        failures[name] = failure
+                        if len(failures) == GIVE_UP:
+                            break
+    if failures:
+        name, reason = next(iter(failures.items()))
+        raise Unusable(
+            f"{len(failures)} files could not be downloaded, such as {name} ({reason}); the others"
+            f" are kept in {out}, and the same command continues"
+        )
+    print(f"{out}: {len(files):,} files, all verified")
+
+
+def read_list(source: Dataset, path: Path, patients: Collection[int] | None) -> dict[str, str]:
+    """SHA-256 of each wanted file, by name; raises `Unusable` where the list lacks some."""
+    files, listed = {}, set()
+    with path.open(errors="replace") as lines:
+        for line in lines:
+            sha, _, name = line.strip().partition(" ")
+            match = re.fullmatch(source.wanted, name.lstrip(" *"))
+            if match and (patients is None or int(match["patient"]) in patients):
+                files[match[0]] = sha
+                listed |= {int(match["patient"])} if patients else set()
+    absent = set(patients or ()) - listed
+    if absent or not files:
+        what = f"patient {min(absent)}; correct --patients" if absent else "file of the data set"
+        raise Unusable(f"{path} lists no {what}, or delete it to load it again")
+    return files
+
+
+def _complete(
+    url: str, out: Path, item: tuple[str, str], progress: Callable[[int], object]
+) -> tuple[str, str, str | None]:
+    """Check or download a file; its name and checksum, and why that failed, or None."""
+    name, sha = item
+    path = out / name
+    if path.is_file():
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() == sha:
+                return name, sha, None
+    return name, sha, fetch(f"{url}/{name}", path, sha, progress)
+
+
+def fetch(
+    url: str, path: Path, sha: str | None = None, progress: Callable[[int], object] = abs
+) -> str | None:
+    """Download a file, whole or not at all, and return why that failed, or None.
+
+    Args:
+        sha: SHA-256 that it has to have. progress: is given the number of bytes that came in.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(PAUSE * 2 ** (attempt - 1))
+        digest = hashlib.sha256()
+        try:
+            # Bytes as they were when their checksum was taken, not compressed for the transfer.
+            answer = requests.get(
+                url, stream=True, timeout=TIMEOUT, headers={"Accept-Encoding": "identity"}
+            )
+            with answer, part.open("wb") as file:
+                answer.raise_for_status()
+                for chunk in answer.iter_content(2**18):
+                    file.write(chunk)
+                    digest.update(chunk)
+                    progress(len(chunk))
+            if sha in (None, digest.hexdigest()):
+                part.replace(path)
+                return None
+            reason = "wrong checksum"
+        except requests.HTTPError:
+            reason = f"HTTP {answer.status_code}"
+            if answer.status_code in (401, 403, 404):
+                break
+        except requests.RequestException as error:
+            reason = f"no connection ({type(error).__name__})"
+            if sha is None:  # the first request: nothing is reached
+                break
+        finally:
+            part.unlink(missing_ok=True)
+    return reason
 
 
 def main() -> None:
-    parser = cli.Parser(prog="python -m recordings.download", description=__doc__.split("\n")[0])
-    flag = parser.add_argument
-    flag("dataset", choices=names.DOWNLOADS)
-    flag("--out", type=Path, required=True, help="folder of the files; that of an earlier run too")
-    flag(
-        "--patients",
-        type=cli.id_list,
-        help="[icentia11k] such as 0,1,2 or 0-109; all by default, about 1.1 TB",
+    """Parse the flags and download."""
+    parser = argparse.ArgumentParser(
+        prog="python -m recordings.download", description=__doc__.split("\n")[0], allow_abbrev=False
     )
-    flag("--base-url", type=_url, help="folder of a mirror, in place of physionet.org")
-    flag("--workers", type=cli.count, default=8, help="files loaded side by side")
+    parser.error = lambda message: parser.exit(2, f"error: {message} (see --help)\n")
+    flag = parser.add_argument
+    flag("dataset", choices=list(DATASETS))
+    flag("--out", type=Path, required=True, help="folder of the files; that of an earlier run too")
+    flag("--patients", type=_patients, metavar="0,1,2 or 0-109",
+         help="[icentia11k] all by default, about 1.1 TB")  # fmt: skip
+    flag("--base-url", help="folder of a mirror, in place of physionet.org")
+    flag("--workers", type=int, default=8, help="files that are downloaded at once; by default 8")
     args = parser.parse_args()
-    if args.dataset != "icentia11k":
-        parser.refuse(["patients"], f"not for {args.dataset}")
-    # Only now, so that --help and a mistyped flag are answered at once.
-    from recordings.downloading import download
-
+    if args.patients and args.dataset != "icentia11k":
+        parser.error(f"argument --patients: not for {args.dataset}")
+    if args.workers < 1:
+        parser.error("argument --workers: not a whole number above 0")
     download(**vars(args))
 
 
-def _url(text: str) -> str:
-    if not re.match(r"https?://[^/]", text):
-        raise argparse.ArgumentTypeError(f"{text} does not begin with http:// or https://")
-    return text.rstrip("/") + "/"
+def _patients(text: str) -> set[int]:
+    """`0,1,2` and ranges `0-109`, ends included."""
+    spans = [part.partition("-") for part in text.split(",")]
+    ids = {n for first, _, last in spans for n in range(int(first), int(last or first) + 1)}
+    if not ids:
+        raise ValueError
+    return ids
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    try:
+        main()
+    except (Unusable, OSError) as error:
+        sys.exit(print(f"error: {error}", file=sys.stderr) or 2)
+    except KeyboardInterrupt:
+        sys.exit("interrupted")

@@ -1,31 +1,345 @@
-"""Make a synthetic cohort in the layouts of Icentia11k and of the 2017 Challenge.
+"""Synthetic ECG, and cohorts of it in the layouts of Icentia11k and of the 2017 Challenge.
 
     python -m recordings.synthetic --out demo/data
 
-For the demo, the tests and the benchmarks only.
+For the demo, the tests and the benchmarks only: the waves are caricatures, so scores reached on
+them say nothing about real ECG. Beats are sums of Gaussian waves (after McSharry et al. 2003) on a
+drawn RR series; atrial activity is a sawtooth of wandering rate (after Stridh & Sörnmo 2001). The
+ranges of rates and amplitudes are chosen to look plausible; they are not fitted to recordings.
 """
 
+import argparse
+import json
+import signal as signals
+import sys
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
 
-from utils import cli
+import numpy as np
+from numpy.random import Generator
+from scipy.io import savemat
+from scipy.ndimage import uniform_filter1d
+from tqdm import tqdm
+
+from recordings import Unusable
+from recordings.wfdb_files import ICENTIA_FS, ICENTIA_GAIN, segment_path, write_segment
+
+CHALLENGE_HZ, CHALLENGE_GAIN = 300, 1000
+MARKER = "synthetic.json"  # tells a folder made here from one with real recordings
+
+SINUS, AFIB, FLUTTER, NOISE = range(4)
+NORMAL, PAC, PVC = range(3)
+
+P, Q, R, S, T = range(5)
+AMPLITUDES = [0.12, -0.08, 1.0, -0.2, 0.25]  # mV
+CENTRES = [-0.17, -0.028, 0.0, 0.03, 0.28]  # s from the R peak
+WIDTHS = [0.022, 0.009, 0.011, 0.011, 0.05]  # s, standard deviation
+WAVES = np.transpose([AMPLITUDES, CENTRES, WIDTHS])
+
+# What differs between people, uniform in these ranges.
+FEATURES = {
+    "rate": (54, 96),  # sinus beats per minute
+    "variability": (0.02, 0.09),  # of sinus RR, relative
+    "pac": (0, 0.08),  # share of sinus beats
+    "pvc": (0, 0.08),  # share of sinus beats
+    "fib_rate": (65, 125),  # ventricular beats per minute in fibrillation
+    "fib_spread": (0.13, 0.28),  # of RR in fibrillation, relative
+    "fib_hertz": (4.5, 8.5),  # fibrillatory waves
+    "fib_size": (0.02, 0.08),  # mV
+    "flutter_hertz": (4.4, 5.5),
+    "conduction": (2, 5),  # flutter waves per beat, as a whole number below 5
+    "wander": (0.03, 0.15),  # baseline, mV
+    "noise": (0.01, 0.07),  # broadband, mV
+    "glitches": (0, 0.01),  # share of beats lost in a short artefact
+}
+
+ZONES = np.array(["(N", "(AFIB", "(AFL", ""])  # of SINUS, AFIB, FLUTTER, NOISE
+SYMBOLS = np.array(["N", "S", "V"])  # of NORMAL, PAC, PVC
+
+# Challenge classes: percentage of the recordings; cases (one is drawn), each a rhythm with the
+# features that make it.
+PERCENT = {"N": 45, "A": 25, "O": 20, "~": 10}
+OTHER = [("pac", (0.3, 0.5)), ("pvc", (0.3, 0.5)), ("rate", (38, 50)), ("rate", (108, 130))]
+CASES = {
+    "N": [(SINUS, {})],
+    "A": [(AFIB, {})],
+    "O": [(FLUTTER, {}), *((SINUS, {feature: ends}) for feature, ends in OTHER)],
+    "~": [(NOISE, {})],
+}
+
+Stretches = list[tuple[int, float]]  # rhythm, seconds
+
+
+class Grid(NamedTuple):
+    samples: int
+    hertz: int
+
+
+class Beats(NamedTuple):
+    """A series of beats; every array has shape (beats,)."""
+
+    times: np.ndarray  # R peaks, s
+    rr: np.ndarray  # interval before each beat, s
+    kinds: np.ndarray  # NORMAL, PAC or PVC
+    rhythms: np.ndarray  # of the interval that ends at the beat: SINUS, AFIB, FLUTTER or NOISE
+
+    def where(self, chosen: np.ndarray) -> "Beats":
+        return Beats(*(part[chosen] for part in self))
+
+
+def draw_patient(rng: Generator, **ranges: tuple[float, float]) -> SimpleNamespace:
+    """Draw a person's `FEATURES` (`ranges` replace those named) and wave `shapes`.
+
+    `shapes` is (3 kinds of beat, 5 waves, 3): amplitude in mV, centre and width in s.
+    """
+    features = {name: rng.uniform(*ends) for name, ends in (FEATURES | ranges).items()}
+    normal = WAVES * np.exp([0.3, 0.08, 0.12] * rng.standard_normal(WAVES.shape))
+    # An electrode pair worn the other way round turns every wave over.
+    normal[:, 0] *= rng.lognormal(0, 0.25) * rng.choice([1, -1], p=[0.85, 0.15])
+    pac = normal.copy()
+    pac[P] *= [rng.uniform(-0.8, 0.9), 0.8, 0.9]  # from another place in the atria
+    pvc = normal * [1.0, 1.0, 2.6]
+    pvc[[P, Q], 0] = 0
+    pvc[R, 0] *= rng.uniform(0.9, 1.5) * rng.choice([1, -1], p=[0.7, 0.3])
+    pvc[S] = [-0.35 * pvc[R, 0], 0.09, 0.032]
+    pvc[T] = [-0.35 * pvc[R, 0], 0.32, 0.06]
+    return SimpleNamespace(shapes=np.stack([normal, pac, pvc]), **features)
+
+
+def draw_beats(rng: Generator, patient: SimpleNamespace, stretches: Stretches) -> Beats:
+    """Draw the beats of consecutive stretches; time 0 is their start."""
+    parts = [_draw_rr(rng, patient, rhythm, seconds) for rhythm, seconds in stretches]
+    rhythms = np.repeat([rhythm for rhythm, _ in stretches], [len(part) for part in parts])
+    kinds = rng.choice(3, len(rhythms), p=[1 - patient.pac - patient.pvc, patient.pac, patient.pvc])
+    kinds[rhythms != SINUS] = NORMAL
+    kinds[1:][kinds[:-1] != NORMAL] = NORMAL  # no runs, so that each is early for a normal beat
+    # After a PVC the sinus rhythm is on time again; a PAC resets it.
+    early = np.where(kinds == NORMAL, 1, rng.uniform(0.55, 0.78, len(rhythms)))
+    pause = np.where(kinds == PVC, 2 - early, np.where(kinds == PAC, 1.05, 1))
+    rr = np.concatenate(parts) * early * np.concatenate([[1], pause[:-1]])
+    rhythms[rng.random(len(rr)) < patient.glitches] = NOISE
+    return Beats(np.cumsum(rr), rr, kinds, rhythms)
+
+
+def _draw_rr(rng: Generator, patient: SimpleNamespace, rhythm: int, seconds: float) -> np.ndarray:
+    n = int(seconds / 0.3) + 2
+    if rhythm == AFIB:
+        shape = patient.fib_spread**-2
+        rr = np.maximum(rng.gamma(shape, 60 / patient.fib_rate / shape, n), 0.3)
+    elif rhythm == FLUTTER:
+        ratio = np.where(rng.random(n) < 0.08, rng.integers(2, 5, n), int(patient.conduction))
+        rr = ratio / patient.flutter_hertz * (1 + 0.01 * rng.standard_normal(n))
+    else:
+        breath = np.sin(np.pi / 2 * np.arange(n) * 60 / patient.rate)  # 15 a minute
+        slow = 3 * uniform_filter1d(rng.standard_normal(n), 9)
+        deviation = 0.8 * breath + 0.6 * slow + 0.5 * rng.standard_normal(n)
+        rr = 60 / patient.rate * (1 + patient.variability * deviation.clip(-2.5, 2.5))
+    return rr[: max(1, np.searchsorted(np.cumsum(rr), seconds))]
+
+
+def draw_signal(rng: Generator, patient: SimpleNamespace, beats: Beats, grid: Grid) -> np.ndarray:
+    """Draw the ECG of `beats` in mV, shape (samples,)."""
+    fib = patient.fib_size * _atrial_waves(rng, grid, patient.fib_hertz, 0.12)
+    flutter = 0.1 * _atrial_waves(rng, grid, patient.flutter_hertz, 0.004)
+    signal = _beat_waves(rng, patient, beats, grid)
+    signal += _gate(beats, AFIB, grid) * fib + _gate(beats, FLUTTER, grid) * flutter
+    kept, artefact = _draw_artefact(rng, grid)
+    noisy = _gate(beats, NOISE, grid)
+    signal = signal * (1 - noisy * (1 - kept)) + noisy * artefact
+    signal += patient.wander * _band(rng, grid, 0.05, 0.5)
+    signal += patient.noise * _band(rng, grid, 0.5, 60)
+    return signal - signal.mean()  # the recorders are AC-coupled
+
+
+def _beat_waves(rng: Generator, patient: SimpleNamespace, beats: Beats, grid: Grid) -> np.ndarray:
+    shapes = patient.shapes[beats.kinds]  # (beats, 5, 3)
+    shapes[np.isin(beats.rhythms, (AFIB, FLUTTER)), P, 0] = 0
+    shapes[:, :, 0] *= 1 + 0.06 * rng.standard_normal(shapes.shape[:2])
+    # The T wave follows the heart rate as the QT interval does (Bazett 1920).
+    shapes[:, T, 1:] *= np.sqrt(beats.rr).clip(0.7, 1.15)[:, None]
+    window = np.arange(int(-0.35 * grid.hertz), int(0.65 * grid.hertz))
+    at = np.rint(beats.times * grid.hertz).astype(int)[:, None] + window  # (beats, window)
+    since = at / grid.hertz - beats.times[:, None]
+    waves = np.zeros(at.shape)
+    for amplitude, centre, width in shapes.transpose(1, 2, 0)[..., None]:  # each (beats, 1)
+        waves += amplitude * np.exp(-0.5 * ((since - centre) / width) ** 2)
+    inside = (at >= 0) & (at < grid.samples)
+    return np.bincount(at[inside], waves[inside], minlength=grid.samples)
+
+
+def _atrial_waves(rng: Generator, grid: Grid, rate: float, spread: float) -> np.ndarray:
+    """Sawtooth of three harmonics; `rate` (Hz) wanders by `spread`, relative; about unit size."""
+    rates = rate * (1 + spread * _band(rng, grid, 0.1, 1))
+    phase = 2 * np.pi * (np.cumsum(rates) / grid.hertz + rng.random())
+    saw = sum(np.sin(k * phase) / k for k in (1, 2, 3))
+    return saw * (1 + 2 * spread * _band(rng, grid, 0.1, 1))
+
+
+def _draw_artefact(rng: Generator, grid: Grid) -> tuple[float, np.ndarray]:
+    """Motion, muscle or a lost electrode: share of the ECG that is left, and the artefact in mV."""
+    sources = [(1, 0.9, 0.4, 5), (0.8, 0.5, 4, 60), (0.04, 0.12, 0.5, 60)]
+    kept, size, low, high = sources[rng.integers(3)]
+    bursts = size * rng.uniform(0.7, 1.4) * (0.5 + np.abs(_band(rng, grid, 0.1, 0.8)))
+    return kept, bursts * _band(rng, grid, low, high)
+
+
+def _band(rng: Generator, grid: Grid, low: float, high: float) -> np.ndarray:
+    """Gaussian noise between two frequencies (Hz), about unit standard deviation."""
+    spectrum = np.fft.rfft(rng.standard_normal(grid.samples))
+    frequencies = np.fft.rfftfreq(grid.samples, 1 / grid.hertz)
+    inside = (frequencies >= low) & (frequencies < high)
+    power = max(inside.mean(), 1 / grid.samples)  # no band at all in a very short signal
+    return np.fft.irfft(spectrum * inside, grid.samples) / np.sqrt(power)
+
+
+def _gate(beats: Beats, rhythm: int, grid: Grid) -> np.ndarray:
+    """1 within the intervals of `rhythm`, 0 elsewhere, with ramps of 0.2 s; shape (samples,)."""
+    following = np.searchsorted(beats.times, np.arange(grid.samples) / grid.hertz)
+    here = beats.rhythms[following.clip(max=len(beats.times) - 1)] == rhythm
+    return uniform_filter1d(here.astype(float), grid.hertz // 5)
+
+
+def draw_recording(
+    rng: Generator, patient: SimpleNamespace, stretches: Stretches, grid: Grid
+) -> tuple[np.ndarray, Beats, np.ndarray]:
+    """Draw a recording that passes through `stretches`, the last one as long as needed.
+
+    Returns the signal (samples,) in mV, the beats within it, and their R peaks as sample numbers.
+    """
+    seconds = grid.samples / grid.hertz
+    beats = draw_beats(rng, patient, [*stretches, (stretches[-1][0], seconds + 4)])
+    beats = beats._replace(times=beats.times - 1)  # waves reach in from beats outside
+    beats = beats.where(beats.times < seconds + 2)
+    peaks = np.rint(beats.times * grid.hertz).astype(int)
+    inside = (peaks >= 0) & (peaks < grid.samples)
+    return draw_signal(rng, patient, beats, grid), beats.where(inside), peaks[inside]
+
+
+def write_icentia11k(root: Path, patients: int, segments: int, samples: int, seed: int) -> None:
+    """Write `root/pNN/pNNNNN/pNNNNN_sMM.{dat,hea,atr}`, `samples` at 250 Hz in each segment.
+
+    Odd patients have spells of fibrillation and of flutter in turn; a patient is the same in
+    cohorts of any size. A segment without a beat has no `.atr`, as in the real set.
+    """
+    for number in tqdm(range(patients), desc="icentia11k", disable=None):
+        rng = np.random.default_rng([seed, number, ICENTIA_FS])
+        patient, burden = draw_patient(rng), _draw_burden(rng, number)
+        for segment in range(segments):
+            spells = samples // ICENTIA_FS // 10 + 1
+            rhythms, seconds = rng.choice(4, spells, p=burden), rng.uniform(10, 50, spells)
+            stretches = list(zip(rhythms, seconds, strict=True))
+            recording = draw_recording(rng, patient, stretches, Grid(samples, ICENTIA_FS))
+            _write_segment(*segment_path(root, number, segment), *recording)
+
+
+def _draw_burden(rng: Generator, number: int) -> np.ndarray:
+    """Shares of sinus rhythm, fibrillation, flutter and noise in a patient's time."""
+    noise, ill = rng.uniform(0.03, 0.15), rng.uniform(0.3, 0.7) * (number % 2)
+    return np.array([1 - noise - ill, ill * (number % 4 == 1), ill * (number % 4 == 3), noise])
+
+
+def _write_segment(folder: Path, name: str, signal: np.ndarray, beats: Beats, peaks: np.ndarray):
+    units = np.rint(signal * ICENTIA_GAIN).astype(np.int16)
+    symbols = np.where(beats.rhythms == NOISE, "Q", SYMBOLS[beats.kinds])
+    write_segment(folder, name, units, ICENTIA_GAIN, peaks, symbols, ZONES[beats.rhythms])
+
+
+def write_challenge17(
+    root: Path, recordings: int, seed: int, seconds: tuple[float, float] = (9.0, 15.0)
+) -> None:
+    """Write `root/A00001.{mat,hea}` …, `RECORDS` and `REFERENCE.csv`, at 300 Hz.
+
+    `seconds` bounds the durations; the classes have their `PERCENT`, rounded down, the rest is N.
+    """
+    labels = _draw_labels(np.random.default_rng([seed, recordings]), recordings)
+    names = [f"A{number:05}" for number in range(1, recordings + 1)]
+    root.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(tqdm(names, desc="training2017", disable=None)):
+        rng = np.random.default_rng([seed, number, CHALLENGE_HZ])
+        cases = CASES[labels[number]]
+        rhythm, features = cases[rng.integers(len(cases))]
+        patient = draw_patient(rng, **{"pac": (0, 0), "pvc": (0, 0)} | features)
+        grid = Grid(int(rng.uniform(*seconds) * CHALLENGE_HZ), CHALLENGE_HZ)
+        _write_recording(root, name, draw_recording(rng, patient, [(rhythm, 1)], grid)[0])
+    (root / "RECORDS").write_text("".join(f"{name}\n" for name in names))
+    rows = (f"{name},{label}\n" for name, label in zip(names, labels, strict=True))
+    (root / "REFERENCE.csv").write_text("".join(rows))
+
+
+def _draw_labels(rng: Generator, recordings: int) -> np.ndarray:
+    counts = {label: recordings * percent // 100 for label, percent in PERCENT.items()}
+    counts["N"] += recordings - sum(counts.values())
+    return rng.permutation(np.repeat(list(counts), list(counts.values())))
+
+
+def _write_recording(root: Path, name: str, signal: np.ndarray) -> None:
+    units = np.rint(signal * CHALLENGE_GAIN).astype(np.int16)
+    savemat(root / f"{name}.mat", {"val": units[None]}, format="4")
+    header = f"{name} 1 {CHALLENGE_HZ} {len(units)} 05:05:15 1/05/2000 \n"
+    header += f"{name}.mat 16+24 {CHALLENGE_GAIN}/mV 16 0 {units[0]} 0 0 ECG \n"
+    (root / f"{name}.hea").write_text(header, newline="\r\n")
+
+
+def write_cohort(
+    out: Path,
+    patients: int,
+    segments: int,
+    samples: int,
+    recordings: int,
+    seed: int,
+    overwrite: bool,
+) -> None:
+    """Write `out/icentia11k` and `out/training2017`, or nothing at all.
+
+    Raises:
+        Unusable: `out` holds other files, or a cohort and `overwrite` is not set; it is for
+            synthetic cohorts, never for real recordings.
+    """
+    out = out.resolve()
+    if out.exists() and any(out.iterdir()):
+        if not (out / MARKER).exists():
+            raise Unusable(f"--out {out} holds other files; name a new folder")
+        if not overwrite:
+            raise Unusable(f"--out {out} holds a synthetic cohort; add --overwrite to replace it")
+    sizes = {"patients": patients, "segments": segments, "samples": samples}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+        made = Path(folder, "made")
+        write_icentia11k(made / "icentia11k", **sizes, seed=seed)
+        write_challenge17(made / "training2017", recordings, seed)
+        about = {**sizes, "recordings": recordings, "seed": seed}
+        (made / MARKER).write_text(json.dumps(about, indent=1) + "\n")
+        if out.exists():
+            out.rename(Path(folder, "earlier"))
+        made.rename(out)
 
 
 def main() -> None:
-    parser = cli.Parser(prog="python -m recordings.synthetic", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m recordings.synthetic", description=__doc__.split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    parser.error = lambda message: parser.exit(2, f"error: {message} (see --help)\n")
     flag = parser.add_argument
     flag("--out", type=Path, required=True, help="folder to make")
-    flag("--patients", type=cli.count, default=24, help="of Icentia11k")
-    flag("--segments", type=cli.count, default=2, help="of each patient")
-    flag("--samples", type=cli.count, default=30_000, help="of each segment")
-    flag("--recordings", type=cli.count, default=300, help="of the Challenge")
-    flag("--seed", type=cli.count_or_zero, default=0, help="of the cohort")
+    flag("--patients", type=int, default=24, help="of Icentia11k")
+    flag("--segments", type=int, default=2, help="of each patient")
+    flag("--samples", type=int, default=30_000, help="of each segment")
+    flag("--recordings", type=int, default=300, help="of the Challenge")
+    flag("--seed", type=int, default=0, help="of the cohort")
     flag("--overwrite", action="store_true", help="replace an earlier cohort")
     args = parser.parse_args()
-    # Only now, so that --help and a mistyped flag are answered at once.
-    from recordings.synthetic_cohort import write_cohort
-
+    counts = ("patients", "segments", "samples", "recordings")
+    if args.seed < 0 or any(getattr(args, name) < 1 for name in counts):
+        parser.error("sizes are whole numbers above 0, the seed is not below 0")
     write_cohort(**vars(args))
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    signals.signal(signals.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left behind
+    try:
+        main()
+    except (Unusable, OSError) as error:
+        sys.exit(print(f"error: {error}", file=sys.stderr) or 2)

@@ -1,21 +1,32 @@
-"""WFDB headers, signals and annotations through wfdb, with one error for all that is unusable."""
+"""WFDB records: headers, signals and annotations through wfdb; segments in Icentia11k's layout."""
 
 import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import wfdb
 
-from recordings import Unusable
+from recordings import (
+    GAINS,
+    MILLIVOLT,
+    Hints,
+    LazyRecording,
+    Unusable,
+    check_rate,
+    millivolt,
+    one_line,
+)
 
-MILLIVOLT = {"mV": 1.0, "uV": 1e-3, "V": 1e3}  # one of each unit, in mV
 # What wfdb raises on bad files.
 ERRORS = (OSError, ValueError, IndexError, KeyError, TypeError, ArithmeticError)
+BLOCK = 2**17  # samples that are read at once: opening a record takes longer than reading these
 
-# More is no header; wfdb takes time that grows with the square of a line's length.
+# Limits of a header; wfdb takes time that grows with the square of a line's length.
 LEADS, LINE, HEADER = 256, 500, 2**20  # leads, characters, bytes
-RATES = (20, 20_000)  # Hz; others are mistakes, or no ECG
-GAINS = (1e-6, 1e12)  # units per mV
 BASELINE = 2**31
 # Bytes of a sample by format. FLAC is left out: what a file unfolds to is not known beforehand.
 SAMPLE_BYTES = {"8": 1, "16": 2, "24": 3, "32": 4, "61": 2, "80": 1, "160": 2,
@@ -26,10 +37,14 @@ FORMAT = re.compile(r"\d+(x\d+)?(:\d+)?(\+\d+)?")
 GAIN = re.compile(r"(\d+\.?\d*|\.\d+)(e[+-]?\d+)?(\(-?\d+\))?(/.*)?")
 NO_GAIN = re.compile(r"((0+\.?0*|\.0+)(e[+-]?\d+)?(\(-?\d+\))?(/.*)?)?")
 DEFAULT_GAIN = 200  # units per mV of a lead without a gain, or with 0: WFDB's header(5), DEFGAIN
-# What an annotation file says of itself; wfdb goes round for ever at other words.
+# What an annotation file says of itself; wfdb loops for ever at other words.
 COMMENT = re.compile(rb"(.)[\xfc-\xff](?=## )", re.DOTALL)
 COMMENTS = re.compile(rb"(## time resolution: \d+\.?\d*\n)?"
                       rb"(## annotation type definitions\n## end of definitions\n)?")  # fmt: skip
+
+# Icentia11k's layout on PhysioNet: one lead in format 16.
+ICENTIA_FS = 250  # Hz
+ICENTIA_GAIN = 74.36482269503546  # units per mV
 
 
 def read_header(record: Path) -> wfdb.Record:
@@ -42,39 +57,43 @@ def read_header(record: Path) -> wfdb.Record:
         Unusable: anything else.
     """
     try:
-        stated = _fields(Path(f"{record}.hea"))
+        line, *leads = _header_fields(record)
         header = wfdb.rdheader(str(record))
     except FileNotFoundError:
         raise Unusable("no .hea, which says how it was sampled") from None
     except ERRORS as error:
-        raise Unusable(f"unreadable header ({words(error)})") from None
+        raise Unusable(f"unreadable header ({one_line(error)})") from None
     if not isinstance(header, wfdb.Record) or not header.n_sig or not header.file_name:
         raise Unusable("header without leads")
-    about, *leads = stated
     if header.n_sig != len(leads):
         raise Unusable(f"header says {header.n_sig} leads, lists {len(leads)}")
-    for field, pattern in zip(about[2:], (RATE, re.compile(r"\d+")), strict=False):
+    for field, pattern in zip(line[2:], (RATE, re.compile(r"\d+")), strict=False):
         if not pattern.fullmatch(field):
             raise Unusable(f"header says {field[:20]!r} for its rate or length")
     check_rate(header.fs)
-    for lead, (_, form, gain, *_) in enumerate([*fields, "", ""] for fields in leads):
-        if not FORMAT.fullmatch(form) or header.skew[lead] or not header.samps_per_frame[lead]:
-            raise Unusable(f"lead {lead} has the format {form[:20]!r}, which is not read")
-        known = GAIN.fullmatch(gain) or NO_GAIN.fullmatch(gain)
-        if not known or not _calibrated(header, lead):
+    for lead, (_, fmt, gain, *_) in enumerate([*fields, "", ""] for fields in leads):
+        if not FORMAT.fullmatch(fmt) or header.skew[lead] or not header.samps_per_frame[lead]:
+            raise Unusable(f"lead {lead} has the format {fmt[:20]!r}, which is not read")
+        unit, baseline = header.units[lead], header.baseline[lead] or 0
+        stated = GAIN.fullmatch(gain) or NO_GAIN.fullmatch(gain)
+        if not stated or unit not in MILLIVOLT or abs(baseline) >= BASELINE or not (
+            GAINS[0] <= header.adc_gain[lead] / MILLIVOLT[unit] <= GAINS[1]
+        ):  # fmt: skip
             raise Unusable(f"header states no gain per mV, uV or V for lead {lead}")
     return header
 
 
 def leads_without_gain(record: Path) -> list[int]:
-    """Leads for which a header that `read_header` took states no gain, or 0, which means 200."""
-    _, *leads = _fields(Path(f"{record}.hea"))
+    """Leads for which a header that `read_header` accepted states no gain, or 0, which means 200
+    units per mV."""
+    _, *leads = _header_fields(record)
     gains = ([*fields, ""][2] for fields in leads)
     return [lead for lead, gain in enumerate(gains) if NO_GAIN.fullmatch(gain)]
 
 
-def _fields(path: Path) -> list[list[str]]:
-    """The words of each line that is no comment: of the record, then of each lead."""
+def _header_fields(record: Path) -> list[list[str]]:
+    """Fields of each line that is no comment: of the record, then of each lead."""
+    path = Path(f"{record}.hea")
     if path.stat().st_size > HEADER:
         raise Unusable(f"header of more than {HEADER:,} bytes")
     lines = map(str.strip, path.read_text("ascii", "ignore").splitlines())  # as wfdb does
@@ -88,51 +107,102 @@ def _fields(path: Path) -> list[list[str]]:
     return fields
 
 
-def _calibrated(header: wfdb.Record, lead: int) -> bool:
-    unit, baseline = header.units[lead], header.baseline[lead] or 0
-    if unit not in MILLIVOLT or abs(baseline) >= BASELINE:
-        return False
-    return GAINS[0] <= header.adc_gain[lead] / MILLIVOLT[unit] <= GAINS[1]
-
-
-def check_rate(fs: float) -> None:
-    """Raises `Unusable` at a rate in Hz of no ECG."""
-    if not RATES[0] <= fs <= RATES[1]:
-        raise Unusable(f"{fs:g} Hz is not from {RATES[0]} to {RATES[1]}")
-
-
 def check_length(record: Path, header: wfdb.Record) -> None:
-    """Hold the length that a header states against its signal files, before they are read.
+    """Check the length that a header states against its signal files, before they are read.
 
     Raises:
         Unusable: one is missing, shorter, or of a format that is not read.
     """
     for name in set(header.file_name):
         leads = [lead for lead, other in enumerate(header.file_name) if other == name]
-        form, offset = header.fmt[leads[0]], header.byte_offset[leads[0]] or 0
-        if form not in SAMPLE_BYTES:
-            raise Unusable(f"unreadable signal (format {form})")
+        fmt, offset = header.fmt[leads[0]], header.byte_offset[leads[0]] or 0
+        if fmt not in SAMPLE_BYTES:
+            raise Unusable(f"unreadable signal (format {fmt})")
         try:
             size = (record.parent / name).stat().st_size - offset
         except FileNotFoundError:
             raise Unusable(f"no {name.removeprefix(record.name)} beside its .hea") from None
         except OSError as error:
-            raise Unusable(f"unreadable signal ({words(error)})") from None
-        frame = SAMPLE_BYTES[form] * sum(header.samps_per_frame[lead] for lead in leads)
+            raise Unusable(f"unreadable signal ({one_line(error)})") from None
+        frame = SAMPLE_BYTES[fmt] * sum(header.samps_per_frame[lead] for lead in leads)
         held = max(Fraction(size) / frame, 0)
         if (header.sig_len or 0) > held:
             raise Unusable(f"header says {header.sig_len} samples, file holds {int(held)}")
 
 
-def read_marks(record: Path | str) -> wfdb.Annotation:
+def open_wfdb(path: Path, hints: Hints) -> LazyRecording:
+    """Open a WFDB record, to be read in blocks; missing samples are NaN.
+
+    Args:
+        path: its header. hints: unit and gain of leads for which the header states no gain;
+            without them WFDB's default applies and the recording is `uncalibrated`.
+
+    Raises:
+        Unusable: unreadable, no gain per mV, uV or V, or a length that is not the header's.
+    """
+    record = path.with_suffix("")
+    header = read_header(record)
+    check_length(record, header)
+    silent = leads_without_gain(record)
+    scale = np.ones(header.n_sig)
+    if hints.unit:
+        scale[silent] = DEFAULT_GAIN * millivolt(hints.unit, hints.gain)
+    if header.sig_len is None or "8" in header.fmt:  # each sample of 8 is a step from the last
+        signal = _read_signal(record, 0, header.sig_len, None)
+        recording = LazyRecording.of_array(signal, 1, header.fs, header.sig_name)
+    else:
+        read = _block_reader(record, header.sig_len)
+        recording = LazyRecording(
+            header.fs, header.sig_len, header.n_sig, header.sig_name, read
+        )  # fmt: skip
+    read_mv = recording.read_mv
+    if (scale != 1).any():
+
+        def read_mv(start: int, stop: int, leads: list[int]) -> np.ndarray:
+            return recording.read_mv(start, stop, leads) * scale[leads]
+
+    uncalibrated = bool(silent and not hints.unit)
+    return replace(recording, read_mv=read_mv, uncalibrated=uncalibrated)
+
+
+def _block_reader(record: Path, length: int):
+    """`LazyRecording.read_mv` that keeps the last two blocks of a record."""
+
+    @lru_cache(2)
+    def block(number: int, leads: tuple[int, ...]) -> np.ndarray:
+        stop = min((number + 1) * BLOCK, length)
+        return _read_signal(record, number * BLOCK, stop, list(leads))
+
+    def read(start: int, stop: int, leads: list[int]) -> np.ndarray:
+        if stop - start > BLOCK:
+            return _read_signal(record, start, stop, leads)
+        first, last = start // BLOCK, max(start, stop - 1) // BLOCK
+        blocks = [block(number, tuple(leads)) for number in range(first, last + 1)]
+        return np.concatenate(blocks)[start - first * BLOCK : stop - first * BLOCK]
+
+    return read
+
+
+def _read_signal(record: Path, start: int, stop: int | None, leads: list[int] | None) -> np.ndarray:
+    """(samples, leads) in mV; up to the end where `stop` is None."""
+    try:
+        read = wfdb.rdrecord(str(record), sampfrom=start, sampto=stop, channels=leads)
+        signal = read.p_signal * [MILLIVOLT[unit] for unit in read.units]
+    except ERRORS as error:
+        raise Unusable(f"unreadable signal ({one_line(error)})") from None
+    if stop is not None and len(signal) != stop - start:
+        raise Unusable(f"unreadable signal ({len(signal)} of {stop - start} samples)")
+    return signal
+
+
+def read_annotations(record: Path | str) -> wfdb.Annotation:
     """Annotations in `record.atr`.
 
     Raises:
         Unusable: there are none, or they cannot be read to their end.
     """
-    path = Path(f"{record}.atr")
     try:
-        content = path.read_bytes()
+        content = Path(f"{record}.atr").read_bytes()
         if content[-2:] != b"\0\0":
             raise Unusable("annotations cut short")
         comments = (content[at.end() : at.end() + at[1][0]] for at in COMMENT.finditer(content))
@@ -142,12 +212,51 @@ def read_marks(record: Path | str) -> wfdb.Annotation:
     except FileNotFoundError:
         raise Unusable("no .atr") from None
     except ERRORS as error:
-        raise Unusable(f"unreadable annotations ({words(error)})") from None
+        raise Unusable(f"unreadable annotations ({one_line(error)})") from None
 
 
-def words(error: Exception) -> str:
-    """What is wrong, in one line, without the path that a system error names."""
-    if isinstance(error, UnicodeDecodeError):
-        return "its text is not UTF-8; save it so"
-    message = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(message.split())[:200]
+def segment_path(root: Path, patient: int, segment: int) -> tuple[Path, str]:
+    """Folder and name of a segment in Icentia11k's layout below `root`."""
+    return root / f"p{patient // 1000:02d}" / f"p{patient:05d}", f"p{patient:05d}_s{segment:02d}"
+
+
+def write_segment(
+    folder: Path,
+    name: str,
+    digital: np.ndarray,
+    gain: float,
+    ends: np.ndarray,
+    symbols: Sequence[str],
+    zones: Sequence[str],
+) -> None:
+    """Write `name.dat`, `name.hea` and, if there is a beat, `name.atr`, in Icentia11k's layout.
+
+    Args:
+        folder: is created if need be.
+        digital: (samples,) int16. gain: units per mV.
+        ends: (beats,) sample of each beat, ascending. symbols: `Q`, `N`, `S`, `a` or `V` of each.
+        zones: the mark that opens the rhythm zone each beat lies in, `""` for none.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    wfdb.wrsamp(
+        name, ICENTIA_FS, ["mV"], ["ecg"], d_signal=digital[:, None], fmt=["16"], adc_gain=[gain],
+        baseline=[0], write_dir=str(folder),
+    )  # fmt: skip
+    if len(ends):
+        marks = zip(*_marks(ends, symbols, zones), strict=True)
+        places, letters, notes = map(list, marks)
+        wfdb.wrann(name, "atr", np.array(places), letters, aux_note=notes, fs=ICENTIA_FS,
+                   write_dir=str(folder))  # fmt: skip
+
+
+def _marks(
+    ends: np.ndarray, symbols: Sequence[str], zones: Sequence[str]
+) -> Iterator[tuple[int, str, str]]:
+    """Place, symbol and note of each beat and, behind the first and last beat of each zone, of a
+    rhythm mark."""
+    for i, (end, symbol, zone) in enumerate(zip(ends, symbols, zones, strict=True)):
+        yield end, symbol, ""
+        opens = zone and (i == 0 or zones[i - 1] != zone)
+        closes = zone and (i + 1 == len(ends) or zones[i + 1] != zone)
+        if opens or closes:
+            yield end, "+", (zone if opens else "") + (")" if closes else "")
