@@ -14,7 +14,7 @@ from finetuning.datasets.listing import PARTS, Listing
 from finetuning.predict.doubts import RANGE, implausible
 from finetuning.prepared_set import UNIT, divide, manifest_path, report_absent, write_prepared
 from recordings import Unusable
-from recordings.formats import in_order
+from recordings.formats import lead_order
 from recordings.quality import Quality, assess_leads
 from recordings.resampling import to_microvolt
 from utils.cli import UserError
@@ -145,7 +145,8 @@ def read_all(
         try:
             recording = listing.read(record)
             count, leads = count or recording.signal.shape[1], leads or recording.leads
-            ordered = recording._replace(signal=in_order(recording, count, leads))
+            order = lead_order(recording, count, leads)
+            ordered = recording._replace(signal=recording.signal[:, order])
         except Unusable as error:
             left_out.append({"record": str(record), "reason": str(error)})
             continue

@@ -10,7 +10,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from recordings.lazy import as_unit
+from recordings import UNITS, as_unit
+from recordings.resampling import METHODS
 from utils import cli, names, presets
 
 OUT = {"challenge17": "physionet"}  # where --out is not the name of the data set
@@ -39,7 +40,7 @@ def parse_arguments() -> tuple[argparse.Namespace, dict[str, Any]]:
     flag("--fs", type=_rate, default=250, help="sampling rate to write, whole Hz")
     flag(
         "--resampling",
-        choices=names.RESAMPLINGS,
+        choices=METHODS,
         default="polyphase",
         help="fft: over the whole recording at once, as the replication did",
     )
@@ -95,7 +96,7 @@ def add_dataset_flags(parser: cli.Parser) -> None:
     flag(
         "--unit",
         type=as_unit,
-        choices=names.UNITS,
+        choices=UNITS,
         help="[table] where neither table nor file says",
     )
     flag("--gain", type=cli.positive, help="[table] units per mV, with --unit adu")

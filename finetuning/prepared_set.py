@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import GroupShuffleSplit, train_test_split
 
-from recordings import Unusable
-from recordings.arrays import read_npz
 from utils.cli import UserError
 from utils.contract import FRAME, FS, LARGEST
-from utils.files import atomic_path, read_json, sha256
+from utils.files import atomic_path, load_npz, read_json, sha256
 
 UNIT = "uV"
 _KEYS = ("signal", "offsets", "y", "record_ids", "classes")
@@ -160,8 +158,8 @@ def _is_number(value: Any) -> bool:
 
 def _load_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
-        arrays = read_npz(path)
-    except Unusable:
+        arrays = load_npz(path)
+    except ValueError:
         raise UserError(f"{path} cannot be read as plain arrays; {_AGAIN}") from None
     if set(arrays) != set(_KEYS):
         found = ", ".join(name[:40] for name in arrays)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pretraining import torrent_source, wfdb_source
 from pretraining.icentia11k.reader import DESCRIPTION
 from recordings.annotations import ALPHABETS
-from recordings.segments import FS
+from recordings.wfdb_files import ICENTIA_FS
 from utils.cli import UserError
 from utils.datasets import DATA_SETS, JOINED
 from utils.files import atomic_folder, read_json, write_json
@@ -183,7 +183,7 @@ def describe(
         "name": name or JOINED.join(dict.fromkeys(source["name"] for source in sources)),
         "mean_mv": single["mean_mv"] if single else mean,
         "sd_mv": single["sd_mv"] if single else math.sqrt(square - mean**2),
-        "fs": FS,
+        "fs": ICENTIA_FS,
         "patients": patients,
         "subjects": patients - len(same),
         "segments": sum(source["segments"] for source in sources),

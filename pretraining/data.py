@@ -18,10 +18,11 @@ from pretraining.cohort import (
 )
 from pretraining.icentia11k.index import AnnotationIndex
 from pretraining.icentia11k.indexing import open_index
-from pretraining.icentia11k.reader import FS, Constants, read_constants
+from pretraining.icentia11k.reader import Constants, read_constants
 from pretraining.sampler import Sampler
 from pretraining.tasks import TASKS, Task
 from pretraining.validation import StoredFrames, write_frames
+from recordings.wfdb_files import ICENTIA_FS
 from utils.cli import UserError
 from utils.distributed import ALONE, Processes
 from utils.files import sha256
@@ -153,8 +154,8 @@ def kind_of_frames(args: argparse.Namespace, constants: Constants) -> dict[str, 
     """What has to be equal where validation frames are to be used again."""
     layout = {name: getattr(args, name) for name in TASKS[args.task].layout}
     return {
-        "task": args.task, "fs": FS, "frame_size": args.frame_size, "mean_mv": constants.mean,
-        "sd_mv": constants.sd, **layout,
+        "task": args.task, "fs": ICENTIA_FS, "frame_size": args.frame_size,
+        "mean_mv": constants.mean, "sd_mv": constants.sd, **layout,
     }  # fmt: skip
 
 

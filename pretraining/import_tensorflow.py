@@ -9,7 +9,7 @@ import hashlib
 from pathlib import Path
 
 from models import ENCODERS, count_parameters
-from pretraining.icentia11k.reader import FS, ICENTIA11K, Constants
+from pretraining.icentia11k.reader import ICENTIA11K, Constants
 from pretraining.tasks import TASKS
 from pretraining.tensorflow.checkpoint import read_checkpoint
 from pretraining.tensorflow.network import (
@@ -20,6 +20,7 @@ from pretraining.tensorflow.network import (
     Network,
     recognise,
 )
+from recordings.wfdb_files import ICENTIA_FS
 from utils import cli
 from utils import run as runlog
 from utils.cli import UserError
@@ -101,7 +102,7 @@ def main() -> None:
         architecture=network.architecture,
         stages=None if network.stages == len(known.blocks) else network.stages,
         in_channels=network.state["encoder.conv1.weight"].shape[1],
-        fs=FS,
+        fs=ICENTIA_FS,
         unit="mV",
         mean=default.mean if args.mean is None else args.mean,
         sd=args.sd or default.sd,

@@ -13,8 +13,8 @@ from tqdm import tqdm
 from models import build_encoder, count_parameters, settings_of
 from pretraining.batches import load
 from pretraining.data import Data, cache_validation, open_data
-from pretraining.icentia11k.reader import FS
 from pretraining.tasks import TASKS
+from recordings.wfdb_files import ICENTIA_FS
 from utils import distributed, metrics
 from utils import run as runlog
 from utils.card import write_card
@@ -96,7 +96,7 @@ def build_model(args: argparse.Namespace) -> nn.Module:
     """
     generator = runlog.torch_generator(args.seed)
     if args.weights_file:
-        transfer = load_encoder(args.weights_file, args.arch, FS, in_channels=1)
+        transfer = load_encoder(args.weights_file, args.arch, ICENTIA_FS, in_channels=1)
         print(transfer.report(args.weights_file))
         encoder = transfer.encoder
         args.arch, args.stages = transfer.contract.architecture, transfer.contract.stages
@@ -117,7 +117,7 @@ def describe(args: argparse.Namespace, data: Data, model: nn.Module) -> Contract
         architecture=args.arch,
         stages=args.stages,
         in_channels=1,
-        fs=FS,
+        fs=ICENTIA_FS,
         unit="mV",
         mean=None if args.standardise == "frame" else data.dataset.mean,
         sd=None if args.standardise == "frame" else data.dataset.sd,

@@ -14,7 +14,7 @@ from pretraining.examples import Context, Examples, LabelledFrames, LabelRule, P
 from pretraining.icentia11k.index import AnnotationIndex
 from pretraining.sampler import Sampler
 from recordings.annotations import BEAT_CLASSES, HEART_RATE_CLASSES, RHYTHM_CLASSES
-from recordings.segments import FS
+from recordings.wfdb_files import ICENTIA_FS
 from utils.cli import UserError
 from utils.names import CONTEXT_FLAGS
 
@@ -74,7 +74,7 @@ def _rhythm(index, segments, starts, frame_size):
 
 def _heart_rate(index, segments, starts, frame_size):
     ends, within = index.arrays["beat_ends"], index.within("beats", segments)
-    return labels.heart_rate_labels(ends, starts, frame_size, FS, within)
+    return labels.heart_rate_labels(ends, starts, frame_size, ICENTIA_FS, within)
 
 
 def _context(args: Namespace) -> Context:

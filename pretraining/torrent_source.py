@@ -15,7 +15,7 @@ from pretraining.icentia11k import distributions, torrent
 from pretraining.icentia11k.reader import BEAT_CODES, ICENTIA11K, RHYTHM_CODES, Segment
 from pretraining.parallel import mapping
 from recordings import Unusable
-from recordings.segments import GAIN, place_of, write_segment
+from recordings.wfdb_files import ICENTIA_GAIN, segment_path, write_segment
 from utils.cli import UserError
 from utils.files import sha256
 from utils.manifest import summary
@@ -75,7 +75,7 @@ def _convert_patient(patient: int, record: Path, out: Path) -> Converted:
             if isinstance(segment, Unusable):
                 left_out.append({"record": path.name, "reason": str(segment)})
                 continue
-            _write(*place_of(out, patient, number), signal[number], segment)
+            _write(*segment_path(out, patient, number), signal[number], segment)
             samples.append(segment.header.samples)
     except Unusable as reason:
         left_out.append({"record": record.name, "reason": str(reason)})
@@ -89,4 +89,6 @@ def _write(folder: Path, name: str, signal: np.ndarray, segment: Segment) -> Non
     intervals = np.searchsorted(segment.rhythm_ends, segment.beat_ends, "left")
     codes = np.append(segment.rhythm_codes, -1)[intervals]
     zones = [ZONES.get(code, "") for code in codes.tolist()]
-    write_segment(folder, name, torrent.to_units(signal), GAIN, segment.beat_ends, symbols, zones)
+    write_segment(
+        folder, name, torrent.to_units(signal), ICENTIA_GAIN, segment.beat_ends, symbols, zones
+    )

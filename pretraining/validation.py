@@ -12,10 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pretraining.batches import FrameBatches, Frames, blocks, new_signal
-from recordings import Unusable
-from recordings.arrays import ERRORS, read_npz
 from utils.cli import UserError
-from utils.files import atomic_path
+from utils.files import atomic_path, load_npz
 from utils.naming import few
 
 ABOUT = "about"  # JSON: what the frames are, see `write_frames`
@@ -66,12 +64,14 @@ class StoredFrames(Dataset):
     def __init__(self, path: Path, batch_size: int):
         self.path, self.batch_size = path, batch_size
         try:
-            read = read_npz(path, {ABOUT, *DTYPES} - {"signal"})
+            read = load_npz(path, {ABOUT, *DTYPES} - {"signal"})
             self.about = json.loads(str(read[ABOUT]))
             self.arrays = {name: read[name] for name in DTYPES if name != "signal"}
             self.arrays["signal"] = _map_member(path, "signal.npy")
             patients, dataset = self.about["patients"], self.about["dataset"]
-        except (Unusable, *ERRORS):
+        except OSError:
+            raise
+        except Exception:  # a damaged file raises almost any error
             raise self._refusal() from None
         known = isinstance(patients, list) and all(type(p) is int and p >= 0 for p in patients)
         if not (known and patients and isinstance(dataset, str)):

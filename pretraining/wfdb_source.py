@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from recordings import Unusable
+from recordings import Hints, Unusable
 from recordings.annotations import ALPHABETS, SAME_SUBJECT, Alphabet
-from recordings.formats import Recording, read_wfdb
+from recordings.formats import Recording, read_whole
 from recordings.resampling import resample
-from recordings.segments import FS, place_of, write_segment
-from recordings.wfdb_files import read_marks
+from recordings.wfdb_files import ICENTIA_FS, open_wfdb, read_atr, segment_path, write_segment
 from utils.cli import UserError
 from utils.files import sha256
 from utils.manifest import summary
@@ -46,15 +45,15 @@ def convert_all(source: str, records: dict[int, list[Path]], out: Path) -> dict[
             left_out.append({"record": record.name, "reason": str(reason)})
             continue
         # Continued in a line: leads have offsets, which zeros beyond the ends would make steps.
-        signal, fs = resample(recording.signal, recording.fs, FS, "line"), recording.fs
+        signal, fs = resample(recording.signal, recording.fs, ICENTIA_FS, "line"), recording.fs
         uncalibrated += [record.name] * recording.uncalibrated
         digital = np.clip(np.rint(signal * GAIN), -LIMIT, LIMIT)
         clipped += int((np.abs(signal * GAIN) > LIMIT).sum())
         sums += digital.size, digital.sum() / GAIN, (digital**2).sum() / GAIN**2
-        ends = np.minimum(np.rint(ends * (FS / fs)).astype(np.int64), len(signal) - 1)
+        ends = np.minimum(np.rint(ends * (ICENTIA_FS / fs)).astype(np.int64), len(signal) - 1)
         for lead in range(signal.shape[1]):
             samples = digital[:, lead].astype(np.int16)
-            write_segment(*place_of(out, patient, lead), samples, GAIN, ends, symbols, zones)
+            write_segment(*segment_path(out, patient, lead), samples, GAIN, ends, symbols, zones)
         segments += signal.shape[1]
         converted[record.name] = patient
         checksums |= {
@@ -81,7 +80,7 @@ def convert_all(source: str, records: dict[int, list[Path]], out: Path) -> dict[
 
 def _read_signal(record: Path, fs: float | None) -> Recording:
     """Signal in mV, without missing samples; `fs` is the rate in Hz that it has to have."""
-    recording = read_wfdb(record)
+    recording = read_whole(open_wfdb(Path(f"{record}.hea"), Hints()))
     if fs not in (None, recording.fs):
         raise Unusable(f"header says {recording.fs} Hz, not {fs}")
     if not np.isfinite(recording.signal).all():
@@ -91,7 +90,7 @@ def _read_signal(record: Path, fs: float | None) -> Recording:
 
 def _read_annotations(record: Path, alphabet: Alphabet) -> tuple[np.ndarray, list[str], list[str]]:
     """Beat samples (n,) at the record's rate, Icentia11k's symbol and rhythm of each beat."""
-    marks = read_marks(record)
+    marks = read_atr(record)
     ends, symbols, rhythms, rhythm = [], [], [], ""
     for place, symbol, note in zip(marks.sample, marks.symbol, marks.aux_note, strict=True):
         if symbol == "+" and note.startswith("("):

@@ -21,8 +21,8 @@ from recordings import (
     LazyRecording,
     Unusable,
     check_rate,
-    recording_of_values,
     one_line,
+    recording_of_values,
 )
 from recordings.edf import open_edf
 from recordings.text import open_text

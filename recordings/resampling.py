@@ -1,51 +1,43 @@
-"""Signals at another rate, by scipy, and as the networks take them."""
+"""Resampling by scipy, and conversion to the int16 microvolt that networks are trained on."""
 
 from fractions import Fraction
 
 import numpy as np
 from scipy import signal as dsp
 
+from recordings import RATES
 from recordings.formats import Recording
-from recordings.wfdb_files import RATES
 
-
-def _polyphase(signal: np.ndarray, ratio: Fraction, beyond: str) -> np.ndarray:
-    return dsp.resample_poly(signal, ratio.numerator, ratio.denominator, axis=0, padtype=beyond)
-
-
-def _fft(signal: np.ndarray, ratio: Fraction, beyond: str) -> np.ndarray:
-    """A recording is taken to begin again behind its end, whatever `beyond` says."""
-    return dsp.resample(signal, round(len(signal) * ratio))
-
-
-METHODS = {"polyphase": _polyphase, "fft": _fft}
+METHODS = ("polyphase", "fft")
 
 
 def resample(
-    signal: np.ndarray, fs: float, to: int, beyond: str, method: str = "polyphase"
+    signal: np.ndarray, fs: float, to: int, padtype: str, method: str = "polyphase"
 ) -> np.ndarray:
     """(samples, leads) at `fs` Hz, taken to a millionth or better, to `to` Hz.
 
     Args:
-        beyond: what a signal is beyond its ends, as scipy's `padtype`. method: of `METHODS`.
+        padtype: what the signal is beyond its ends, as in `scipy.signal.resample_poly`; fft always
+            takes it to be periodic. method: one of `METHODS`.
     """
     # Exact for whole rates. The filter is as long as the larger number, ten times on each side.
     ratio = (Fraction(to) / Fraction(fs)).limit_denominator(RATES[1])
-    return METHODS[method](signal, ratio, beyond)
+    if method == "fft":
+        return dsp.resample(signal, round(len(signal) * ratio))
+    return dsp.resample_poly(signal, ratio.numerator, ratio.denominator, axis=0, padtype=padtype)
 
 
 def to_microvolt(
-    recording: Recording, fs: int, resampling: str, beyond: str
+    recording: Recording, fs: int, method: str, padtype: str
 ) -> tuple[np.ndarray, int]:
     """Resample a recording to int16 microvolt at `fs` Hz, (samples, leads).
 
     Also returns how many samples were clipped to the range of int16, ±32.767 mV.
 
     Args:
-        resampling, beyond: as `resample` takes them.
+        method, padtype: as in `resample`.
     """
-    resampled = resample(recording.signal, recording.fs, fs, beyond, resampling)
-    microvolt = np.rint(resampled * 1000)
+    microvolt = np.rint(resample(recording.signal, recording.fs, fs, padtype, method) * 1000)
     limits = np.iinfo(np.int16)
     clipped = int(((microvolt < limits.min) | (microvolt > limits.max)).sum())
     return microvolt.clip(limits.min, limits.max).astype(np.int16), clipped

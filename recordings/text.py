@@ -17,8 +17,8 @@ from recordings import (
     LazyRecording,
     Unusable,
     as_unit,
-    recording_of_values,
     one_line,
+    recording_of_values,
 )
 
 # Names of a column that is no lead: `time`, `Time (s)`, `t_ms`, `'sample #'`.
@@ -61,12 +61,12 @@ def open_text(path: Path, hints: Hints) -> LazyRecording:
         Unusable: the file holds something else, or rate and unit are not known.
         OSError: the file cannot be read.
     """
-    try:
-        with path.open(encoding="utf-8-sig") as file:
+    with path.open(encoding="utf-8-sig") as file:
+        try:
             header = _read_header(file)
             values = _read_numbers(file, header)
-    except (ValueError, OverflowError, csv.Error) as error:  # of decoding, too
-        raise Unusable(f"not columns of numbers ({one_line(error)})") from None
+        except (ValueError, OverflowError, csv.Error) as error:  # of decoding, too
+            raise Unusable(f"not columns of numbers ({one_line(error)})") from None
     names, several = header.names, 1 < values.shape[1] < len(values)
     timed = several and ((names and TIME.fullmatch(names[0])) or _never_falls(values[:, 0]))
     if not timed and not header.adjacent and header.separator == "," and _like_decimals(values):

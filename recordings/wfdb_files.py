@@ -195,7 +195,7 @@ def _read_signal(record: Path, start: int, stop: int | None, leads: list[int] | 
     return signal
 
 
-def read_annotations(record: Path | str) -> wfdb.Annotation:
+def read_atr(record: Path | str) -> wfdb.Annotation:
     """Annotations in `record.atr`.
 
     Raises:

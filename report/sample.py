@@ -9,8 +9,8 @@ import torch
 import wfdb
 
 from models.spectrogram import Spectrogram, SpectrogramSettings
-from recordings.segments import FS
-from recordings.synthetic_ecg import SINUS, Grid, draw_patient, draw_recording
+from recordings.synthetic import SINUS, Grid, draw_patient, draw_recording
+from recordings.wfdb_files import ICENTIA_FS
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -31,8 +31,8 @@ def frame() -> tuple[np.ndarray, str]:
         record = wfdb.rdrecord(place, sampfrom=START, sampto=START + SAMPLES)
         return record.p_signal[:, 0], f"Icentia11k, {REAL}, from sample {START:,}"
     rng = np.random.default_rng(SEED)
-    grid = Grid(SAMPLES, FS)
-    signal, _, _ = draw_recording(rng, draw_patient(rng), [(SINUS, SAMPLES / FS)], grid)
+    grid = Grid(SAMPLES, ICENTIA_FS)
+    signal, _, _ = draw_recording(rng, draw_patient(rng), [(SINUS, SAMPLES / ICENTIA_FS)], grid)
     return signal, "synthetic"
 
 
@@ -44,12 +44,14 @@ def draw() -> Figure:
     image = Spectrogram(settings)(torch.tensor(signal, dtype=torch.float32)[None, None])[
         0, 0
     ].numpy()
-    step = FS / settings.window  # Hz from one bin to the next; bin 0 is not there
+    step = ICENTIA_FS / settings.window  # Hz from one bin to the next; bin 0 is not there
     figure, (above, below) = plt.subplots(2, 1, figsize=(9, 5), layout="constrained", sharex=True)
-    above.plot(np.arange(SAMPLES) / FS, signal, lw=0.8)
-    above.set(ylabel="mV", title=f"A normal frame of {SAMPLES:,} samples at {FS} Hz ({source})")
+    above.plot(np.arange(SAMPLES) / ICENTIA_FS, signal, lw=0.8)
+    above.set(
+        ylabel="mV", title=f"A normal frame of {SAMPLES:,} samples at {ICENTIA_FS} Hz ({source})"
+    )
     above.grid(alpha=0.3)
-    extent = (0, SAMPLES / FS, step / 2, (settings.bins + 0.5) * step)
+    extent = (0, SAMPLES / ICENTIA_FS, step / 2, (settings.bins + 0.5) * step)
     shown = below.imshow(
         image, origin="lower", aspect="auto", extent=extent, cmap="magma", norm=PowerNorm(0.5)
     )

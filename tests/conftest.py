@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from finetuning import prepare
-from recordings.synthetic_cohort import write_challenge17, write_icentia11k
+from recordings.synthetic import write_challenge17, write_icentia11k
 from tests.helpers import command
 
 

@@ -39,8 +39,8 @@ from pretraining.validation import StoredFrames, write_frames
 from recordings import resampling
 from recordings.annotations import ALPHABETS
 from recordings.formats import read_recording
-from recordings.segments import write_segment
-from recordings.synthetic_cohort import write_challenge17
+from recordings.synthetic import write_challenge17
+from recordings.wfdb_files import write_segment
 from report import collect
 from report import stats as statistics
 from tests import test_tensorflow, test_torrent

@@ -11,14 +11,13 @@ from finetuning.datasets import challenge17, ptbxl
 from finetuning.predict import export
 from pretraining import conversion, tasks
 from pretraining import run as pretraining_run
-from recordings import annotations, downloading, resampling, synthetic_cohort
-from recordings import formats as recordings
+from recordings import annotations, synthetic
 from tests.helpers import ROOT
 from utils import names
 
 MAY_IMPORT = {  # besides itself
     "models": set(),
-    "recordings": {"utils"},
+    "recordings": set(),
     "utils": {"models", "recordings"},
     "pretraining": {"utils", "models", "recordings"},
     "finetuning": {"utils", "models", "recordings"},
@@ -78,19 +77,16 @@ def test_names_agree_with_the_tables():
     assert tuple(tasks.TASKS) == names.TASKS
     assert tuple(encoders.ENCODERS) == names.ARCHITECTURES
     assert tuple(conversion.SOURCES) == names.SOURCES
-    assert tuple(downloading.DATASETS) == names.DOWNLOADS
     assert tuple(pretraining_run.VALIDATED) == names.PRETRAINING_METRICS
     assert tuple(preparation.DATASETS) == tuple(prepare.NEEDED) == names.DATASETS
     assert prepare.OPTIONAL.keys() == prepare.NEEDED.keys()
     assert tuple(ptbxl.FILE_NAMES) == names.PTBXL_RATES
-    assert recordings.UNITS == names.UNITS
     assert tuple(export.FORMATS) == names.EXPORTS
-    assert tuple(resampling.METHODS) == names.RESAMPLINGS
 
 
 def test_constants_written_down_twice_agree():
-    assert challenge17.FS == synthetic_cohort.CHALLENGE_HZ
-    assert set(challenge17.CLASSES) == set(synthetic_cohort.PERCENT)
+    assert challenge17.FS == synthetic.CHALLENGE_HZ
+    assert set(challenge17.CLASSES) == set(synthetic.PERCENT)
     classes = set(annotations.BEAT_CLASSES)
     assert set(annotations.ICENTIA_BEATS.values()) == classes
     for alphabet in annotations.ALPHABETS.values():

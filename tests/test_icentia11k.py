@@ -15,7 +15,7 @@ from pretraining.icentia11k.indexing import open_index
 from pretraining.icentia11k.reader import ICENTIA11K, Constants, Unusable
 from pretraining.icentia11k.signals import Signals
 from recordings.annotations import RHYTHM_CLASSES
-from recordings.segments import GAIN, write_segment
+from recordings.wfdb_files import ICENTIA_GAIN, write_segment
 from utils.cli import UserError
 
 NAME = "p00000_s00"
@@ -327,4 +327,4 @@ def test_known_facts_of_patient_0(ecg_data):
         total.update(codes.tolist())
     assert total == {1: 106_362, 0: 3_158, 2: 1}
     header = icentia11k.read_header(records[0][0])
-    assert header == (2**20 + 1, GAIN, 0, True, 0)
+    assert header == (2**20 + 1, ICENTIA_GAIN, 0, True, 0)

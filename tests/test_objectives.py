@@ -14,7 +14,7 @@ from pretraining import trainer
 from pretraining.batches import load
 from pretraining.tasks import TASKS as TABLE
 from pretraining.validation import StoredFrames
-from recordings.synthetic_cohort import write_icentia11k
+from recordings.synthetic import write_icentia11k
 from tests.helpers import command, contents
 from utils.names import ARCHITECTURES, TASKS
 from utils.weights import load_encoder, read_weights

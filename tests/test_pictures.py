@@ -12,7 +12,7 @@ from finetuning.predict import pictures, plots, timeline
 from finetuning.predict.answers import Answer, Prediction
 from finetuning.predict.pictures import COLOURS, draw_recording
 from finetuning.predict.timeline import draw_timeline
-from recordings.lazy import LazyRecording
+from recordings import LazyRecording
 
 MM = 5  # pixels
 NAMES = {"A": "atrial fibrillation", "N": "normal rhythm"}

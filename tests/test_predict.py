@@ -13,7 +13,7 @@ from scipy.signal import resample_poly
 
 from finetuning.predict import __main__ as predict
 from recordings.formats import read_recording
-from recordings.synthetic_cohort import write_challenge17
+from recordings.synthetic import write_challenge17
 from tests.helpers import command, put_challenge, put_edf, put_weights
 from utils.datasets import TWELVE_LEADS
 

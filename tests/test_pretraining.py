@@ -11,7 +11,7 @@ import torch
 
 from pretraining import run, trainer
 from pretraining.data import validation_frames
-from recordings.synthetic_cohort import write_icentia11k
+from recordings.synthetic import write_icentia11k
 from tests.helpers import command, contents, make_classifier, make_contract
 from utils.cli import UserError
 from utils.weights import read_weights, save_weights, strip_head

@@ -10,10 +10,9 @@ import pytest
 import wfdb
 from scipy.io import loadmat
 
-from recordings import segments, synthetic, synthetic_ecg
-from recordings import synthetic_cohort as cohort
+from recordings import synthetic, wfdb_files
 from recordings.annotations import ICENTIA_BEATS, ICENTIA_RHYTHMS
-from recordings.synthetic_ecg import AFIB, FLUTTER, NOISE, NORMAL, PAC, PVC, SINUS, Grid
+from recordings.synthetic import AFIB, FLUTTER, NOISE, NORMAL, PAC, PVC, SINUS, Grid
 from tests.helpers import Result, command
 
 NO_ECTOPY = {"pac": (0, 0), "pvc": (0, 0), "glitches": (0, 0)}
@@ -21,9 +20,9 @@ NO_ECTOPY = {"pac": (0, 0), "pvc": (0, 0), "glitches": (0, 0)}
 
 def draw(rhythm, seed=0, seconds=90, hertz=250, **ranges):
     rng = np.random.default_rng(seed)
-    patient = synthetic_ecg.draw_patient(rng, **NO_ECTOPY | ranges)
+    patient = synthetic.draw_patient(rng, **NO_ECTOPY | ranges)
     grid = Grid(seconds * hertz, hertz)
-    return synthetic_ecg.draw_recording(rng, patient, [(rhythm, 1)], grid)
+    return synthetic.draw_recording(rng, patient, [(rhythm, 1)], grid)
 
 
 def digest(root: Path) -> dict[str, str]:
@@ -38,14 +37,14 @@ def run(*flags) -> Result:
 @pytest.fixture(scope="module")
 def icentia(tmp_path_factory):
     root = tmp_path_factory.mktemp("icentia")
-    cohort.write_icentia11k(root, patients=8, segments=2, samples=20_000, seed=0)
+    synthetic.write_icentia11k(root, patients=8, segments=2, samples=20_000, seed=0)
     return root
 
 
 @pytest.fixture(scope="module")
 def challenge(tmp_path_factory):
     root = tmp_path_factory.mktemp("challenge")
-    cohort.write_challenge17(root, recordings=43, seed=0)
+    synthetic.write_challenge17(root, recordings=43, seed=0)
     return root
 
 
@@ -55,11 +54,11 @@ def annotations(root: Path) -> list[wfdb.Annotation]:
 
 def test_segment_reads_back_as_drawn(tmp_path):
     signal, beats, peaks = draw(SINUS, seconds=20, pac=(0.3, 0.3))
-    cohort._write_segment(tmp_path, "p00000_s00", signal, beats, peaks)
+    synthetic._write_segment(tmp_path, "p00000_s00", signal, beats, peaks)
     record = wfdb.rdrecord(str(tmp_path / "p00000_s00"))
-    assert np.abs(record.p_signal[:, 0] - signal).max() <= 0.5 / cohort.ICENTIA_GAIN + 1e-9
+    assert np.abs(record.p_signal[:, 0] - signal).max() <= 0.5 / wfdb_files.ICENTIA_GAIN + 1e-9
     raw = np.fromfile(tmp_path / "p00000_s00.dat", "<i2")
-    np.testing.assert_allclose(record.p_signal[:, 0] * cohort.ICENTIA_GAIN, raw, atol=1e-6)
+    np.testing.assert_allclose(record.p_signal[:, 0] * wfdb_files.ICENTIA_GAIN, raw, atol=1e-6)
     marks = wfdb.rdann(str(tmp_path / "p00000_s00"), "atr")
     beat = np.array(marks.symbol) != "+"
     np.testing.assert_array_equal(marks.sample[beat], peaks)
@@ -100,7 +99,7 @@ def test_zones_open_and_close_on_beats_and_leave_noise_out(icentia):
 
 def test_zone_of_one_beat_has_one_mark():
     rhythms = np.array([SINUS, NOISE, AFIB, AFIB, FLUTTER, NOISE])
-    marks = segments._marks(np.arange(6) * 100, "N" * 6, cohort.ZONES[rhythms])
+    marks = wfdb_files._marks(np.arange(6) * 100, "N" * 6, synthetic.ZONES[rhythms])
     assert [mark for mark in marks if mark[1] == "+"] == [
         (0, "+", "(N)"),
         (200, "+", "(AFIB"),
@@ -183,21 +182,21 @@ def test_a_patient_keeps_beat_shape_over_segments(icentia):
 
 
 def test_same_seed_same_bytes(icentia, challenge, tmp_path):
-    cohort.write_icentia11k(tmp_path / "fewer", patients=3, segments=2, samples=20_000, seed=0)
+    synthetic.write_icentia11k(tmp_path / "fewer", patients=3, segments=2, samples=20_000, seed=0)
     known = digest(icentia)
     assert all(known[name] == value for name, value in digest(tmp_path / "fewer").items())
-    cohort.write_icentia11k(tmp_path / "other", patients=3, segments=2, samples=20_000, seed=1)
+    synthetic.write_icentia11k(tmp_path / "other", patients=3, segments=2, samples=20_000, seed=1)
     others = digest(tmp_path / "other")
     assert not any(known[name] == value for name, value in others.items())
-    cohort.write_challenge17(tmp_path / "again", recordings=43, seed=0)
+    synthetic.write_challenge17(tmp_path / "again", recordings=43, seed=0)
     assert digest(tmp_path / "again") == digest(challenge)
-    cohort.write_challenge17(tmp_path / "another", recordings=43, seed=1)
+    synthetic.write_challenge17(tmp_path / "another", recordings=43, seed=1)
     another = digest(tmp_path / "another")
     assert [n for n, value in digest(challenge).items() if another[n] == value] == ["RECORDS"]
 
 
 def test_a_segment_too_short_for_a_beat_has_no_annotations(tmp_path):
-    cohort.write_icentia11k(tmp_path, patients=3, segments=1, samples=1, seed=0)
+    synthetic.write_icentia11k(tmp_path, patients=3, segments=1, samples=1, seed=0)
     assert len(list(tmp_path.rglob("*.dat"))) == 3
     assert not list(tmp_path.rglob("*.atr"))
 
@@ -216,7 +215,7 @@ def test_challenge_classes_and_files(challenge):
     [(40, [18, 10, 8, 4]), (400, [180, 100, 80, 40]), (7, [5, 1, 1, 0])],
 )
 def test_challenge_class_counts(recordings, counts):
-    labels = cohort._draw_labels(np.random.default_rng(0), recordings).tolist()
+    labels = synthetic._draw_labels(np.random.default_rng(0), recordings).tolist()
     assert [labels.count(label) for label in "NAO~"] == counts
 
 
@@ -259,6 +258,6 @@ def test_a_failed_run_leaves_nothing(monkeypatch, tmp_path):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(cohort, "write_challenge17", fail)
+    monkeypatch.setattr(synthetic, "write_challenge17", fail)
     run("--out", tmp_path / "x", "--patients", 1, "--samples", 500).refused("disk full")
     assert not list(tmp_path.iterdir())

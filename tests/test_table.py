@@ -13,7 +13,7 @@ from finetuning import prepare, trainer
 from finetuning.batches import draw
 from finetuning.prepared_set import load_prepared
 from recordings import Unusable
-from recordings.formats import Recording, in_order, read_recording
+from recordings.formats import Recording, lead_order, read_recording
 from recordings.resampling import to_microvolt
 from tests.helpers import command, noise, put_challenge, put_weights
 
@@ -228,13 +228,11 @@ def test_what_has_to_be_said(tmp_path):
 
 def test_leads_in_order():
     two = Recording(np.arange(6.0).reshape(3, 2), FS, ["I", "aVR"])
-    assert np.array_equal(in_order(two, 2, ["AVR", "I"]), two.signal[:, ::-1])
-    assert np.array_equal(in_order(two, 2, None), two.signal)
-    one = Recording(two.signal[:, :1], FS, ["ecg"])
-    assert np.array_equal(in_order(one, 1, ["II"]), one.signal)
+    assert lead_order(two, 2, ["AVR", "I"]) == [1, 0] and lead_order(two, 2, None) == [0, 1]
+    assert lead_order(Recording(two.signal[:, :1], FS, ["ecg"]), 1, ["II"]) == [0]
     for count, leads in ((3, None), (2, ["I", "V1"])):
         with pytest.raises(Unusable, match="lead"):
-            in_order(two, count, leads)
+            lead_order(two, count, leads)
 
 
 # The table

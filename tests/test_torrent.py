@@ -27,7 +27,7 @@ from pretraining.icentia11k.signals import Signals
 from pretraining.sampler import Sampler
 from pretraining.tasks import TASKS
 from recordings import Unusable
-from recordings.segments import GAIN, write_segment
+from recordings.wfdb_files import ICENTIA_GAIN, write_segment
 from tests.helpers import command
 from utils.cli import UserError
 from utils.files import sha256
@@ -117,7 +117,12 @@ def copy_cohort(source, folder, put=put_zipped):
             for path, segment in zip(paths, segments, strict=True)
         ]
         labels = [(segment[2:4], segment[4:6]) for segment in segments]
-        put(folder, f"{patient:05d}_batched", (np.stack(units) / GAIN).astype(np.float16), labels)
+        put(
+            folder,
+            f"{patient:05d}_batched",
+            (np.stack(units) / ICENTIA_GAIN).astype(np.float16),
+            labels,
+        )
     return folder
 
 
@@ -134,7 +139,7 @@ def zipped(cohort_folder, tmp_path_factory):
 
 ENDS = np.array([40, 300, 500, 700, 1900])
 LABELS = (ENDS, np.array([1, 2, 4, 0, 1])), (ENDS, np.array([3, 3, 4, 2, 5]))
-SIGNAL = ((np.arange(6000) % 301 - 150).reshape(3, 2000) / GAIN).astype(np.float16)
+SIGNAL = ((np.arange(6000) % 301 - 150).reshape(3, 2000) / ICENTIA_GAIN).astype(np.float16)
 
 
 @pytest.fixture
@@ -233,7 +238,7 @@ def test_unzipped_files_are_preferred(patient):
 
 
 def test_a_folder_holds_one_distribution(patient, cohort_folder, tmp_path):
-    write_segment(patient, "p00000_s00", np.zeros(500, np.int16), GAIN, ENDS[:0], "", "")
+    write_segment(patient, "p00000_s00", np.zeros(500, np.int16), ICENTIA_GAIN, ENDS[:0], "", "")
     with pytest.raises(UserError, match="both distributions"):
         distributions.find_records(patient)
     with pytest.raises(UserError, match=r"NNNNN_batched\.pkl\.gz"):
@@ -251,7 +256,7 @@ def test_labels_are_sorted_and_ties_keep_the_order_of_the_classes(patient):
 
 def test_int16_survives_float16():
     units = np.arange(-32767, 32768)
-    back = torrent.to_units((units / GAIN).astype(np.float16))
+    back = torrent.to_units((units / ICENTIA_GAIN).astype(np.float16))
     same = back == units
     assert same[np.abs(units) < 1195].all() and not same[np.abs(units) == 1195].any()
     assert np.abs(back - units)[np.abs(units) < 2048].max() == 1

@@ -4,14 +4,17 @@ import glob
 import gzip
 import hashlib
 import json
+import math
 import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from utils.cli import UserError
 
@@ -114,6 +117,30 @@ def read_json(path: Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None
+
+
+def load_npz(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """Arrays of an uncompressed `.npz` file by name, all or those of `names` that it holds.
+
+    Raises:
+        ValueError: it is damaged or compressed, or holds objects.
+    """
+    size = path.stat().st_size
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            chosen = [name for name in file if names is None or name in names]
+            for name in chosen:
+                with file.zip.open(f"{name}.npy") as member:
+                    np.lib.format.read_magic(member)
+                    shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+                # Checked before memory is allocated.
+                if math.prod(shape) * dtype.itemsize > size:
+                    raise ValueError(f"{name} is larger than the file, or compressed")
+            return {name: file[name] for name in chosen}
+    except OSError:
+        raise
+    except Exception as error:  # NumPy and zipfile raise almost any error on damaged files
+        raise ValueError(f"not readable arrays ({error})") from None
 
 
 def spelled(path: Path) -> str:

@@ -15,7 +15,7 @@ import torch
 from benchmarks.measures.infer import write_weights
 from benchmarks.measures.timing import describe, save
 from recordings.formats import read_recording
-from recordings.synthetic_cohort import write_challenge17
+from recordings.synthetic import write_challenge17
 from utils.cli import UserError
 
 FS = 300

@@ -12,7 +12,7 @@ from benchmarks.measures.timing import describe, in_turns, save, seconds, show
 from finetuning.predict.predictor import Predictor
 from models import Classifier, build_encoder
 from recordings.formats import read_recording
-from recordings.synthetic_cohort import write_challenge17
+from recordings.synthetic import write_challenge17
 from utils.contract import Contract
 from utils.weights import save_weights
 

@@ -21,7 +21,7 @@ from pretraining.labels import ECTOPIC
 from pretraining.sampler import Sampler
 from pretraining.tasks import TASKS
 from recordings.annotations import BEAT_CLASSES
-from recordings.synthetic_cohort import write_icentia11k
+from recordings.synthetic import write_icentia11k
 from utils.engine import Batch, choose_hardware
 
 BLOCKS, DEVICE = "the trainer's blocks, int16", "the same, normalised on the device"

@@ -16,8 +16,8 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.measures.timing import describe, save
-from recordings.segments import place_of
-from recordings.synthetic_cohort import write_icentia11k
+from recordings.synthetic import write_icentia11k
+from recordings.wfdb_files import segment_path
 from utils.cli import UserError
 
 ICENTIA = 11_000  # patients
@@ -68,10 +68,10 @@ def measure(args: argparse.Namespace) -> None:
 def write_cohort(root: Path, patients: int, segments: int, samples: int) -> None:
     """One synthetic patient under many names: the number of files is what counts here."""
     write_icentia11k(root, 1, segments, samples, seed=0)
-    first = [place_of(root, 0, segment) for segment in range(segments)]
+    first = [segment_path(root, 0, segment) for segment in range(segments)]
     for patient in tqdm(range(1, patients), "cohort", disable=None):
         for segment, (folder, name) in enumerate(first):
-            where, copy = place_of(root, patient, segment)
+            where, copy = segment_path(root, patient, segment)
             where.mkdir(parents=True, exist_ok=True)
             header = (folder / f"{name}.hea").read_text().replace(name, copy)
             (where / f"{copy}.hea").write_text(header)

@@ -14,7 +14,7 @@ import pandas as pd
 from benchmarks.measures.limits import flops, matrix_rate
 from benchmarks.measures.steps import PLAIN, make_step, make_variant
 from benchmarks.measures.timing import describe, in_turns, save, seconds, show
-from recordings.synthetic_cohort import write_icentia11k
+from recordings.synthetic import write_icentia11k
 from utils.engine import choose_hardware
 
 CLASSES = 5  # of beats

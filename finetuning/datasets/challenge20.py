@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from finetuning.datasets.listing import Listing, multi_hot
-from recordings import Unusable
+from recordings import Unusable, one_line
 from recordings.formats import Recording, read_recording
-from recordings.wfdb_files import words
 from utils.cli import UserError
 from utils.datasets import TWELVE_LEADS
 from utils.manifest import summary
@@ -43,7 +42,7 @@ def read_listing(source: Path) -> Listing:
             labels[record] = parse_diagnoses(content.decode("utf-8", "replace"))
             checksum.update(f"{record}\n".encode() + content)
         except (OSError, Unusable) as reason:
-            left_out.append({"record": record, "reason": words(reason)})
+            left_out.append({"record": record, "reason": one_line(reason)})
     if not labels:
         raise UserError(f"{source}: no record is usable ({summary(left_out)})")
     classes = sorted(set().union(*labels.values()))

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from recordings import one_line
 from recordings.formats import Recording
-from recordings.wfdb_files import words
 from utils.cli import UserError
 
 PARTS = ("train", "val", "test")
@@ -90,7 +90,7 @@ def _read_cells(path: Path) -> pd.DataFrame:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; download or write it") from None
     except ValueError as error:  # pandas' errors of parsing, too
-        raise UserError(f"{path} is not a CSV file ({words(error)})") from None
+        raise UserError(f"{path} is not a CSV file ({one_line(error)})") from None
     for cell in cells.to_numpy().flat:
         if "\0" in cell:  # no path holds one, and NumPy drops it from the end of a text
             raise UserError(f"{path}: {cell!r} holds a NUL; write the table anew")

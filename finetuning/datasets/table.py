@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from finetuning.datasets.listing import PARTS, Listing, multi_hot, read_table
-from recordings.formats import ADU, UNITS, Recording, names_wfdb, read_recording
-from recordings.lazy import as_unit
+from recordings import ADU, UNITS, as_unit
+from recordings.formats import Recording, read_recording, record_file
 from utils.cli import UserError
 from utils.files import sha256
 
@@ -88,7 +88,7 @@ def refuse_repeats(table: Path, folder: Path, files: Iterable[str]) -> None:
     first = {}
     for file in files:
         path = folder / file
-        place = os.path.realpath(path.with_suffix(".hea") if names_wfdb(path) else path)
+        place = os.path.realpath(record_file(path))
         if first.get(place) == file:
             raise UserError(f"{table} lists {file!r} more than once; keep one row of each")
         if place in first:

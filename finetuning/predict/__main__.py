@@ -9,7 +9,7 @@ From Python: `from finetuning.predict import Predictor`.
 import argparse
 from pathlib import Path
 
-from recordings.lazy import as_unit
+from recordings import UNITS, as_unit
 from utils import cli, names
 
 SHIPPED = Path(__file__).parents[2] / "weights" / "af_resnet18.safetensors"
@@ -32,7 +32,7 @@ def parse_arguments() -> argparse.Namespace:
         f"those that come with the repository, {SHIPPED.parent.name}/{SHIPPED.name}",
     )
     flag("--fs", type=cli.positive, help="Hz, where the file does not say")
-    flag("--unit", type=as_unit, choices=names.UNITS, help="where the file does not say")
+    flag("--unit", type=as_unit, choices=UNITS, help="where the file does not say")
     flag("--gain", type=cli.positive, help="of --unit adu: units per mV")
     flag("--channel", help="lead, by name or by number from 0; the first by default")
     flag(

@@ -17,7 +17,7 @@ from finetuning.predict.windows import WINDOW
 from recordings import Unusable
 from recordings.annotations import ALPHABETS, FLUTTER, SAME_SUBJECT
 from recordings.formats import read_recording
-from recordings.wfdb_files import read_marks
+from recordings.wfdb_files import read_atr
 from utils import metrics
 from utils.cli import UserError
 from utils.contract import Contract
@@ -89,7 +89,7 @@ def answer(
         Unusable: no annotated recording of `source` with such a lead and a window's length.
     """
     recording = read_recording(record)
-    marks = read_marks(record)
+    marks = read_atr(record)
     rhythms = read_rhythms(marks.sample, marks.symbol, marks.aux_note)
     if ALPHABETS[source].fs not in (None, recording.fs):
         raise Unusable(f"{recording.fs:g} Hz, not {ALPHABETS[source].fs} as {source}")

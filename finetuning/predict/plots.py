@@ -11,7 +11,7 @@ from finetuning.predict.answers import Answer, Prediction
 from finetuning.predict.pictures import draw_recording
 from finetuning.predict.predictor import Predictor
 from finetuning.predict.timeline import draw_timeline
-from recordings.lazy import LazyRecording
+from recordings import LazyRecording
 
 
 def draw(

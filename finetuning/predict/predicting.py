@@ -12,10 +12,8 @@ from finetuning.predict import answer_files, plots
 from finetuning.predict.answer_files import Result
 from finetuning.predict.answer_table import Table, words_of
 from finetuning.predict.predictor import Predictor
-from recordings import Unusable
-from recordings.formats import arranged, lead_number, open_recording
-from recordings.lazy import LazyRecording
-from recordings.record_files import Found, find_records
+from recordings import LazyRecording, Unusable
+from recordings.formats import RecordFile, find_records, lead_number, lead_order, open_recording
 from utils.cli import UserError, plain
 from utils.datasets import DATA_SETS
 from utils.files import spelled
@@ -47,7 +45,7 @@ def predict(args: argparse.Namespace) -> None:
     tell_unusable(found, results)
 
 
-def look(args: argparse.Namespace, predictor: Predictor, name: str, record: Found) -> Result:
+def look(args: argparse.Namespace, predictor: Predictor, name: str, record: RecordFile) -> Result:
     """Answer for one recording, and draw it where the flags say so."""
     lead, fs = "", float("nan")
     try:
@@ -74,7 +72,8 @@ def in_order(recording: LazyRecording, predictor: Predictor) -> LazyRecording:
     if contract.in_channels == 1:
         return recording
     known = DATA_SETS.get(contract.dataset)
-    return arranged(recording, contract.in_channels, known.leads if known else None)
+    order = lead_order(recording, contract.in_channels, known.leads if known else None)
+    return recording.select(order)
 
 
 def choose_lead(recording: LazyRecording, channel: str | None, predictor: Predictor) -> int | None:
@@ -108,7 +107,7 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     return [spelled(os.path.relpath(path, common)) for path in whole]
 
 
-def tell_unusable(found: Sequence[Found], results: Sequence[Result]) -> None:
+def tell_unusable(found: Sequence[RecordFile], results: Sequence[Result]) -> None:
     """Say how many recordings cannot be read that were only found.
 
     Raises:

@@ -10,10 +10,7 @@ from finetuning.predict.answers import Prediction, Rule
 from finetuning.predict.doubts import doubt
 from finetuning.predict.member import Member
 from finetuning.predict.windows import SHORTEST, windows
-from recordings import Unusable
-from recordings.formats import millivolt
-from recordings.lazy import LazyRecording
-from recordings.wfdb_files import check_rate
+from recordings import LazyRecording, Unusable, check_rate, millivolt
 from utils.cli import UserError
 from utils.contract import Contract
 from utils.engine import Hardware, choose_hardware

@@ -17,7 +17,7 @@ from numpy.lib import format as npy
 
 from pretraining.icentia11k.room import Room
 from pretraining.icentia11k.unpickle import unpickle
-from recordings.wfdb_files import Unusable, words
+from recordings import Unusable, one_line
 
 DIRECTORY = 2**16  # bytes of a `.npz` that list its members, fifty or more for each
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others cannot be unzipped bit by bit
@@ -63,7 +63,7 @@ def _all_unusable() -> Iterator[None]:
     except Unusable:
         raise
     except Exception as error:  # a damaged file fails in any way there is
-        raise Unusable(f"unreadable ({words(error)})") from None
+        raise Unusable(f"unreadable ({one_line(error)})") from None
 
 
 def _load_npz(file: BinaryIO, room: Room) -> dict[str, np.ndarray]:

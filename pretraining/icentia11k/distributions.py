@@ -9,7 +9,7 @@ import numpy as np
 from pretraining.icentia11k import reader as icentia11k
 from pretraining.icentia11k import torrent
 from pretraining.icentia11k.reader import Header, Segment
-from recordings.wfdb_files import Unusable
+from recordings import Unusable
 from utils.cli import UserError
 
 Records = dict[int, list[Path]]  # of each patient, sorted

@@ -13,7 +13,7 @@ import numpy as np
 
 from pretraining.icentia11k import admit
 from pretraining.icentia11k.reader import Header
-from recordings.wfdb_files import GAINS
+from recordings import GAINS
 from utils.cli import UserError
 from utils.files import read_json
 

@@ -19,8 +19,8 @@ from pretraining.icentia11k.distributions import distribution_of
 from pretraining.icentia11k.index import ARRAYS, DTYPES, AnnotationIndex, table_dtype
 from pretraining.icentia11k.reader import Header
 from pretraining.parallel import mapping
+from recordings import Unusable, one_line
 from recordings.quality import Quality
-from recordings.wfdb_files import Unusable, words
 from utils.cli import UserError
 from utils.files import write_json
 
@@ -210,7 +210,7 @@ def _read_patient(root: Path, patient: int, paths: list[Path]) -> Part:
     for record, segment in chain.from_iterable(map(distributions.read, paths)):
         name = str(record.relative_to(root))
         if isinstance(segment, Exception):
-            out = {"record": name, "patient": patient, "reason": words(segment)}
+            out = {"record": name, "patient": patient, "reason": one_line(segment)}
             left_out.append(out | {"sizes": _sizes(record)})
             continue
         header, annotated, beat_ends, beat_codes, *rhythm, quality = segment

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import numpy as np
 import wfdb
 
+from recordings import MILLIVOLT, Unusable, one_line
 from recordings import wfdb_files as wfdb_io
 from recordings.annotations import BEAT_CLASSES, ICENTIA_BEATS, ICENTIA_RHYTHMS, RHYTHM_CLASSES
 from recordings.quality import Quality, assess
-from recordings.segments import FS
-from recordings.wfdb_files import MILLIVOLT, Unusable, read_marks, words
+from recordings.wfdb_files import ICENTIA_FS, read_atr
 from utils.cli import UserError
 from utils.contract import LARGEST
 from utils.files import read_json
@@ -144,7 +144,7 @@ def read_annotations(
     if not Path(f"{record_path}.atr").exists():
         ends, codes = np.zeros(0, np.int64), np.zeros(0, np.int8)
         return ends, codes, ends, codes
-    marks = read_marks(record_path)
+    marks = read_atr(record_path)
     places = np.asarray(marks.sample, np.int64)
     codes = np.array([BEAT_CODES.get(symbol, -1) for symbol in marks.symbol], np.int8)
     beats = codes >= 0
@@ -192,8 +192,8 @@ def read_header(record_path: Path) -> Header:
     header = wfdb_io.read_header(record_path)
     if wfdb_io.leads_without_gain(record_path):
         raise Unusable("header states no gain per mV")
-    if header.fs != FS:
-        raise Unusable(f"header says {header.fs} Hz, not {FS}")
+    if header.fs != ICENTIA_FS:
+        raise Unusable(f"header says {header.fs} Hz, not {ICENTIA_FS}")
     if set(header.file_name) != {f"{record_path.name}.dat"}:
         raise Unusable(f"header names another signal file ({header.file_name[0]})")
     if not header.sig_len:
@@ -230,7 +230,7 @@ def read_signal(record_path: Path, header: Header) -> np.ndarray:
             )
         record = wfdb.rdrecord(str(record_path), channels=[0], physical=False)
     except wfdb_io.ERRORS as error:
-        raise Unusable(f"unreadable signal ({words(error)})") from None
+        raise Unusable(f"unreadable signal ({one_line(error)})") from None
     signal = record.d_signal[:, 0]
     if len(signal) != header.samples:
         raise Unusable(f"header says {header.samples} samples, file holds {len(signal)}")
@@ -258,5 +258,5 @@ def open_signal(record_path: Path, header: Header) -> np.ndarray:
     try:
         content = torch.from_file(name, shared=False, size=size, dtype=torch.uint8)
     except RuntimeError as error:  # it may not be read
-        raise Unusable(words(error)) from None
+        raise Unusable(one_line(error)) from None
     return content.numpy()[header.offset :].view("<i2")[None]

@@ -2,7 +2,7 @@
 
 from typing import BinaryIO
 
-from recordings.wfdb_files import Unusable
+from recordings import Unusable
 
 LINE = 2**22  # bytes of a line of protocol 0; errors quote all of it
 # Arrays of objects. A few thousand, one in another, overflow the machine's stack when deleted.

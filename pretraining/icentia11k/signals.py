@@ -9,7 +9,7 @@ import numpy as np
 from pretraining.icentia11k import torrent
 from pretraining.icentia11k.distributions import distribution_of
 from pretraining.icentia11k.index import AnnotationIndex
-from recordings.wfdb_files import Unusable
+from recordings import Unusable
 from utils.cli import UserError
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pretraining.icentia11k.room import Room
-from recordings.wfdb_files import Unusable
+from recordings import Unusable
 
 AXES = 8  # of an array
 

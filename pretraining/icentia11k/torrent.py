@@ -22,10 +22,10 @@ import numpy as np
 
 from pretraining.icentia11k import admit
 from pretraining.icentia11k.reader import Header, Segment
+from recordings import Unusable, one_line
 from recordings.annotations import BEAT_CLASSES, RHYTHM_CLASSES
 from recordings.quality import assess
-from recordings.segments import GAIN
-from recordings.wfdb_files import Unusable, words
+from recordings.wfdb_files import ICENTIA_GAIN
 from utils.cli import UserError
 
 FILE_NAME = re.compile(r"((\d{5,})_batched)(_lbls)?(\.pkl\.gz|\.npy|\.npz)")
@@ -95,7 +95,7 @@ def open_signal(record: Path) -> np.ndarray:
         zipped = path.suffix != ".npy"
         signal = admit.load(path, SIGNAL_LIMIT) if zipped else admit.map_npy(path)
     except (OSError, Unusable) as error:
-        raise Unusable(f"signal: {words(error)}") from None
+        raise Unusable(f"signal: {one_line(error)}") from None
     if not (isinstance(signal, np.ndarray) and signal.dtype == np.float16 and signal.ndim == 2):
         raise Unusable("signal: no float16 array (segments, samples)")
     if not signal.size:
@@ -121,7 +121,7 @@ def _segment(samples: np.ndarray, labels: Any, number: int) -> Segment:
     samples = samples.astype(np.float32)  # NumPy is slow at halves
     if not np.isfinite(samples).all():
         raise Unusable("missing (NaN) or infinite samples")
-    header = Header(len(samples), GAIN, 0, False, 0)
+    header = Header(len(samples), ICENTIA_GAIN, 0, False, 0)
     quality = assess(samples)
     if labels is None:
         nothing = np.zeros(0, np.int64), np.zeros(0, np.int8)
@@ -146,7 +146,7 @@ def _load_labels(record: Path, segments: int) -> Any:
     except (KeyError, TypeError):
         raise Unusable("labels: no btype and rtype for each segment") from None
     except (OSError, Unusable) as error:
-        raise Unusable(f"labels: {words(error)}") from None
+        raise Unusable(f"labels: {one_line(error)}") from None
     if labelled != {segments}:
         raise Unusable(f"labels of {max(labelled)} segments, signal of {segments}")
     return labels
@@ -207,7 +207,7 @@ def to_units(signal: np.ndarray) -> np.ndarray:
     An int16 sample that was divided by the gain and rounded to float16 comes back as it was below
     1,195 units (16 mV), and differs by one at most below 2,048.
     """
-    units = np.rint(signal.astype(np.float32) * np.float32(GAIN))
+    units = np.rint(signal.astype(np.float32) * np.float32(ICENTIA_GAIN))
     return units.clip(-LARGEST, LARGEST).astype(np.int16)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from pretraining.icentia11k.room import Limited, Room
 from pretraining.icentia11k.stand_ins import ADMITTED, NDARRAY, Type, fill
-from recordings.wfdb_files import Unusable
+from recordings import Unusable
 
 STEP = 512  # bytes taken by each step: more than it builds, and so few steps take seconds at most
 PLACES = 2**32  # in the memo; larger numbers can be chosen to have equal hashes

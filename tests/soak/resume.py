@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from finetuning import prepare
-from recordings.synthetic_cohort import write_challenge17, write_icentia11k
+from recordings.synthetic import write_challenge17, write_icentia11k
 from tests.helpers import command
 from tests.interrupting import kill_and_continue, results, start
 from utils import cli
