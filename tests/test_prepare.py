@@ -15,11 +15,10 @@ from finetuning import prepare
 from finetuning.datasets import challenge17
 from finetuning.prepared_set import load_prepared, manifest_path
 from recordings.formats import Recording
-from recordings.resampling import to_microvolt
+from recordings.resampling import METHODS, to_microvolt
 from tests import helpers
 from utils.cli import UserError
 from utils.files import sha256, write_json
-from utils.names import RESAMPLINGS
 
 CLASSES = "ANO~"
 PER_CLASS = 5
@@ -180,7 +179,7 @@ def test_label_file(source, command, tmp_path):
 # The signal
 
 
-@pytest.mark.parametrize("resampling", RESAMPLINGS)
+@pytest.mark.parametrize("resampling", METHODS)
 @pytest.mark.parametrize(("gain", "amplitude"), [(1000, 1000), (500, 2000)])
 def test_resampling_keeps_a_sine(tmp_path, gain, amplitude, resampling):
     def sine(fs):
@@ -195,7 +194,7 @@ def test_resampling_keeps_a_sine(tmp_path, gain, amplitude, resampling):
     np.testing.assert_allclose(signal[inner, 0], amplitude * sine(250)[inner], atol=4)
 
 
-@pytest.mark.parametrize("resampling", RESAMPLINGS)
+@pytest.mark.parametrize("resampling", METHODS)
 def test_equal_rate_keeps_every_value(tmp_path, resampling):
     put_record(tmp_path, "A", noise())
     recording = challenge17.read_signal(tmp_path, "A")
