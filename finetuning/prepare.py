@@ -2,42 +2,52 @@
 
     python -m finetuning.prepare --source training2017.zip --labels zip --out data/physionet
 
-Writes data/physionet_train.npz, data/physionet_test.npz and data/physionet_manifest.json; with
---dataset challenge20, ptbxl or table, the same of other recordings.
+Writes data/physionet_train.npz, data/physionet_test.npz and data/physionet_manifest.json. Each data
+set of `finetuning.datasets` has flags of its own, see --dataset NAME --help.
 """
 
 import argparse
+import sys
+from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from recordings import UNITS, as_unit
-from recordings.resampling import METHODS
-from utils import cli, names, presets
+import numpy as np
+from tqdm import tqdm
 
-OUT = {"challenge17": "physionet"}  # where --out is not the name of the data set
-DRAWING = ["test_size", "seed"]  # for data sets that come without a split
-# Flags that not all data sets have.
-NEEDED = {
-    "challenge17": ["source", "labels"],
-    "challenge20": ["source"],
-    "ptbxl": ["source"],
-    "table": ["table"],
-}
-OPTIONAL = {
-    "challenge17": DRAWING,
-    "challenge20": DRAWING,
-    "ptbxl": ["category", "ptbxl_rate", "val_folds", "test_folds"],
-    "table": ["source", "record_fs", "unit", "gain", *DRAWING],
-}
+from finetuning.datasets import DATASETS, PARTS, Listing
+from finetuning.predict.doubts import RANGE, implausible
+from finetuning.prepared_set import UNIT, divide, report_absent, write_prepared
+from recordings import Unusable
+from recordings.formats import lead_order
+from recordings.quality import Quality, assess_leads
+from recordings.resampling import METHODS, to_microvolt
+from utils import cli, presets
+from utils.cli import UserError
+from utils.files import sha256, write_json
+from utils.manifest import counted, report_flagged, summary
+
+COMMAND = "python -m finetuning.prepare"
+TEST_SIZE, SEED = 0.2, 0  # of the split, if the data set comes without one
 
 
-def parse_arguments() -> tuple[argparse.Namespace, dict[str, Any]]:
-    """Flags of this command, checked, and those that the reader takes."""
-    parser = cli.Parser(prog="python -m finetuning.prepare", description=__doc__.split("\n")[0])
+def parse_arguments() -> argparse.Namespace:
+    """Flags of the command and of the data set that `--dataset` names."""
+    first = cli.Parser(prog=COMMAND, add_help=False)
+    first.add_argument(
+        "--dataset",
+        choices=tuple(DATASETS),
+        default="challenge17",
+        help="data set; for the flags of each see --dataset NAME --help",
+    )
+    dataset = first.parse_known_args()[0].dataset
+    prog = f"{COMMAND} --dataset {dataset}"
+    parser = cli.Parser(prog=prog, description=__doc__.split("\n")[0], parents=[first])
     flag = parser.add_argument
-    flag("--dataset", choices=names.DATASETS, default="challenge17", help="layout of --source")
-    add_dataset_flags(parser)
-    flag("--fs", type=_rate, default=250, help="sampling rate to write, whole Hz")
+    for name, options in DATASETS[dataset].FLAGS.items():
+        flag(f"--{name.replace('_', '-')}", **options)
+    flag("--fs", type=cli.count, default=250, help="sampling rate to write, whole Hz")
     flag(
         "--resampling",
         choices=METHODS,
@@ -46,106 +56,202 @@ def parse_arguments() -> tuple[argparse.Namespace, dict[str, Any]]:
     )
     flag("--pad", type=cli.count, default=16384, help="samples a record is padded to in training")
     flag(
-        "--out",
-        type=_prefix,
-        help="beginning of the file names; by default data/physionet of challenge17, data/DATASET",
-    )
-    flag("--overwrite", action="store_true", help="replace files that are there")
-    cli.add_preset_flag(parser)
-    args = parser.parse_with_preset(presets.PREPARE)
-    own = check_dataset_flags(parser, args)
-    args.out = args.out or Path("data", OUT.get(args.dataset, args.dataset))
-    args.drawing = sorted(parser.given() & set(DRAWING))
-    return args, {name: getattr(args, name) for name in own if name not in DRAWING}
-
-
-def add_dataset_flags(parser: cli.Parser) -> None:
-    """Flags of `NEEDED` and `OPTIONAL`."""
-    flag = parser.add_argument
-    flag(
-        "--source",
-        type=cli.existing,
-        help="folder of the recordings; [challenge17] training2017, or its zip; [table] where the"
-        " paths start, by default beside the table",
-    )
-    flag(
-        "--labels",
-        type=_labels,
-        metavar="{zip,v3,FILE}",
-        help="[challenge17] zip: REFERENCE.csv of the source, for reproductions; v3:"
-        " REFERENCE-v3.csv in or beside the source, for new work; or a file of 'record,class'"
-        " lines",
-    )
-    flag(
-        "--category",
-        choices=names.PTBXL_CATEGORIES,
-        default="rhythm",
-        help="[ptbxl] statements to classify",
-    )
-    flag(
-        "--ptbxl-rate",
-        type=int,
-        choices=names.PTBXL_RATES,
-        default=500,
-        help="[ptbxl] Hz of the recordings to read",
-    )
-    flag("--val-folds", type=cli.id_list, default="9", help="[ptbxl] to validate on")
-    flag("--test-folds", type=cli.id_list, default="10", help="[ptbxl] to test on; others train")
-    flag("--table", type=cli.file, help="[table] CSV file: file, label and more, see the README")
-    flag("--record-fs", type=cli.positive, help="[table] Hz, where neither table nor file says")
-    flag(
-        "--unit",
-        type=as_unit,
-        choices=UNITS,
-        help="[table] where neither table nor file says",
-    )
-    flag("--gain", type=cli.positive, help="[table] units per mV, with --unit adu")
-    flag(
         "--test-size",
         type=cli.proper_share,
-        default=0.2,
-        help="[without a split] share of the records in the test set",
+        help=f"share of the records in the test set, by default {TEST_SIZE}; only for data without"
+        " a split",
     )
-    flag("--seed", type=cli.seed, default=0, help="[without a split] of the one that is drawn")
+    flag("--seed", type=cli.seed, help=f"seed of the split, by default {SEED}; as --test-size")
+    prefix = f"data/{DATASETS[dataset].PREFIX}"
+    flag("--out", type=Path, default=prefix, help="beginning of the file names")
+    flag("--overwrite", action="store_true", help="replace files that are there")
+    cli.add_preset_flag(parser)
+    return parser.parse_with_preset(presets.PREPARE)
 
 
-def check_dataset_flags(parser: cli.Parser, args: argparse.Namespace) -> list[str]:
-    """Names of the flags that `args.dataset` has; refuses others, and to do without one."""
-    own = NEEDED[args.dataset] + OPTIONAL[args.dataset]
-    others = set().union(*NEEDED.values(), *OPTIONAL.values()) - set(own)
-    parser.refuse(others, f"not for --dataset {args.dataset}")
-    for name in NEEDED[args.dataset]:
-        if getattr(args, name) is None:
-            parser.error(f"--dataset {args.dataset} needs --{name}")
-    return own
+def prepare(
+    dataset: ModuleType,
+    listing: Listing,
+    out: Path,
+    fs: int,
+    resampling: str,
+    pad: int,
+    test_size: float | None = None,
+    seed: int | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Read, resample, split and write the records of a data set, then report on them.
+
+    Args:
+        dataset: module of `finetuning.datasets`. listing: what its `read_listing` returned.
+        out: beginning of the file names. fs: Hz to write. resampling: of `METHODS`.
+        pad: samples that training pads a record to. test_size, seed: of a set without a split.
+
+    Raises:
+        UserError: a file exists, the split cannot be made, or no record is usable.
+    """
+    drawn = listing.parts is None
+    if not drawn and (test_size, seed) != (None, None):
+        raise UserError("--test-size and --seed draw a split, but the data has one; leave them out")
+    test_size, seed = TEST_SIZE if test_size is None else test_size, seed or SEED
+    parts = ("train", "test") if drawn else [part for part in PARTS if part in listing.parts]
+    paths = {part: Path(f"{out}_{part}.npz") for part in parts}
+    paths["manifest"] = Path(f"{out}_manifest.json")
+    for path in paths.values():
+        if path.exists() and not overwrite:
+            raise UserError(f"{path} exists; choose another --out or give --overwrite")
+    listing, signals, flagged, clipped = read_signals(listing, fs, resampling)
+    splits = split(listing, test_size, seed)
+    constants = {"mean_mv": dataset.MEAN_MV, "sd_mv": dataset.SD_MV}
+    if dataset.MEAN_MV is None:
+        constants = measure([signals[i] for i in splits["train"]]) | {"measured_on": "train"}
+    files, class_counts = {}, {"all": listing.class_counts}
+    for name, chosen in splits.items():
+        part, path = listing.keep(chosen), paths[name]
+        write_prepared(path, [signals[i] for i in chosen], part.y, part.records, part.classes)
+        files[name] = {"name": path.name, "sha256": sha256(path), "records": len(chosen)}
+        class_counts[name] = part.class_counts
+    manifest = {
+        "dataset": dataset.__name__.rpartition(".")[2],
+        "labels": listing.labels,
+        "source_sha256": listing.checksums,
+        "classes": list(listing.classes),
+        "multi_label": listing.multi_label,
+        "left_out": listing.left_out,
+        "fs": fs,
+        "resampling": resampling,
+        "unit": UNIT,
+        "pad": pad,
+        **constants,
+        "clipped_samples": sum(count for count, _ in clipped),
+        **counted(flagged),
+        "seed": seed if drawn else None,
+        "test_size": test_size if drawn else None,
+        "class_counts": class_counts,
+        "files": files,
+        "versions": {name: version(name) for name in ("numpy", "scipy", "scikit-learn")},
+    }
+    if listing.patients is not None:  # numbered, for later splits
+        numbers = np.unique(listing.patients, return_inverse=True)[1].tolist()
+        manifest["patients"] = dict(zip(listing.records.tolist(), numbers, strict=True))
+    write_json(paths["manifest"], manifest)
+    if listing.left_out:
+        print(f"{summary(listing.left_out)} (all: {paths['manifest']})", file=sys.stderr)
+    if clipped:
+        most, record = max(clipped, key=lambda item: item[0])
+        total = f"{manifest['clipped_samples']} samples beyond ±{RANGE:g} mV were clipped"
+        print(f"{total}, {most} of them in {record}", file=sys.stderr)
+    report_flagged(flagged)
+    for name, chosen in splits.items():
+        report_absent(name, listing.y[chosen], listing.classes)
+        counts = [f"{label} {count}" for label, count in class_counts[name].items()]
+        shown = ", ".join(counts) if len(counts) <= 8 else f"{len(counts)} classes"
+        print(f"{name}: {len(chosen)} recordings ({shown}) in {paths[name]}")
 
 
-def _labels(text: str) -> str | Path:
-    if text not in ("zip", "v3") and not Path(text).is_file():
-        raise argparse.ArgumentTypeError(f"{text} is neither zip nor v3 nor a file")
-    return text if text in ("zip", "v3") else Path(text)
+def read_signals(
+    listing: Listing, fs: int, resampling: str
+) -> tuple[Listing, list[np.ndarray], dict[str, list[str]], list[tuple[int, str]]]:
+    """Read and resample every record.
+
+    Returns:
+        The listing of the usable records, with the others left out; their signals, int16 (samples,
+        leads) in microvolt; the names of those with a `constant` or `clipped` lead; and of those
+        with samples beyond int16, how many, and which record, with a probable cause.
+
+    Raises:
+        UserError: no record is usable.
+    """
+    kept, signals, clipped, left_out = [], [], [], list(listing.left_out)
+    flagged: dict[str, list[str]] = {kind: [] for kind in Quality._fields}
+    count, leads = listing.leads and len(listing.leads), listing.leads
+    records = tqdm(listing.records.tolist(), "reading", leave=False, disable=None)
+    for index, record in enumerate(records):
+        try:
+            recording = listing.read(record)
+            count, leads = count or recording.signal.shape[1], leads or recording.leads
+            order = lead_order(recording, count, leads)
+            recording = recording._replace(signal=recording.signal[:, order])
+        except Unusable as error:
+            left_out.append({"record": record, "reason": str(error)})
+            continue
+        microvolt, out_of_range = to_microvolt(recording, fs, resampling, listing.beyond)
+        kept.append(index)
+        signals.append(microvolt)
+        if out_of_range:
+            cause = implausible(recording.signal)
+            clipped.append((out_of_range, f"{record} ({cause})" if cause else record))
+        if recording.uncalibrated:
+            flagged.setdefault("uncalibrated", []).append(record)
+        for kind, applies in assess_leads(recording.signal)._asdict().items():
+            flagged[kind] += [record] * applies
+    if not kept:
+        raise UserError(f"no record is usable ({summary(left_out)})")
+    return listing.keep(kept, left_out=left_out), signals, flagged, clipped
 
 
-def _rate(text: str) -> int:
-    value = cli.count(text)
-    if not 50 <= value <= 1000:
-        raise argparse.ArgumentTypeError(f"{value} must be from 50 to 1000 Hz")
-    return value
+def split(listing: Listing, test_size: float, seed: int) -> dict[str, np.ndarray]:
+    """Indices of the records of each part, ascending: the set's own parts, or train and test.
+
+    Raises:
+        UserError: nothing is left to train on, or a class of a single-label set is missing in the
+            training part, or in the test part of a stratified split.
+    """
+    lost = f" ({summary(listing.left_out)})" if listing.left_out else ""
+    complete, remedy = ["train"], "see the split"
+    if listing.parts is not None:
+        parts = {name: np.flatnonzero(listing.parts == name) for name in PARTS}
+        parts = {name: chosen for name, chosen in parts.items() if len(chosen)}
+    else:
+        y, multi_label, patients = listing.y, listing.multi_label, listing.patients
+        try:
+            both = divide(y, multi_label, patients, seed, test_size=test_size)
+        except ValueError as error:
+            problem = f"--test-size {test_size:g} of {len(y)} records: {error}"
+            label, count = min(listing.class_counts.items(), key=lambda item: item[1])
+            raise UserError(f"{problem}; class {label} has {count}{lost}") from None
+        parts, remedy = (
+            dict(zip(PARTS[::2], both, strict=True)),
+            "try another --seed or --test-size",
+        )
+        complete += ["test"] if patients is None else []
+    if "train" not in parts:
+        raise UserError(f"no usable record is to train on; {remedy}{lost}")
+    for name in [] if listing.multi_label else complete:
+        for label, count in listing.keep(parts[name]).class_counts.items():
+            if not count:
+                raise UserError(f"{name} has no record of class {label}; {remedy}{lost}")
+    return parts
 
 
-def _prefix(text: str) -> Path:
-    path = Path(text)
-    if path.name in ("", "..") or text.endswith("/"):
-        raise argparse.ArgumentTypeError(f"{text} must end with the beginning of a file name")
-    return path
+def measure(signals: list[np.ndarray]) -> dict[str, Any]:
+    """Mean and sd in mV over all samples: a number for one lead, a list for several.
+
+    Args:
+        signals: int16 (samples, leads) in microvolt.
+
+    Raises:
+        UserError: a lead is flat.
+    """
+    samples = sum(map(len, signals))
+    mean = sum(signal.sum(0, dtype=np.float64) for signal in signals) / samples
+    square = sum(np.square(signal - mean).sum(0) for signal in signals) / samples
+    values = {"mean_mv": mean / 1000, "sd_mv": np.sqrt(square) / 1000}
+    rounded = {name: value.round(6).tolist() for name, value in values.items()}
+    if 0 in rounded["sd_mv"]:
+        lead = rounded["sd_mv"].index(0)
+        raise UserError(f"lead {lead} is flat in every recording; leave it out of the files")
+    return rounded if len(mean) > 1 else {name: only for name, (only,) in rounded.items()}
 
 
 def main() -> None:
-    args, own = parse_arguments()
-    # Only now, so that --help and a mistyped flag are answered at once.
-    from finetuning.preparation import prepare
-
-    prepare(args, own)
+    args = parse_arguments()
+    dataset = DATASETS[args.dataset]
+    listing = dataset.read_listing(**{name: getattr(args, name) for name in dataset.FLAGS})
+    prepare(
+        dataset, listing, args.out, args.fs, args.resampling, args.pad, args.test_size, args.seed,
+        args.overwrite,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

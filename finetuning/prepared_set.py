@@ -1,10 +1,9 @@
 """Prepared sets: recordings as int16 arrays in an `.npz`, with a JSON manifest beside them.
 
-This is what the trainer reads, whatever data set the recordings came from.
+The trainer reads these, whatever data set the recordings came from.
 """
 
 import sys
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,11 @@ import numpy as np
 from sklearn.model_selection import GroupShuffleSplit, train_test_split
 
 from utils.cli import UserError
-from utils.contract import FRAME, FS, LARGEST
 from utils.files import atomic_path, load_npz, read_json, sha256
+from utils.model_card import MAX_FRAME, MAX_FS, MAX_NUMBER
 
 UNIT = "uV"
-_KEYS = ("signal", "offsets", "y", "record_ids", "classes")
-_MOST = {"fs": FS, "pad": FRAME}
-_CONSTANTS = ("mean_mv", "sd_mv")
-_AGAIN = "prepare the set again"
+AGAIN = "prepare the set again"
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,7 @@ class PreparedSet:
 
     @property
     def patients(self) -> np.ndarray | None:
-        """(records,) number of the patient, where they are known."""
+        """(records,) number of the patient, if patients are known."""
         numbers = self.manifest.get("patients")
         if numbers is None:
             return None
@@ -67,21 +63,20 @@ def write_prepared(
 ) -> None:
     """Write one split; equal arguments give equal bytes.
 
-    `signals` are int16 (samples, channels) in microvolt, `y` is (records, classes) of 0 and 1.
-    The manifest, which lists this file's checksum, is the caller's to write, last.
+    The manifest, which lists the file's checksum, has to be written afterwards by the caller.
+
+    Args:
+        signals: int16 (samples, channels) in microvolt. y: (records, classes) of 0 and 1.
     """
-    offsets = np.zeros(len(signals) + 1, dtype=np.int64)
-    np.cumsum([len(signal) for signal in signals], out=offsets[1:])
     arrays = {
         "signal": np.concatenate(signals),
-        "offsets": offsets,
+        "offsets": np.cumsum([0, *map(len, signals)], dtype=np.int64),
         "y": np.asarray(y, dtype=np.uint8),
         "record_ids": np.array(record_ids, dtype=np.str_),
         "classes": np.array(classes, dtype=np.str_),
     }
-    _check_arrays(path, arrays)
-    # An open file, because given a name NumPy would append ".npz" to it. Not compressed: ECG at
-    # 1 uV hardly shrinks, and reading would take several times as long.
+    # Given a name, NumPy would append ".npz" to it. Not compressed: ECG at 1 uV hardly shrinks, and
+    # reading would take several times as long.
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
@@ -89,104 +84,70 @@ def write_prepared(
 def load_prepared(path: Path) -> PreparedSet:
     """Read one split and its manifest.
 
-    Raises `UserError` where the file is not a prepared set, has no manifest beside it or is not
-    the file that the manifest lists.
+    Raises:
+        UserError: the file is not a prepared set, or not the one that the manifest beside it lists.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path} is not a file; write it with python -m finetuning.prepare")
-    if not zipfile.is_zipfile(path):
-        raise UserError(
-            f"{path} is not a prepared set (.npz); write one with python -m finetuning.prepare"
-        )
-    manifest = _load_manifest(path)
-    arrays = _load_arrays(path)
-    _check_arrays(path, arrays)
-    if list(arrays["classes"]) != manifest.get("classes"):
-        raise UserError(f"{path} and {manifest_path(path)} name different classes; {_AGAIN}")
-    _check_numbers(manifest_path(path), manifest, arrays)
-    return PreparedSet(**arrays, manifest=manifest)
-
-
-def _load_manifest(path: Path) -> dict[str, Any]:
-    beside = manifest_path(path)
-    if not beside.is_file():
-        if "_" not in path.stem:
-            raise UserError(f"{path} is not named as a prepared set is (…_train.npz); {_AGAIN}")
-        raise UserError(f"{path} has no manifest {beside.name} beside it; copy it too or {_AGAIN}")
+    path, beside = Path(path), manifest_path(path)
+    for file in (path, beside):
+        if not file.is_file():
+            raise UserError(f"{file} is missing; write it with python -m finetuning.prepare")
     manifest = read_json(beside)
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise UserError(f"{beside} is not the manifest of a prepared set; {_AGAIN}")
-    entries = [e for e in manifest["files"].values() if isinstance(e, dict)]
-    listed = [entry.get("sha256") for entry in entries if entry.get("name") == path.name]
-    if not listed:
-        raise UserError(f"{beside} does not list {path.name}; {_AGAIN}")
-    if listed != [sha256(path)]:
-        raise UserError(f"{path} does not have the checksum that {beside.name} lists; {_AGAIN}")
-    for key, most in _MOST.items():
-        if not _is_number(manifest.get(key)) or not 0 < manifest[key] <= most:
-            raise UserError(f"{beside} gives no number for {key!r}, or none to use; {_AGAIN}")
-    if type(manifest["pad"]) is not int or type(manifest.get("multi_label", False)) is not bool:
-        raise UserError(
-            f"{beside}: 'pad' is no count, or 'multi_label' not true or false; {_AGAIN}"
-        )
-    if not isinstance(manifest.get("dataset"), str):
-        raise UserError(f"{beside} names no dataset; {_AGAIN}")
-    if manifest.get("unit") != UNIT:
-        raise UserError(f"{beside} gives the unit {manifest.get('unit')!r}, not {UNIT}; {_AGAIN}")
-    return manifest
-
-
-def _check_numbers(beside: Path, manifest: dict, arrays: dict[str, np.ndarray]) -> None:
-    leads, patients = arrays["signal"].shape[1], manifest.get("patients")
-    for key in _CONSTANTS:
-        given = manifest.get(key)
-        values = given if isinstance(given, list) else [given] * leads
-        if len(values) != leads or not all(map(_is_number, values)):
-            raise UserError(f"{beside}: {key!r} is no number, nor one for each lead; {_AGAIN}")
-        if key == "sd_mv" and min(values) <= 1 / LARGEST:
-            raise UserError(f"{beside}: {key!r} is not above 0; {_AGAIN}")
-    numbers = patients if isinstance(patients, dict) else {}
-    numbered = (type(numbers.get(record)) is int for record in arrays["record_ids"])
-    if patients is not None and not all(numbered):
-        raise UserError(f"{beside} lists no patient of some records; {_AGAIN}")
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < LARGEST
-
-
-def _load_arrays(path: Path) -> dict[str, np.ndarray]:
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    files = files.values() if isinstance(files, dict) else ()
+    listed = [file for file in files if isinstance(file, dict) and file.get("name") == path.name]
+    if [file.get("sha256") for file in listed] != [sha256(path)]:
+        raise UserError(f"{beside} does not list {path.name} with its checksum; {AGAIN}")
     try:
-        arrays = load_npz(path)
-    except ValueError:
-        raise UserError(f"{path} cannot be read as plain arrays; {_AGAIN}") from None
-    if set(arrays) != set(_KEYS):
-        found = ", ".join(name[:40] for name in arrays)
-        raise UserError(f"{path} holds {found}, not {', '.join(_KEYS)}; {_AGAIN}")
-    return arrays
-
-
-def _check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    signal, offsets, y, record_ids, classes = (arrays[key] for key in _KEYS)
-    n = record_ids.size
-    rules = (
-        (signal.dtype == np.int16 and signal.ndim == 2, "signal is not int16 (samples, channels)"),
-        (offsets.dtype == np.int64 and offsets.shape == (n + 1,), "offsets are not int64 (n + 1)"),
-        (y.dtype == np.uint8 and y.shape == (n, classes.size), "y is not uint8 (n, classes)"),
-        (record_ids.dtype.kind == "U" and record_ids.ndim == 1, "record_ids are not text (n)"),
-        (classes.dtype.kind == "U" and classes.ndim == 1, "classes are not text (classes)"),
-        (n > 0 and signal.size > 0, "there is no record"),
-    )
-    for holds, problem in rules:
+        prepared = PreparedSet(**load_npz(path), manifest=manifest)
+    except (ValueError, TypeError):  # a damaged archive, or other arrays
+        prepared = None
+    if prepared is None or not _arrays_fit(prepared):
+        raise UserError(f"{path} does not hold the arrays of a prepared set; {AGAIN}")
+    for key, holds in _check_manifest(prepared).items():
         if not holds:
-            raise UserError(f"{path}: {problem}; {_AGAIN}")
-    if offsets[0] != 0 or offsets[-1] != len(signal) or (np.diff(offsets) <= 0).any():
-        raise UserError(f"{path}: offsets do not divide the signal into records; {_AGAIN}")
-    if y.max(initial=0) > 1:
-        raise UserError(f"{path}: y holds values other than 0 and 1; {_AGAIN}")
-    if len(set(record_ids)) != n or len(set(classes)) != len(classes):
-        raise UserError(f"{path}: a record or a class is named twice; {_AGAIN}")
+            raise UserError(f"{beside}: {key!r} is missing or cannot be used; {AGAIN}")
+    return prepared
+
+
+def _arrays_fit(prepared: PreparedSet) -> bool:
+    """Whether the arrays are as `PreparedSet` describes them, and no name occurs twice."""
+    signal, offsets, y = prepared.signal, prepared.offsets, prepared.y
+    names = (prepared.record_ids, prepared.classes)
+    if [signal.dtype, offsets.dtype, y.dtype] != [np.int16, np.int64, np.uint8]:
+        return False
+    if any(array.dtype.kind != "U" or array.ndim != 1 for array in names):
+        return False
+    if (signal.ndim, y.ndim) != (2, 2) or not signal.size or offsets.shape != (len(y) + 1,):
+        return False
+    divided = offsets[0] == 0 and offsets[-1] == len(signal) and (np.diff(offsets) > 0).all()
+    unique = tuple(map(len, names)) == tuple(len(set(array)) for array in names) == y.shape
+    return bool(divided) and unique and y.max() <= 1
+
+
+def _check_manifest(prepared: PreparedSet) -> dict[str, bool]:
+    """Whether the trainer can use each value of the manifest."""
+    manifest, leads = prepared.manifest, prepared.signal.shape[1]
+    fs, pad, mean, sd = (manifest.get(key) for key in ("fs", "pad", "mean_mv", "sd_mv"))
+    patients = manifest.get("patients", dict.fromkeys(prepared.record_ids.tolist(), 0))
+    return {
+        "dataset": isinstance(manifest.get("dataset"), str),
+        "unit": manifest.get("unit") == UNIT,
+        "classes": manifest.get("classes") == prepared.classes.tolist(),
+        "multi_label": type(prepared.multi_label) is bool,
+        "fs": _are_numbers([fs], 1) and 0 < fs <= MAX_FS,
+        "pad": type(pad) is int and 0 < pad <= MAX_FRAME,
+        "mean_mv": _are_numbers(mean, leads),
+        "sd_mv": _are_numbers(sd, leads) and np.min(sd) > 1 / MAX_NUMBER,
+        "patients": isinstance(patients, dict)
+        and all(type(patients.get(record)) is int for record in prepared.record_ids.tolist()),
+    }
+
+
+def _are_numbers(value: Any, count: int) -> bool:
+    """Whether `value` is a number, or a list of `count` numbers."""
+    values = value if isinstance(value, list) else [value] * count
+    numbers = all(type(number) in (int, float) and abs(number) < MAX_NUMBER for number in values)
+    return numbers and len(values) == count
 
 
 def divide(

@@ -20,8 +20,7 @@ from safetensors.torch import save_file
 from scipy.io import savemat
 
 from finetuning.batches import to_device
-from finetuning.datasets import challenge17, challenge20, ptbxl, table
-from finetuning.datasets.listing import Listing
+from finetuning.datasets import Listing, challenge17, challenge20, ptbxl, table
 from finetuning.predict.predictor import Predictor
 from finetuning.prepared_set import load_prepared, manifest_path, write_prepared
 from pretraining import wfdb_source
@@ -253,7 +252,7 @@ def put_table(folder: Path, name: str) -> Path:
 
 
 def read_table(path: Path) -> None:
-    read_listed(table.read_listing(None, path, FS, "mV", None))
+    read_listed(table.read_listing(path, None, FS, "mV"))
 
 
 def put_ptbxl(folder: Path, name: str) -> Path:

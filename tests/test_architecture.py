@@ -6,8 +6,7 @@ import graphlib
 import pytest
 
 import models as encoders
-from finetuning import preparation, prepare
-from finetuning.datasets import challenge17, ptbxl
+from finetuning.datasets import challenge17
 from finetuning.predict import export
 from pretraining import conversion, tasks
 from pretraining import run as pretraining_run
@@ -78,9 +77,6 @@ def test_names_agree_with_the_tables():
     assert tuple(encoders.ENCODERS) == names.ARCHITECTURES
     assert tuple(conversion.SOURCES) == names.SOURCES
     assert tuple(pretraining_run.VALIDATED) == names.PRETRAINING_METRICS
-    assert tuple(preparation.DATASETS) == tuple(prepare.NEEDED) == names.DATASETS
-    assert prepare.OPTIONAL.keys() == prepare.NEEDED.keys()
-    assert tuple(ptbxl.FILE_NAMES) == names.PTBXL_RATES
     assert tuple(export.FORMATS) == names.EXPORTS
 
 

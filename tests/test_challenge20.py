@@ -67,9 +67,7 @@ def test_contract(source, command_on, tmp_path):
     assert manifest["multi_label"] is True and manifest["labels"] == "Dx"
     assert (manifest["mean_mv"], manifest["sd_mv"]) == ([0.0] * 12, list(challenge20.SD_MV))
     assert manifest["class_counts"]["all"] == {AF: 10, PAC: 10, SINUS: 10}
-    header, whole = result.out.splitlines()[:2]
-    assert header.split() == [AF, PAC, SINUS, "total", "file"]
-    assert whole.split()[:5] == ["all", "10", "10", "10", "20"]
+    assert result.out.startswith("train: 15 recordings (")
 
 
 def test_each_record_is_resampled_from_its_own_rate(source, command_on, tmp_path):
@@ -131,12 +129,12 @@ def test_no_signal_file(source, command_on):
 
 def test_what_is_refused(source, command_on, tmp_path):
     (tmp_path / "empty").mkdir()
-    command_on(tmp_path / "empty").refused("empty holds no .hea files")
+    command_on(tmp_path / "empty").refused("empty: no record is usable (it holds no .hea files)")
     for path in source.rglob("*.hea"):
         path.write_text(path.read_text().replace("Dx:", "Hx:"))
     command_on(source).refused("no record is usable", "20 × header without a diagnosis")
     for flags in (["--labels", "zip"], ["--val-folds", 3], ["--gain", 200]):
-        command_on(source, *flags).refused(str(flags[0]), "not for --dataset challenge20")
+        command_on(source, *flags).refused(str(flags[0]), "--dataset challenge20 --help")
     assert not (tmp_path / "out").exists()
 
 

@@ -25,8 +25,7 @@ def parse(monkeypatch, tmp_path):
     def parse(command, *flags):
         argv = ["command", *needed[command], *flags]
         monkeypatch.setattr(sys, "argv", list(map(str, argv)))
-        found = command.parse_arguments()
-        return found[0] if command is prepare else found
+        return command.parse_arguments()
 
     return parse
 

@@ -139,10 +139,10 @@ def test_patients_stay_together_when_validation_is_drawn(source, prepared, tmp_p
         ({"scp_codes": "['SR']"}, "ecg_id 7: scp_codes is not a dictionary"),
         ({"scp_codes": "{'SR': 0.0"}, "ecg_id 7: scp_codes is not a dictionary"),
         ({"scp_codes": "{" * 9999}, "ecg_id 7: scp_codes is not a dictionary"),
-        ({"filename_hr": "../secret"}, "ecg_id 7: '../secret' is no file of the set"),
-        ({"filename_hr": "/etc/secret"}, "ecg_id 7: '/etc/secret' is no file of the set"),
-        ({"filename_hr": ""}, "ecg_id 7: '' is no file of the set"),
-        ({"strat_fold": "x"}, "ecg_id 7: strat_fold 'x' is no number"),
+        ({"filename_hr": "../secret"}, "ecg_id 7: '../secret' is not a file of the set"),
+        ({"filename_hr": "/etc/secret"}, "ecg_id 7: '/etc/secret' is not a file of the set"),
+        ({"filename_hr": ""}, "ecg_id 7: '' is not a file of the set"),
+        ({"strat_fold": "x"}, "ecg_id 7: strat_fold 'x' is not a number"),
         ({"ecg_id": 6}, "names an ecg_id twice"),
     ],
     ids=str,
@@ -156,15 +156,15 @@ def test_rows_that_make_no_sense(source, prepared, tmp_path, changes, words):
 def test_what_is_missing(source, prepared):
     prepared(source, "--val-folds", 11).refused("no record in fold 11")
     prepared(source, "--val-folds", "9,10").refused("fold 10 is in --val-folds and")
-    prepared(source, "--labels", "zip").refused("--labels", "not for --dataset ptbxl")
-    prepared(source, "--seed", 7).refused("--seed", "not for --dataset ptbxl")
+    prepared(source, "--labels", "zip").refused("--labels", "--dataset ptbxl --help")
+    prepared(source, "--seed", 7).refused("--seed draw a split, but the data has one")
     prepared(source, "--category", "beats").refused("--category")
     STATEMENTS.drop(columns="rhythm").to_csv(source / "scp_statements.csv")
     prepared(source).refused("scp_statements.csv has no column rhythm")
     put(source, [{"ecg_id": 1}])
     prepared(source).refused("ptbxl_database.csv has no column patient_id, scp_codes")
     (source / "ptbxl_database.csv").unlink()
-    prepared(source).refused("ptbxl_database.csv does not exist")
+    prepared(source).refused("ptbxl_database.csv: No such file")
 
 
 def test_a_missing_recording_is_left_out(source, prepared, tmp_path):

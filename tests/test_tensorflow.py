@@ -347,7 +347,7 @@ def test_classes_of_a_fine_tuned_network(tmp_path):
 
 def test_constants_are_those_of_fine_tuning():
     ours = import_tensorflow.CHALLENGE17
-    assert ours[:3] == (challenge17.NAME, challenge17.MEAN_MV, challenge17.SD_MV)
+    assert ours[:3] == ("challenge17", challenge17.MEAN_MV, challenge17.SD_MV)
     assert challenge17.CLASSES == import_tensorflow.AF_CLASSES
 
 

@@ -15,9 +15,6 @@ PRETRAINING_METRICS = ("loss", "acc", "f1")
 FRAME_STANDARDS = ("dataset", "frame")  # of pretraining
 ANNOTATED = ("mitdb", "svdb", "wfdb")  # databases of one .atr per record
 SOURCES = (*ANNOTATED, "torrent")
-DATASETS = ("challenge17", "challenge20", "ptbxl", "table")
-PTBXL_CATEGORIES = ("diagnostic", "form", "rhythm")
-PTBXL_RATES = (500, 100)  # Hz
 EXPORTS = ("onnx", "torch")
 # Files in a job directory.
 ARGUMENTS = "args.json"
