@@ -12,9 +12,7 @@ from torch import Tensor
 from finetuning.prepared_set import PreparedSet, divide, load_prepared, report_absent
 from utils.cli import UserError
 from utils.distributed import ALONE, Processes
-from utils.engine import Batch
-from utils.naming import few
-from utils.standardising import moments
+from utils.engine import Batch, describe_examples, moments
 
 Constant = float | list[float] | None
 
@@ -230,4 +228,4 @@ def describe_batch(recordings: Recordings, indices: np.ndarray) -> str:
     """Names of the recordings of a batch, those that are not finite first; for errors."""
     (batch,) = batches(recordings, len(indices), indices)
     finite = batch.inputs.isfinite().flatten(1).all(1).tolist()
-    return few(recordings.record_ids[indices].tolist(), finite, "recordings")
+    return describe_examples(recordings.record_ids[indices].tolist(), finite, "recordings")

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from finetuning.batches import Recordings
 from utils import metrics
-from utils.calibration_metrics import calibration_errors, calibration_scores
 from utils.card import write_card
 from utils.files import write_json
-from utils.names import BEST, CARD, SCORES
-from utils.predictions import write_predictions
+from utils.metrics import calibration_errors, calibration_scores, write_predictions
+from utils.run import BEST, CARD, SCORES
 from utils.weights import read_weights, save_weights
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
@@ -83,7 +82,7 @@ def validation_scores(
     scores = targets.scores(labels.numpy(), probabilities, classes)
     loss = targets.loss(logits, labels).item()
     chosen = {name: scores[name] for name in targets.columns}
-    return {"val_loss": loss, "val_acc": scores["accuracy"], **chosen}
+    return {"val_loss": loss, "val_acc": scores["acc"], **chosen}
 
 
 def fit_temperature(

@@ -23,10 +23,9 @@ from recordings import Unusable
 from recordings.formats import lead_order
 from recordings.quality import Quality, assess_leads
 from recordings.resampling import METHODS, to_microvolt
-from utils import cli, presets
+from utils import cli
 from utils.cli import UserError
-from utils.files import sha256, write_json
-from utils.manifest import counted, report_flagged, summary
+from utils.files import counted, report_flagged, sha256, summary, write_json
 
 COMMAND = "python -m finetuning.prepare"
 TEST_SIZE, SEED = 0.2, 0  # of the split, if the data set comes without one
@@ -65,8 +64,8 @@ def parse_arguments() -> argparse.Namespace:
     prefix = f"data/{DATASETS[dataset].PREFIX}"
     flag("--out", type=Path, default=prefix, help="beginning of the file names")
     flag("--overwrite", action="store_true", help="replace files that are there")
-    cli.add_preset_flag(parser)
-    return parser.parse_with_preset(presets.PREPARE)
+    cli.add_preset_flag(parser, "prepare")
+    return parser.parse_with_preset("prepare")
 
 
 def prepare(

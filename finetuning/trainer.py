@@ -8,8 +8,9 @@ Writes args.json, history.csv, timing.csv, best_model.safetensors, MODEL_CARD.md
 """
 
 import argparse
-import copy
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,13 @@ from finetuning.recipe import (
     make_optimizer,
     weighted_cross_entropy,
 )
-from models import ENCODERS, Classifier, build_encoder, count_parameters, settings_of
-from utils import averaging, cli, distributed, presets
-from utils import run as runlog
+from models import DEFAULT_ARCHITECTURE, Classifier, build_encoder, count_parameters, settings_of
+from utils import cli, distributed
 from utils.cli import UserError
 from utils.contract import Contract
-from utils.engine import choose_hardware
-from utils.manifest import digest
-from utils.names import BEST, DEFAULT_ARCHITECTURE, SCORES
-from utils.run import Best, Log
-from utils.training import Stream, Training
+from utils.engine import Epochs, Training, choose_hardware
+from utils.files import digest
+from utils.run import BEST, SCORES, History, Run, torch_generator, versions
 from utils.weights import load_encoder, load_strictly, read_weights, save_weights
 
 # Values of --val-metric and --stop-metric, and their columns in the history.
@@ -44,15 +42,12 @@ STOP_METRICS = {"val_loss": "val_loss", "val_f1": "macro_f1", "train_acc": "acc"
 def make_parser() -> cli.Parser:
     """Flags of this command."""
     parser = cli.Parser(prog="python -m finetuning.trainer", description=__doc__.split("\n")[0])
-    cli.add_run_flags(parser)
+    cli.add_run_flags(parser, "finetuning")
     flag = parser.add_argument
     flag("--train", type=cli.file, required=True, help="prepared set (.npz) to train on")
     flag("--val", type=cli.file, help="to validate on; by default drawn from --train")
     flag("--test", type=cli.file, help="prepared set to predict once, at the end")
-    flag("--weights-file", type=cli.file, help="pretrained weights; their classifier is dropped")
     flag("--val-size", type=cli.share, default=0.0625, help="share of --train; 0: no validation")
-    flag("--arch", choices=list(ENCODERS), help="by default the weights file's, else resnet18")
-    flag("--stages", type=cli.count, help="keep the first stages of a new network only")
     flag("--subset", type=cli.share_or_one, default=1.0, help="share of the rest to train on")
     flag("--batch-size", type=cli.count, default=64, help="recordings, of all processes together")
     flag("--val-metric", choices=list(VAL_METRICS), default="f1", help="chooses the epoch")
@@ -62,7 +57,7 @@ def make_parser() -> cli.Parser:
     flag("--stop-metric", choices=list(STOP_METRICS), default="val_loss", help="see --patience")
     flag("--freeze", action="store_true", help="train the classifier only")
     flag("--verbose", action="store_true", help="a progress bar, and every tensor transferred")
-    cli.add_spectrogram_flags(parser)
+    cli.add_network_flags(parser)
     # The recipe beyond the paper.
     flag("--schedule", choices=SCHEDULES, default="constant", help="of the learning rate")
     flag("--warmup", type=cli.share_or_count, default=0,
@@ -86,34 +81,32 @@ def make_parser() -> cli.Parser:
 def parse_arguments() -> argparse.Namespace:
     """Values of the flags; those that would do nothing are refused."""
     parser = make_parser()
-    args = parser.parse_with_preset(presets.FINETUNING)
+    args = parser.parse_with_preset("finetuning")
     if args.val:
         parser.refuse(["val_size"], "--val names the recordings to validate on")
     elif not args.val_size:
         parser.refuse(["val_metric"], "nothing validates with --val-size 0")
         if args.stop_metric != "train_acc":
             parser.refuse(["stop_metric", "patience"], "nothing validates with --val-size 0")
-    cli.check_run_flags(parser, args)
-    cli.check_network_flags(parser, args)
+    cli.check_shared_flags(parser, args)
     if not args.weights_file:
         parser.refuse(["freeze"], "needs --weights-file; a new encoder has learned nothing to keep")
     return args
 
 
 def main() -> None:
-    """Train, and on the first process write all files of the run."""
+    """Train, and in the main process write all files of the run."""
     args = parse_arguments()
-    hardware = choose_hardware(args.device, runlog.precision(args))
+    run = Run(vars(args), last=SCORES)
+    hardware = choose_hardware(args.device, run.precision())
     with distributed.join(hardware.device) as processes, ExitStack() as claim:
-        hardware = hardware._replace(bf16=processes.send(hardware.bf16))
-        finished = processes.first and runlog.finished(args, SCORES)
-        if processes.told(finished, hardware.device):
+        hardware = hardware._replace(bf16=processes.broadcast(hardware.bf16))
+        if processes.broadcast(processes.main_process and run.finished()):
             print(f"{args.job_dir / SCORES}: this run is finished")
             return
-        with processes.in_turn():
-            processes.check(args)
-            if processes.first:
-                claim.enter_context(runlog.claimed(args))
+        with processes.main_process_first():
+            if processes.main_process:
+                claim.enter_context(run.claim())
             paths = {"train": args.train, "val": args.val, "test": args.test}
             parts, manifest = load_parts(
                 {name: path for name, path in paths.items() if path},
@@ -127,7 +120,7 @@ def main() -> None:
             multi_label = manifest.get("multi_label", False)
             if multi_label and args.balance != "none":
                 raise UserError("--balance: recordings of several classes cannot be balanced")
-            processes.check_last(len(parts["train"]), args.batch_size)
+            processes.check(args.batch_size, args.sync_bn, len(parts["train"]))
             model, contract = build_model(
                 parts["train"],
                 manifest,
@@ -141,12 +134,6 @@ def main() -> None:
             )
             targets = choose_targets(multi_label)
             optimizer = make_optimizer(hardware.place(model), args.lr, args.weight_decay)
-            log = Log(
-                args.job_dir,
-                val=Best(VAL_METRICS[args.val_metric]),
-                stop=Best(STOP_METRICS[args.stop_metric]),
-            )
-            training = Training(args, model, optimizer, contract, hardware, processes, log)
             training_batches = TrainingBatches(
                 parts["train"],
                 args.batch_size,
@@ -157,34 +144,43 @@ def main() -> None:
                 mixup=args.mixup,
                 processes=processes,
             )
-            add_hooks(training, len(training_batches), args)
-            found = training.read() if processes.first else None
-        resumed = training.resume(found)
-        stream = Stream(
-            args.epochs,
-            len(training_batches),
-            training_batches.epoch,
-            training_batches.describe,
-            targets.num_correct,
-        )
-        loss = targets.loss
-        if args.balance == "loss":
-            loss = weighted_cross_entropy(parts["train"])
-        if not processes.first:
-            training.follow(stream, loss)
-            return
-        runlog.start_run(args, processes.describe(hardware), resumed)
-        with training.stop.listening():
-            train(args, training, stream, loss, targets, parts.get("val"))
-            load_strictly(
-                training.judged, read_weights(args.job_dir / BEST)[0], args.job_dir / BEST
+            steps = len(training_batches)
+            training = Training(
+                run,
+                History(
+                    args.job_dir,
+                    val=VAL_METRICS[args.val_metric],
+                    stop=STOP_METRICS[args.stop_metric],
+                ),
+                model,
+                optimizer,
+                Epochs(args.epochs, steps, training_batches.epoch, training_batches.describe),
+                weighted_cross_entropy(parts["train"]) if args.balance == "loss" else targets.loss,
+                hardware,
+                processes,
+                asdict(contract),
+                args.checkpoint_every,
+                args.compile,
+                args.sync_bn,
+                learning_rate(args.schedule, args.warmup, args.epochs * steps),
+                args.ema,
+                targets.num_correct,
             )
-            evaluated = average_over_shifts(training.judged, args.tta)
+        training.resume()
+        if processes.main_process:
+            run.start(processes.describe(hardware), training.resumed)
+        with training.interruptible():
+            train(args, training, contract, targets, parts.get("val"))
+            if not processes.main_process:
+                return
+            best = args.job_dir / BEST
+            load_strictly(training.trained, read_weights(best)[0], best)
+            evaluated = average_over_shifts(training.trained, args.tta)
             outputs = {
-                name: training.predict(evaluated, batches(part, args.batch_size))
+                name: training.evaluate(evaluated, batches(part, args.batch_size))
                 for name, part in parts.items()
             }
-            epoch = log.bests["val"].epoch
+            epoch = training.history.best["val"].epoch
             write_results(args.job_dir, epoch, targets, parts, outputs, manifest)
         training.finish()
         by = f"validation {args.val_metric}" if "val" in parts else "being the last"
@@ -213,7 +209,7 @@ def build_model(
     Raises:
         UserError: the weights file is for another input or architecture.
     """
-    generator = runlog.torch_generator(seed)
+    generator = torch_generator(seed)
     channels = recordings.signal.shape[1]
     lineage = []
     if weights_file:
@@ -244,7 +240,7 @@ def build_model(
         dataset=manifest["dataset"],
         manifest_sha256=digest(manifest),
         seed=seed,
-        versions=runlog.versions(),
+        versions=versions(),
         spectrogram=settings_of(encoder),
         multi_label=manifest.get("multi_label", False),
         derived_from=lineage,
@@ -252,62 +248,38 @@ def build_model(
     return model, contract
 
 
-def add_hooks(training: Training, steps: int, args: argparse.Namespace) -> None:
-    """Set the learning rate before each step and update the average of the weights after it, as
-    the flags say; `steps` are those of an epoch."""
-    total = args.epochs * steps
-
-    def steps_done() -> int:
-        return (training.epoch - 1) * steps + training.totals.step
-
-    def set_rate(optimizer, *_) -> None:
-        factor = learning_rate_factor(steps_done(), total, args.schedule, args.warmup)
-        for group in optimizer.param_groups:
-            group["lr"] = args.lr * factor
-
-    def average(*_) -> None:
-        decay = averaging.decay_at(steps_done() + 1, args.ema)
-        averaging.update(training.modules["average"], training.model, decay)
-
-    if args.schedule != "constant" or args.warmup:
-        training.optimizer.register_step_pre_hook(set_rate)
-    if args.ema:
-        training.modules["average"] = copy.deepcopy(training.model)
-        training.optimizer.register_step_post_hook(average)
+def learning_rate(schedule: str, warmup: float, steps: int) -> Callable[[int], float] | None:
+    """Factor of the learning rate by steps done, of all `steps`; None where it is constant."""
+    if schedule == "constant" and not warmup:
+        return None
+    return lambda step: learning_rate_factor(step, steps, schedule, warmup)
 
 
 def train(
     args: argparse.Namespace,
     training: Training,
-    stream: Stream,
-    loss,
+    contract: Contract,
     targets: Targets,
     validation: Recordings | None,
 ) -> None:
     """Train until the stop metric no longer improves; the best epoch's weights are saved."""
-    log = training.log
-    val, stop = log.bests["val"], log.bests["stop"]
     columns = ["val_loss", "val_acc", *targets.columns]
     if args.val_metric != "auc":
         columns.remove("auc")
 
     def ended() -> bool:
-        return training.epoch > stop.epoch + args.patience
+        return training.epoch > training.history.best["stop"].epoch + args.patience
 
-    for row in training.epochs(stream, loss, ended, not args.verbose):
-        epoch = training.epoch
+    for row in training.epochs(ended, not args.verbose):
+        if not training.processes.main_process:
+            continue
         row |= dict.fromkeys(columns)
         if validation:
-            outputs = training.predict(training.judged, batches(validation, args.batch_size))
+            outputs = training.evaluate(training.trained, batches(validation, args.batch_size))
             scores = validation_scores(targets, *outputs, validation.classes)
             row |= {name: scores[name] for name in columns}
-        seconds = training.spent
-        if val.improved(epoch, row[val.column]):
-            save_weights(args.job_dir / BEST, training.judged.state_dict(), training.contract)
-        stop.improved(epoch, row[stop.column])
-        log.history.add(epoch=epoch, **row)
-        log.timing.add(epoch=epoch, seconds=round(seconds, 3))
-        print(runlog.line(epoch, row, seconds))
+        if "val" in training.record(row):
+            save_weights(args.job_dir / BEST, training.trained.state_dict(), contract)
     if ended():
         print(f"no better {args.stop_metric} in {args.patience} epochs: stopped")
 

@@ -16,9 +16,7 @@ from pretraining.icentia11k.reader import Constants
 from pretraining.icentia11k.signals import Signals
 from utils.cli import UserError
 from utils.distributed import ALONE, Processes
-from utils.engine import Batch
-from utils.naming import few
-from utils.standardising import moments
+from utils.engine import Batch, describe_examples, moments
 
 BLOCK_BYTES = 2**26  # read at once: many frames of each segment, few enough for memory
 SHARED_BYTES = 2**24  # by other processes: containers have little shared memory
@@ -92,7 +90,7 @@ class FrameBatches(Dataset):
         return Frames(signal, *map(torch.from_numpy, arrays))
 
     def describe(self, number: int) -> str:
-        """Where the frames of a batch that are read here begin, as `few` says it, for errors.
+        """Where the frames of a batch that are read here begin, for errors.
 
         Raises:
             UserError: a file has changed since the index was built.
@@ -109,7 +107,7 @@ class FrameBatches(Dataset):
             f"{self.index.record_path(segment).name} from sample {start}"
             for segment, start in zip(segments, starts, strict=True)
         ]
-        return few(names, finite, "frames")
+        return describe_examples(names, finite, "frames")
 
     def _places(self, numbers: range) -> Places:
         """Of the examples of these batches, those that are read here."""

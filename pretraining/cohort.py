@@ -10,7 +10,7 @@ from pretraining.icentia11k.index import AnnotationIndex
 from pretraining.icentia11k.reader import Constants
 from recordings.quality import Quality
 from utils.cli import UserError
-from utils.manifest import counted, summary
+from utils.files import counted, summary
 from utils.run import rng
 
 Cohort = dict[int, np.ndarray]  # patient: numbers of the segments used, (segments,) int64

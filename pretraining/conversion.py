@@ -16,8 +16,7 @@ from recordings.annotations import ALPHABETS
 from recordings.wfdb_files import ICENTIA_FS
 from utils.cli import UserError
 from utils.datasets import DATA_SETS, JOINED
-from utils.files import atomic_folder, read_json, write_json
-from utils.manifest import HINTS, summary
+from utils.files import HINTS, atomic_folder, read_json, summary, write_json
 from utils.run import versions
 
 Records = dict[int, list[Path]]  # of each patient

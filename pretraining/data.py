@@ -25,8 +25,7 @@ from pretraining.validation import StoredFrames, write_frames
 from recordings.wfdb_files import ICENTIA_FS
 from utils.cli import UserError
 from utils.distributed import ALONE, Processes
-from utils.files import sha256
-from utils.manifest import report_flagged, summary
+from utils.files import report_flagged, sha256, summary
 from utils.names import SPECTRAL_ARCHITECTURES
 
 TRAINING, VALIDATION = 1, 2  # streams of random numbers

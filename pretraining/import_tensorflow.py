@@ -22,9 +22,9 @@ from pretraining.tensorflow.network import (
 )
 from recordings.wfdb_files import ICENTIA_FS
 from utils import cli
-from utils import run as runlog
 from utils.cli import UserError
 from utils.model_card import Metadata
+from utils.run import versions
 from utils.weights import card_beside, check_free, save_weights, write_card
 
 CHALLENGE17 = Constants("challenge17", 0.0075, 0.2373, {})  # Weimann & Conrad's code
@@ -113,7 +113,7 @@ def main() -> None:
         # As `cat PREFIX.index PREFIX.data-* | sha256sum`.
         manifest_sha256=hashlib.sha256(b"".join(map(Path.read_bytes, files))).hexdigest(),
         seed=None,
-        versions=runlog.versions(),
+        versions=versions(),
         spectrogram=network.model.encoder.spectrogram_settings,
     )
     save_weights(args.out, network.state, metadata)

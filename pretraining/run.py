@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -10,74 +11,86 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from models import build_encoder, count_parameters, settings_of
+from models import DEFAULT_ARCHITECTURE, build_encoder, count_parameters, settings_of
 from pretraining.batches import load
 from pretraining.data import Data, cache_validation, open_data
 from pretraining.tasks import TASKS
 from recordings.wfdb_files import ICENTIA_FS
 from utils import distributed, metrics
-from utils import run as runlog
 from utils.card import write_card
 from utils.cli import spectrogram_settings
 from utils.contract import Contract
 from utils.distributed import Processes
-from utils.engine import Batch, Hardware, choose_hardware
-from utils.files import read_json, write_json
-from utils.manifest import digest
-from utils.names import CARD, DEFAULT_ARCHITECTURE, SCORES, WEIGHTS
-from utils.run import Best, Log
-from utils.training import Stream, Training
+from utils.engine import Batch, Epochs, Hardware, Training, choose_hardware
+from utils.files import digest, read_json, write_json
+from utils.run import (
+    CARD,
+    SCORES,
+    WEIGHTS,
+    History,
+    Run,
+    scores_in_words,
+    torch_generator,
+    versions,
+)
 from utils.weights import load_encoder, read_weights, save_weights, strip_head
 
-VALIDATED = {"loss": "val_loss", "acc": "val_acc", "f1": "f1"}  # columns of the history
+VALIDATED = {"loss": "val_loss", "acc": "val_acc", "f1": "macro_f1"}  # columns of the history
 
 
 def run(args: argparse.Namespace) -> None:
     """Pretrain as the flags of `pretraining.trainer` say."""
-    hardware = choose_hardware(args.device, runlog.precision(args))
+    run = Run(vars(args), last=WEIGHTS)
+    hardware = choose_hardware(args.device, run.precision())
     with distributed.join(hardware.device) as processes, ExitStack() as claim:
-        hardware = hardware._replace(bf16=processes.send(hardware.bf16))
-        done = processes.first and runlog.finished(args, WEIGHTS)
-        if processes.told(done, hardware.device):
+        hardware = hardware._replace(bf16=processes.broadcast(hardware.bf16))
+        if processes.broadcast(processes.main_process and run.finished()):
             print(f"{args.job_dir / WEIGHTS}: this run is finished")
             return
-        with processes.in_turn():
-            processes.check(args)
-            if processes.first:
-                claim.enter_context(runlog.claimed(args))
+        with processes.main_process_first():
+            processes.check(args.batch_size, args.sync_bn)
+            if processes.main_process:
+                claim.enter_context(run.claim())
             model = build_model(args)
             data = open_data(args, processes)
-            training = make_training(args, data, model, hardware, processes)
-            found = training.read() if processes.first else None
-        resumed = training.resume(found)
-        if processes.first:
-            lead(args, data, training, resumed)
-        else:
-            training.follow(stream(args, data, hardware), TASKS[args.task].loss)
+            contract = describe(args, data, model)
+            training = make_training(args, run, data, model, contract, hardware, processes)
+        training.resume()
+        if processes.main_process:
+            if args.cache_val:
+                cache_validation(args, data)
+            run.start(processes.describe(hardware), training.resumed)
+            write_json(args.job_dir / "manifest.json", data.manifest)
+        with training.interruptible():
+            train(args, data, training, contract)
+        if processes.main_process:
+            conclude(args, data, training)
 
 
 def make_training(
-    args: argparse.Namespace, data: Data, model: nn.Module, hardware: Hardware, processes: Processes
+    args: argparse.Namespace,
+    run: Run,
+    data: Data,
+    model: nn.Module,
+    contract: Contract,
+    hardware: Hardware,
+    processes: Processes,
 ) -> Training:
     """Its optimiser, and what chooses an epoch."""
     model = hardware.place(model)
     optimizer = torch.optim.Adam(
         model.parameters(), lr=args.lr, betas=(0.9, 0.98), eps=1e-9, fused=True
     )
-    contract = describe(args, data, model)
-    log = Log(args.job_dir, chosen=Best(VALIDATED[args.val_metric]))
-    return Training(args, model, optimizer, contract, hardware, processes, log)
+    history = History(args.job_dir, chosen=VALIDATED[args.val_metric])
+    return Training(
+        run, history, model, optimizer, stream(args, data, hardware), TASKS[args.task].loss,
+        hardware, processes, asdict(contract), args.checkpoint_every, args.compile, args.sync_bn,
+    )  # fmt: skip
 
 
-def lead(args: argparse.Namespace, data: Data, training: Training, resumed: bool) -> None:
-    """Train, and write all files."""
-    if args.cache_val:
-        cache_validation(args, data)
-    runlog.start_run(args, training.processes.describe(training.hardware), resumed)
-    write_json(args.job_dir / "manifest.json", data.manifest)
-    with training.stop.listening():
-        train(args, data, training)
-    chosen = training.log.bests["chosen"].epoch
+def conclude(args: argparse.Namespace, data: Data, training: Training) -> None:
+    """Write the chosen encoder and its card."""
+    chosen = training.history.best["chosen"].epoch
     by = f"validation {args.val_metric}" if data.validation else "being the last"
     weights = args.job_dir / WEIGHTS
     strip_head(epoch_file(args.job_dir, chosen), weights)
@@ -94,7 +107,7 @@ def build_model(args: argparse.Namespace) -> nn.Module:
     Raises:
         UserError: there is no such network, or it cannot take frames of this size.
     """
-    generator = runlog.torch_generator(args.seed)
+    generator = torch_generator(args.seed)
     if args.weights_file:
         transfer = load_encoder(args.weights_file, args.arch, ICENTIA_FS, in_channels=1)
         print(transfer.report(args.weights_file))
@@ -127,7 +140,7 @@ def describe(args: argparse.Namespace, data: Data, model: nn.Module) -> Contract
         dataset=data.dataset.name,
         manifest_sha256=digest(data.manifest),
         seed=args.seed,
-        versions=runlog.versions(),
+        versions=versions(),
         spectrogram=settings_of(model.encoder),
         context={name: getattr(args, name) for name in TASKS[args.task].layout} or None,
         derived_from=read_weights(args.weights_file)[1].lineage if args.weights_file else [],
@@ -145,28 +158,27 @@ def about_data(args: argparse.Namespace, data: Data) -> dict[str, str]:
     }
 
 
-def train(args: argparse.Namespace, data: Data, training: Training) -> None:
+def train(args: argparse.Namespace, data: Data, training: Training, contract: Contract) -> None:
     """Train all epochs, saving each."""
-    log, scores_file = training.log, args.job_dir / SCORES
-    for row in training.epochs(stream(args, data, training.hardware), TASKS[args.task].loss):
-        epoch, seconds = training.epoch, training.spent
+    scores_file = args.job_dir / SCORES
+    for row in training.epochs():
+        if not training.processes.main_process:
+            continue
         scores, ignorant = validate(args, data, training)
         row |= {column: scores.get(metric) for metric, column in VALIDATED.items()}
-        model = training.model.state_dict()
-        save_weights(epoch_file(args.job_dir, epoch), model, training.contract)
-        log.history.add(epoch=epoch, **row)
-        frames = data.steps * args.batch_size
-        log.timing.add(epoch=epoch, seconds=round(seconds, 3), frames_per_second=frames / seconds)
-        print(runlog.line(epoch, row, seconds))
-        if log.bests["chosen"].improved(epoch, row[VALIDATED[args.val_metric]]) and scores:
-            results = {"epoch": epoch, "validation": scores, "without_input": ignorant}
+        state = training.model.state_dict()
+        save_weights(epoch_file(args.job_dir, training.epoch), state, contract)
+        frames = data.steps * args.batch_size / training.seconds
+        if "chosen" in training.record(row, frames_per_second=frames) and scores:
+            scores = {column.removeprefix("val_"): row[column] for column in VALIDATED.values()}
+            results = {"epoch": training.epoch, "validation": scores, "without_input": ignorant}
             write_json(scores_file, results)
-    if data.validation:
+    if data.validation and training.processes.main_process:
         ignorant = read_json(scores_file)["without_input"]
-        print(f"answers that ignore the signal: {runlog.words(ignorant)}")
+        print(f"answers that ignore the signal: {scores_in_words(ignorant)}")
 
 
-def stream(args: argparse.Namespace, data: Data, hardware: Hardware) -> Stream:
+def stream(args: argparse.Namespace, data: Data, hardware: Hardware) -> Epochs:
     """Batches of all epochs, one behind the other."""
 
     def batches(epoch: int, done: int) -> Iterator[Batch]:
@@ -176,7 +188,7 @@ def stream(args: argparse.Namespace, data: Data, hardware: Hardware) -> Stream:
     def describe(epoch: int, step: int) -> str:
         return data.train.describe((epoch - 1) * data.steps + step - 1)
 
-    return Stream(data.epochs, data.steps, batches, describe)
+    return Epochs(data.epochs, data.steps, batches, describe)
 
 
 def load_frames(
@@ -196,7 +208,7 @@ def validate(
     hardware = training.hardware
     batches = load_frames(args, data.validation, numbers, hardware.device)
     with tqdm(batches, "validation", len(numbers), leave=False, disable=None) as progress:
-        logits, labels = training.predict(training.model, progress)
+        logits, labels = training.evaluate(training.model, progress)
     loss = TASKS[args.task].loss(logits, labels).item()
     labels, predicted = labels.numpy(), logits.argmax(1).numpy()
     acc = float((predicted == labels).mean())

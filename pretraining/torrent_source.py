@@ -17,8 +17,7 @@ from pretraining.parallel import mapping
 from recordings import Unusable
 from recordings.wfdb_files import ICENTIA_GAIN, segment_path, write_segment
 from utils.cli import UserError
-from utils.files import sha256
-from utils.manifest import summary
+from utils.files import sha256, summary
 
 SYMBOLS = {code: symbol for symbol, code in BEAT_CODES.items()}
 ZONES = {code: mark for mark, code in RHYTHM_CODES.items()}

@@ -9,7 +9,9 @@ weights.safetensors: the chosen epoch without its classifier.
 import argparse
 from pathlib import Path
 
-from utils import cli, names, presets
+from pretraining.tasks import TASKS
+from utils import cli
+from utils.run import ARGUMENTS
 
 VALIDATION_FLAGS = ("val_size", "val_samples_per_patient", "cache_val")
 
@@ -17,13 +19,10 @@ VALIDATION_FLAGS = ("val_size", "val_samples_per_patient", "cache_val")
 def make_parser() -> cli.Parser:
     """Flags of this command."""
     parser = cli.Parser(prog="python -m pretraining.trainer", description=__doc__.split("\n")[0])
-    cli.add_run_flags(parser)
+    cli.add_run_flags(parser, "pretraining")
     flag = parser.add_argument
-    flag("--task", choices=names.TASKS, required=True, help="objective")
+    flag("--task", choices=TASKS, required=True, help="objective")
     add_data_flags(parser)
-    flag("--weights-file", type=cli.file, help="start from this encoder")
-    flag("--arch", choices=names.ARCHITECTURES, help="by default the weights file's, else resnet18")
-    flag("--stages", type=cli.count, help="keep the first stages of a new encoder only")
     flag("--batch-size", type=cli.count, default=64, help="examples, of all processes together")
     flag(
         "--steps-per-epoch",
@@ -31,20 +30,18 @@ def make_parser() -> cli.Parser:
         help="by default 1000, or one pass over the patients where that is less",
     )
     flag("--epochs", type=cli.count, help="by default as many as one pass over the patients takes")
-    flag(
-        "--val-metric", choices=names.PRETRAINING_METRICS, default="loss", help="chooses the epoch"
-    )
+    flag("--val-metric", choices=("loss", "acc", "f1"), default="loss", help="chooses the epoch")
     add_context_flags(parser)
-    cli.add_spectrogram_flags(parser)
+    cli.add_network_flags(parser)
     flag(
         "--spectrogram-input",
-        choices=names.SPECTROGRAM_INPUTS,
+        choices=("normalized", "raw"),
         default="normalized",
         help="[2-D] raw: millivolt as they are, as the replication pretrained",
     )
     flag(
         "--standardise",
-        choices=names.FRAME_STANDARDS,
+        choices=("dataset", "frame"),
         default="dataset",
         help="by whose mean and deviation: frame: of each its own",
     )
@@ -54,7 +51,7 @@ def make_parser() -> cli.Parser:
 def parse_arguments() -> argparse.Namespace:
     """Values of the flags, checked."""
     parser = make_parser()
-    args = parser.parse_with_preset(presets.PRETRAINING)
+    args = parser.parse_with_preset("pretraining")
     check(parser, args)
     return args
 
@@ -119,11 +116,10 @@ def add_context_flags(parser: cli.Parser) -> None:
 def check(parser: cli.Parser, args: argparse.Namespace) -> None:
     """Refuse flags that contradict each other, or would do nothing."""
     if args.task != "cpc":
-        parser.refuse(names.CONTEXT_FLAGS, "only for --task cpc")
+        parser.refuse(TASKS["cpc"].layout, "only for --task cpc")
     elif args.context_overlap >= args.frame_size:
         parser.error("argument --context-overlap: must be below --frame-size")
-    cli.check_run_flags(parser, args)
-    cli.check_network_flags(parser, args)
+    cli.check_shared_flags(parser, args)
     if args.standardise == "frame":
         parser.refuse(["spectrogram_input"], "not with --standardise frame")
     if args.val_file:
@@ -138,7 +134,7 @@ def check(parser: cli.Parser, args: argparse.Namespace) -> None:
         parser.refuse(["val_metric", *VALIDATION_FLAGS], "nobody validates (--val-patients 0)")
     if args.cache_val and args.job_dir.resolve() in args.cache_val.resolve().parents:
         parser.error("argument --cache-val: must lie outside --job-dir")
-    begun = args.resume and (args.job_dir / names.ARGUMENTS).exists()  # by this run
+    begun = args.resume and (args.job_dir / ARGUMENTS).exists()  # by this run
     if args.cache_val and args.cache_val.exists() and not (args.overwrite or begun):
         parser.error(f"argument --cache-val: {args.cache_val} exists; see --overwrite")
 

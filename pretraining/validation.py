@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 
 from pretraining.batches import FrameBatches, Frames, blocks, new_signal
 from utils.cli import UserError
+from utils.engine import describe_examples
 from utils.files import atomic_path, load_npz
-from utils.naming import few
 
 ABOUT = "about"  # JSON: what the frames are, see `write_frames`
 DTYPES = {"signal": "<i2", "scale": "<f4", "shift": "<f4", "labels": "<i8"}
@@ -127,13 +127,14 @@ class StoredFrames(Dataset):
         return Frames(signal, rows, **{k: torch.from_numpy(v) for k, v in arrays.items()})
 
     def describe(self, number: int) -> str:
-        """Which examples of the file a batch holds, as `few` says it, for errors."""
+        """Which examples of the file a batch holds, as `describe_batch` says it, for errors."""
         part = slice(number * self.batch_size, (number + 1) * self.batch_size)
         signal, scale, shift = (self.arrays[name][part] for name in ("signal", "scale", "shift"))
         with np.errstate(all="ignore"):
             finite = np.isfinite(signal * scale + shift).all((1, 2))
         examples = range(len(self.arrays["labels"]))[part]
-        return few([f"{self.path.name} example {n}" for n in examples], finite, "examples")
+        names = [f"{self.path.name} example {n}" for n in examples]
+        return describe_examples(names, finite, "examples")
 
 
 def _map_member(path: Path, name: str) -> np.ndarray:

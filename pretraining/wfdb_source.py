@@ -13,8 +13,7 @@ from recordings.formats import Recording, read_whole
 from recordings.resampling import resample
 from recordings.wfdb_files import ICENTIA_FS, open_wfdb, read_atr, segment_path, write_segment
 from utils.cli import UserError
-from utils.files import sha256
-from utils.manifest import summary
+from utils.files import sha256, summary
 
 GAIN = 1000  # units per mV
 LIMIT = np.iinfo(np.int16).max

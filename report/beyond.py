@@ -21,7 +21,7 @@ def late(history: pd.DataFrame) -> pd.DataFrame:
     This is what variants are judged by, here and nowhere else.
     """
     last = history.sort_values("epoch").groupby(RUN, sort=False).tail(LAST)
-    return last.groupby(RUN, sort=False)["f1"].mean().rename(MACRO_F1).reset_index()
+    return last.groupby(RUN, sort=False)["macro_f1"].mean().rename(MACRO_F1).reset_index()
 
 
 def table(results: Results, planned: dict[str, list[int]] | None = None) -> pd.DataFrame | None:
@@ -59,7 +59,7 @@ def table(results: Results, planned: dict[str, list[int]] | None = None) -> pd.D
 def _at_the_end(results: Results) -> dict[str, pd.DataFrame]:
     """Validation macro F1 (seed × scenario) of the best epoch and, where they were saved, of the
     final predictions, which `--tta` changes."""
-    best = results.history.groupby(RUN)["f1"].max().unstack("scenario")
+    best = results.history.groupby(RUN)["macro_f1"].max().unstack("scenario")
     if results.part != VALIDATION:
         return {"best epoch": best}
     final = statistics.score_runs(results.predictions).pivot(

@@ -14,8 +14,8 @@ from report.provenance import Origin
 from report.scenarios import DESCRIBED, UNKNOWN
 from utils.cli import UserError
 from utils.files import atomic_path, read_json, write_text
-from utils.names import ARGUMENTS, SCORES
-from utils.predictions import read_predictions, split_columns
+from utils.metrics import read_predictions, split_columns
+from utils.run import ARGUMENTS, SCORES
 
 RUN = ["scenario", "seed"]  # what tells runs apart, in all tables
 RUNS = "runs.csv"
@@ -238,7 +238,7 @@ def _read_saved(folder: Path, name: str) -> pd.DataFrame:
         try:
             values = table.drop(columns=RUN)
             if name == HISTORY:
-                values[["epoch", "f1"]].astype(float)
+                values[["epoch", "macro_f1"]].astype(float)
             else:
                 split_columns(values)
         except (KeyError, ValueError):
@@ -251,12 +251,13 @@ def read_table(path: Path) -> pd.DataFrame:
     """Read CSV, compressed or not; raises `UserError` where it is none."""
     # Only an empty cell is missing: NA may be the name of a recording.
     try:
-        return pd.read_csv(
+        table = pd.read_csv(
             path,
             dtype=dict.fromkeys([*NAMES, *provenance.TEXTS], str),
             keep_default_na=False,
             na_values=[""],
             compression="gzip" if path.suffix == ".gz" else None,
         )
+        return table.rename(columns={"f1": "macro_f1"})  # its name in earlier histories
     except (ValueError, EOFError, zlib.error, gzip.BadGzipFile):  # pandas' errors, too
         raise UserError(f"{path} is damaged, or not a table") from None

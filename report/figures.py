@@ -14,8 +14,8 @@ from report import stats as statistics
 from report.collect import Results
 from report.provenance import NO_FLAGS, RANDOM
 from report.stats import MACRO_F1
-from utils.calibration_metrics import BINS, expected_calibration_error, reliability
 from utils.files import atomic_path
+from utils.metrics import BINS, expected_calibration_error, reliability
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -65,7 +65,7 @@ def variants(results: Results) -> Figure | None:
     shown = results.history[
         results.history["scenario"].isin({name for pair in found for name in pair})
     ]
-    low, high = shown["f1"].min(), shown["f1"].max()
+    low, high = shown["macro_f1"].min(), shown["macro_f1"].max()
     for place, (baseline, name) in zip(axes, found, strict=True):
         _draw_validation(place, shown, {baseline: COLOURS[1], name: COLOURS[2]})
         seeds = shown.loc[shown["scenario"] == name, "seed"].nunique()
@@ -236,7 +236,7 @@ def _colours(names: Sequence[str]) -> dict[str, str]:
 
 def _draw_validation(axes: plt.Axes, history: pd.DataFrame, scenarios: dict[str, str]) -> None:
     for scenario, colour in scenarios.items():
-        f1 = history[history["scenario"] == scenario].groupby("epoch")["f1"]
+        f1 = history[history["scenario"] == scenario].groupby("epoch")["macro_f1"]
         _draw_range(axes, f1, colour, scenario)
     axes.set(xlabel="epoch", ylabel="validation macro F1", ylim=(0, 1))
     axes.xaxis.get_major_locator().set_params(integer=True)

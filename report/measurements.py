@@ -16,13 +16,13 @@ def precisions(folder: Path) -> pd.DataFrame | None:
     runs = {}
     for path in sorted(folder.glob("*_seed*.csv")):
         precision, _, seed = path.stem.partition("_seed")
-        history = pd.read_csv(path)
+        history = pd.read_csv(path).rename(columns={"f1": "macro_f1"})
         last, chosen = history.iloc[-1], history.loc[history["val_loss"].idxmin()]
         runs[precision, int(seed)] = {
             "loss, last epoch": last["val_loss"],
             "loss, chosen epoch": chosen["val_loss"],
-            "macro F1, last epoch": last["f1"],
-            "macro F1, chosen epoch": chosen["f1"],
+            "macro F1, last epoch": last["macro_f1"],
+            "macro F1, chosen epoch": chosen["macro_f1"],
         }
     if {precision for precision, _ in runs} != {"bf16", "fp32"}:
         return None
@@ -49,9 +49,13 @@ def objectives(folder: Path) -> pd.DataFrame | None:
     for path in sorted(folder.glob("*_scores.json")):
         scores = read_json(path)
         row = {"objective": path.name.removesuffix("_scores.json"), "chosen epoch": scores["epoch"]}
-        for name, label in {"loss": "loss", "acc": "accuracy", "f1": "macro F1"}.items():
-            row[label] = f"{scores['validation'][name]:.3f}"
-            row[f"{label}, without the signal"] = f"{scores['without_input'][name]:.3f}"
+        for name, label in {"loss": "loss", "acc": "accuracy", "macro_f1": "macro F1"}.items():
+            for column, part in (
+                (label, "validation"),
+                (f"{label}, without the signal", "without_input"),
+            ):
+                values = {"macro_f1" if k == "f1" else k: v for k, v in scores[part].items()}
+                row[column] = f"{values[name]:.3f}"
         rows.append(row)
     return pd.DataFrame(rows) if rows else None
 

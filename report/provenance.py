@@ -9,12 +9,10 @@ from safetensors import SafetensorError, safe_open
 from finetuning.prepared_set import manifest_path
 from finetuning.trainer import make_parser
 from pretraining.data import STEPS_PER_EPOCH
-from utils.cli import UserError, spectrogram_flags
+from utils.cli import SPECTROGRAM_FLAGS, UserError
 from utils.contract import Contract
-from utils.files import read_json
-from utils.manifest import digest
-from utils.names import ARGUMENTS, BEST, SCORES
-from utils.run import DERIVED, FREE, LIBRARIES
+from utils.files import digest, read_json
+from utils.run import ARGUMENTS, BEST, DERIVED, FREE, LIBRARIES, SCORES
 
 RANDOM = "random"  # objective of a run that starts from no weights
 NO_FLAGS = "none"  # where it is known that there are none
@@ -37,7 +35,7 @@ COLUMNS = (
 VERSIONS = ("python", *LIBRARIES)
 # Flags that change nothing, come with the weights, or are told by other columns.
 ELSEWHERE = FREE | DERIVED | {
-    *spectrogram_flags(), "job_dir", "seed", "train", "val", "test", "weights_file", "subset",
+    *SPECTROGRAM_FLAGS, "job_dir", "seed", "train", "val", "test", "weights_file", "subset",
     "epochs", "preset", "precision", "sync_bn",
 }  # fmt: skip
 

@@ -5,9 +5,10 @@ from functools import cache
 
 import pandas as pd
 
+from models import ENCODERS
 from report import provenance
 from report.provenance import NO_FLAGS, RANDOM
-from utils import names, presets
+from utils.cli import PRESETS
 
 NETWORK = ["architecture", "stages", "spectrogram"]
 ALIKE = [*NETWORK, "records", "flags"]  # in these, pretrained and random weights are
@@ -33,7 +34,7 @@ def describe(runs: pd.DataFrame) -> pd.DataFrame:
     flags = runs["flags"].astype(object).fillna(UNKNOWN)
     flags = flags.groupby(runs["scenario"]).agg(lambda own: "; ".join(own.unique()))
     table["flags"] = flags[flags != UNKNOWN]
-    spectral = table["architecture"].isin(names.SPECTRAL_ARCHITECTURES)
+    spectral = table["architecture"].isin([name for name, row in ENCODERS.items() if row.spectral])
     table.insert(0, "network", spectral.map({True: "2-D", False: "1-D"}))
     # Results saved without `runs.csv` have their names only.
     guessed = [RANDOM if name.startswith(RANDOM) else None for name in table.index]
@@ -98,7 +99,7 @@ def extra(text: str | None) -> list[str]:
 
 @cache
 def _published() -> set[str]:
-    texts = [provenance.flags(presets.FINETUNING[work]) for work in WORKS]
+    texts = [provenance.flags(PRESETS["finetuning"][work]) for work in WORKS]
     return {flag for text in texts for flag in flags(text)}
 
 

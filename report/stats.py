@@ -12,8 +12,8 @@ import pandas as pd
 from scipy.stats import wilcoxon
 
 from report.collect import RUN
-from utils import calibration_metrics, metrics
-from utils.predictions import split_columns
+from utils import metrics
+from utils.metrics import split_columns
 
 COLUMNS = {"macro_f1": "macro F1", "cinc3": "CinC-3"}
 MACRO_F1 = COLUMNS["macro_f1"]
@@ -183,16 +183,16 @@ def calibration(predictions: pd.DataFrame) -> pd.DataFrame:
     """One row per run: `scenario`, `seed`, `ECE` and `NLL`, see `utils.calibration_metrics`."""
     rows = []
     for (scenario, seed), run in predictions.groupby(RUN, sort=False):
-        found = calibration_metrics.calibration_errors(*answers(run))
+        found = metrics.calibration_errors(*answers(run))
         rows.append({"scenario": scenario, "seed": seed, "ECE": found["ece"], "NLL": found["nll"]})
     return pd.DataFrame(rows)
 
 
 def coverage(predictions: pd.DataFrame) -> pd.DataFrame:
     """A row per run and share of recordings answered: `scenario`, `seed`, and the columns of
-    `utils.calibration_metrics.coverage`."""
+    `utils.metrics.coverage`."""
     parts = [
-        pd.DataFrame(calibration_metrics.coverage(*answers(run))).assign(scenario=name, seed=seed)
+        pd.DataFrame(metrics.coverage(*answers(run))).assign(scenario=name, seed=seed)
         for (name, seed), run in predictions.groupby(RUN, sort=False)
     ]
     return pd.concat(parts, ignore_index=True)

@@ -10,7 +10,7 @@ from typing import Any
 from study.checks import INPUTS, Flags, text
 from study.fractions import patient_ids
 from utils.files import read_json
-from utils.names import ARGUMENTS, CHECKPOINT, SCORES
+from utils.run import ARGUMENTS, CHECKPOINT, SCORES
 
 ENDED = re.compile(r"ended with exit code (-?\d+) after (\d+) s")
 STOPPED = {130, 143, -2, -15}  # exit codes of a process that was asked to stop

@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from models import DEFAULT_ARCHITECTURE
 from study.checks import Flags
 from study.description import Cell, Study
 from study.jobs import Job
 from utils.cli import UserError
-from utils.names import DEFAULT_ARCHITECTURE, SCORES, WEIGHTS
+from utils.run import SCORES, WEIGHTS
 
 
 def jobs(study: Study) -> list[Job]:

@@ -18,7 +18,9 @@ from study.durations import Durations
 from study.jobs import STOPPED, Job
 from study.plan import needed, wanted
 from utils.cli import UserError
-from utils.stopping import STUDY, Stop
+from utils.run import Stop
+
+STUDY = "ECG_STUDY"
 
 LEFT = os.EX_TEMPFAIL  # exit code: there is more to do
 PAUSE = 0.2  # seconds between two looks at the processes

@@ -47,7 +47,7 @@ def main() -> None:
     args = trainer.parse_arguments()
     with distributed.join(CPU) as processes:
         model = freeze_statistics(build_model(args)).double()
-        with processes.in_turn():
+        with processes.main_process_first():
             data = open_data(args, processes)
         trained = processes.wrap(model, sync_bn=False)
         read = list(load(data.train, range(STEPS), CPU))

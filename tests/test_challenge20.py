@@ -14,9 +14,8 @@ from finetuning.prepared_set import load_prepared
 from report import compare
 from tests.helpers import command, noise, put_challenge, put_weights
 from utils import metrics
-from utils.calibration_metrics import calibration_scores
 from utils.datasets import TWELVE_LEADS
-from utils.predictions import read_predictions
+from utils.metrics import calibration_scores, read_predictions
 from utils.weights import read_weights
 
 SINUS, AF, PAC = "426783006", "164889003", "284470004"

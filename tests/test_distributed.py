@@ -122,7 +122,7 @@ def test_two_processes_are_stopped_and_continue(cohort_folder, tmp_path):
     whole, job = tmp_path / "whole", tmp_path / "job"
     assert start("pretraining.trainer", "--job-dir", whole, *flags).returncode == 0
     stopped = launch("pretraining.trainer", "--job-dir", job, "--checkpoint-every", 3, *flags)
-    while not (job / "checkpoint.safetensors").exists():
+    while not (job / "checkpoint.pt").exists():
         assert stopped.poll() is None, stopped.communicate()
         time.sleep(0.01)
     stopped.terminate()
@@ -143,23 +143,19 @@ def test_what_does_not_fit_is_said_once(cohort_folder, tmp_path):
 
 
 def test_shares_and_the_last_step():
-    class Flags:
-        batch_size, sync_bn = 8, False
-
     for size in (1, 2, 4, 8):
-        Processes(0, size).check(Flags)
+        Processes(0, size).check(8, False)
         shares = [list(range(11))[Processes(rank, size).share] for rank in range(size)]
         assert sorted(chain.from_iterable(shares)) == list(range(11))
     with pytest.raises(UserError, match="--batch-size 8 cannot be shared equally by 3 processes"):
-        Processes(0, 3).check(Flags)
-    Flags.sync_bn = True
+        Processes(0, 3).check(8, False)
     with pytest.raises(UserError, match="--sync-bn is for several processes on CUDA"):
-        ALONE.check(Flags)
-    Processes(0, 4).check_last(24, 8)
-    Processes(0, 4).check_last(28, 8)
-    ALONE.check_last(25, 8)
+        ALONE.check(8, True)
+    Processes(0, 4).check(8, False, 24)
+    Processes(0, 4).check(8, False, 28)
+    ALONE.check(8, False, 25)
     with pytest.raises(UserError, match="leaves 3 of 27 recordings for the last step"):
-        Processes(0, 4).check_last(27, 8)
+        Processes(0, 4).check(8, False, 27)
 
 
 def test_a_device_for_each_process(monkeypatch):

@@ -1,4 +1,4 @@
-"""Hardware, training steps and losses that are no longer finite."""
+"""Hardware, precision, training steps and losses that are no longer finite."""
 
 from unittest import mock
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from tests.helpers import make_classifier
 from utils import engine
 from utils.cli import UserError
-from utils.engine import Batch, Hardware, NotFinite, choose_hardware, predict, train_epoch
+from utils.engine import Batch, Hardware, NotFinite, choose_hardware, evaluate, train_epoch
 
 CPU = Hardware(torch.device("cpu"), bf16=False)
 
@@ -29,7 +29,7 @@ def test_a_network_that_no_longer_computes_numbers_is_an_error():
     with pytest.raises(UserError, match="no longer finite; lower --lr"):
         train_epoch(Broken(), batches, optimizer, F.cross_entropy, CPU)
     with pytest.raises(UserError, match="no longer finite; lower --lr"):
-        predict(Broken(), batches, CPU)
+        evaluate(Broken(), batches, CPU)
 
 
 def test_cuda_asked_for_in_vain(monkeypatch):
@@ -45,9 +45,30 @@ def test_cuda_asked_for_in_vain(monkeypatch):
     [("cpu", None, False), ("cpu", True, True), ("cuda", None, True), ("cuda", False, False)],
 )
 def test_compiled_on_cuda_or_where_asked_for(monkeypatch, device, flag, compiled):
-    monkeypatch.setattr(torch, "compile", lambda model, dynamic: "compiled")
+    monkeypatch.setattr(torch, "compile", lambda model, dynamic: model)
     hardware = Hardware(torch.device(device), bf16=False)
-    assert hardware.compile("as it is", flag) == ("compiled" if compiled else "as it is")
+    assert isinstance(hardware.compile(make_classifier(), flag), engine.Compiled) == compiled
+
+
+def test_where_compilation_fails_training_goes_on_uncompiled(monkeypatch):
+    """Once with a warning; an error of the model itself is no failure to compile."""
+
+    def compile(model, dynamic):
+        def fail(x):
+            raise RuntimeError("no compiler found\nmore")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", compile)
+    model, x, reasons = make_classifier(), noise(2, 1, 64), []
+    compiled = CPU.compile(model, True, reasons.append)
+    with pytest.raises(RuntimeError, match="size"):
+        compiled(noise(2, 3, 64))
+    assert not reasons
+    for _ in range(2):
+        compiled.train()
+        assert compiled(x).shape == (2, 4) and model.training
+    assert reasons == ["no compiler found"]
 
 
 def test_the_loss_is_looked_at_now_and_then(monkeypatch):
@@ -60,7 +81,7 @@ def test_the_loss_is_looked_at_now_and_then(monkeypatch):
     wrapped = mock.Mock(side_effect=forward)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     batches = [Batch(noise(4, 1, 64), torch.arange(4), 4)] * 9
-    totals = engine.Totals(CPU.device)
+    totals = engine.RunningTotals(CPU.device)
     with pytest.raises(NotFinite, match="no longer finite") as raised:
         train_epoch(
             wrapped, batches, optimizer, F.cross_entropy, CPU, totals,

@@ -15,11 +15,10 @@ from finetuning.prepared_set import PreparedSet, load_prepared, write_prepared
 from models import Classifier
 from tests.helpers import command, contents, put_weights
 from utils import metrics
-from utils.calibration_metrics import calibration_scores
 from utils.cli import UserError
-from utils.engine import Hardware, predict
+from utils.engine import Hardware, evaluate
 from utils.files import sha256
-from utils.predictions import read_predictions
+from utils.metrics import calibration_scores, read_predictions
 from utils.weights import load_encoder, load_strictly, read_weights
 
 CPU = torch.device("cpu")
@@ -123,7 +122,7 @@ def test_the_saved_model_of_the_chosen_epoch_predicts(scripted, prepared, tmp_pa
     assert (contract.frame_size, contract.fs, contract.classes) == (512, 250, list("ANO~"))
     test = load_prepared(prepared / "p_test.npz")
     recordings = to_device(test, np.arange(len(test)), CPU)
-    logits, _ = predict(model, batches(recordings, 5), Hardware(CPU, bf16=False))
+    logits, _ = evaluate(model, batches(recordings, 5), Hardware(CPU, bf16=False))
     table = read_predictions(tmp_path / "job/test_predictions.csv")
     assert table.record_names.tolist() == test.record_ids.tolist()
     assert np.array_equal(table.true, test.y)

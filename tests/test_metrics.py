@@ -8,7 +8,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from utils import metrics
 from utils.cli import UserError
-from utils.predictions import read_predictions, write_predictions
+from utils.metrics import read_predictions, write_predictions
 
 CLASSES = ["A", "N", "O", "~"]
 # Rows are true. Columns sum to 10, 10, 9 and 6.
@@ -41,7 +41,7 @@ def test_f1_and_accuracy(scores):
     assert list(scores["f1"]) == CLASSES
     assert list(scores["f1"].values()) == pytest.approx(F1)
     assert scores["macro_f1"] == pytest.approx(sum(F1) / 4)
-    assert scores["accuracy"] == pytest.approx(26 / 35)
+    assert scores["acc"] == pytest.approx(26 / 35)
     assert scores["confusion"] == CONFUSION
     assert scores["records"] == 35
 
@@ -188,7 +188,7 @@ def test_multi_label_scores_as_written_out(seed, empty):
     assert scores["macro_f1"] == pytest.approx(np.mean(each[: 4 if empty else 5]))
     areas = [roc_auc_score(true[:, k], prob[:, k]) for k in range(4)]
     assert scores["auc"] == pytest.approx(np.mean(areas))
-    assert scores["accuracy"] == pytest.approx(np.mean(true == predicted))
+    assert scores["acc"] == pytest.approx(np.mean(true == predicted))
     assert scores["records"] == 30
 
 
@@ -204,7 +204,7 @@ def test_challenge2020_by_hand():
 def test_perfect_answers_and_none_at_all():
     true = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 0]])
     perfect = metrics.multi_label_scores(true, true.astype(float), list("abc"))
-    for name in ("macro_f1", "auc", "f_max", "f_beta", "g_beta", "accuracy"):
+    for name in ("macro_f1", "auc", "f_max", "f_beta", "g_beta", "acc"):
         assert perfect[name] == 1, name
     silent = metrics.multi_label_scores(true, np.zeros((3, 3)), list("abc"))
     assert (silent["macro_f1"], silent["f_max"], silent["f_beta"], silent["g_beta"]) == (0, 0, 0, 0)

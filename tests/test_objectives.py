@@ -3,6 +3,7 @@
 import argparse
 import json
 import shutil
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -70,7 +71,7 @@ def test_a_run_of_every_objective(cohort, tmp_path, task, architecture):
     assert transfer.dropped == []
     if spectral:
         expected = {"window": 256, "hop": 16, "bins": 128, "scale": "db"}
-        assert contract.spectrogram == transfer.encoder.spectrogram.settings._asdict() == expected
+        assert contract.spectrogram == asdict(transfer.encoder.spectrogram.settings) == expected
     dropped = load_encoder(tmp_path / "job/epoch_01/model.safetensors").dropped
     assert dropped and not [name for name in dropped if name.startswith("encoder.")]
 
@@ -79,7 +80,11 @@ def test_scores_stand_beside_what_needs_no_signal(cohort, tmp_path):
     result = pretrain(cohort, tmp_path / "job", "hr")
     scores = json.loads((tmp_path / "job/scores.json").read_text())
     row = pd.read_csv(tmp_path / "job/history.csv").iloc[0]
-    assert scores["validation"] == {"loss": row.val_loss, "acc": row.val_acc, "f1": row.f1}
+    assert scores["validation"] == {
+        "loss": row.val_loss,
+        "acc": row.val_acc,
+        "macro_f1": row.macro_f1,
+    }
     assert 0 < scores["without_input"]["acc"] <= 1
     assert "answers that ignore the signal: loss " in result.out
 

@@ -73,7 +73,7 @@ def same(state, other):
 def test_files_of_a_run(job):
     assert sorted(contents(job)) == sorted(REPEATABLE + TIMED)
     history = pd.read_csv(job / "history.csv")
-    assert list(history) == ["epoch", "loss", "acc", "val_loss", "val_acc", "f1"]
+    assert list(history) == ["epoch", "loss", "acc", "val_loss", "val_acc", "macro_f1"]
     assert history["epoch"].tolist() == [1, 2]
     assert history.notna().all(axis=None)
     timing = pd.read_csv(job / "timing.csv")
@@ -157,7 +157,7 @@ def test_without_validation_the_last_epoch_is_chosen(cohort, tmp_path):
     result = pretrain(cohort, job, "--val-patients", 0)
     assert result.code == 0, result
     history = pd.read_csv(job / "history.csv")
-    assert history[["val_loss", "val_acc", "f1"]].isna().all(axis=None)
+    assert history[["val_loss", "val_acc", "macro_f1"]].isna().all(axis=None)
     assert history[["loss", "acc"]].notna().all(axis=None)
     assert same(head_less(job / "weights.safetensors"), head_less(epoch(job, 2)))
 
@@ -168,7 +168,11 @@ def epoch(job, number):
 
 @pytest.mark.parametrize(("metric", "best"), [("loss", 1), ("acc", 2), ("f1", 3)])
 def test_the_metric_chooses_the_epoch(cohort, tmp_path, monkeypatch, metric, best):
-    columns = {"val_loss": [0.1, 0.2, 0.3, 0.4], "val_acc": [0, 1, 1, 0.5], "f1": [0.1, 0, 0.9, 0]}
+    columns = {
+        "val_loss": [0.1, 0.2, 0.3, 0.4],
+        "val_acc": [0, 1, 1, 0.5],
+        "macro_f1": [0.1, 0, 0.9, 0],
+    }
     rows = iter(pd.DataFrame(columns).set_axis(["loss", "acc", "f1"], axis=1).to_dict("records"))
     monkeypatch.setattr(run, "validate", lambda *_: (next(rows), {}))
     job = tmp_path / "job"
@@ -183,11 +187,11 @@ def test_the_metric_chooses_the_epoch(cohort, tmp_path, monkeypatch, metric, bes
 def test_a_weights_file_is_where_training_starts(cohort, job, tmp_path, monkeypatch):
     started = {}
 
-    def train(args, data, training):
+    def train(args, data, training, contract):
         state = training.model.state_dict()
         started.update({k: v.clone() for k, v in state.items()})
         save_weights(epoch(args.job_dir, 1), state, make_contract())
-        training.log.bests["chosen"].epoch = 1
+        training.history.best["chosen"].epoch = 1
 
     monkeypatch.setattr(run, "train", train)
     weights = job / "weights.safetensors"

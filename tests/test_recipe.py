@@ -6,6 +6,7 @@ import json
 import math
 from itertools import pairwise
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -36,12 +37,11 @@ from finetuning.recipe import (
     weighted_cross_entropy,
 )
 from recordings.formats import read_recording
-from tests.helpers import LONG_RUN, command, make_classifier, make_contract, put_weights
-from utils import averaging, presets
+from tests.helpers import LONG_RUN, command, make_classifier, put_weights
+from utils.cli import PRESETS
 from utils.distributed import ALONE, Processes
-from utils.engine import Hardware
-from utils.run import Log
-from utils.training import Training
+from utils.engine import Epochs, Hardware, Training
+from utils.run import History, Run
 from utils.weights import read_weights
 
 CPU = torch.device("cpu")
@@ -84,11 +84,13 @@ def trained(steps=3, seen=lambda training: None, **changes):
     """A training whose optimiser has made so many steps, two to an epoch."""
     flags = {"epochs": 4, "lr": 0.1, "schedule": "constant", "warmup": 0, "ema": 0.0}
     args = argparse.Namespace(**flags | changes)
+    model = make_classifier()
     training = Training(
-        args, make_classifier(), None, make_contract(), Hardware(CPU, False), ALONE, Log(Path())
-    )
-    training.optimizer = make_optimizer(training.model, args.lr)
-    trainer.add_hooks(training, 2, args)
+        Run({"job_dir": Path(), "resume": False}, "last"), History(Path()), model,
+        make_optimizer(model, args.lr), Epochs(args.epochs, 2, None, None), None,
+        Hardware(CPU, False), ALONE, {}, ema=args.ema,
+        learning_rate=trainer.learning_rate(args.schedule, args.warmup, 2 * args.epochs),
+    )  # fmt: skip
     x, rng = torch.ones(4, 1, 64), generator(1)
     for step in range(steps):
         training.epoch, training.totals.step = step // 2 + 1, step % 2
@@ -96,6 +98,8 @@ def trained(steps=3, seen=lambda training: None, **changes):
         noise = torch.randn(x.shape, generator=rng)
         F.cross_entropy(training.model(x + noise), torch.arange(4)).backward()
         training.optimizer.step()
+        training.totals.step += 1
+        training._after_step(mock.Mock())
         seen(training)
     return training
 
@@ -129,14 +133,13 @@ def test_the_average_is_that_of_the_weights():
     expected = states[0]
     for number, state in enumerate(states[1:], 1):
         decay = min(0.25, (1 + number) / (10 + number))
-        assert averaging.decay_at(number, 0.25) == decay
         expected = {
             name: decay * expected[name] + (1 - decay) * value
             if value.is_floating_point()
             else value
             for name, value in state.items()
         }
-    found = training.judged.state_dict()
+    found = training.trained.state_dict()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value)
     assert not torch.equal(found["head.weight"], states[-1]["head.weight"])
@@ -336,7 +339,7 @@ def test_each_can_be_turned_off_again(monkeypatch):
         monkeypatch.setattr("sys.argv", list(map(str, ["command", *needed, *flags])))
         return vars(trainer.parse_arguments())
 
-    assert presets.FINETUNING["recommended"].items() <= parsed("recommended").items()
+    assert PRESETS["finetuning"]["recommended"].items() <= parsed("recommended").items()
     plain = parsed("recommended", *LONG_RUN, *off)
     assert plain | {"preset": "paper"} == parsed("paper", "--stop-metric", "val_loss")
 

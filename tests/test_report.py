@@ -16,9 +16,8 @@ from study import description, plan
 from tests.helpers import ROOT, command, contents, put_weights
 from utils import metrics
 from utils.cli import UserError
-from utils.files import read_json, write_json
-from utils.manifest import digest
-from utils.predictions import write_predictions
+from utils.files import digest, read_json, write_json
+from utils.metrics import write_predictions
 
 CLASSES = ["A", "N", "O", "~"]
 VALIDATED = "val_predictions.csv"

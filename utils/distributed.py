@@ -2,11 +2,10 @@
 
     torchrun --nproc-per-node 2 -m pretraining.trainer …
 
-Each takes its share of every batch. The first validates and writes files; the others say nothing,
-unless it is an error.
+Each process takes its share of every batch. The main process, of rank 0, evaluates, prints and
+writes files; the others print nothing but their errors.
 """
 
-import argparse
 import os
 import sys
 import warnings
@@ -22,39 +21,43 @@ from torch import Tensor, nn
 
 from utils.cli import UserError
 
-PATIENCE = timedelta(hours=12)  # for the first process, which validates while the others wait
+TIMEOUT = timedelta(hours=12)  # the other processes wait while the main process evaluates
 
 
 class Processes(NamedTuple):
-    """Which of how many processes this one is; alone by default."""
+    """Rank of this process, and how many processes there are."""
 
     rank: int = 0
     size: int = 1
 
     @property
-    def first(self) -> bool:
+    def main_process(self) -> bool:
         return self.rank == 0
 
     @property
     def share(self) -> slice:
-        """Of the examples of a batch, those of this process."""
+        """The examples of a batch that belong to this process."""
         return slice(self.rank, None, self.size)
 
     def describe(self, hardware: object) -> str:
-        """Where a run computes, in words."""
+        """`cpu, fp32`, or `2 × cpu, fp32`."""
         return f"{hardware}" if self.size == 1 else f"{self.size} × {hardware}"
 
-    def check(self, args: argparse.Namespace) -> None:
-        """Raises `UserError` where flags of a trainer do not fit so many processes."""
-        if args.batch_size % self.size:
-            raise UserError(
-                f"--batch-size {args.batch_size} cannot be shared equally by {self.size} processes"
-            )
-        if args.sync_bn and not (self.size > 1 and dist.get_backend() == "nccl"):
-            raise UserError("--sync-bn is for several processes on CUDA; leave it out")
+    def check(self, batch_size: int, sync_bn: bool, examples: int = 0) -> None:
+        """Check the flags of a trainer against the number of processes.
 
-    def check_last(self, examples: int, batch_size: int) -> None:
-        """Raises `UserError` where the last batch of `examples` is not enough for all processes."""
+        Args:
+            examples: of an epoch, if its last batch may be smaller.
+
+        Raises:
+            UserError: the examples of a batch cannot be shared, or `sync_bn` has no use.
+        """
+        if batch_size % self.size:
+            raise UserError(
+                f"--batch-size {batch_size} cannot be shared equally by {self.size} processes"
+            )
+        if sync_bn and not (self.size > 1 and dist.get_backend() == "nccl"):
+            raise UserError("--sync-bn is for several processes on CUDA; leave it out")
         if 0 < examples % batch_size < self.size:
             raise UserError(
                 f"--batch-size {batch_size} leaves {examples % batch_size} of {examples} recordings"
@@ -62,76 +65,64 @@ class Processes(NamedTuple):
             )
 
     @contextmanager
-    def in_turn(self) -> Iterator[None]:
-        """Do it as the first process, then as the first of a machine, then as one of the others.
+    def main_process_first(self) -> Iterator[None]:
+        """Run the block in the main process, then in all others, which find the files it wrote.
 
-        What is written is found by those who follow. Where one fails the others exit without a
-        word: it says why.
+        If it fails in one process, that process reports the error and the others exit silently.
         """
-        turn = 0 if self.first else 1 if os.environ.get("LOCAL_RANK") == "0" else 2
-        for _ in range(turn):
-            self._exit_if_any(failed=False)
+        if not self.main_process:
+            self._exit_if_any_failed()
         try:
             yield
         except BaseException:
-            self._exit_if_any(failed=True)
+            self._exit_if_any_failed(failed=True)
             raise
-        for _ in range(turn, 3):
-            self._exit_if_any(failed=False)
+        if self.main_process:
+            self._exit_if_any_failed()
+        self._exit_if_any_failed()
 
-    def _exit_if_any(self, failed: bool) -> None:
-        """Exit if another process has failed."""
+    def _exit_if_any_failed(self, failed: bool = False) -> None:
         if self.size == 1:
             return
         device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        if not self.add_up(torch.tensor(float(failed), device=device)):
-            return
-        dist.destroy_process_group()  # all have come this far: nobody waits for anybody
-        if not failed:
-            sys.exit(2)
+        if self.all_reduce(torch.tensor(float(failed), device=device)):
+            dist.destroy_process_group()  # all processes are here, so that none waits for another
+            if not failed:
+                sys.exit(2)
 
     def wrap(self, model: nn.Module, sync_bn: bool) -> nn.Module:
-        """`model`, whose gradients are those of all processes.
+        """`model` with gradients that are averaged over the processes.
 
         Args:
-            sync_bn: take batch statistics over all processes, on CUDA.
+            sync_bn: compute batch statistics over all processes, on CUDA.
         """
         if self.size == 1:
             return model
         if sync_bn:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        # Where a kernel sees one channel, its strides mean nothing.
+        # The strides of a kernel for one channel are arbitrary.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         return nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
 
-    def add_up(self, values: Tensor) -> Tensor:
-        """Sum over all processes, in place."""
+    def all_reduce(self, values: Tensor) -> Tensor:
+        """Sum `values` over all processes, in place."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
-    def send(self, value: Any) -> Any:
-        """What the first process has."""
-        if self.size == 1:
-            return value
+    def broadcast(self, value: Any) -> Any:
+        """The main process's `value`, in all processes."""
         values = [value]
-        dist.broadcast_object_list(values, 0)
+        if self.size > 1:
+            dist.broadcast_object_list(values, 0)
         return values[0]
-
-    def told(self, stop: bool, device: torch.device) -> bool:
-        """What the first process says."""
-        if self.size == 1:
-            return stop
-        answer = torch.tensor(float(stop), device=device)
-        dist.broadcast(answer, 0)
-        return bool(answer)
 
 
 ALONE = Processes()
 
 
 def local_device(cuda: bool) -> torch.device:
-    """The device of this process: a CUDA device of its own, or the CPU.
+    """The CPU, or the CUDA device of this process.
 
     Raises:
         UserError: there are fewer CUDA devices than processes.
@@ -149,28 +140,21 @@ def local_device(cuda: bool) -> torch.device:
 
 @contextmanager
 def join(device: torch.device) -> Iterator[Processes]:
-    """Join the processes that torchrun started, if it did."""
+    """Join the processes that torchrun started; without torchrun, `ALONE`."""
     if not dist.is_torchelastic_launched():
         yield ALONE
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        dist.init_process_group("nccl", timeout=PATIENCE, device_id=device)
+        dist.init_process_group("nccl", timeout=TIMEOUT, device_id=device)
     else:
-        dist.init_process_group("gloo", timeout=PATIENCE)
+        dist.init_process_group("gloo", timeout=TIMEOUT)
     processes = Processes(dist.get_rank(), dist.get_world_size())
-    with quiet(not processes.first):
+    if processes.main_process:
         yield processes
-    # Together, as one that leaves early may take the others down; not after an error, though.
+    else:
+        with Path(os.devnull).open("w") as null, redirect_stdout(null), redirect_stderr(null):
+            yield processes
+    # Leave together: one that leaves early may abort the others. Not after an error, though.
     dist.barrier()
     dist.destroy_process_group()
-
-
-@contextmanager
-def quiet(wanted: bool) -> Iterator[None]:
-    """Print nothing, where `wanted`."""
-    if not wanted:
-        yield
-        return
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        yield

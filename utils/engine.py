@@ -1,34 +1,107 @@
-"""Device, precision, one epoch of training, prediction. Knows no flags and no data sets."""
+"""Device and precision, one epoch of training, evaluation, and runs that can be resumed.
 
+Knows neither flags nor data sets.
+"""
+
+import io
 import math
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
 
 from utils.cli import UserError
 from utils.distributed import ALONE, Processes, local_device
+from utils.files import atomic_path
+from utils.run import CHECKPOINT, History, Run, Stop, scores_in_words
 
 READ_EVERY = 50  # steps from one look at the loss to the next: each waits for the device
 CLEARLY = 1.2  # how many times as fast bf16 must multiply on a CPU for `--precision auto`
-SIDE = 768  # of the matrices that are multiplied to find out
+MATRIX_SIZE = 768  # of the products that are timed to find out
+CHECKPOINT_SECONDS = 300  # from one checkpoint to the next, by default
+LEAST_SD = 1e-3  # mV, a unit of the prepared sets: a constant signal becomes zeros
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # of logits and labels
 
 
 class Batch(NamedTuple):
-    """What one process has of a batch, on its device.
+    """The share of a batch that one process has, on its device.
 
     Attributes:
         inputs: (B, C, T) float32.
-        labels: (B,) int64, or (B, classes) floats of 0 and 1, of which each counts for itself.
+        labels: (B,) int64 class numbers, or (B, classes) floats of 0 and 1 if an example may have
+            several classes.
         total: examples of the batch, of all processes together.
     """
 
     inputs: Tensor
     labels: Tensor
     total: int
+
+
+def describe_examples(names: Sequence[str], finite: np.ndarray, what: str) -> str:
+    """`a, b, c, … (64 frames)`, or, if some are not finite, `b (1 of 64 frames, not finite)`.
+
+    Args:
+        names: of the examples. finite: whether all values of each are, (n,). what: examples are.
+    """
+    bad = [name for name, good in zip(names, finite, strict=True) if not good]
+    count = f"{len(bad)} of {len(names)} {what}, not finite" if bad else f"{len(names)} {what}"
+    chosen = bad or names
+    more = ["…"] if len(chosen) > 3 else []
+    return f"{', '.join([*chosen[:3], *more])} ({count})"
+
+
+def moments(millivolt: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over time, (…, 1) each; the latter is at least `LEAST_SD`.
+
+    Args:
+        millivolt: (…, T). mask: the samples that count, as `millivolt` or broadcast to it; all by
+            default.
+    """
+    if mask is None:
+        mask = torch.ones(millivolt.shape[-1], device=millivolt.device)
+    count = mask.sum(-1, keepdim=True)
+    mean = (mask * millivolt).sum(-1, keepdim=True) / count
+    variance = (mask * (millivolt - mean).square()).sum(-1, keepdim=True) / count
+    return mean, variance.sqrt().clamp(min=LEAST_SD)
+
+
+class Compiled:
+    """A model that is compiled when it is first called; if that fails, it runs uncompiled.
+
+    Args:
+        on_failure: called once with the reason.
+    """
+
+    def __init__(self, model: nn.Module, on_failure: Callable[[str], None]):
+        self.model, self.on_failure = model, on_failure
+        # One graph for each size of batch: else the smaller last batch would make all dynamic.
+        self.compiled: Callable | None = torch.compile(model, dynamic=False)
+
+    def train(self) -> None:
+        self.model.train()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.compiled is None:
+            return self.model(x)
+        try:
+            return self.compiled(x)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # what all errors of the compiler are
+            logits = self.model(x)  # any other error is raised here, too
+            self.compiled = None
+            self.on_failure(str(error).strip().partition("\n")[0])
+            return logits
 
 
 class Hardware(NamedTuple):
@@ -48,19 +121,18 @@ class Hardware(NamedTuple):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def place(self, model: nn.Module) -> nn.Module:
-        """Move `model` to the device, in the channels-last layout, which is the faster one
-        everywhere."""
+        """Move `model` to the device, in the channels-last layout, which is faster everywhere."""
         for module in model.modules():
             if hasattr(module, "channels_last"):
                 module.channels_last = True
         return model.to(self.device)
 
-    def compile(self, model: nn.Module, wanted: bool | None) -> nn.Module:
-        """`model`, compiled for training where `wanted`; None: on CUDA only."""
+    def compile(
+        self, model: nn.Module, wanted: bool | None, on_failure: Callable[[str], None] = print
+    ) -> nn.Module | Compiled:
+        """`model`, compiled for training if `wanted`; None: on CUDA only."""
         if wanted or (wanted is None and self.device.type == "cuda"):
-            torch._dynamo.config.suppress_errors = True  # without a compiler it runs as it is
-            # One graph for each size of batch: else the smaller last one would make all dynamic.
-            return torch.compile(model, dynamic=False)
+            return Compiled(model, on_failure)
         return model
 
 
@@ -84,7 +156,7 @@ def faster_bf16(device: torch.device) -> bool:
 
 def _product_seconds(dtype: torch.dtype) -> float:
     """The shortest time of one product of two square matrices on the CPU."""
-    a, b = (torch.ones(SIDE, SIDE, dtype=dtype) for _ in range(2))
+    a, b = (torch.ones(MATRIX_SIZE, MATRIX_SIZE, dtype=dtype) for _ in range(2))
     times = []
     for _ in range(6):  # the first chooses a kernel
         began = time.perf_counter()
@@ -106,85 +178,87 @@ def choose_hardware(device: str, precision: str) -> Hardware:
 
 
 class NotFinite(UserError):
-    """What a network computes is no longer a number."""
+    """The loss or a logit is infinite or NaN."""
 
     def __init__(self, step: int | None = None):
         self.step = step  # of its epoch, from 1 on
         super().__init__("the loss is no longer finite; lower --lr or use --precision fp32")
 
 
-class Totals:
-    """Losses and right answers of an epoch so far, over the examples of all processes.
+class RunningTotals:
+    """Sums of losses and correct answers of an epoch so far, over the examples of all processes.
 
-    Those of the last steps stay on the device until they are read: nothing waits in between.
+    The sums of the last steps stay on the device until they are read, so that nothing waits.
 
     Attributes:
-        step: that were done. seen: examples. loss, hits: sums over the examples that were read.
+        step: steps done. examples: of them. loss, correct: sums that have been read.
         means: mean loss and accuracy when they were last read.
     """
 
-    def __init__(self, device: torch.device, step=0, seen=0, loss=0.0, hits=0.0):
-        self.step, self.seen, self.loss, self.hits = step, seen, loss, hits
+    def __init__(self, device: torch.device, step=0, examples=0, loss=0.0, correct=0.0):
+        self.step, self.examples, self.loss, self.correct = step, examples, loss, correct
         self.means: tuple[float, float] | None = None
         self._latest = torch.zeros((READ_EVERY, 2), dtype=torch.float64, device=device)
         self._unread = 0
 
     def add(self, sums: Tensor, examples: int) -> None:
-        """Losses and right answers of a step, (2,), summed over its examples."""
+        """Add a step: its loss and number of correct answers, (2,), summed over its examples."""
         self._latest[self._unread] = sums
         self._unread += 1
         self.step += 1
-        self.seen += examples
+        self.examples += examples
         if self._unread == READ_EVERY:
             self.read()
 
     def read(self) -> tuple[float, float]:
-        """Mean loss and accuracy.
-
-        Raises:
-            NotFinite: the loss of a step was not.
-        """
+        """Mean loss and accuracy; raises `NotFinite` if the loss of a step was not finite."""
         latest, self._unread = self._latest[: self._unread].tolist(), 0
-        # One by one, so that sums do not depend on when they were read.
-        for step, (loss, hits) in enumerate(latest, self.step - len(latest) + 1):
+        # One by one, so that sums do not depend on when they are read.
+        for step, (loss, correct) in enumerate(latest, self.step - len(latest) + 1):
             if not math.isfinite(loss):
                 raise NotFinite(step)
             self.loss += loss
-            self.hits += hits
-        self.means = self.loss / self.seen, self.hits / self.seen
+            self.correct += correct
+        self.means = self.loss / self.examples, self.correct / self.examples
         return self.means
 
     def state(self) -> dict[str, float]:
-        """Arguments of the same totals; as `read`."""
+        """Arguments of the same totals; raises as `read`."""
         if self.step:
             self.read()
-        return {name: getattr(self, name) for name in ("step", "seen", "loss", "hits")}
+        return {name: getattr(self, name) for name in ("step", "examples", "loss", "correct")}
+
+
+def num_correct(logits: Tensor, y: Tensor) -> Tensor:
+    """How many examples are answered correctly; with several classes to an example, the share of
+    its classes."""
+    if y.is_floating_point():
+        return ((logits > 0) == (y > 0)).float().mean(-1).sum()
+    return (logits.argmax(-1) == y).float().sum()
 
 
 def train_epoch(
-    model: nn.Module,
+    model: nn.Module | Compiled,
     batches: Iterable[Batch],
     optimizer: torch.optim.Optimizer,
-    loss_function: Callable[[Tensor, Tensor], Tensor],
+    loss_function: Loss,
     hardware: Hardware,
-    totals: Totals | None = None,
+    totals: RunningTotals | None = None,
     processes: Processes = ALONE,
     after_step: Callable[[], None] = lambda: None,
-    right_answers: Callable[[Tensor, Tensor], Tensor] | None = None,
+    count_correct: Loss = num_correct,
 ) -> tuple[float, float]:
     """Train on `batches`; returns the mean loss and the accuracy over their examples.
 
     Args:
-        model: wrapped by `processes`, where they are several.
-        totals: of the steps of this epoch that were done before; are added to.
-        right_answers: how many of logits are right; `hits` by default.
+        model: wrapped by `processes` if they are several.
+        totals: of the steps of this epoch that were done before; they are added to.
 
     Raises:
         NotFinite: the loss is no longer finite.
     """
     model.train()
-    totals = totals or Totals(hardware.device)
-    right_answers = right_answers or hits
+    totals = totals or RunningTotals(hardware.device)
     for x, y, total in batches:
         with hardware.autocast():
             logits = model(x)
@@ -193,14 +267,14 @@ def train_epoch(
         # Gradients are averaged over the processes; each counts as much as it has examples.
         (loss * (processes.size * len(y) / total)).backward()
         optimizer.step()
-        sums = torch.stack((loss.detach() * len(y), right_answers(logits.detach(), y)))
-        totals.add(processes.add_up(sums), total)
+        sums = torch.stack((loss.detach() * len(y), count_correct(logits.detach(), y)))
+        totals.add(processes.all_reduce(sums), total)
         after_step()
     return totals.read()
 
 
 @torch.inference_mode()
-def predict(
+def evaluate(
     model: nn.Module, batches: Iterable[Batch], hardware: Hardware
 ) -> tuple[Tensor, Tensor]:
     """Logits (n, classes) float32 and their labels, both on the CPU, in the order given.
@@ -214,14 +288,296 @@ def predict(
         with hardware.autocast():
             logits.append(model(x).float())
         labels.append(y)
-    found = torch.cat(logits).cpu()
-    if not found.isfinite().all():
+    joined = torch.cat(logits).cpu()
+    if not joined.isfinite().all():
         raise NotFinite
-    return found, torch.cat(labels).cpu()
+    return joined, torch.cat(labels).cpu()
 
 
-def hits(logits: Tensor, y: Tensor) -> Tensor:
-    """How many answers are right, of several classes each its share."""
-    if y.is_floating_point():
-        return ((logits > 0) == (y > 0)).float().mean(-1).sum()
-    return (logits.argmax(-1) == y).float().sum()
+def average_weights(model: nn.Module, decay: float, steps_done: Callable[[], int]) -> AveragedModel:
+    """Exponential moving average of the weights and batch statistics of `model`.
+
+    Each step keeps the share `decay` of the average, less at first, so that the initial weights are
+    soon forgotten (as TensorFlow's `ExponentialMovingAverage`). Update it after each step.
+
+    Args:
+        steps_done: number of steps, that of the update included.
+    """
+
+    @torch.no_grad()
+    def update(averages: Sequence[Tensor], values: Sequence[Tensor], _) -> None:
+        step = steps_done()
+        new_share = 1 - min(decay, (1 + step) / (10 + step))
+        for average, value in zip(averages, values, strict=True):
+            if average.is_floating_point():
+                average.lerp_(value, new_share)
+            else:  # the number of batches counted
+                average.copy_(value)
+
+    averaged = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    averaged.n_averaged.fill_(1)  # else the first update would replace the initial weights
+    return averaged
+
+
+class Epochs(NamedTuple):
+    """Training data, epoch by epoch.
+
+    Attributes:
+        count: epochs at most. steps: of each.
+        batches: (epoch from 1 on, steps to skip) -> the batches of an epoch without its first ones.
+        describe: (epoch, step), both from 1 on -> the examples of a batch, for errors.
+    """
+
+    count: int
+    steps: int
+    batches: Callable[[int, int], Iterable[Batch]]
+    describe: Callable[[int, int], str]
+
+
+class Training:
+    """A run on its way through the epochs; it can be stopped at any step, and resumed.
+
+    A resumed run equals an uninterrupted one. Random numbers are no part of its state: all are
+    drawn from the seed and the position.
+
+    Args:
+        data: what is trained on.
+        loss: mean loss of logits and labels.
+        metadata: of the weights that the run writes; a resumed run must have the same.
+        checkpoint_every: steps; None: every five minutes.
+        compile: see `Hardware.compile`. sync_bn: see `Processes.wrap`.
+        learning_rate: factor of the learning rate by the number of steps done.
+        ema: decay of the moving average of the weights; 0 for none.
+
+    Attributes:
+        epoch: under way, from 1 on. totals: of it.
+        average: moving average of the weights, if one is kept.
+        resumed: whether the run continues from a checkpoint.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        history: History,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        data: Epochs,
+        loss: Loss,
+        hardware: Hardware,
+        processes: Processes,
+        metadata: Mapping[str, Any],
+        checkpoint_every: int | None = None,
+        compile: bool | None = None,
+        sync_bn: bool = False,
+        learning_rate: Callable[[int], float] | None = None,
+        ema: float = 0.0,
+        count_correct: Loss = num_correct,
+    ):
+        self.run, self.history, self.model, self.optimizer = run, history, model, optimizer
+        self.data, self.loss, self.count_correct = data, loss, count_correct
+        self.hardware, self.processes = hardware, processes
+        self.checkpoint_every, self.compile, self.sync_bn = checkpoint_every, compile, sync_bn
+        self.epoch, self.totals = 1, RunningTotals(hardware.device)
+        self.resumed, self.stop = False, Stop()
+        self.average = average_weights(model, ema, lambda: self.steps_done) if ema else None
+        self._path = run.job_dir / CHECKPOINT
+        self._identity = None
+        if processes.main_process:
+            self._identity = run.identity(metadata, hardware.bf16, processes.size)
+        self._earlier = 0.0  # seconds that earlier processes spent on this epoch
+        self._began = self._saved = time.monotonic()
+        if learning_rate:
+            base = [group["lr"] for group in optimizer.param_groups]
+
+            def set_learning_rate(*_) -> None:
+                for group, rate in zip(optimizer.param_groups, base, strict=True):
+                    group["lr"] = rate * learning_rate(self.steps_done)
+
+            optimizer.register_step_pre_hook(set_learning_rate)
+
+    @property
+    def trained(self) -> nn.Module:
+        """The model to evaluate and to save: the average, if one is kept."""
+        return self.average.module if self.average else self.model
+
+    @property
+    def steps_done(self) -> int:
+        """Steps of all epochs so far."""
+        return (self.epoch - 1) * self.data.steps + self.totals.step
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on this epoch."""
+        return self._earlier + time.monotonic() - self._began
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Answer Ctrl-C and SIGTERM by saving a checkpoint and exiting with code 130 or 143."""
+        with self.stop.listening():
+            try:
+                yield
+            except RuntimeError as error:
+                left = self.stop.code or "onnection" in str(error)
+                if self.processes.main_process or not left:
+                    raise
+                sys.exit(self.stop.code or 2)  # the main process has left, and said why
+
+    def epochs(
+        self, ended: Callable[[], bool] = lambda: False, quiet: bool | None = None
+    ) -> Iterator[dict[str, float]]:
+        """Train; yields loss and accuracy of each epoch. What is done with them belongs to the
+        epoch, too: a resumed run does it again.
+
+        Args:
+            ended: whether to stop early; asked of the main process before each epoch.
+            quiet: without a progress bar; None: where there is no terminal.
+
+        Raises:
+            UserError: the loss is no longer finite.
+        """
+        model = self.processes.wrap(self.model, self.sync_bn)
+        model = self.hardware.compile(model, self.compile, self._note_uncompiled)
+        self._began = self._saved = time.monotonic()
+        while self.epoch <= self.data.count and not self.processes.broadcast(ended()):
+            yield self._train_epoch(model, quiet)
+            chosen = any(best.epoch == self.epoch for best in self.history.best.values())
+            self.epoch, self.totals = self.epoch + 1, RunningTotals(self.hardware.device)
+            self._earlier, self._began = 0.0, time.monotonic()
+            if chosen and self.processes.main_process:
+                self.save()  # with it the files that were written of this epoch stay valid
+
+    def _train_epoch(self, model: nn.Module | Compiled, quiet: bool | None) -> dict[str, float]:
+        name = f"epoch {self.epoch}/{self.data.count}"
+        batches = self.data.batches(self.epoch, self.totals.step)
+        with tqdm(batches, name, self.data.steps, unit="step", leave=False, disable=quiet,
+                  initial=self.totals.step) as progress:  # fmt: skip
+            try:
+                loss, accuracy = train_epoch(
+                    model, progress, self.optimizer, self.loss, self.hardware, self.totals,
+                    self.processes, lambda: self._after_step(progress), self.count_correct,
+                )  # fmt: skip
+            except NotFinite as error:
+                examples = self.data.describe(self.epoch, error.step)
+                raise UserError(
+                    f"epoch {self.epoch}, step {error.step}, made of {examples}: {error}"
+                ) from None
+        return {"loss": loss, "acc": accuracy}
+
+    def _after_step(self, progress: tqdm) -> None:
+        if self.average:
+            self.average.update_parameters(self.model)
+        if self.totals.means:
+            progress.set_postfix(loss=f"{self.totals.means[0]:.3f}", refresh=False)
+        if self.processes.main_process:
+            every = self.checkpoint_every
+            past = time.monotonic() - self._saved
+            if self.totals.step % every == 0 if every else past > CHECKPOINT_SECONDS:
+                self.save()
+            self.pause()
+
+    def _note_uncompiled(self, reason: str) -> None:
+        note = f"not compiled: {reason}"
+        print(f"{note}; training goes on without --compile", file=sys.stderr)
+        if self.processes.main_process:
+            self.run.add_note(note)
+
+    def record(self, scores: Mapping[str, float | None], **timing: float) -> set[str]:
+        """Add this epoch to the history, and print it.
+
+        Args:
+            timing: further columns of timing.csv.
+
+        Returns:
+            Purposes for which it is the best epoch so far, see `History`.
+        """
+        seconds = self.seconds
+        print(f"epoch {self.epoch}: {scores_in_words(scores)} ({seconds:.0f} s)")
+        return self.history.add(self.epoch, scores, {"seconds": round(seconds, 3), **timing})
+
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+        """As `utils.engine.evaluate`; the run may be stopped between two batches.
+
+        Raises:
+            UserError: a logit is not finite.
+        """
+
+        def watched() -> Iterator[Batch]:
+            for batch in batches:
+                self.pause()
+                yield batch
+
+        try:
+            return evaluate(model, watched(), self.hardware)
+        except NotFinite as error:
+            raise UserError(f"epoch {self.epoch}, evaluation: {error}") from None
+
+    def pause(self) -> None:
+        """Save and exit, if a signal asked for it."""
+        if self.stop.code:
+            self.save()
+            done = f"after step {self.totals.step} of epoch {self.epoch}"
+            print(f"stopped {done}; the same command with --resume continues")
+            sys.exit(self.stop.code)
+
+    def save(self) -> None:
+        """Write a checkpoint; raises `NotFinite` if a loss or a weight is not finite."""
+        state = {
+            "identity": self._identity,
+            "epoch": self.epoch,
+            "totals": self.totals.state(),
+            "seconds": self.seconds,
+            "history": self.history.state(),
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict() if self.average else {},
+            "optimizer": self.optimizer.state_dict(),
+        }
+        tensors = [*state["model"].values(), *state["average"].values()]
+        tensors += [v for values in state["optimizer"]["state"].values() for v in values.values()]
+        if not all(tensor.isfinite().all() for tensor in tensors):
+            raise NotFinite(self.totals.step)
+        buffer = io.BytesIO()  # torch.save to a full disk raises no OSError
+        torch.save(state, buffer)
+        with atomic_path(self._path) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
+        self._saved = time.monotonic()
+
+    def resume(self) -> None:
+        """Continue from the checkpoint, if there is one and `--resume` was given.
+
+        Raises:
+            UserError: it is damaged, or of another run.
+        """
+        with self.processes.main_process_first():
+            wanted = self.processes.main_process and self.run.resume and self._path.exists()
+            state = self._read() if wanted else None
+        state = self.processes.broadcast(state)
+        if state is None:
+            return
+        self.resumed = True
+        self.epoch, self._earlier = state["epoch"], state["seconds"]
+        self.totals = RunningTotals(self.hardware.device, **state["totals"])
+        self.history.restore(state["history"])
+        self.model.load_state_dict(state["model"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        print(f"continues after step {self.totals.step} of epoch {self.epoch}")
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            state = torch.load(self._path, map_location="cpu", weights_only=True)
+            identity = state["identity"]
+        except OSError:
+            raise
+        except Exception:  # of many kinds
+            raise UserError(f"{self._path} is damaged; --overwrite starts again") from None
+        if identity != self._identity:
+            raise UserError(
+                f"{self._path} is of other data, another network, precision or number of processes;"
+                " --overwrite starts again"
+            )
+        return state
+
+    def finish(self) -> None:
+        """Remove the checkpoint of a run that is done."""
+        self._path.unlink(missing_ok=True)

@@ -1,4 +1,8 @@
-"""Files written whole or not at all, and their checksums."""
+"""Files that are written whole or not at all, JSON, checksums, and manifests.
+
+A manifest says what went into a data set or a run, and what was left out, as a list of
+`{"record": …, "reason": …}`.
+"""
 
 import glob
 import gzip
@@ -9,6 +13,8 @@ import os
 import platform
 import re
 import shutil
+import sys
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +24,7 @@ import numpy as np
 
 from utils.cli import UserError
 
+HINTS = {"uncalibrated": " (no gain in the header: 200 units per mV are assumed)"}
 HOST = re.sub(r"\W", "-", platform.node())  # folders may be shared by several machines
 
 
@@ -152,3 +159,38 @@ def sha256(path: Path) -> str:
     """Checksum of a file as hexadecimal digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(manifest: dict[str, Any]) -> str:
+    """SHA-256 of a manifest, the same wherever it was made."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def summary(left_out: list[dict[str, Any]]) -> str:
+    """`3 left out: 2 × no .dat, such as p00001_s00; 1 × …`, the commonest reasons first."""
+    examples = {out["reason"]: out["record"] for out in reversed(left_out)}
+    reasons = Counter(out["reason"] for out in left_out).most_common(3)
+    listed = [f"{count} × {reason}, such as {examples[reason]}" for reason, count in reasons]
+    more = ["…"] if len(examples) > len(reasons) else []
+    return f"{len(left_out)} left out: {'; '.join(listed + more)}"
+
+
+def counted(flagged: dict[str, list[str]]) -> dict[str, Any]:
+    """For a manifest: how many records there are of each kind, and which.
+
+    Args:
+        flagged: names of the records that are `constant`, `clipped`.
+    """
+    return {kind: {"count": len(names), "records": names} for kind, names in flagged.items()}
+
+
+def report_flagged(flagged: dict[str, list[str]]) -> None:
+    """Where there are any, say `used, too: 2 constant signals, such as A00012; 1 clipped …`."""
+    words = [
+        f"{len(names)} {kind} signal{'s' * (len(names) > 1)}{HINTS.get(kind, '')}, such as "
+        f"{names[0]}"
+        for kind, names in flagged.items()
+        if names
+    ]
+    if words:
+        print(f"used, too: {'; '.join(words)}", file=sys.stderr)

@@ -1,14 +1,24 @@
-"""Scores from arrays of class numbers and probabilities.
+"""Scores of predictions, their calibration, and the table that predictions are stored in.
 
-scikit-learn is imported where it is used: that takes half a second, which a run need not wait for
-before its first step.
+`true` is (n,) class numbers, or (n, classes) of 0 and 1 where a recording may have several classes;
+`probabilities` are (n, classes). scikit-learn is imported where it is used, as that takes half a
+second.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
+
+from utils.cli import UserError
+from utils.files import atomic_path
 
 CINC3 = ("N", "A", "O")
+BINS = 15  # of equal width, as Guo et al. 2017
+COVERAGES = (100, 90, 80, 70, 60, 50)  # percent
+SMALLEST = 1e-7  # probability that counts; next to 1 float32 knows no finer ones
 
 
 def f1_per_class(true: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -26,7 +36,7 @@ def macro_f1(true: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def without_input(true: np.ndarray) -> dict[str, float]:
-    """What answers that ignore the input reach: `acc` and `f1` of always the commonest class,
+    """What answers that ignore the input reach: `acc` and `macro_f1` of always the commonest class,
     `loss` (cross-entropy) of always the shares of the classes.
 
     Args:
@@ -38,7 +48,7 @@ def without_input(true: np.ndarray) -> dict[str, float]:
     return {
         "loss": float((shares * np.log(1 / shares)).sum()),
         "acc": float(shares.max()),
-        "f1": macro_f1(true, commonest),
+        "macro_f1": macro_f1(true, commonest),
     }
 
 
@@ -117,7 +127,7 @@ def scores(true: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) 
     return {
         "macro_f1": float(f1.mean()),
         "cinc3": cinc3(f1, classes),
-        "accuracy": float(np.mean(true == predicted)),
+        "acc": float(np.mean(true == predicted)),
         "auc": macro_auc(true, probabilities),
         "f1": dict(zip(classes, map(float, f1), strict=True)),
         "confusion": confusion_matrix(true, predicted, labels=range(len(classes))).tolist(),
@@ -203,7 +213,7 @@ def multi_label_scores(true: np.ndarray, probabilities: np.ndarray, classes: Seq
         "f_max": f_max(true, probabilities),
         "f_beta": f_beta,
         "g_beta": g_beta,
-        "accuracy": float(np.mean(true == predicted)),
+        "acc": float(np.mean(true == predicted)),
         "f1": dict(zip(classes, map(float, f1), strict=True)),
         "records": len(true),
     }
@@ -214,3 +224,165 @@ def better(metric: str, value: float, best: float | None) -> bool:
     if best is None or best != best:
         return value == value
     return value < best if metric.endswith("loss") else value > best
+
+
+class Answers(NamedTuple):
+    """What is predicted.
+
+    Attributes:
+        confidence: (n,) probability of the answer; of several classes to a recording, of the least
+            certain one.
+        true, predicted: (n, classes), whether.
+        right: (n,), or (n, classes) of several classes to a recording.
+    """
+
+    confidence: np.ndarray
+    true: np.ndarray
+    predicted: np.ndarray
+    right: np.ndarray
+
+
+def answers(true: np.ndarray, probabilities: np.ndarray) -> Answers:
+    """The most probable class of each recording, or the classes above probability 0.5."""
+    if true.ndim == 2:
+        true, predicted = true > 0, probabilities > 0.5
+        confidence = np.maximum(probabilities, 1 - probabilities).min(1)
+        return Answers(confidence, true, predicted, true == predicted)
+    best, classes = probabilities.argmax(1), np.arange(probabilities.shape[1])
+    one_hot = (numbers[:, None] == classes for numbers in (true, best))
+    return Answers(probabilities.max(1), *one_hot, true == best)
+
+
+def reliability(true: np.ndarray, probabilities: np.ndarray) -> dict[str, list]:
+    """How often an answer is right, by the probability that it was given.
+
+    Of several classes to a recording, each class of each recording counts, with the probability
+    that it is present and whether it is.
+
+    Returns:
+        of each bin, from 0 to 1: `count` of answers, their mean `confidence`, and their `accuracy`;
+        both None where there are none.
+    """
+    if true.ndim == 2:
+        confidence, right = probabilities.ravel(), true.ravel() > 0
+    else:
+        confidence, right = probabilities.max(1), true == probabilities.argmax(1)
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    counts = np.bincount(bins, minlength=BINS).tolist()
+
+    def means(values: np.ndarray) -> list[float | None]:
+        sums = np.bincount(bins, values, BINS).tolist()
+        return [total / count if count else None for total, count in zip(sums, counts, strict=True)]
+
+    return {"count": counts, "confidence": means(confidence), "accuracy": means(right)}
+
+
+def expected_calibration_error(bins: dict[str, list]) -> float:
+    """Mean distance between confidence and accuracy of bins, weighted by their counts.
+
+    Args:
+        bins: of `reliability`.
+    """
+    rows = zip(bins["count"], bins["confidence"], bins["accuracy"], strict=True)
+    gaps = sum(count * abs(sure - right) for count, sure, right in rows if count)
+    return float(gaps / sum(bins["count"]))
+
+
+def log_loss(true: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean negative logarithm of the probability of the truth, over recordings, or over recordings
+    and classes where there may be several."""
+    if true.ndim == 2:
+        of_truth = np.where(true > 0, probabilities, 1 - probabilities)
+    else:
+        of_truth = probabilities[np.arange(len(true)), true]
+    return float(-np.log(np.maximum(of_truth, SMALLEST, dtype=float)).mean())
+
+
+def coverage(true: np.ndarray, probabilities: np.ndarray) -> dict[str, list]:
+    """Scores of the most confident recordings alone, as if the others were left unanswered.
+
+    Returns:
+        lists, by share answered: `coverage`, confidence from which on (`threshold`), how many that
+        are (`records`, more than the share where several are as confident), `macro_f1` over the
+        classes present or predicted among them, and `accuracy`.
+    """
+    found = answers(true, probabilities)
+    falling = np.sort(found.confidence)[::-1]
+    rows = []
+    for percent in COVERAGES:
+        threshold = falling[-(-len(falling) * percent // 100) - 1]
+        kept = found.confidence >= threshold
+        rows.append({
+            "coverage": percent / 100,
+            "threshold": float(threshold),
+            "records": int(kept.sum()),
+            "macro_f1": f1_of_columns(found.true[kept], found.predicted[kept])[1],
+            "accuracy": float(found.right[kept].mean()),
+        })  # fmt: skip
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def calibration_errors(true: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """`nll`, see `log_loss`, and `ece`, see `expected_calibration_error`."""
+    ece = expected_calibration_error(reliability(true, probabilities))
+    return {"nll": log_loss(true, probabilities), "ece": ece}
+
+
+def calibration_scores(true: np.ndarray, probabilities: np.ndarray) -> dict:
+    """All of the above, by name."""
+    return {
+        **calibration_errors(true, probabilities),
+        "reliability": reliability(true, probabilities),
+        "coverage": coverage(true, probabilities),
+    }
+
+
+class Predictions(NamedTuple):
+    """record_names (n,), classes, true (n, classes) of 0 and 1, prob (n, classes)."""
+
+    record_names: np.ndarray
+    classes: list[str]
+    true: np.ndarray
+    prob: np.ndarray
+
+
+def write_predictions(
+    path: Path, names: Sequence[str], classes: Sequence[str], true: np.ndarray, prob: np.ndarray
+) -> None:
+    """Write the table; `true` and `prob` are (n, classes)."""
+    table = pd.DataFrame({"record_name": names})
+    # Nine digits tell any two float32 apart, so that scores counted from the table are the run's.
+    table[[f"true_{name}" for name in classes]] = true.astype(np.uint8)
+    table[[f"prob_{name}" for name in classes]] = prob
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Read what `write_predictions` wrote.
+
+    Raises:
+        UserError: not such a table.
+    """
+    try:
+        table = pd.read_csv(path, dtype={"record_name": str}, keep_default_na=False)
+        return split_columns(table)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except ValueError:  # pandas' errors of parsing, too
+        raise UserError(f"{path} is not a table of predictions") from None
+
+
+def split_columns(table: pd.DataFrame) -> Predictions:
+    """Raises `ValueError` where the columns are not those of a table of predictions."""
+    classes = [name.removeprefix("true_") for name in table if name.startswith("true_")]
+    expected = ["record_name", *(f"{p}_{name}" for p in ("true", "prob") for name in classes)]
+    if list(table) != expected or not classes:
+        raise ValueError("other columns")
+    try:
+        true, prob = np.split(table[expected[1:]].to_numpy(float), 2, axis=1)
+    except OverflowError:
+        raise ValueError("a number of hundreds of digits") from None
+    if not len(table) or not np.isin(true, (0, 1)).all() or not np.isfinite(prob).all():
+        raise ValueError("no rows, or values that are no classes or probabilities")
+    return Predictions(table["record_name"].to_numpy(), classes, true.astype(int), prob)

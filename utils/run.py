@@ -1,12 +1,13 @@
-"""A run's job directory: who may write there, saved arguments, history, random seeds."""
+"""A run's job directory: who may write there, arguments, history, seeds, signals."""
 
-import argparse
+import os
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -19,171 +20,180 @@ import torch
 from filelock import FileLock, Timeout
 
 from utils.cli import UserError
-from utils.files import atomic_path, read_json, remove_leftovers, write_json
+from utils.files import atomic_path, read_json, remove_leftovers, sha256, write_json
 from utils.metrics import better
-from utils.names import (
-    ARGUMENTS,
-    BEST,
-    CARD,
-    CHECKPOINT,
-    DEFAULT_ARCHITECTURE,
-    PRECISIONS,
-    SCORES,
-    WEIGHTS,
-)  # fmt: skip
-from utils.stopping import in_study
 
+# Files in a job directory.
+ARGUMENTS = "args.json"
+CHECKPOINT = "checkpoint.pt"  # only while a run is not finished
+WEIGHTS = "weights.safetensors"  # the last that pretraining writes
+BEST = "best_model.safetensors"  # of fine-tuning, so far
+SCORES = "scores.json"  # the last that fine-tuning writes
+CARD = "MODEL_CARD.md"  # of the weights that a run ends with
 # Everything a run writes; --overwrite removes these and nothing else.
 OUTPUTS = (
-    ARGUMENTS,
-    "manifest.json",
-    "history.csv",
-    "timing.csv",
-    SCORES,
-    CHECKPOINT,
-    WEIGHTS,
-    BEST,
-    CARD,
-    "*_predictions.csv",
-    "epoch_*",
-)
-LOCK = ".lock"  # in a job directory, while a run is there
-LEAVING = 60  # seconds in which the run of a study that was killed has saved and gone
+    ARGUMENTS, "manifest.json", "history.csv", "timing.csv", SCORES, "checkpoint.*", WEIGHTS, BEST,
+    CARD, "*_predictions.csv", "epoch_*",
+)  # fmt: skip
+LOCK = ".lock"  # in a job directory while a run uses it
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "wfdb")
-# Flags that a run may be continued with other values of: they change nothing but the last digits.
-# So with paths; it is files that are compared, see `utils.training`.
+# A run may be resumed with other values of these flags, which change no result, and with other
+# paths: of files the contents are compared.
 FREE = {
     "overwrite", "resume", "checkpoint_every", "device", "compile", "data_parallelism", "verbose",
 }  # fmt: skip
-DERIVED = {"arch", "stages"}  # filled in from the weights file where they are not given
+DERIVED = {"arch", "stages"}  # where they are not given they come from the weights file
 
 
-def finished(args: argparse.Namespace, last: str) -> bool:
-    """Whether `--resume` finds nothing to do: `last` is what a run writes at its end.
+class Run:
+    """A run of a trainer and its job directory.
 
-    Raises:
-        UserError: as `check_free`.
+    Args:
+        arguments: all flags by name, to be saved; among them `job_dir`, `resume`, `overwrite` and
+            `precision`.
+        last: name of the file that the run writes last.
     """
-    if not (args.resume and (args.job_dir / last).exists()):
-        return False
-    check_free(args)
-    done, lock = not (args.job_dir / CHECKPOINT).exists(), args.job_dir / LOCK
-    if done and lock.exists():  # of one that was killed in its last moment
-        with suppress(Timeout), FileLock(lock, timeout=0):
-            lock.unlink(missing_ok=True)
-    return done
 
+    def __init__(self, arguments: dict[str, Any], last: str):
+        self.arguments, self.last = arguments, last
+        self.job_dir: Path = arguments["job_dir"]
+        self.resume: bool = arguments["resume"]
 
-@contextmanager
-def claimed(args: argparse.Namespace) -> Iterator[None]:
-    """Keep all other runs out of `args.job_dir`.
+    def finished(self) -> bool:
+        """Whether `--resume` has nothing to do.
 
-    Raises:
-        UserError: one is there, or as `check_free`.
-    """
-    check_free(args)
-    args.job_dir.mkdir(parents=True, exist_ok=True)
-    lock = args.job_dir / LOCK
-    try:
-        with FileLock(lock, timeout=LEAVING if in_study() else 0):
-            try:
-                check_free(args)  # from here on nothing can change
-                yield
-            finally:
-                # While it is held, so that nobody else's is removed.
+        Raises:
+            UserError: the flags are others than those of the run in the job directory.
+        """
+        if not (self.resume and (self.job_dir / self.last).exists()):
+            return False
+        self._check_free()
+        if (self.job_dir / CHECKPOINT).exists():
+            return False
+        lock = self.job_dir / LOCK
+        if lock.exists():  # of a run that was killed at its very end
+            with suppress(Timeout), FileLock(lock, timeout=0):
                 lock.unlink(missing_ok=True)
-    except Timeout:
-        raise UserError(
-            f"{args.job_dir} is in use by another run; wait for it, or choose another --job-dir"
-        ) from None
-    finally:
-        if args.job_dir.exists() and not any(args.job_dir.iterdir()):  # nothing was begun
-            args.job_dir.rmdir()
+        return True
 
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """Keep other runs out of the job directory.
 
-def check_free(args: argparse.Namespace) -> None:
-    """Raises `UserError` where the job directory holds a run that may be neither replaced nor
-    continued."""
-    job_dir = args.job_dir
-    if job_dir.exists() and not job_dir.is_dir():
-        raise UserError(f"--job-dir {job_dir} is a file")
-    found = next(_outputs(job_dir), None)
-    if not found:
-        return
-    if not (job_dir / ARGUMENTS).exists():
-        # Not even --overwrite: nobody knows whose these are.
-        raise UserError(f"{job_dir} holds {found.name} of no run; choose another --job-dir")
-    if args.resume:
-        _check_same(args)
-    elif not args.overwrite:
-        raise UserError(
-            f"{job_dir} holds a run; choose another --job-dir, or pass --resume to continue it or "
-            "--overwrite to replace it"
-        )
+        Raises:
+            UserError: another run uses it, or it holds a run that may neither be replaced nor
+                resumed.
+        """
+        self._check_free()
+        self.job_dir.mkdir(parents=True, exist_ok=True)
+        lock = self.job_dir / LOCK
+        try:
+            with FileLock(lock, timeout=0):
+                try:
+                    self._check_free()  # from here on nobody else changes it
+                    yield
+                finally:
+                    lock.unlink(missing_ok=True)  # while it is held, so that it is our own
+        except Timeout:
+            raise UserError(
+                f"{self.job_dir} is in use by another run; wait for it, or choose another --job-dir"
+            ) from None
+        finally:
+            if self.job_dir.exists() and not any(self.job_dir.iterdir()):
+                self.job_dir.rmdir()
 
+    def _outputs(self) -> Iterator[Path]:
+        return (path for pattern in OUTPUTS for path in self.job_dir.glob(pattern))
 
-def _check_same(args: argparse.Namespace) -> None:
-    try:
-        saved = read_json(args.job_dir / ARGUMENTS)["arguments"]
-        known = [name for name in vars(args) if name in saved]  # those that its version had
-    except (KeyError, TypeError):
-        raise UserError(f"{args.job_dir / ARGUMENTS} is damaged; use --overwrite") from None
-    for name in known:
-        value, before = getattr(args, name), saved[name]
-        default = value is None and name in DERIVED
-        if isinstance(value, Path) or name in FREE or value == before:
-            continue
-        if default and (args.weights_file or before == DEFAULT_ARCHITECTURE):
-            continue
-        raise UserError(
-            f"--{name.replace('_', '-')} is {value}, in the run in {args.job_dir} it was {before}; "
-            "--resume it with the same flags, or choose another --job-dir"
-        )
+    def _check_free(self) -> None:
+        if self.job_dir.exists() and not self.job_dir.is_dir():
+            raise UserError(f"--job-dir {self.job_dir} is a file")
+        output = next(self._outputs(), None)
+        if not output:
+            return
+        if not (self.job_dir / ARGUMENTS).exists():
+            # Nor with --overwrite: the files may be somebody's.
+            raise UserError(
+                f"{self.job_dir} holds {output.name} of no run; choose another --job-dir"
+            )
+        if self.resume:
+            self._check_same_flags()
+        elif not self.arguments["overwrite"]:
+            raise UserError(
+                f"{self.job_dir} holds a run; choose another --job-dir, or pass --resume to "
+                "continue it or --overwrite to replace it"
+            )
 
+    def _check_same_flags(self) -> None:
+        path = self.job_dir / ARGUMENTS
+        try:
+            saved = dict(read_json(path)["arguments"])
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{path} is damaged; use --overwrite") from None
+        for name in self.arguments.keys() & saved.keys() - FREE:  # its version may lack some
+            value, before = self.arguments[name], saved[name]
+            derived = value is None and name in DERIVED
+            if isinstance(value, Path) or derived or value == before:
+                continue
+            raise UserError(
+                f"--{name.replace('_', '-')} is {value}, in the run in {self.job_dir} it was "
+                f"{before}; --resume it with the same flags, or choose another --job-dir"
+            )
 
-def _plain(args: argparse.Namespace) -> dict[str, Any]:
-    return {
-        name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()
-    }
+    def precision(self) -> str:
+        """`--precision`; a resumed run with `auto` keeps the precision that it was begun with."""
+        if self.arguments["precision"] == "auto" and self.resume:
+            with suppress(UserError, OSError, AttributeError, KeyError, TypeError):
+                environment = read_json(self.job_dir / ARGUMENTS)["environment"]
+                stated = environment["hardware"].rpartition(", ")[2]
+                return stated if stated in ("fp32", "bf16") else "auto"
+        return self.arguments["precision"]
 
+    def identity(self, metadata: Mapping[str, Any], bf16: bool, processes: int) -> dict[str, Any]:
+        """What must be equal for a run to be resumed; libraries and paths may change.
 
-def _outputs(job_dir: Path) -> Iterator[Path]:
-    return (path for pattern in OUTPUTS for path in job_dir.glob(pattern))
+        Args:
+            metadata: of the weights that the run writes.
+        """
+        files = {
+            name: sha256(value)
+            for name, value in self.arguments.items()
+            if isinstance(value, Path) and value.is_file() and name != "cache_val"
+        }
+        known = {name: value for name, value in metadata.items() if name != "versions"}
+        return {**known, "files": files, "bf16": bf16, "processes": processes}
 
+    def start(self, hardware: str, resumed: bool) -> None:
+        """Save the arguments, and remove the files of an earlier run unless it is `resumed`.
 
-def precision(args: argparse.Namespace) -> str:
-    """`--precision`; where that is `auto` and a run is resumed, what it was begun with."""
-    saved = args.job_dir / ARGUMENTS
-    if args.precision == "auto" and args.resume and saved.exists():
-        with suppress(UserError, AttributeError, KeyError, TypeError):
-            stated = read_json(saved)["environment"]["hardware"].rpartition(", ")[2]
-            return stated if stated in PRECISIONS else "auto"
-    return args.precision
+        Call it once the data has been read, so that a mistyped path costs no earlier result.
+        """
+        print(f"computing on {hardware}")
+        for folder in (self.job_dir, *self.job_dir.glob("epoch_*")):
+            remove_leftovers(folder)
+        arguments = {k: str(v) if isinstance(v, Path) else v for k, v in self.arguments.items()}
+        about = {"arguments": arguments, "environment": _environment(hardware)}
+        if resumed:
+            before = read_json(self.job_dir / ARGUMENTS)
+            about = before | {"continued": [*before.get("continued", []), about["environment"]]}
+        else:
+            for path in self._outputs():
+                if path.name != ARGUMENTS:  # until it is replaced it marks the files as a run's
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        write_json(self.job_dir / ARGUMENTS, about)
 
-
-def start_run(args: argparse.Namespace, hardware: str, resumed: bool) -> None:
-    """Save the arguments in `args.job_dir`, and clear it of an earlier run unless it is `resumed`.
-
-    Called once the data has been read, so that a mistyped path costs no earlier result.
-    """
-    print(f"computing on {hardware}")
-    for folder in (args.job_dir, *args.job_dir.glob("epoch_*")):
-        remove_leftovers(folder)
-    about = {"arguments": _plain(args), "environment": _environment(hardware)}
-    if resumed:
-        before = read_json(args.job_dir / ARGUMENTS)
-        later = [*before.get("continued", []), about["environment"]]
-        about = before | {"continued": later}
-    else:
-        for path in _outputs(args.job_dir):
-            if path.name != ARGUMENTS:  # until it is replaced it marks these files as a run's
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-    write_json(args.job_dir / ARGUMENTS, about)
+    def add_note(self, text: str) -> None:
+        """Add a remark to the saved arguments."""
+        about = read_json(self.job_dir / ARGUMENTS)
+        about["notes"] = [*about.get("notes", []), text]
+        write_json(self.job_dir / ARGUMENTS, about)
 
 
 def _environment(hardware: str) -> dict[str, Any]:
+    main = sys.modules["__main__"].__spec__
+    started = ["-m", main.name] if main else sys.argv[:1]
     return {
-        "command": _command(),
+        "command": shlex.join(["python", *started, *sys.argv[1:]]),
         "commit": _commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -193,14 +203,8 @@ def _environment(hardware: str) -> dict[str, Any]:
     }
 
 
-def _command() -> str:
-    spec = sys.modules["__main__"].__spec__
-    started = ["-m", spec.name] if spec else sys.argv[:1]
-    return shlex.join(["python", *started, *sys.argv[1:]])
-
-
 def _commit() -> str | None:
-    """Of this repository, with a `+` where files differ from it; None outside of git."""
+    """Commit of this repository, with a `+` where files differ from it; None outside of git."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40",
                "--dirty=+", "--exclude=*"]  # fmt: skip
     try:
@@ -214,16 +218,6 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in LIBRARIES}
 
 
-def line(epoch: int, row: dict[str, float | None], seconds: float) -> str:
-    """One epoch in words: `epoch 3: loss 0.412, acc 0.871, … (93 s)`."""
-    return f"epoch {epoch}: {words(row)} ({seconds:.0f} s)"
-
-
-def words(row: dict[str, float | None]) -> str:
-    """`loss 0.4120, acc 0.8710`, without what is None."""
-    return ", ".join(f"{name} {value:.4f}" for name, value in row.items() if value is not None)
-
-
 def rng(seed: int, *path: int) -> np.random.Generator:
     """NumPy generator for one purpose of one run; `path` tells the purposes apart."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=path))
@@ -235,17 +229,9 @@ def torch_generator(seed: int, *path: int, device: torch.device | str = "cpu") -
     return torch.Generator(device).manual_seed(start)
 
 
-class Table:
-    """A CSV file that grows by a row at a time and is whole at any time."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.rows: list[dict] = []
-
-    def add(self, **row) -> None:
-        self.rows.append(row)
-        with atomic_path(self.path) as temporary:
-            pd.DataFrame(self.rows).to_csv(temporary, index=False, lineterminator="\n")
+def scores_in_words(scores: Mapping[str, float | None]) -> str:
+    """`loss 0.4120, acc 0.8710`, without what is None."""
+    return ", ".join(f"{name} {value:.4f}" for name, value in scores.items() if value is not None)
 
 
 @dataclass
@@ -256,37 +242,75 @@ class Best:
     value: float | None = None
     epoch: int = 0
 
-    def improved(self, epoch: int, value: float | None) -> bool:
-        """Take note of an epoch; whether it is the best. The first is, and where there is no value
-        the last."""
+    def update(self, epoch: int, value: float | None) -> bool:
+        """Take note of an epoch; returns whether it is the best. The first epoch is, and without a
+        value every epoch."""
         best = value is None or epoch == 1 or better(self.column, value, self.value)
         if best:
             self.epoch, self.value = epoch, value
         return best
 
 
-class Log:
-    """What is written down of the epochs of a run.
+class History:
+    """Rows of history.csv and timing.csv, one per epoch, and the best epochs so far.
 
-    Attributes:
-        history, timing: tables. bests: by what they are for.
+    Args:
+        columns: by purpose, the column whose best value chooses an epoch.
     """
 
-    def __init__(self, job_dir: Path, **bests: Best):
-        self.history = Table(job_dir / "history.csv")
-        self.timing = Table(job_dir / "timing.csv")
-        self.bests = bests
+    def __init__(self, job_dir: Path, **columns: str):
+        self.job_dir = job_dir
+        self.rows: list[dict[str, Any]] = []
+        self.timing: list[dict[str, Any]] = []
+        self.best = {purpose: Best(column) for purpose, column in columns.items()}
 
-    def chose(self, epoch: int) -> bool:
-        """Whether it is the best in anything."""
-        return any(best.epoch == epoch for best in self.bests.values())
+    def add(
+        self, epoch: int, scores: Mapping[str, float | None], timing: Mapping[str, float]
+    ) -> set[str]:
+        """Write both tables with one more row; returns the purposes that the epoch is best for."""
+        values = {k: None if v is None else float(v) for k, v in scores.items()}
+        self.rows.append({"epoch": epoch, **values})
+        self.timing.append({"epoch": epoch, **timing})
+        for name, rows in (("history.csv", self.rows), ("timing.csv", self.timing)):
+            with atomic_path(self.job_dir / name) as temporary:
+                pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")
+        return {p for p, best in self.best.items() if best.update(epoch, values[best.column])}
 
     def state(self) -> dict[str, Any]:
-        """As JSON can hold it."""
-        bests = {name: asdict(best) for name, best in self.bests.items()}
-        return {"history": self.history.rows, "timing": self.timing.rows, "bests": bests}
+        """Plain values, for a checkpoint."""
+        best = {purpose: asdict(best) for purpose, best in self.best.items()}
+        return {"rows": self.rows, "timing": self.timing, "best": best}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
-        self.history.rows, self.timing.rows = state["history"], state["timing"]
-        self.bests = {name: Best(**state["bests"][name]) for name in self.bests}
+        """Continue from `state`."""
+        self.rows, self.timing = list(state["rows"]), list(state["timing"])
+        self.best = {purpose: Best(**state["best"][purpose]) for purpose in self.best}
+
+
+class Stop:
+    """Ctrl-C and SIGTERM, held back until progress has been saved.
+
+    Attributes:
+        code: to exit with: 0 until a signal came, then 130 or 143.
+    """
+
+    def __init__(self) -> None:
+        self.code = 0
+        self._process = os.getpid()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hold both signals back; a second Ctrl-C interrupts at once."""
+        handlers = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, _) -> None:
+        if os.getpid() != self._process:
+            return  # a process that reads data: the training process ends it
+        if number == signal.SIGINT and self.code:
+            raise KeyboardInterrupt
+        self.code = 128 + number

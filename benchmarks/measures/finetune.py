@@ -13,7 +13,7 @@ from benchmarks.measures.limits import flops, matrix_rate, wait
 from benchmarks.measures.steps import PLAIN, make_variant
 from benchmarks.measures.timing import describe, in_turns, save, seconds, show
 from finetuning.batches import Recordings, batches
-from utils.engine import Hardware, choose_hardware, predict, train_epoch
+from utils.engine import Hardware, choose_hardware, evaluate, train_epoch
 
 CLASSES = 4
 ON_CPU = 128  # recordings: all would take minutes
@@ -81,6 +81,6 @@ def make_passes(
         wait(hardware.device)
 
     def forecast() -> None:
-        predict(model, batches(recordings, args.batch_size), hardware)
+        evaluate(model, batches(recordings, args.batch_size), hardware)
 
     return train, forecast

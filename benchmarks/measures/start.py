@@ -30,8 +30,7 @@ def main() -> None:
     from pretraining.batches import load
     from pretraining.data import open_data
     from utils.distributed import ALONE
-    from utils.files import write_json
-    from utils.manifest import digest
+    from utils.files import digest, write_json
 
     imported = time.perf_counter()
     sys.argv[1:] = ["--job-dir", "job", "--task", "beat", "--train", sys.argv[1]]

@@ -14,7 +14,7 @@ from finetuning.datasets import Listing, multi_hot
 from recordings import Unusable, one_line
 from recordings.formats import read_recording
 from utils import cli
-from utils.manifest import summary
+from utils.files import summary
 from utils.model_card import TWELVE_LEADS
 
 PREFIX = "challenge20"

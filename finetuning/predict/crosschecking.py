@@ -22,8 +22,7 @@ from utils import metrics
 from utils.cli import UserError
 from utils.contract import Contract
 from utils.datasets import UNKNOWN
-from utils.files import write_text
-from utils.manifest import summary
+from utils.files import summary, write_text
 
 
 def crosscheck(args: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from recordings.resampling import to_microvolt
 from utils.cli import UserError
 from utils.contract import Contract
 from utils.datasets import DATA_SETS
-from utils.engine import Batch, Hardware, predict
+from utils.engine import Batch, Hardware, evaluate
 from utils.weights import build_classifier, load_strictly, read_weights
 
 
@@ -84,6 +84,6 @@ class Member(NamedTuple):
         """Of each stretch, (n, classes) float32, calibrated."""
         inputs = torch.cat([self.input(signal, fs)[0] for signal in signals])
         batch = Batch(inputs.to(self.hardware.device), torch.zeros(len(inputs)), len(inputs))
-        logits, _ = predict(average_over_shifts(self.model, self.tta), [batch], self.hardware)
+        logits, _ = evaluate(average_over_shifts(self.model, self.tta), [batch], self.hardware)
         targets = choose_targets(self.contract.multi_label)
         return targets.probabilities(logits / self.contract.temperature).numpy()
