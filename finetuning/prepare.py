@@ -34,34 +34,22 @@ TEST_SIZE, SEED = 0.2, 0  # of the split, if the data set comes without one
 def parse_arguments() -> argparse.Namespace:
     """Flags of the command and of the data set that `--dataset` names."""
     first = cli.Parser(prog=COMMAND, add_help=False)
-    first.add_argument(
-        "--dataset",
-        choices=tuple(DATASETS),
-        default="challenge17",
-        help="data set; for the flags of each see --dataset NAME --help",
-    )
-    dataset = first.parse_known_args()[0].dataset
-    prog = f"{COMMAND} --dataset {dataset}"
-    parser = cli.Parser(prog=prog, description=__doc__.split("\n")[0], parents=[first])
+    about = "data set; for the flags of each see --dataset NAME --help"
+    first.add_argument("--dataset", choices=tuple(DATASETS), default="challenge17", help=about)
+    name = first.parse_known_args()[0].dataset
+    description, prog = __doc__.split("\n")[0], f"{COMMAND} --dataset {name}"
+    parser = cli.Parser(prog=prog, description=description, parents=[first])
     flag = parser.add_argument
-    for name, options in DATASETS[dataset].FLAGS.items():
-        flag(f"--{name.replace('_', '-')}", **options)
+    for own, options in DATASETS[name].FLAGS.items():
+        flag(f"--{own.replace('_', '-')}", **options)
     flag("--fs", type=cli.count, default=250, help="sampling rate to write, whole Hz")
-    flag(
-        "--resampling",
-        choices=METHODS,
-        default="polyphase",
-        help="fft: over the whole recording at once, as the replication did",
-    )
+    about = "fft: over the whole recording at once, as the replication did"
+    flag("--resampling", choices=METHODS, default="polyphase", help=about)
     flag("--pad", type=cli.count, default=16384, help="samples a record is padded to in training")
-    flag(
-        "--test-size",
-        type=cli.proper_share,
-        help=f"share of the records in the test set, by default {TEST_SIZE}; only for data without"
-        " a split",
-    )
-    flag("--seed", type=cli.seed, help=f"seed of the split, by default {SEED}; as --test-size")
-    prefix = f"data/{DATASETS[dataset].PREFIX}"
+    about = f"share of the records to test on, by default {TEST_SIZE}, if the data has no split"
+    flag("--test-size", type=cli.proper_share, help=about)
+    flag("--seed", type=cli.seed, help=f"seed of this split, by default {SEED}")
+    prefix = f"data/{DATASETS[name].PREFIX}"
     flag("--out", type=Path, default=prefix, help="beginning of the file names")
     flag("--overwrite", action="store_true", help="replace files that are there")
     cli.add_preset_flag(parser, "prepare")
@@ -197,26 +185,24 @@ def split(listing: Listing, test_size: float, seed: int) -> dict[str, np.ndarray
             training part, or in the test part of a stratified split.
     """
     lost = f" ({summary(listing.left_out)})" if listing.left_out else ""
-    complete, remedy = ["train"], "see the split"
     if listing.parts is not None:
         parts = {name: np.flatnonzero(listing.parts == name) for name in PARTS}
         parts = {name: chosen for name, chosen in parts.items() if len(chosen)}
+        complete, remedy = ["train"], "see the split"
     else:
         y, multi_label, patients = listing.y, listing.multi_label, listing.patients
         try:
-            both = divide(y, multi_label, patients, seed, test_size=test_size)
+            train, test = divide(y, multi_label, patients, seed, test_size=test_size)
         except ValueError as error:
+            count, label = min((count, name) for name, count in listing.class_counts.items())
+            rarest = f"class {label} has {count}{lost}"
             problem = f"--test-size {test_size:g} of {len(y)} records: {error}"
-            label, count = min(listing.class_counts.items(), key=lambda item: item[1])
-            raise UserError(f"{problem}; class {label} has {count}{lost}") from None
-        parts, remedy = (
-            dict(zip(PARTS[::2], both, strict=True)),
-            "try another --seed or --test-size",
-        )
-        complete += ["test"] if patients is None else []
+            raise UserError(f"{problem}; {rarest}") from None
+        parts, remedy = {"train": train, "test": test}, "try another --seed or --test-size"
+        complete = ["train", "test"] if patients is None else ["train"]
     if "train" not in parts:
         raise UserError(f"no usable record is to train on; {remedy}{lost}")
-    for name in [] if listing.multi_label else complete:
+    for name in complete if not listing.multi_label else ():
         for label, count in listing.keep(parts[name]).class_counts.items():
             if not count:
                 raise UserError(f"{name} has no record of class {label}; {remedy}{lost}")

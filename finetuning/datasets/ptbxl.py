@@ -31,13 +31,10 @@ FILE_NAMES = {500: "filename_hr", 100: "filename_lr"}  # Hz: column
 FLAGS = {
     "source": {"type": cli.existing, "required": True, "help": "folder of PTB-XL"},
     "category": {"choices": CATEGORIES, "default": "rhythm", "help": "statements to classify"},
-    "ptbxl_rate": {
-        "type": int, "choices": tuple(FILE_NAMES), "default": 500,
-        "help": "sampling rate in Hz of the recordings to read",
-    },
+    "ptbxl_rate": {"type": int, "choices": tuple(FILE_NAMES), "default": 500, "help": "Hz to read"},
     "val_folds": {"type": cli.id_list, "default": "9", "help": "folds to validate on"},
     "test_folds": {"type": cli.id_list, "default": "10", "help": "folds to test on; others train"},
-}  # fmt: skip
+}
 
 
 def read_listing(
@@ -72,6 +69,7 @@ def read_listing(
     if missing:
         raise UserError(f"{database} has no record in fold {min(missing)}; choose other folds")
     records, y = np.array(list(rows)), multi_hot(labels, classes)
+    reason = f"no {category} statement"
     parts = np.where(np.isin(folds, val_folds), "val", "train")
     listing = Listing(
         records=records,
@@ -84,9 +82,8 @@ def read_listing(
         leads=TWELVE_LEADS,
         parts=np.where(np.isin(folds, test_folds), "test", parts),
         patients=table["patient_id"].to_numpy(np.str_),
-        left_out=[{"record": record, "reason": f"no {category} statement"}
-                  for record in records[~y.any(1)].tolist()],
-    )  # fmt: skip
+        left_out=[{"record": name, "reason": reason} for name in records[~y.any(1)].tolist()],
+    )
     return listing.keep(y.any(1))
 
 

@@ -55,7 +55,7 @@ def read_listing(
     """
     rows = read_table(table, ["file", "label"])
     folder = table.parent if source is None else source
-    files, sources, places = rows["file"].tolist(), {}, {}
+    sources, places = {}, {}
     for row in rows.to_dict("records"):
         file, path = row["file"], folder / row["file"]
         try:
@@ -80,9 +80,10 @@ def read_listing(
     parts, patients = (read_column(table, rows, name) for name in ("split", "patient"))
     if parts is not None:
         check_parts(table, parts, patients)
+    records, y = rows["file"].to_numpy(np.str_), multi_hot(labels, classes)
     listing = Listing(
-        records=np.array(files),
-        y=multi_hot(labels, classes),
+        records=records,
+        y=y,
         classes=tuple(classes),
         read=lambda record: read_recording(*sources[record]),
         labels=table.name,
@@ -90,10 +91,9 @@ def read_listing(
         multi_label=any(len(present) > 1 for present in labels),
         parts=parts,
         patients=patients,
-        left_out=[{"record": file, "reason": "no label"}
-                  for file, present in zip(files, labels, strict=True) if not present],
-    )  # fmt: skip
-    return listing.keep(listing.y.any(1))
+        left_out=[{"record": name, "reason": "no label"} for name in records[~y.any(1)].tolist()],
+    )
+    return listing.keep(y.any(1))
 
 
 def read_column(table: Path, rows: pd.DataFrame, name: str) -> np.ndarray | None:
