@@ -45,7 +45,8 @@ $(DEMO)/physionet_manifest.json: | $(DEMO)/data
 	$(PY) -m finetuning.prepare --source $(DEMO)/data/training2017 --labels zip --out $(DEMO)/physionet $(PREPARED) --overwrite
 
 report: $(VENV)/.installed-report
-	$(PY) -m report.build
+	$(PY) -m nbconvert --log-level=WARN --to notebook --execute --inplace --ClearMetadataPreprocessor.enabled=True --ExecutePreprocessor.extra_arguments=--log-level=ERROR report/report.ipynb
+	$(PY) -m nbconvert --log-level=ERROR --to html --no-input report/report.ipynb
 
 lint: $(VENV)/.installed-dev
 	$(PY) -m ruff check .

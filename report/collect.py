@@ -1,37 +1,63 @@
-"""Results of fine-tuning runs as tidy tables, from job directories or from saved files."""
+"""Results of fine-tuning runs as tables, collected from job directories or from saved files."""
 
 import gzip
+import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from safetensors import SafetensorError, safe_open
 
-from report import provenance
-from report.provenance import Origin
-from report.scenarios import DESCRIBED, UNKNOWN
-from utils.cli import UserError
-from utils.files import atomic_path, read_json, write_text
+from finetuning.prepared_set import manifest_path
+from finetuning.trainer import make_parser
+from models import ENCODERS
+from pretraining.data import STEPS_PER_EPOCH
+from utils.cli import SPECTROGRAM_FLAGS, UserError
+from utils.contract import Contract
+from utils.files import atomic_path, digest, read_json, write_text
 from utils.metrics import read_predictions, split_columns
-from utils.run import ARGUMENTS, SCORES
+from utils.run import ARGUMENTS, BEST, DERIVED, FREE, LIBRARIES, SCORES
 
-RUN = ["scenario", "seed"]  # what tells runs apart, in all tables
-RUNS = "runs.csv"
-NAMES = ["record_name", "scenario", "record", "subject"]  # that may look like numbers
-TEST, VALIDATION = "test", "validation"  # the recordings that results are of
+RUN = ["scenario", "seed"]  # identify a run in every table
+TEST, VALIDATION = "test", "validation"  # the set that predictions are of
 IN_JOBS = {TEST: "test_predictions.csv", VALIDATION: "val_predictions.csv"}
-HISTORY = "history"  # saved by scenario, compressed, as are the predictions of
-SAVED = {TEST: "predictions", VALIDATION: "validation"}
-DIGITS = "%.7g"  # of float32; more would only be larger
+SAVED = {TEST: "predictions", VALIDATION: "validation"}  # SCENARIO_predictions.csv.gz
+RANDOM = "random"  # objective of runs without pretrained weights
+NO_FLAGS, UNKNOWN = "none", "not recorded"
+CHECKPOINT = re.compile(r"(.+)(?:_epoch|/epoch_)(\d+)(?:/model)?\.safetensors")
+PATIENTS = {"icentia11k": 11_000, "mitdb": 48}  # in a whole pretraining set
+TEXTS = (
+    "architecture", "spectrogram", "objective", "pretraining_dataset",
+    "pretraining_manifest_sha256", "flags", "dataset", "labels", "manifest_sha256", "device",
+    "command", "commit", "versions",
+)  # fmt: skip
+NUMBERS = (  # stages: where not all are used. epochs: that were run, of at most max_epochs
+    "stages", "pretraining_patients", "pretraining_fraction", "subset", "records", "chosen_epoch",
+    "epochs", "max_epochs", "wall_seconds", "temperature",
+)  # fmt: skip
+COLUMNS = (*TEXTS, *NUMBERS)  # of runs.csv
+VERSIONS = ("python", *LIBRARIES)
+NETWORK = ["architecture", "stages", "spectrogram"]
+PRETRAINING = ["objective", "pretraining_manifest_sha256", "pretraining_fraction"]
+# Columns in which all runs of a scenario agree. The number of records is not among them: where
+# patients are kept together, it depends on the seed.
+SAME = [*NETWORK, *PRETRAINING, "subset", "manifest_sha256", "flags", "max_epochs"]
+# Flags that do not change the training, come with the weights, or have a column of their own.
+NOT_LISTED = FREE | DERIVED | {
+    *SPECTROGRAM_FLAGS, "job_dir", "seed", "train", "val", "test", "weights_file", "subset",
+    "epochs", "preset", "precision", "sync_bn",
+}  # fmt: skip
 
 
 class Results(NamedTuple):
-    """`history` has a row per epoch, `predictions` one per recording of the `part` that they are
-    of, of every run; `runs` a row per run that says where it comes from, see `report.provenance`.
+    """Runs on the same recordings: all of them on test, those with equal seeds on validation.
 
-    Runs are tested on the same recordings; validated on the same where their seeds are.
+    Attributes:
+        history: a row per epoch of each run. predictions: a row per recording of each run.
+        runs: a row per run with `RUN` and `COLUMNS`. part: `TEST` or `VALIDATION`.
     """
 
     history: pd.DataFrame
@@ -40,224 +66,291 @@ class Results(NamedTuple):
     part: str = TEST
 
 
-def from_jobs(
-    scenarios: Sequence[tuple[str, Sequence[Path]]],
-    origins: Mapping[Path, Origin] | None = None,
-    study: Path | None = None,
-) -> Results:
-    """Collect finished runs, given by scenario: their test predictions, or those on validation
-    where not every run has a test set.
-
-    Args:
-        origins: of their weights by run, as far as a study knows. study: its file.
+def from_jobs(scenarios: Sequence[tuple[str, Sequence[Path]]]) -> Results:
+    """Collect finished runs, given as job directories by scenario: their test predictions, or the
+    validation predictions if any of them has no test set.
 
     Raises:
         UserError: a folder is not a finished run with predictions, the runs cannot be compared, or
-            those of a scenario are not alike.
+            runs of one scenario differ in more than their seed.
     """
-    jobs = [(scenario, _seed(job), job) for scenario, jobs in scenarios for job in jobs]
-    if not jobs:
-        raise UserError("there is no finished run to collect")
-    for place, (scenario, seed, job) in enumerate(jobs):
-        if (scenario, seed) in [earlier[:2] for earlier in jobs[:place]]:
-            raise UserError(f"{job}: {scenario} has two runs with seed {seed}; name them apart")
-    tested = all((job / IN_JOBS[TEST]).exists() for *_, job in jobs)
-    part = TEST if tested else VALIDATION
-    keys = [(scenario, seed) for scenario, seed, _ in jobs]
+    jobs = [(name, job) for name, folders in scenarios for job in folders]
+    runs = pd.DataFrame([{"scenario": name, **read_run(job)} for name, job in jobs])
+    for name, seed in runs.loc[runs.duplicated(RUN), RUN].to_numpy():
+        raise UserError(f"{name} has two runs with seed {seed}; name them as two scenarios")
+    for name, group in runs.groupby("scenario", sort=False):
+        for column in SAME:
+            if len(values := group[column].unique()) > 1:
+                raise UserError(f"{name} holds runs with {column} {values[0]} and {values[1]};"
+                                " name them as two scenarios")  # fmt: skip
+    part = TEST if all((job / IN_JOBS[TEST]).exists() for _, job in jobs) else VALIDATION
+    keys = list(runs[RUN].itertuples(index=False, name=None))
     history, predictions = (
         pd.concat(tables, keys=keys, names=RUN).reset_index(level=RUN)
-        for tables in (
-            [read_table(job / "history.csv") for *_, job in jobs],
-            [_read_predictions(job, part) for *_, job in jobs],
-        )
-    )
-    origins = origins or {}
-    sources = [
-        {"scenario": name, "seed": seed, **provenance.read(job, origins.get(job))}
-        for name, seed, job in jobs
-    ]
-    runs = pd.DataFrame(sources).assign(study=study and str(study))
-    _check_alike(runs)
-    results = Results(history, predictions, runs, part)
-    _check_recordings(results)
-    return results
-
-
-def _check_alike(runs: pd.DataFrame) -> None:
-    """Refuse what would be averaged as one scenario, and is not."""
-    for scenario, own in runs.groupby("scenario", sort=False):
-        for name in DESCRIBED:
-            found = own[name].astype(object).fillna(UNKNOWN).map(str).unique()
-            if len(found) > 1:
-                raise UserError(
-                    f"{scenario} holds runs with {name} {found[0]} and with {found[1]}; give them"
-                    " as scenarios of their own"
-                )
-
-
-def _check_recordings(results: Results) -> None:
-    """Refuse runs that cannot be compared: only those with other seeds may validate on others."""
-    if results.runs["manifest_sha256"].dropna().nunique() > 1:
-        raise UserError("the runs are of recordings that were prepared in different ways"
-                        " (manifest_sha256); they cannot be compared")  # fmt: skip
-    try:
-        split_columns(results.predictions.drop(columns=RUN))
-    except ValueError:
-        raise UserError("the runs have other classes; they cannot be compared") from None
-    first = {}
-    for (scenario, seed), run in results.predictions.groupby(RUN, sort=False):
-        truth = run.filter(regex="^(record_name|true_.*)$").to_numpy()
-        name, expected = first.setdefault(
-            seed if results.part == VALIDATION else None, (f"{scenario}, seed {seed},", truth)
-        )
-        if not np.array_equal(truth, expected):
-            raise UserError(
-                f"{scenario}, seed {seed}, and {name} have other recordings or labels in their"
-                f" {results.part} sets; they cannot be compared"
-            )
-
-
-def name_cells(cells: Iterable[Any]) -> list[tuple[str, list[Path]]]:
-    """Runs of a study by scenario, for `from_jobs`; with less than the most labels of the study as
-    a scenario of its own, such as `beat_10` for 10 %.
-
-    Args:
-        cells: of `study.cells.finished_cells`, with `scenario`, `subset`, `job`.
-    """
-    cells = list(cells)
-    most = max((cell.subset for cell in cells), default=1)
-    found = {}
-    for cell in cells:
-        suffix = f"_{100 * cell.subset:g}" if cell.subset < most else ""
-        found.setdefault(cell.scenario + suffix, []).append(cell.job)
-    return list(found.items())
-
-
-def _seed(job: Path) -> int:
-    if not (job / SCORES).exists():
-        raise UserError(f"{job} holds no finished fine-tuning run (no scores.json)")
-    try:
-        arguments = read_json(job / ARGUMENTS)["arguments"]
-        if "task" in arguments:
-            raise UserError(f"{job} holds a run of pretraining; name runs of fine-tuning")
-        return int(arguments["seed"])
-    except (KeyError, TypeError, ValueError, OverflowError):
-        raise UserError(f"{job / ARGUMENTS} names no seed; run it again") from None
+        for tables in ([read_history(job / "history.csv") for _, job in jobs],
+                       [_read_predictions(job, part) for _, job in jobs])
+    )  # fmt: skip
+    return _comparable(Results(history, predictions, runs, part))
 
 
 def _read_predictions(job: Path, part: str) -> pd.DataFrame:
     path = job / IN_JOBS[part]
     if not path.exists():
         raise UserError(
-            f"{job} has no {path.name}: runs are compared by their test sets where all have one,"
-            " else by validation; run it again with --test, or without --val-size 0"
+            f"{job} has no {path.name}: runs are compared on their test sets if all have one, else"
+            " on validation; run it again with --test, or without --val-size 0"
         )
     if (read_predictions(path).true.sum(1) != 1).any():
-        raise UserError(f"{job} has several classes to a recording; its scores are in scores.json")
+        raise UserError(f"{job} has several classes per recording; its scores are in {SCORES}")
     return read_table(path)
 
 
-def save(results: Results, folder: Path) -> None:
-    """Write one compressed table of predictions and one of histories per scenario, and `runs.csv`;
-    scenarios that the folder holds besides are kept.
+def _comparable(results: Results) -> Results:
+    """Refuse runs on different recordings; on validation, only runs with equal seeds share them."""
+    if results.runs["manifest_sha256"].dropna().nunique() > 1:
+        raise UserError("the recordings of these runs were prepared in different ways"
+                        " (manifest_sha256); they cannot be compared")  # fmt: skip
+    first = {}
+    for (scenario, seed), run in results.predictions.groupby(RUN, sort=False):
+        truth = run.filter(regex="^(record_name|true_.*)$").to_numpy()
+        expected = first.setdefault(seed if results.part == VALIDATION else None, truth)
+        if not np.array_equal(truth, expected):  # other classes are NaN, which equals nothing
+            raise UserError(f"{scenario}, seed {seed}: other recordings, labels or classes in the"
+                            f" {results.part} set than those of another run")  # fmt: skip
+    return results
+
+
+def read_run(job: Path) -> dict[str, Any]:
+    """`seed` and `COLUMNS` of a finished run; None for what its job directory does not tell.
 
     Raises:
-        UserError: those are damaged, or cannot be compared with these.
+        UserError: it is not a finished fine-tuning run, or a file in it is damaged.
     """
-    runs, saved = results.runs, _part(folder)
-    if saved and saved != results.part:
-        raise UserError(f"{folder} holds results of {saved} sets, these are of {results.part} sets;"
+    if not (job / SCORES).exists():
+        raise UserError(f"{job} holds no finished fine-tuning run (no {SCORES})")
+    try:
+        saved, scores = read_json(job / ARGUMENTS), read_json(job / SCORES)
+        arguments, environment = saved["arguments"], saved.get("environment", {})
+        if "task" in arguments:
+            raise UserError(f"{job} holds a pretraining run; name fine-tuning runs")
+        weights, timing = _metadata(job / BEST), job / "timing.csv"
+        named = ("architecture", "stages", "dataset", "manifest_sha256")
+        row = {name: getattr(weights, name) for name in named if weights} | {
+            "spectrogram": weights and _words(weights.spectrogram),
+            "subset": arguments.get("subset"),
+            "records": scores.get("train", {}).get("records"),
+            "chosen_epoch": scores.get("epoch"),
+            "epochs": _last_epoch(job),
+            "max_epochs": arguments.get("epochs"),
+            "wall_seconds": sum(read_table(timing)["seconds"]) if timing.exists() else None,
+            # Not that of the weights file, which is 1 where no temperature was fitted.
+            "temperature": scores.get("temperature"),
+            "flags": changed_flags(arguments),
+            "labels": _label_version(job, arguments.get("train"), weights),
+            "device": environment.get("hardware"),
+            "command": environment.get("command"),
+            "commit": environment.get("commit"),
+            "versions": _words({n: environment[n] for n in VERSIONS if n in environment}),
+        }  # fmt: skip
+        row |= _pretraining(job, arguments.get("weights_file"))
+        return {"seed": int(arguments["seed"])} | {name: row.get(name) for name in COLUMNS}
+    except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError, SafetensorError):
+        raise UserError(f"{job} holds damaged files of a run; run it again") from None
+
+
+def changed_flags(arguments: Mapping[str, Any]) -> str:
+    """Flags of fine-tuning that are not at their defaults, `--lr 0.01, --augment`, or `NO_FLAGS`;
+    flags that an earlier version did not have count as defaults."""
+    parser, words = make_parser(), []
+    for name, value in arguments.items():
+        if name not in NOT_LISTED and value != parser.get_default(name):
+            flag = f"--{name.replace('_', '-')}"
+            words.append(flag if value is True else f"{flag} {value}")
+    return ", ".join(words) or NO_FLAGS
+
+
+def _pretraining(job: Path, weights_file: str | None) -> dict[str, Any]:
+    """What is known of the weights that a run started from. How many patients they have seen is
+    known if their file is named like a checkpoint of its run, or lies in its job directory."""
+    path = weights_file and _find(job, weights_file)
+    weights = path and _metadata(path)
+    if not weights:
+        return {} if weights_file else {"objective": RANDOM}
+    known = {"objective": weights.task, "pretraining_dataset": weights.dataset,
+             "pretraining_manifest_sha256": weights.manifest_sha256}  # fmt: skip
+    checkpoint = CHECKPOINT.fullmatch(str(path))
+    run = Path(checkpoint[1]) if checkpoint else path.parent
+    manifest = read_json(run / "manifest.json") if (run / "manifest.json").exists() else {}
+    if digest(manifest) != weights.manifest_sha256 or not (run / ARGUMENTS).exists():
+        return known
+    arguments = read_json(run / ARGUMENTS)["arguments"]
+    parts = [manifest[name]["patients"] for name in ("train", "validation")]
+    train, validation = (len(part) if isinstance(part, list) else part for part in parts)
+    # The chosen weights of a run count for the whole run, as in the published works.
+    epochs = int(checkpoint[2]) if checkpoint else _last_epoch(run)
+    frames = epochs * (arguments["steps_per_epoch"] or STEPS_PER_EPOCH) * arguments["batch_size"]
+    # A pass takes one patient after the other.
+    seen = (train + validation) * min(frames / (train * arguments["samples_per_patient"]), 1)
+    total = PATIENTS.get(weights.dataset)
+    known["pretraining_patients"] = round(seen)
+    return known | {"pretraining_fraction": total and round(seen / total, 4)}
+
+
+def _last_epoch(job: Path) -> int:
+    return max(read_table(job / "history.csv")["epoch"].tolist())
+
+
+def _label_version(job: Path, train: str | None, weights: Contract | None) -> str | None:
+    """From the manifest of the prepared set, if it is the one that the weights were made from."""
+    path = train and _find(job, str(manifest_path(Path(train))))
+    manifest = read_json(path) if path and weights else {}
+    return (
+        manifest.get("labels") if manifest and digest(manifest) == weights.manifest_sha256 else None
+    )
+
+
+def _find(job: Path, path: str) -> Path | None:
+    """A path as the run was given it: from here, or from a folder above the job directory."""
+    places = (folder / path for folder in (Path(), *job.resolve().parents))
+    return next((place for place in places if place.is_file()), None)
+
+
+def _metadata(path: Path) -> Contract | None:
+    if not path.exists():
+        return None
+    with safe_open(path, framework="numpy") as file:
+        return Contract.from_metadata(file.metadata(), str(path))
+
+
+def _words(values: Mapping[str, Any] | None) -> str | None:
+    """`torch 2.13.0, numpy 2.4.6`."""
+    return ", ".join(f"{name} {value}" for name, value in (values or {}).items()) or None
+
+
+def save(results: Results, folder: Path) -> None:
+    """Write the predictions and the history of each scenario, compressed, and `runs.csv`; other
+    scenarios in the folder are kept.
+
+    Raises:
+        UserError: the folder is damaged, or its results cannot be compared with these.
+    """
+    part, new, runs = _part(folder), results.runs["scenario"].unique(), results.runs
+    if part not in (None, results.part):
+        raise UserError(f"{folder} holds results of {part} sets, these are of {results.part} sets;"
                         " choose another folder")  # fmt: skip
-    if saved:
-        runs = _merge(load(folder), results).runs
-    for name, table in ((HISTORY, results.history), (SAVED[results.part], results.predictions)):
-        digits = None if name == HISTORY else DIGITS
+    if part:
+        pairs = zip(load(folder)[:3], results[:3], strict=True)
+        tables = (pd.concat([old[~old["scenario"].isin(new)], table]) for old, table in pairs)
+        runs = _comparable(Results(*tables, part)).runs
+    for name, table, digits in (("history", results.history, None),  # seven: those of float32
+                                (SAVED[results.part], results.predictions, "%.7g")):  # fmt: skip
         for scenario, rows in table.groupby("scenario", sort=False):
             text = rows.to_csv(index=False, float_format=digits, lineterminator="\n")
             write_text(folder / f"{scenario}_{name}.csv.gz", text)
-    with atomic_path(folder / RUNS) as temporary:
+    with atomic_path(folder / "runs.csv") as temporary:
         runs.to_csv(temporary, index=False, lineterminator="\n")
 
 
-def _merge(before: Results, results: Results) -> Results:
-    """With the scenarios of `before` that `results` lacks; refuses what cannot be compared."""
-    new = results.runs["scenario"].unique()
-    tables = (
-        pd.concat([old[~old["scenario"].isin(new)], table])
-        for old, table in zip(before[:3], results[:3], strict=True)
-    )
-    merged = Results(*tables, results.part)
-    _check_recordings(merged)
-    return merged
-
-
 def _part(folder: Path) -> str | None:
-    """Which recordings the results saved in a folder are of."""
-    found = [part for part, name in SAVED.items() if any(folder.glob(f"*_{name}.csv.gz"))]
-    if len(found) > 1:
+    parts = [part for part, name in SAVED.items() if any(folder.glob(f"*_{name}.csv.gz"))]
+    if len(parts) > 1:
         raise UserError(f"{folder} holds results of test and of validation sets; keep them apart")
-    return found[0] if found else None
+    return parts[0] if parts else None
 
 
 def load(folder: Path) -> Results:
-    """Read what `save` wrote, `random` first, then by name.
+    """Read what `save` wrote; scenarios named random… come first, the others by name.
 
     Raises:
-        UserError: nothing was saved in `folder`, or something is damaged.
+        UserError: nothing was saved in `folder`, or a file is damaged.
     """
     part = _part(folder)
     if not part:
         raise UserError(f"{folder} holds no saved results (*_predictions.csv.gz)")
-    history, predictions = (_read_saved(folder, name) for name in (HISTORY, SAVED[part]))
+    history, predictions = (_read_saved(folder, name) for name in ("history", SAVED[part]))
     runs = predictions[RUN].drop_duplicates(ignore_index=True)
     if set(history[RUN].itertuples(index=False)) != set(runs.itertuples(index=False)):
         raise UserError(f"{folder} lacks files: its histories and predictions are of other runs")
-    if (folder / RUNS).exists():
+    if (path := folder / "runs.csv").exists():
         try:
-            runs = runs.merge(read_table(folder / RUNS), how="left", on=RUN, validate="one_to_one")
+            runs = runs.merge(read_table(path), how="left", on=RUN, validate="one_to_one")
         except (KeyError, ValueError):
-            raise UserError(f"{folder / RUNS} is not a table of runs, each once") from None
-    runs = runs.reindex(columns=[*RUN, *provenance.COLUMNS])
-    results = Results(history, predictions, runs, part)
-    _check_recordings(results)
-    return results
+            raise UserError(f"{path} is not a table of runs, each once") from None
+    return _comparable(Results(history, predictions, runs.reindex(columns=[*RUN, *COLUMNS]), part))
 
 
 def load_all(folder: Path) -> dict[str, Results]:
-    """Every study of which results were saved in a folder of its own, by name."""
-    folders = sorted(path for path in folder.glob("*/") if _part(path))
-    return {folder.name: load(folder) for folder in folders}
+    """Results of every study by name; each is saved in a folder of its own."""
+    return {path.name: load(path) for path in sorted(folder.glob("*/")) if _part(path)}
 
 
 def _read_saved(folder: Path, name: str) -> pd.DataFrame:
-    """One table of all scenarios."""
     paths = sorted(folder.glob(f"*_{name}.csv.gz"), key=lambda p: ("random" not in p.name, p))
-    tables = []
-    for path in paths:
-        table = read_table(path)
+    tables = [read_history(path) if name == "history" else read_table(path) for path in paths]
+    for path, table in zip(paths, tables, strict=True):
         try:
             values = table.drop(columns=RUN)
-            if name == HISTORY:
-                values[["epoch", "macro_f1"]].astype(float)
-            else:
+            if name != "history":
                 split_columns(values)
         except (KeyError, ValueError):
             raise UserError(f"{path} is not a saved table") from None
-        tables.append(table)
     return pd.concat(tables or [pd.DataFrame(columns=RUN)], ignore_index=True)
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Read CSV, compressed or not; raises `UserError` where it is none."""
-    # Only an empty cell is missing: NA may be the name of a recording.
+def read_history(path: Path) -> pd.DataFrame:
+    """With the column `macro_f1`, which earlier versions called `f1`."""
+    table = read_table(path)
     try:
-        table = pd.read_csv(
-            path,
-            dtype=dict.fromkeys([*NAMES, *provenance.TEXTS], str),
-            keep_default_na=False,
-            na_values=[""],
-            compression="gzip" if path.suffix == ".gz" else None,
-        )
-        return table.rename(columns={"f1": "macro_f1"})  # its name in earlier histories
-    except (ValueError, EOFError, zlib.error, gzip.BadGzipFile):  # pandas' errors, too
+        if "macro_f1" not in table:
+            table = table.rename(columns={"f1": "macro_f1"})
+        return table.astype({"epoch": int, "macro_f1": float})
+    except (KeyError, ValueError):
+        raise UserError(f"{path} is not a history of fine-tuning") from None
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read CSV, compressed or not; raises `UserError` if it is not a table."""
+    texts = dict.fromkeys(["record_name", "scenario", "record", "subject", *TEXTS], str)
+    compression = "gzip" if path.suffix == ".gz" else None
+    try:  # Only an empty cell is missing: NA may be the name of a recording.
+        return pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""],
+                           compression=compression)  # fmt: skip
+    except (ValueError, EOFError, zlib.error, gzip.BadGzipFile):  # includes errors of pandas
         raise UserError(f"{path} is damaged, or not a table") from None
+
+
+def describe(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row per scenario, indexed by its name: `COLUMNS` of its first run, with `seeds` (list),
+    `network` (1-D or 2-D) and `fraction` (of the patients to pretrain on)."""
+    table = runs.drop_duplicates("scenario").set_index("scenario").astype({"flags": object})
+    table["seeds"] = runs.groupby("scenario")["seed"].apply(sorted)
+    spectral = [name in ENCODERS and ENCODERS[name].spectral for name in table["architecture"]]
+    table["network"] = np.where(spectral, "2-D", "1-D")
+    table["fraction"] = table["pretraining_fraction"].astype(float)
+    return table.sort_values(["network", "records", "fraction"], kind="stable", na_position="first")
+
+
+def pretrained_pairs(cells: pd.DataFrame) -> list[tuple[str, str]]:
+    """(random, pretrained) scenarios of `describe` with the same network, number of labelled
+    recordings and flags; flags that were not recorded count as none."""
+    same, baselines = [*NETWORK, "records", "flags"], {}
+    for _, group in cells.fillna({"flags": NO_FLAGS}).groupby(same, dropna=False):
+        random = group["objective"] == RANDOM
+        baselines |= dict.fromkeys(group.index[~random], group.index[random])
+    return [(random, name) for name in cells.index for random in baselines.get(name, [])]
+
+
+def variant_pairs(cells: pd.DataFrame) -> list[tuple[str, str]]:
+    """(baseline, variant) scenarios of `describe` that start from the same weights; the variant has
+    the flags of the baseline and others."""
+    same, pairs = [*NETWORK, *PRETRAINING, "records", "max_epochs"], []
+    for _, group in cells.groupby(same, dropna=False):
+        flags = {name: set(split_flags(text)) for name, text in group["flags"].items()}
+        baseline = min(flags, key=lambda name: len(flags[name]))
+        pairs += [(baseline, name) for name in flags if flags[baseline] < flags[name]]
+    return pairs
+
+
+def split_flags(text: str | None) -> list[str]:
+    """The single flags of what `changed_flags` wrote."""
+    return text.split(", ") if isinstance(text, str) and text != NO_FLAGS else []

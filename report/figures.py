@@ -1,268 +1,248 @@
-"""Figures of collected results; each is None where there is nothing to draw."""
+"""Figures of collected results; None where there is nothing to draw."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import cycle
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from pandas.api.typing import SeriesGroupBy
-
-from report import scenarios
-from report import stats as statistics
-from report.collect import Results
-from report.provenance import NO_FLAGS, RANDOM
-from report.stats import MACRO_F1
-from utils.files import atomic_path
-from utils.metrics import BINS, expected_calibration_error, reliability
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from sklearn.metrics import ConfusionMatrixDisplay, roc_curve
+
+from models.spectrogram import Spectrogram, SpectrogramSettings
+from recordings.synthetic import SINUS, Grid, draw_patient, draw_recording
+from recordings.wfdb_files import ICENTIA_FS as FS
+from report import collect, stats, tables
+from report.collect import NETWORK, NO_FLAGS, RANDOM, Results
+from report.stats import MACRO_F1
+from utils import metrics
+from utils.files import atomic_path
 
 COLOURS = ("#7f7f7f", "#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e377c2")
-ACROSS = 4  # panels in a row
-FEW = 20  # answers; the accuracy of fewer is not drawn
-SHARES = (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)  # of patients, at the ticks of an axis
+MIN_COUNT = 20  # predictions in a bin of the reliability diagram; fewer are not drawn
+AMOUNTS = {"records": "labelled recordings", "fraction": "share of the patients to pretrain on"}
+SAMPLES, SEED = 4096, 6  # of the sample; this seed draws no ectopic beats and no artefacts
 
 
-def draw_comparison(results: Results, scores: pd.DataFrame, title: str, path: Path) -> None:
-    """Validation macro F1 by epoch beside the scores of each scenario.
-
-    Args:
-        scores: of `results`, see `report.stats.score_runs`.
-        path: of the image; its ending tells the format.
-    """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+def draw_comparison(results: Results, title: str, path: Path) -> None:
+    """Validation macro F1 by epoch beside the scores of each scenario; the ending of `path` is the
+    format."""
+    figure, (left, right) = _panels(2, (5.5, 4.2))
     figure.suptitle(title)
-    colours = _colours(scores["scenario"].unique())
+    scores = stats.score_runs(results.predictions).set_index(["scenario", "seed"])
+    colours = _colours(scores.index.unique("scenario"))
     _draw_validation(left, results.history, colours)
-    _draw_scores(right, scores, results.part, colours)
+    width = 0.8 / len(colours)
+    for number, (scenario, colour) in enumerate(colours.items()):
+        runs = scores.loc[scenario]
+        x = np.arange(runs.shape[1]) + (number - (len(colours) - 1) / 2) * width
+        right.bar(x, runs.mean(), width * 0.9, color=colour, alpha=0.6)
+        right.plot(x, runs.T, "o", color=colour, markersize=4, markeredgecolor="black")
+    right.set_xticks(range(scores.shape[1]), scores.columns)
+    right.set(ylabel=f"{results.part} score (bar: mean; dot: one run)", ylim=(0, 1))
+    right.grid(axis="y", alpha=0.3)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120, format=path.suffix.lstrip("."))
-    plt.close(figure)
 
 
-def learning(results: Results) -> Figure:
-    """Validation macro F1 by epoch: mean over the seeds still running, and their range; a panel per
-    network and number of labels."""
-    groups = list(scenarios.groups(scenarios.describe(results.runs)))
-    figure, axes = _panels(len(groups), (5.5, 3.8), across=2)
-    for place, (words, group) in zip(axes, groups, strict=True):
-        _draw_validation(place, results.history, _colours(group.index))
-        place.set_title(words, fontsize="medium")
+def learning_curves(results: Results) -> Figure:
+    """Validation macro F1 by epoch: mean over the seeds still running, and their range. A panel per
+    variant and its baseline; without variants, per network and number of labelled recordings."""
+    pairs = collect.variant_pairs(collect.describe(results.runs))
+    groups = {variant: [baseline, variant] for baseline, variant in pairs} or _groups(results)
+    figure, panels = _panels(len(groups), (5, 3.6), across=2)
+    for axes, (title, names) in zip(panels, groups.items(), strict=True):
+        _draw_validation(axes, results.history, _colours(names))
+        axes.set_title(title, fontsize="medium")
     return figure
 
 
-def variants(results: Results) -> Figure | None:
-    """Validation macro F1 by epoch of each variant beside its baseline: mean over the seeds, and
-    their range; None without variants."""
-    found = scenarios.variants(scenarios.describe(results.runs))
-    if not found:
-        return None
-    figure, axes = _panels(len(found), (3.4, 3.0))
-    shown = results.history[
-        results.history["scenario"].isin({name for pair in found for name in pair})
-    ]
-    low, high = shown["macro_f1"].min(), shown["macro_f1"].max()
-    for place, (baseline, name) in zip(axes, found, strict=True):
-        _draw_validation(place, shown, {baseline: COLOURS[1], name: COLOURS[2]})
-        seeds = shown.loc[shown["scenario"] == name, "seed"].nunique()
-        of_baseline = shown.loc[shown["scenario"] == baseline, "seed"].nunique()
-        place.set_title(f"{name} ({seeds} of {of_baseline} seeds)", fontsize="medium")
-        place.set_ylim(low - 0.02, high + 0.02)
-        place.legend(loc="lower right", fontsize="small")
-    return figure
-
-
-def fractions(results: Results, published: pd.DataFrame) -> Figure | None:
-    """Test macro F1 by the fraction of patients to pretrain on, beside the replication's; a panel
-    per network of which two fractions were run with no flags but published ones."""
-    cells = _with_scores(results)
-    cells = cells[cells["objective"].isin([RANDOM, "beat"])]
-    cells = cells[cells["records"].fillna(0) == cells["records"].fillna(0).max()]
-    cells = cells.assign(fraction=cells["fraction"].mask(cells["objective"] == RANDOM, 0))
-    cells = cells.dropna(subset="fraction").sort_values("fraction")
-    kinds = ["network", *scenarios.NETWORK, "flags"]
-    lines = [line for _, line in cells.groupby(kinds, dropna=False)]
-    lines = [line for line in lines if line["fraction"][lambda f: f > 0].nunique() > 1]
+def amounts(results: Results, column: str) -> Figure | None:
+    """Test macro F1 by the number of labelled `records`, or by the `fraction` of the patients that
+    beats are pretrained on (0: random weights), beside the replication's: a line for scenarios that
+    differ in nothing else. None if there are no two amounts."""
+    f1 = stats.score_runs(results.predictions).groupby("scenario")[MACRO_F1]
+    cells = collect.describe(results.runs).fillna({"flags": NO_FLAGS})
+    cells = cells.assign(**{MACRO_F1: f1.mean(), f"{MACRO_F1} sd": f1.std(ddof=1)})
+    same = ["network", *NETWORK, "flags", "objective", "fraction"]
+    if column == "fraction":
+        cells = cells[cells["objective"].isin([RANDOM, "beat"])]
+        cells = cells.assign(fraction=cells["fraction"].mask(cells["objective"] == RANDOM, 0))
+        same = ["network", *NETWORK, "flags", "records"]
+    groups = cells.dropna(subset=column).sort_values(column).groupby(same, dropna=False)
+    lines = [line for _, line in groups if (line[column].unique() > 0).sum() > 1]
     if not lines:
         return None
-    networks = list(dict.fromkeys(line["network"].iloc[0] for line in lines))
-    figure, axes = _panels(len(networks), (5.5, 3.8), across=2)
-    for place, network in zip(axes, networks, strict=True):
-        theirs = published[(published["source"] == "Team 1") & (published["network"] == network)]
-        theirs = theirs.fillna({"fraction": 0})
-        _draw_means(place, theirs["fraction"], theirs, "Team 1, Icentia11k", "black")
-        ours = [line for line in lines if line["network"].iloc[0] == network]
-        for line, colour in zip(ours, cycle(COLOURS[2:]), strict=False):
-            label = ", ".join(filter(None, ["here", scenarios.network(line.iloc[0])]))
-            _draw_means(place, line["fraction"], line, label, colour)
-        place.set_xscale("symlog", linthresh=SHARES[1])
-        place.set_xticks(SHARES, [RANDOM, *map(scenarios.share, SHARES[1:])])
-        place.minorticks_off()
-        place.set(title=network, xlabel="patients to pretrain on, share of the data set")
-        place.set_ylabel("test macro F1 (mean ± sd)")
-        place.legend(loc="lower right")
-    return figure
-
-
-def labels(results: Results) -> Figure | None:
-    """Test macro F1 by the number of labelled recordings that train, a line per network and initial
-    weights, of those with no flags but published ones."""
-    cells = _with_scores(results).dropna(subset="records").sort_values("records")
-    kinds = [*scenarios.NETWORK, "flags", *scenarios.START]
-    lines = [g for _, g in cells.groupby(kinds, dropna=False) if g["records"].nunique() > 1]
-    lines.sort(key=lambda line: line["objective"].iloc[0] != RANDOM)  # it has the first colour
-    if not lines:
-        return None
-    figure, (axes,) = _panels(1, (6.5, 4.2))
-    for line, colour in zip(lines, cycle(COLOURS), strict=False):
-        cell = line.iloc[0]
-        some = f", {scenarios.share(cell['fraction'])}" if cell["fraction"] < 1 else ""
-        known = scenarios.network(cell) or cell["network"]
-        _draw_means(axes, line["records"], line, f"{cell['objective']}{some}, {known}", colour)
-    axes.set_xscale("log")
-    ticks = sorted(cells["records"].unique())
-    axes.set_xticks(ticks, [f"{records:,.0f}" for records in ticks])
+    figure, (axes,) = _panels(1, (8, 4.5))
+    if column == "fraction":
+        theirs = tables.published().query("source == 'Team 1'").fillna({"fraction": 0})
+        theirs = theirs.assign(objective="Team 1", flags=NO_FLAGS)
+        lines += [line for _, line in theirs.groupby("network")]
+        axes.set_xscale("symlog", linthresh=0.01)
+    else:
+        axes.set_xscale("log")
+    for line, colour in zip(lines, cycle(COLOURS[1:]), strict=False):
+        cell = line.iloc[-1]
+        known = cell.reindex(["objective", "network", *NETWORK]).dropna().map(str)
+        label = ", ".join([*known, *collect.split_flags(cell["flags"])])
+        axes.errorbar(line[column], line[MACRO_F1], line[f"{MACRO_F1} sd"].fillna(0), fmt="o-",
+                      capsize=3, color=colour, label=label)  # fmt: skip
+    ticks = sorted({x for line in lines for x in line[column]})
+    axes.set_xticks(ticks, [f"{x:,.0f}" if x > 1 else f"{x:.3g}" for x in ticks])
     axes.minorticks_off()
-    axes.set(xlabel="labelled recordings that train", ylabel="test macro F1 (mean ± sd)")
-    axes.legend(title="initial weights", loc="lower right")
+    axes.set(xlabel=AMOUNTS[column], ylabel="test macro F1 (mean ± sd)")
+    axes.legend(loc="lower right", fontsize="small")
+    axes.grid(alpha=0.3)
     return figure
 
 
 def confusions(results: Results) -> Figure:
-    """Confusion matrix of each scenario, summed over its seeds: share of each true class."""
-    cells = scenarios.describe(results.runs)
-    figure, axes = _panels(len(cells), (3.1, 3.1))
-    by_scenario = results.predictions.groupby("scenario")
-    for place, name in zip(axes, cells.index, strict=True):
-        counts, classes = statistics.confusion(by_scenario.get_group(name))
-        shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-        place.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        for (row, column), share in np.ndenumerate(shares):
-            colour = "white" if share > 0.6 else "black"
-            text = f"{share:.2f}\n({counts[row, column]:,})"
-            place.text(column, row, text, ha="center", va="center", color=colour, fontsize=7.5)
-        places = range(len(classes))
-        place.set_xticks(places, classes)
-        place.set_yticks(places, classes)
-        place.set(title=name, xlabel="predicted", ylabel="true")
+    """Confusion matrix of each scenario over all its seeds: share of each true class."""
+    groups = results.predictions.groupby("scenario", sort=False)
+    figure, panels = _panels(groups.ngroups, (3.1, 3.1))
+    for axes, (name, predictions) in zip(panels, groups, strict=True):
+        run = stats.pooled(predictions)
+        ConfusionMatrixDisplay.from_predictions(
+            run.true.argmax(1), run.prob.argmax(1), labels=range(len(run.classes)),
+            display_labels=run.classes, normalize="true", values_format=".2f", cmap="Blues",
+            colorbar=False, ax=axes, im_kw={"clim": (0, 1)},
+        )  # fmt: skip
+        axes.set(title=name, xlabel="predicted", ylabel="true")
     return figure
 
 
 def calibration(results: Results) -> Figure:
     """Reliability diagram of each scenario over all its seeds, with the expected calibration error
-    and the share of answers in each bin."""
-    cells = scenarios.describe(results.runs)
-    figure, axes = _panels(len(cells), (3.1, 3.3))
-    by_scenario = results.predictions.groupby("scenario")
-    for place, name in zip(axes, cells.index, strict=True):
-        bins = reliability(*statistics.answers(by_scenario.get_group(name)))
-        table, error = pd.DataFrame(bins), expected_calibration_error(bins)
-        width = 1 / BINS
-        shares = table["count"] / table["count"].sum()
-        place.bar(
-            table.index * width, shares, width, align="edge", color="#cccccc", label="answers"
+    and the share of the predictions in each bin."""
+    groups = results.predictions.groupby("scenario", sort=False)
+    figure, panels = _panels(groups.ngroups, (3.1, 3.3))
+    for axes, (name, predictions) in zip(panels, groups, strict=True):
+        run = stats.pooled(predictions)
+        bins = metrics.reliability(run.true.argmax(1), run.prob)
+        table = pd.DataFrame(bins)
+        shares, width = table["count"] / table["count"].sum(), 1 / metrics.BINS
+        axes.bar(
+            table.index * width, shares, width, align="edge", color="#ccc", label="predictions"
         )
-        place.plot([0, 1], [0, 1], color="black", lw=0.8, ls="--")
-        drawn = table[table["count"] >= FEW]
-        place.plot(drawn["confidence"], drawn["accuracy"], "o-", color=COLOURS[1], label="accuracy")
-        known = scenarios.temperature(results.runs, name)
-        place.set(title=f"{name}, ECE {error:.3f}\n{known}", xlim=(0, 1), ylim=(0, 1))
-        place.set(xlabel="probability of the answer", ylabel="share", aspect="equal")
-        place.legend(loc="upper left", fontsize="small")
+        axes.plot([0, 1], [0, 1], color="black", lw=0.8, ls="--")
+        drawn = table[table["count"] >= MIN_COUNT]
+        axes.plot(drawn["confidence"], drawn["accuracy"], "o-", color=COLOURS[1], label="accuracy")
+        temperature = stats.mean_and_sd(
+            results.runs.set_index("scenario")["temperature"][[name]], 2
+        )
+        axes.set_title(f"{name}, ECE {metrics.expected_calibration_error(bins):.3f}\n"
+                       f"temperature {temperature or 'none'}", fontsize="medium")  # fmt: skip
+        axes.set(xlabel="confidence", ylabel="share", aspect="equal", xlim=(0, 1), ylim=(0, 1))
+        axes.legend(loc="upper left", fontsize="small")
     return figure
 
 
-def coverage(results: Results) -> Figure:
+def coverages(results: Results) -> Figure:
     """Test macro F1 of the most confident recordings by their share: mean over seeds, and range; a
-    panel per network and number of labels."""
-    groups = list(scenarios.groups(scenarios.describe(results.runs)))
-    table = statistics.coverage(results.predictions)
-    figure, axes = _panels(len(groups), (5.5, 3.8), across=2)
-    for place, (words, group) in zip(axes, groups, strict=True):
-        for name, colour in _colours(group.index).items():
+    panel per network and number of labelled recordings."""
+    table = pd.concat(
+        pd.DataFrame(metrics.coverage(run.true.argmax(1), run.prob)).assign(scenario=name)
+        for name, _, run in stats.by_run(results.predictions)
+    )
+    groups = _groups(results)
+    figure, panels = _panels(len(groups), (5, 3.6), across=2)
+    for axes, (title, names) in zip(panels, groups.items(), strict=True):
+        for name, colour in _colours(names).items():
             f1 = table[table["scenario"] == name].groupby("coverage")["macro_f1"]
-            _draw_range(place, f1, colour, name)
-        place.set(title=words, xlabel="recordings answered, the most confident first, share")
-        place.set_ylabel("test macro F1")
-        place.grid(alpha=0.3)
-        place.legend(loc="best")
+            _draw_range(axes, f1, colour, name)
+        axes.set_title(title, fontsize="medium")
+        axes.set(xlabel="share of the recordings, most confident first", ylabel="test macro F1")
+        axes.legend()
     return figure
 
 
-def _with_scores(results: Results) -> pd.DataFrame:
-    """Scenarios without extra flags, with mean and deviation of macro F1, named as in
-    `published.csv`."""
-    f1 = statistics.score_runs(results.predictions).groupby("scenario")[MACRO_F1]
-    cells = scenarios.describe(results.runs)
-    cells = cells[[not scenarios.extra(text) for text in cells["flags"]]]
-    cells = cells.fillna({"flags": NO_FLAGS})  # or not recorded
-    return cells.assign(**{MACRO_F1: f1.mean(), f"{MACRO_F1} sd": f1.std(ddof=1)})
+def roc_curves(validations: tables.Tables) -> Figure | None:
+    """ROC curves of external validation, a panel per kind of signal; the dot is the operating point
+    of the most probable class."""
+    signals = {name: table["signal"].iloc[0] for name, table in validations.items()}
+    if not signals:
+        return None
+    kinds = list(dict.fromkeys(signals.values()))
+    figure, panels = _panels(len(kinds), (4.6, 4.4))
+    for axes, kind in zip(panels, kinds, strict=True):
+        names = [name for name, signal in signals.items() if signal == kind]
+        for name, colour in zip(names, cycle(COLOURS), strict=False):
+            kept, true, predicted = tables.detections(validations[name])
+            point = metrics.detection(true, predicted, kept["prob_A"].to_numpy())
+            false_rate, sensitivity, _ = roc_curve(true, kept["prob_A"])
+            label = f"{name}, AUC {point['AUC']:.3f}"
+            axes.plot(false_rate, sensitivity, color=colour, label=label)
+            axes.plot(1 - point["specificity"], point["sensitivity"], "o", color=colour, mec="k")
+        axes.plot([0, 1], [0, 1], color="black", lw=0.8, ls="--")
+        axes.set(title=f"signal {kind}", xlabel="1 − specificity", ylabel="sensitivity")
+        axes.set_aspect("equal")
+        axes.legend(loc="lower right", fontsize="small")
+    return figure
 
 
-def _draw_means(
-    axes: plt.Axes, x: Iterable[float], table: pd.DataFrame, label: str, colour: str
-) -> None:
-    deviation = table[f"{MACRO_F1} sd"].fillna(0)
-    axes.errorbar(x, table[MACRO_F1], deviation, fmt="o-", capsize=3, color=colour, label=label)
-    axes.grid(alpha=0.3)
+def sample() -> Figure:
+    """A synthetic normal frame of 4,096 samples above its spectrogram, on one axis of time."""
+    rng, seconds, settings = np.random.default_rng(SEED), SAMPLES / FS, SpectrogramSettings()
+    patient, grid = draw_patient(rng), Grid(SAMPLES, FS)
+    signal, _, _ = draw_recording(rng, patient, [(SINUS, seconds)], grid)
+    frames = torch.tensor(signal, dtype=torch.float32)[None, None]
+    image = Spectrogram(settings)(frames)[0, 0].numpy()  # (128, 128): frequency × time
+    step = FS / settings.window  # Hz from one bin to the next; bin 0 is left out
+    extent = (0, seconds, step / 2, (settings.bins + 0.5) * step)
+    figure, (above, below) = _panels(2, (9, 2.5), across=1, sharex=True)
+    above.plot(np.arange(SAMPLES) / FS, signal, lw=0.8)
+    above.set(ylabel="mV", title=f"A normal frame of {SAMPLES:,} samples at {FS} Hz (synthetic)")
+    above.grid(alpha=0.3)
+    shown = below.imshow(
+        image, "magma", PowerNorm(0.5), origin="lower", aspect="auto", extent=extent
+    )
+    below.set(xlabel="s", ylabel="Hz")
+    figure.colorbar(shown, ax=below, label="magnitude (root scale)", pad=0.01)
+    return figure
 
 
-def _panels(number: int, size: tuple[float, float], across: int = ACROSS):
-    """A figure with `number` panels of `size` inches, row by row."""
+def _panels(number: int, size: tuple[float, float], across: int = 4, **shared):
+    """A figure with `number` panels of `size` inches, row by row, and their axes."""
     columns = min(number, across)
     rows = -(-number // columns)
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(size[0] * columns, size[1] * rows),
-        layout="constrained",
-        squeeze=False,
-    )
-    for place in axes.flat[number:]:
-        place.remove()
-    return figure, axes.flat[:number]
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, **shared).flat
+    for axes in grid[number:]:
+        axes.remove()
+    return figure, grid[:number]
 
 
-def _colours(names: Sequence[str]) -> dict[str, str]:
-    """By name; grey is for the first of random weights."""
+def _groups(results: Results) -> dict[str, list[str]]:
+    """Scenarios with the same network and number of labelled recordings, by a title for them."""
+    groups = {}
+    for name, cell in collect.describe(results.runs).iterrows():
+        known = f", {cell['records']:,.0f} labelled recordings" if pd.notna(cell["records"]) else ""
+        groups.setdefault(cell["network"] + known, []).append(name)
+    return groups
+
+
+def _colours(names: Iterable[str]) -> dict[str, str]:
+    """By name; grey for the first scenario of random weights."""
     grey = next((name for name in names if name.startswith(RANDOM)), None)
     others = cycle(COLOURS[1:])
     return {name: COLOURS[0] if name == grey else next(others) for name in names}
 
 
-def _draw_validation(axes: plt.Axes, history: pd.DataFrame, scenarios: dict[str, str]) -> None:
-    for scenario, colour in scenarios.items():
-        f1 = history[history["scenario"] == scenario].groupby("epoch")["macro_f1"]
-        _draw_range(axes, f1, colour, scenario)
+def _draw_validation(axes: Axes, history: pd.DataFrame, colours: dict[str, str]) -> None:
+    for name, colour in colours.items():
+        f1 = history[history["scenario"] == name].groupby("epoch")["macro_f1"]
+        _draw_range(axes, f1, colour, name)
     axes.set(xlabel="epoch", ylabel="validation macro F1", ylim=(0, 1))
     axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(loc="upper left")
+
+
+def _draw_range(axes: Axes, values, colour: str, label: str) -> None:
+    """Mean of each group, and a band from its smallest to its largest value."""
+    mean = values.mean()
+    axes.plot(mean, color=colour, label=label, marker=".")
+    axes.fill_between(mean.index, values.min(), values.max(), color=colour, alpha=0.2, lw=0)
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper left")  # where all begin low
-
-
-def _draw_range(axes: plt.Axes, values: SeriesGroupBy, colour: str, label: str) -> None:
-    """Mean of each group, and a band from its smallest to its largest."""
-    axes.plot(values.mean(), color=colour, label=label, marker=".")
-    axes.fill_between(
-        values.mean().index, values.min(), values.max(), color=colour, alpha=0.2, lw=0
-    )
-
-
-def _draw_scores(
-    axes: plt.Axes, scores: pd.DataFrame, part: str, scenarios: dict[str, str]
-) -> None:
-    names = list(scores.columns.drop(["scenario", "seed"]))
-    width = 0.8 / len(scenarios)
-    for number, (scenario, colour) in enumerate(scenarios.items()):
-        runs = scores.loc[scores["scenario"] == scenario, names]
-        places = np.arange(len(names)) + (number - (len(scenarios) - 1) / 2) * width
-        axes.bar(places, runs.mean(), width * 0.9, color=colour, alpha=0.6, label=scenario)
-        for _, run in runs.iterrows():
-            axes.plot(places, run, "o", color=colour, markersize=4, markeredgecolor="black")
-    axes.set_xticks(range(len(names)), names)
-    axes.set(ylabel=f"{part} score (bar: mean; dot: one run)", ylim=(0, 1))
-    axes.grid(axis="y", alpha=0.3)

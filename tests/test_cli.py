@@ -25,7 +25,6 @@ COMMANDS = {
         "--out",
         "x.csv",
     ],
-    "report.build": [],
     "report.compare": ["--results", "."],
     **{
         f"benchmarks.{name}": []

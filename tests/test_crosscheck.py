@@ -3,7 +3,6 @@
 import gzip
 
 import numpy as np
-import pandas as pd
 import pytest
 import wfdb
 from sklearn.metrics import confusion_matrix, f1_score, roc_auc_score
@@ -22,7 +21,7 @@ from finetuning.predict.rhythms import (
     within,
 )
 from recordings import Unusable
-from report import crosscheck as page
+from report import tables
 from tests.helpers import command, make_contract, put_weights
 from utils import metrics
 from utils.cli import UserError
@@ -130,7 +129,7 @@ def test_a_row_for_each_window(database, weights, tmp_path):
     assert "1 × no rhythm annotations, such as 104" in result.err and "warning: " in result.err
     content = gzip.decompress((tmp_path / "both.csv.gz").read_bytes())
     assert content.startswith(b"record,subject,start,") and content.count(b"\n") == 10
-    table = page.load_all(tmp_path)["both"]
+    table = tables.load_external_validation(tmp_path)["both"]
     assert table["start"].tolist() == [0, 30, 60] * 3
     assert table["subject"].tolist() == ["103"] * 3 + ["201"] * 6
     assert table["truth"].tolist() == [UNKNOWN, NOT_AF, NOT_AF, AF, MIXED, NOT_AF, NOT_AF, NOT_AF,
@@ -148,9 +147,9 @@ def test_a_row_for_each_window(database, weights, tmp_path):
 def test_band_pass_takes_an_offset_away(database, weights, tmp_path):
     for name, flags in {"plain": [], "band": ["--band-pass"], "other": ["--channel", 1]}.items():
         assert run(database, tmp_path / f"{name}.csv.gz", weights[:1], *flags).code == 0
-    tables = page.load_all(tmp_path)
-    assert [t["signal"][0] for t in tables.values()] == ["as it is", "as it is", "0.5 to 40 Hz"]
-    first = {name: table["prob_A"].to_numpy() for name, table in tables.items()}
+    loaded = tables.load_external_validation(tmp_path)
+    assert [t["signal"][0] for t in loaded.values()] == ["as it is", "as it is", "0.5 to 40 Hz"]
+    first = {name: table["prob_A"].to_numpy() for name, table in loaded.items()}
     assert not np.allclose(first["plain"], first["band"], atol=1e-4)
     assert not np.allclose(first["plain"], first["other"], atol=1e-4)
 
@@ -184,54 +183,6 @@ def test_whether_what_weights_began_with_is_known(lineage, known):
     assert is_unseen("w", contract, "mitdb") == known
     with pytest.raises(UserError, match="knows its subjects"):
         is_unseen("w", make_contract(derived_from=[*(lineage or []), "mitdb"]), "mitdb")
-
-
-def made_table(signal="as it is"):
-    """Ten subjects, of whom two have AF that is found in half of their windows."""
-    rows = [
-        {"record": str(100 + n), "subject": str(100 + n), "start": 30 * k, "signal": signal,
-         "rhythms": "AFIB" if n < 2 else ("N", "AFL", "P", "B")[k % 4],
-         "truth": AF if n < 2 else NOT_AF, "answer": "A" if n < 2 and k % 2 else "N"}
-        for n in range(10) for k in range(8)
-    ]  # fmt: skip
-    rows[0] |= {"truth": MIXED, "rhythms": "AFIB N"}
-    table = pd.DataFrame(rows)
-    p = np.where(table["answer"] == "A", 0.9, 0.1)
-    return table.assign(prob_A=p, prob_N=1 - p)
-
-
-def test_in_the_report():
-    tables = {"one": made_table(), "two": made_table("0.5 to 40 Hz")}
-    row = page.scores(tables).iloc[0]
-    assert (row["windows"], row["of them AF"], row["subjects"], row["of them with AF"]) == (
-        79, 15, 10, 2)  # fmt: skip
-    assert row["sensitivity"].startswith("0.533 [") and row["specificity"] == "1.000 [1.000, 1.000]"
-    found = page.answers(tables).iloc[0]
-    assert found["flutter (16)"] == "A 0%, N 100%" and found["AF (15)"] == "A 53%, N 47%"
-    assert page.records(tables)["one"].tolist() == ["4 of 7; 0", "4 of 8; 0", "0 of 0; 0"]
-    assert len(page.curves(tables).axes) == 2
-    nothing = [make({}) for make in (page.scores, page.answers, page.records, page.curves)]
-    assert nothing == [None] * 4
-
-
-def test_intervals_are_over_subjects():
-    """A window more of the same subject adds nothing."""
-    table = made_table()
-    twice = pd.concat([table, table], ignore_index=True)
-    assert page.intervals(table) == page.intervals(twice)
-
-
-def test_a_damaged_table_is_one_line(tmp_path):
-    (tmp_path / "x.csv.gz").write_bytes(gzip.compress(b"a,b\n1,2\n"))
-    with pytest.raises(UserError, match="is no table of"):
-        page.load_all(tmp_path)
-
-
-def test_tables_of_other_windows_are_not_mixed(tmp_path):
-    made_table().to_csv(tmp_path / "all.csv.gz", index=False)
-    made_table().iloc[:-1].to_csv(tmp_path / "part.csv.gz", index=False)
-    with pytest.raises(UserError, match=r"part\.csv\.gz holds other windows"):
-        page.load_all(tmp_path)
 
 
 def test_windows_of_mitdb(ecg_data):

@@ -1,18 +1,14 @@
-"""Tables and figures of finished runs."""
+"""Results of finished runs: collected from job directories, saved, read again and compared."""
 
 import gzip
 import json
 import shutil
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from report import claims, collect, compare, figures, provenance, scenarios, tables
-from report import stats as statistics
-from study import description, plan
+from report import collect, compare, stats
 from tests.helpers import ROOT, command, contents, put_weights
 from utils import metrics
 from utils.cli import UserError
@@ -30,7 +26,7 @@ def make_run(folder, seed, records=40, name="test_predictions.csv", labels=0):
     names = [f"A{number:05d}" for number in range(records)]
     folder.mkdir(parents=True, exist_ok=True)
     write_predictions(folder / name, names, CLASSES, np.eye(4)[true], prob)
-    history = {"epoch": [1, 2], "f1": rng.random(2)}
+    history = {"epoch": [1, 2], "macro_f1": rng.random(2)}
     pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
     (folder / "args.json").write_text(json.dumps({"arguments": {"seed": seed}}))
     (folder / "scores.json").write_text("{}")
@@ -39,30 +35,36 @@ def make_run(folder, seed, records=40, name="test_predictions.csv", labels=0):
 
 @pytest.fixture
 def runs(tmp_path):
+    """Flags for --jobs, and the scores of each run."""
     scores = {(name, seed): make_run(tmp_path / f"{name}{seed}", seed)
               for name, seed in (("random", 10), ("random", 20), ("beat", 30))}  # fmt: skip
-    flags = [f"random={tmp_path}/random10,{tmp_path}/random20", f"beat={tmp_path}/beat30"]
-    return flags, scores
+    return [f"random={tmp_path}/random10,{tmp_path}/random20", f"beat={tmp_path}/beat30"], scores
+
+
+@pytest.fixture
+def validated(tmp_path):
+    """Jobs of two scenarios without a test set; each seed has its own recordings."""
+    jobs = {name: [tmp_path / f"{name}{seed}" for seed in (10, 20)] for name in ("beat", "ema")}
+    for job in (job for folders in jobs.values() for job in folders):
+        seed = int(job.name[-2:])
+        make_run(job, seed, records=20 + seed, name=VALIDATED)
+    return list(jobs.items())
 
 
 def test_scores_of_each_run_are_recomputed(runs):
     flags, expected = runs
     results = collect.from_jobs([compare.scenario(flag) for flag in flags])
-    for _, row in statistics.score_runs(results.predictions).iterrows():
+    for _, row in stats.score_runs(results.predictions).iterrows():
         run = expected[row["scenario"], row["seed"]]
         assert row["macro F1"] == pytest.approx(run["macro_f1"], abs=1e-6)
         assert row["CinC-3"] == pytest.approx(run["cinc3"], abs=1e-6)
         assert row["F1 ~"] == pytest.approx(run["f1"]["~"], abs=1e-6)
 
 
-def test_summary_is_rounded_and_uses_the_sample_deviation():
-    scores = pd.DataFrame({
-        "scenario": ["a", "a", "b"], "seed": [1, 2, 1], "macro F1": [0.9996, 1.0, 0.5]
-    })  # fmt: skip
-    table = statistics.summarise(scores)
-    assert table["macro F1"].tolist() == ["1.000 ± 0.000", "0.500"]
-    scores["macro F1"] = [0.7, 0.8, 0.5]
-    assert statistics.summarise(scores)["macro F1"][0] == "0.750 ± 0.071"
+def test_the_readme_s_table():
+    result = command(compare.main, "--results", ROOT / "report/results/mitdb_subset10")
+    rows = [line.split()[:5] for line in result.out.splitlines()[1:]]
+    assert rows == [["random", "3", "0.544", "±", "0.017"], ["beat", "3", "0.651", "±", "0.027"]]
 
 
 def test_command_saves_results_that_give_the_same_table(runs, tmp_path):
@@ -71,54 +73,38 @@ def test_command_saves_results_that_give_the_same_table(runs, tmp_path):
     first = command(compare.main, "--jobs", *flags, "--save", saved, "--figure", figure)
     assert first.code == 0 and figure.read_bytes()[:4] == b"\x89PNG", first
     again = command(compare.main, "--results", saved)
-    assert set(again.out.splitlines()) <= set(first.out.splitlines())
-    assert len(again.out.splitlines()) == 3
+    assert again.code == 0 and first.out.startswith(again.out)
     before = contents(saved)
     command(compare.main, "--jobs", *flags, "--save", saved)
     assert contents(saved) == before
 
 
-def test_pretraining_is_not_compared(tmp_path):
-    make_run(tmp_path / "beat", 10)
-    (tmp_path / "beat" / "args.json").write_text('{"arguments": {"seed": 10, "task": "beat"}}')
-    with pytest.raises(UserError, match="holds a run of pretraining"):
-        collect.from_jobs([("beat", [tmp_path / "beat"])])
+def test_histories_of_earlier_versions(runs, tmp_path):
+    """They call the score f1."""
+    path = tmp_path / "beat30" / "history.csv"
+    expected = pd.read_csv(path)["macro_f1"].tolist()
+    path.write_text(path.read_text().replace("macro_f1", "f1"))
+    results = collect.from_jobs([("beat", [path.parent])])
+    assert results.history["macro_f1"].tolist() == expected and "f1" not in results.history
+    assert all(r.history["macro_f1"].notna().all()
+               for r in collect.load_all(ROOT / "report/results").values())  # fmt: skip
 
 
-def test_runs_that_cannot_be_compared(tmp_path):
+def test_runs_that_cannot_be_compared(runs, tmp_path):
     make_run(tmp_path / "one", 10)
     make_run(tmp_path / "again", 10)
     make_run(tmp_path / "other", 20, records=41)
     make_run(tmp_path / "labels", 20, labels=1)
-    for name, words in {
-        "again": "two runs with seed 10",
-        "other": "other recordings or labels",
-        "labels": "other recordings or labels",
-    }.items():
+    for name, words in {"again": "two runs with seed 10", "other": "other recordings, labels",
+                        "labels": "other recordings, labels"}.items():  # fmt: skip
         with pytest.raises(UserError, match=words):
             collect.from_jobs([("beat", [tmp_path / "one", tmp_path / name])])
+    (tmp_path / "one" / "args.json").write_text('{"arguments": {"seed": 10, "task": "beat"}}')
+    with pytest.raises(UserError, match="holds a pretraining run"):
+        collect.from_jobs([("beat", [tmp_path / "one"])])
 
 
-def test_recordings_prepared_in_other_ways_cannot_be_compared(runs, monkeypatch):
-    flags = [compare.scenario(flag) for flag in runs[0]]
-    known = dict.fromkeys(provenance.COLUMNS)
-    monkeypatch.setattr(
-        provenance, "read", lambda job, _: known | {"manifest_sha256": job.name[:4]}
-    )
-    with pytest.raises(UserError, match="prepared in different ways"):
-        collect.from_jobs(flags)
-
-
-@pytest.fixture
-def validated(tmp_path):
-    """Jobs of two scenarios without a test set; each seed has its own recordings."""
-    for name in ("beat", "ema"):
-        for seed in (10, 20):
-            make_run(tmp_path / f"{name}{seed}", seed, records=20 + seed, name=VALIDATED)
-    return [(name, [tmp_path / f"{name}{seed}" for seed in (10, 20)]) for name in ("beat", "ema")]
-
-
-def test_runs_without_a_test_set_are_compared_by_validation(validated, tmp_path):
+def test_runs_without_a_test_set_are_compared_on_validation(validated, tmp_path):
     flags = [f"{name}={','.join(map(str, jobs))}" for name, jobs in validated]
     saved, figure = tmp_path / "saved", tmp_path / "f.png"
     first = command(compare.main, "--jobs", *flags, "--save", saved, "--figure", figure)
@@ -130,7 +116,7 @@ def test_runs_without_a_test_set_are_compared_by_validation(validated, tmp_path)
     again = command(compare.main, "--results", saved)
     assert again.code == 0 and again.out in first.out
     assert collect.load_all(tmp_path)["saved"].part == collect.VALIDATION
-    # One that was tested, too, does not change what is compared.
+    # A test set of one of the runs does not change what is compared.
     make_run(validated[0][1][0], 10, records=30, name="test_predictions.csv")
     command(compare.main, "--jobs", *flags, "--save", tmp_path / "mixed")
     assert contents(tmp_path / "mixed") == contents(saved)
@@ -138,7 +124,7 @@ def test_runs_without_a_test_set_are_compared_by_validation(validated, tmp_path)
 
 def test_validation_that_cannot_be_compared(validated, runs, tmp_path):
     make_run(tmp_path / "other", 10, records=31, name=VALIDATED)
-    with pytest.raises(UserError, match=r"other, seed 10, and beat, seed 10, have other rec"):
+    with pytest.raises(UserError, match=r"other, seed 10: other recordings"):
         collect.from_jobs([*validated, ("other", [tmp_path / "other"])])
     (tmp_path / "ema10" / VALIDATED).unlink()
     with pytest.raises(UserError, match=r"ema10 has no val_predictions\.csv: .* --test"):
@@ -149,11 +135,16 @@ def test_validation_that_cannot_be_compared(validated, runs, tmp_path):
 
 
 def test_results_are_added_only_where_they_can_be_compared(runs, tmp_path):
-    command(compare.main, "--jobs", *runs[0], "--save", tmp_path / "saved")
+    saved = tmp_path / "saved"
+    command(compare.main, "--jobs", *runs[0], "--save", saved)
+    make_run(tmp_path / "hr", 10)
+    command(compare.main, "--jobs", f"hr={tmp_path / 'hr'}", "--save", saved)
+    before, found = contents(saved), collect.load(saved).runs
+    assert found["scenario"].tolist() == ["random", "random", "beat", "hr"]
     make_run(tmp_path / "other", 10, records=41)
-    flags = ["--jobs", f"other={tmp_path / 'other'}", "--save", tmp_path / "saved"]
-    command(compare.main, *flags).refused("have other recordings or labels in their test sets")
-    assert command(compare.main, "--results", tmp_path / "saved").code == 0
+    flags = ["--jobs", f"other={tmp_path / 'other'}", "--save", saved]
+    command(compare.main, *flags).refused("other recordings, labels or classes in the test set")
+    assert contents(saved) == before
 
 
 @pytest.mark.parametrize(
@@ -174,85 +165,6 @@ def test_folders_of_results_that_are_not_whole(runs, tmp_path, name, content, wo
     command(compare.main, "--results", tmp_path / "saved").refused(words)
 
 
-def test_flags_that_are_not_at_their_defaults():
-    earlier = {"seed": 10, "lr": 0.001, "arch": None, "preset": None, "epochs": 20}
-    assert provenance.flags(earlier) == "none" and scenarios.flags("none") == []
-    own = {"lr": 0.01, "augment": True, "ema": 0.999, "mixup": 0.0, "val_size": 0.0625, "tta": 4}
-    words = provenance.flags(earlier | own | {"preset": "recommended", "compile": True})
-    assert words == "--lr 0.01, --augment, --ema 0.999, --tta 4"
-    assert scenarios.flags(words) == ["--lr 0.01", "--augment", "--ema 0.999", "--tta 4"]
-
-
-def cells_of(**described):
-    """Scenarios, from (architecture, objective, records, flags, stages) by name, the last ones None
-    where they are not given."""
-    columns = ["architecture", "objective", "records", "flags", "stages"]
-    described = {name: (*cell, *[None] * (5 - len(cell))) for name, cell in described.items()}
-    runs = pd.DataFrame.from_dict(described, orient="index", columns=columns)
-    runs = runs.rename_axis("scenario").reset_index().assign(seed=10)
-    return scenarios.describe(runs.reindex(columns=[*collect.RUN, *provenance.COLUMNS]))
-
-
-def test_each_pretrained_scenario_is_compared_with_the_random_one_like_it():
-    cells = cells_of(
-        random=("resnet18", "random", 639, None), random_34=("resnet34", "random", 639, None),
-        random_2d=("resnet18_2d", "random", 639, None), random_1=("resnet18", "random", 64, None),
-        random_ema=("resnet18", "random", 639, "--ema 0.9"), beat=("resnet18", "beat", 639, None),
-        hr=("resnet18", "hr", 639, None), beat_34=("resnet34", "beat", 639, None),
-        beat_2d=("resnet18_2d", "beat", 639, None), beat_1=("resnet18", "beat", 64, None),
-        beat_ema=("resnet18", "beat", 639, "--ema 0.9"), hr_50=("resnet50", "hr", 639, None),
-    )  # fmt: skip
-    assert sorted(scenarios.pairs(cells)) == [
-        ("random", "beat"), ("random", "hr"), ("random_1", "beat_1"), ("random_2d", "beat_2d"),
-        ("random_34", "beat_34"), ("random_ema", "beat_ema"),
-    ]  # fmt: skip
-    assert scenarios.variants(cells) == [("beat", "beat_ema"), ("random", "random_ema")]
-
-
-def test_variants_have_the_flags_of_their_baseline_and_others():
-    cells = cells_of(
-        both=("resnet18", "beat", 639, "--lr 0.01, --ema 0.9, --augment"),
-        base=("resnet18", "beat", 639, "--batch-size 128"),  # the replication's
-        less=("resnet18", "beat", 64, "--batch-size 128, --ema 0.9"),
-        other=("resnet18", "beat", 639, "--ema 0.9"),
-        more=("resnet18", "beat", 639, "--batch-size 128, --ema 0.9"),
-        cut=("resnet18", "beat", 639, "--batch-size 128, --augment", 1),
-    )
-    assert scenarios.variants(cells) == [("base", "more")]
-    alone = cells.drop(index=["base", "cut"])  # nothing is a baseline for being the least
-    assert scenarios.variants(alone) == []
-
-
-def test_flags_that_nobody_recorded_are_taken_for_none():
-    cells = cells_of(
-        random=("resnet18", "random", 639, None), beat=("resnet18", "beat", 639, "none"),
-        ema=("resnet18", "beat", 639, "--ema 0.9"), old=("resnet18", "hr", 639, None),
-        old_ema=("resnet18", "hr", 639, "--ema 0.9"),
-    )  # fmt: skip
-    assert scenarios.pairs(cells) == [("random", "beat"), ("random", "old")]
-    assert scenarios.variants(cells) == [("beat", "ema"), ("old", "old_ema")]
-
-
-def test_a_cut_network_is_compared_with_none_that_is_whole():
-    cells = cells_of(
-        random=("resnet18", "random", 639, "none", 1), beat=("resnet18", "beat", 639, "none"),
-        beat_cut=("resnet18", "beat", 639, "none", 1),
-    )  # fmt: skip
-    assert scenarios.pairs(cells) == [("random", "beat_cut")]
-    assert scenarios.network(cells.loc["random"]) == "resnet18, stages 1"
-
-
-def test_saved_runs_that_are_not_alike_are_described_as_such():
-    """The first one's values are not filled up with those of others."""
-    runs = pd.DataFrame({"scenario": ["a", "a", "b", "b"], "seed": [10, 20, 10, 20],
-                         "flags": [None, "--augment", "--ema 0.9", "--ema 0.9"],
-                         "labels": [None, "zip", "zip", None]})  # fmt: skip
-    cells = scenarios.describe(runs.reindex(columns=[*collect.RUN, *provenance.COLUMNS]))
-    assert cells["flags"].to_dict() == {"a": "not recorded; --augment", "b": "--ema 0.9"}
-    assert pd.isna(cells.loc["a", "labels"]) and cells.loc["b", "labels"] == "zip"
-    assert cells["seeds"].tolist() == [[10, 20]] * 2
-
-
 @pytest.mark.parametrize("kind", ["predictions", "history"])
 @pytest.mark.parametrize("damage", ["cut", "changed", "no gzip", "other columns", "empty"])
 def test_damaged_results_are_one_line(runs, tmp_path, kind, damage):
@@ -268,11 +180,11 @@ def test_damaged_results_are_one_line(runs, tmp_path, kind, damage):
     command(compare.main, "--results", tmp_path / "saved").refused(path.name)
 
 
-def test_a_run_without_a_seed_or_with_other_values(tmp_path):
+def test_damaged_runs_are_one_line(tmp_path):
     make_run(tmp_path / "job", 10)
     for content in ("1", "{}", '{"arguments": {"seed": null}}'):
         (tmp_path / "job/args.json").write_text(content)
-        command(compare.main, "--jobs", f"a={tmp_path / 'job'}").refused("names no seed")
+        command(compare.main, "--jobs", f"a={tmp_path / 'job'}").refused("damaged files of a run")
     make_run(tmp_path / "other", 10)
     path = tmp_path / "other/test_predictions.csv"
     table = pd.read_csv(path)
@@ -289,10 +201,6 @@ def test_a_run_without_a_seed_or_with_other_values(tmp_path):
         (["--jobs", "random"], "name=folder"),
         (["--results", "nowhere"], "nowhere"),
         (["--results", ".", "--figure", "f.xyz"], ".png"),
-        (["--results", ".", "--folder", "x"], "--folder: only for --study"),
-        (["--study", "studies/nowhere.toml"], "nowhere.toml"),
-        (["--study", ROOT / "studies/demo.toml", "--set", "x=1"], "unknown key 'x'"),
-        (["--study", ROOT / "studies/demo.toml", "--folder", "no/runs"], "no/runs: none of the"),
         ([], "--jobs"),
     ],
 )
@@ -300,15 +208,52 @@ def test_bad_input_is_one_line(flags, words):
     command(compare.main, *flags).refused(words)
 
 
-def test_cells_with_fewer_labels_are_scenarios_of_their_own():
-    cells = [SimpleNamespace(scenario="beat", subset=subset, job=Path(f"{subset}_{seed}"))
-             for subset in (0.1, 0.01) for seed in (10, 20)]  # fmt: skip
-    assert collect.name_cells(cells) == [
-        ("beat", [Path("0.1_10"), Path("0.1_20")]),
-        ("beat_1", [Path("0.01_10"), Path("0.01_20")]),
-    ]
-    with pytest.raises(UserError, match="no finished run"):
-        collect.from_jobs(collect.name_cells([]))
+def test_flags_that_are_not_at_their_defaults():
+    earlier = {"seed": 10, "lr": 0.001, "arch": None, "preset": None, "epochs": 20}
+    assert collect.changed_flags(earlier) == "none" and collect.split_flags("none") == []
+    changed = {"lr": 0.01, "augment": True, "ema": 0.9, "mixup": 0.0, "val_size": 0.0625, "tta": 4}
+    words = collect.changed_flags(earlier | changed | {"preset": "recommended", "compile": True})
+    assert words == "--lr 0.01, --augment, --ema 0.9, --tta 4"
+    assert collect.split_flags(words) == ["--lr 0.01", "--augment", "--ema 0.9", "--tta 4"]
+
+
+def cells_of(**described):
+    """`describe` of scenarios given as (architecture, objective, records, flags[, stages])."""
+    columns = ["architecture", "objective", "records", "flags", "stages"]
+    described = {name: (*cell, *[None] * (5 - len(cell))) for name, cell in described.items()}
+    runs = pd.DataFrame.from_dict(described, orient="index", columns=columns)
+    runs = runs.rename_axis("scenario").reset_index().assign(seed=10)
+    return collect.describe(runs.reindex(columns=[*collect.RUN, *collect.COLUMNS]))
+
+
+def test_each_pretrained_scenario_is_compared_with_the_random_one_like_it():
+    cells = cells_of(
+        random=("resnet18", "random", 639, None), random_34=("resnet34", "random", 639, None),
+        random_2d=("resnet18_2d", "random", 639, None), random_1=("resnet18", "random", 64, None),
+        random_ema=("resnet18", "random", 639, "--ema 0.9"), beat=("resnet18", "beat", 639, None),
+        hr=("resnet18", "hr", 639, "none"), beat_34=("resnet34", "beat", 639, None),
+        beat_2d=("resnet18_2d", "beat", 639, None), beat_1=("resnet18", "beat", 64, None),
+        beat_ema=("resnet18", "beat", 639, "--ema 0.9"), hr_50=("resnet50", "hr", 639, None),
+        cut=("resnet18", "beat", 639, "none", 1), random_cut=("resnet18", "random", 639, "none", 1),
+    )  # fmt: skip
+    assert sorted(collect.pretrained_pairs(cells)) == [
+        ("random", "beat"), ("random", "hr"), ("random_1", "beat_1"), ("random_2d", "beat_2d"),
+        ("random_34", "beat_34"), ("random_cut", "cut"), ("random_ema", "beat_ema"),
+    ]  # fmt: skip
+    assert collect.variant_pairs(cells) == [("beat", "beat_ema"), ("random", "random_ema")]
+    assert set(cells.index[cells["network"] == "2-D"]) == {"random_2d", "beat_2d"}
+
+
+def test_variants_have_the_flags_of_their_baseline_and_others():
+    cells = cells_of(
+        both=("resnet18", "beat", 639, "--lr 0.01, --ema 0.9, --augment"),
+        base=("resnet18", "beat", 639, "--batch-size 128"),
+        less=("resnet18", "beat", 64, "--batch-size 128, --ema 0.9"),
+        other=("resnet18", "beat", 639, "--ema 0.9"),
+        more=("resnet18", "beat", 639, "--batch-size 128, --ema 0.9"),
+        cut=("resnet18", "beat", 639, "--batch-size 128, --augment", 1),
+    )
+    assert collect.variant_pairs(cells) == [("base", "more")]
 
 
 @pytest.fixture
@@ -317,8 +262,8 @@ def pretrained(tmp_path, prepared):
     data = tmp_path / "jobs" / "beat"
     parts = {"train": {"patients": 10}, "validation": {"patients": 2}}
     about = {"dataset": "mitdb", "task": "beat", "manifest_sha256": digest(parts)}
-    put_weights(data / "weights.safetensors", **about)
-    put_weights(data / "epoch_01" / "model.safetensors", **about)
+    for name in ("beat/weights", "beat/epoch_01/model", "beat_epoch01"):
+        put_weights(data.parent / f"{name}.safetensors", **about)
     write_json(data / "manifest.json", parts)
     arguments = {"epochs": 2, "steps_per_epoch": 10, "batch_size": 2, "samples_per_patient": 4}
     write_json(data / "args.json", {"arguments": arguments})
@@ -338,8 +283,8 @@ def pretrained(tmp_path, prepared):
     return job
 
 
-def test_a_run_says_where_it_comes_from(pretrained, tmp_path):
-    results = collect.from_jobs([("beat", [pretrained])], study=Path("studies/own.toml"))
+def test_provenance_of_a_run(pretrained, tmp_path):
+    results = collect.from_jobs([("beat", [pretrained])])
     collect.save(results, tmp_path / "saved")
     again = collect.load(tmp_path / "saved")
     pd.testing.assert_frame_equal(again.predictions, results.predictions, atol=1e-7)
@@ -348,54 +293,49 @@ def test_a_run_says_where_it_comes_from(pretrained, tmp_path):
         assert row.pop("manifest_sha256") and row.pop("pretraining_manifest_sha256")
         assert row == {
             "scenario": "beat", "seed": 10, "architecture": "resnet18", "stages": 1,
-            "objective": "beat", "study": "studies/own.toml",
-            "pretraining_dataset": "mitdb", "pretraining_patients": 12,
+            "objective": "beat", "pretraining_dataset": "mitdb", "pretraining_patients": 12,
             "pretraining_fraction": 0.25, "subset": 0.5, "records": 24, "chosen_epoch": 2,
             "epochs": 2, "max_epochs": 9, "wall_seconds": 6.0, "flags": "--ema 0.9",
-            "temperature": 1.5,
-            "dataset": "own", "labels": "zip", "device": "cpu, fp32", "command": "python -m x",
-            "commit": "12e45+", "versions": "torch 2",
+            "temperature": 1.5, "dataset": "own", "labels": "zip", "device": "cpu, fp32",
+            "command": "python -m x", "commit": "12e45+", "versions": "torch 2",
         }  # fmt: skip
+    put_weights(pretrained / "best_model.safetensors")  # of another prepared set
+    assert collect.read_run(pretrained)["labels"] is None
 
 
 @pytest.mark.parametrize(
     ("weights", "changes", "seen"),
     [
-        ("epoch_01/model", {}, 6),  # of 10 + 2: half of a pass
-        ("epoch_01/model", {"epochs": None}, 6),
-        ("epoch_01/model", {"steps_per_epoch": None}, 12),  # an epoch is a pass
-        ("epoch_01/model", {"steps_per_epoch": 2}, 1),
-        ("weights", {"steps_per_epoch": 5}, 6),  # whichever epoch was chosen
+        ("beat/epoch_01/model", {}, 6),  # of 10 + 2: half of a pass
+        ("beat_epoch01", {"epochs": None}, 6),
+        ("beat/epoch_01/model", {"steps_per_epoch": None}, 12),  # an epoch is a pass
+        ("beat/epoch_01/model", {"steps_per_epoch": 2}, 1),
+        ("beat/weights", {"steps_per_epoch": 5}, 6),  # whichever epoch was chosen
     ],
 )
-def test_weights_have_seen_the_patients_up_to_their_epoch(pretrained, weights, changes, seen):
+def test_patients_that_weights_have_seen_up_to_their_epoch(pretrained, weights, changes, seen):
     saved, run = read_json(pretrained / "args.json"), pretrained.parent / "beat"
-    saved["arguments"]["weights_file"] = f"jobs/beat/{weights}.safetensors"
+    saved["arguments"]["weights_file"] = f"jobs/{weights}.safetensors"
     write_json(pretrained / "args.json", saved)
     arguments = read_json(run / "args.json")["arguments"] | changes
     write_json(run / "args.json", {"arguments": arguments})
-    row = provenance.read(pretrained)
+    row = collect.read_run(pretrained)
     assert row["pretraining_patients"] == seen
     assert row["pretraining_fraction"] == pytest.approx(seen / 48, abs=0.005)
+    parts = {"train": {"patients": 1}, "validation": {"patients": 0}}
+    write_json(run / "manifest.json", parts)  # of other weights
+    row = collect.read_run(pretrained)
+    assert row["objective"] == "beat" and row["pretraining_fraction"] is None
 
 
-def test_nobody_knows_what_weights_without_their_run_have_seen(pretrained):
-    run = pretrained.parent / "beat"
-    write_json(run / "manifest.json", {"train": {"patients": 1}, "validation": {"patients": 0}})
-    other = provenance.read(pretrained)  # a manifest of other weights
-    (run / "manifest.json").unlink()
-    for row in (other, provenance.read(pretrained)):
-        assert row["objective"] == "beat" and row["pretraining_fraction"] is None
-
-
-def test_a_scenario_is_of_runs_that_are_alike(pretrained, tmp_path):
+def test_runs_of_a_scenario_differ_in_their_seed_only(pretrained, tmp_path):
     other = tmp_path / "jobs" / "beat_20"
     shutil.copytree(pretrained, other)
     for changes, words in (
-        ({"ema": 0.0}, "flags --ema 0.9 and with none; give"),
-        ({"epochs": 99}, "max_epochs 9 and with 99"),
-        ({"subset": 1.0}, "subset 0.5 and with 1.0"),
-        ({"weights_file": None}, "objective beat and with random"),
+        ({"ema": 0.0}, "flags --ema 0.9 and none; name"),
+        ({"epochs": 99}, "max_epochs 9 and 99"),
+        ({"subset": 1.0}, "subset 0.5 and 1.0"),
+        ({"weights_file": None}, "objective beat and random"),
     ):
         saved = read_json(pretrained / "args.json")
         saved["arguments"] |= {"seed": 20} | changes
@@ -404,53 +344,3 @@ def test_a_scenario_is_of_runs_that_are_alike(pretrained, tmp_path):
         command(compare.main, "--jobs", flag).refused(f"beat holds runs with {words}")
         both = ["--jobs", f"beat={pretrained}", f"other={other}"]
         assert command(compare.main, *both).code == 0
-
-
-def test_checkpoints_of_one_pass_in_a_study(tmp_path):
-    """As team1.toml makes them: weights outside of their run, which are of one epoch of it."""
-    folder, names = tmp_path / "jobs", ["random", "beat1", "beat10", "beat20", "beat100"]
-    words = ["--study", ROOT / "studies/team1.toml", "--folder", folder, "--set",
-             f"cells=[{{scenarios={names},seeds=[10]}}]"]  # fmt: skip
-    study = description.load(words[1], words[5:], folder)
-    parts = {"train": {"patients": 10450}, "validation": {"patients": 550}}
-    arguments = {"epochs": 82, "steps_per_epoch": 1024, "batch_size": 512,
-                 "samples_per_patient": 4096}  # fmt: skip
-    write_json(folder / "beat" / "manifest.json", parts)
-    write_json(folder / "beat" / "args.json", {"arguments": arguments})
-    for cell in study.cells:
-        job = plan.cell_job(study, cell)
-        make_run(job.job_dir, 10)
-        weights = job.flags.get("weights-file")
-        saved = {"seed": 10, "weights_file": weights, "batch_size": 128}
-        environment = {"command": job.command()}
-        write_json(job.job_dir / "args.json", {"arguments": saved, "environment": environment})
-        if weights:
-            put_weights(Path(weights), dataset="icentia11k", manifest_sha256=digest(parts))
-    assert command(compare.main, *words, "--save", tmp_path / "saved").code == 0
-    results = collect.load(tmp_path / "saved")
-    cells = scenarios.describe(results.runs)
-    assert cells.loc[names[1:], "fraction"].tolist() == [0.0122, 0.098, 0.196, 1]
-    assert figures.fractions(results, tables.published())
-    found = claims.table({"team1": results}).set_index("study")
-    for name in names[1:]:
-        part = "a part" in found.loc[f"team1: {name} − random", "published"]
-        assert part == (name != "beat100")
-
-
-def test_labels_of_another_set_are_not_believed(pretrained):
-    put_weights(pretrained / "best_model.safetensors")
-    assert provenance.read(pretrained)["labels"] is None
-
-
-def test_saving_keeps_other_scenarios_and_old_results_load(pretrained, runs, tmp_path):
-    flags, _ = runs
-    saved = tmp_path / "saved"
-    collect.save(collect.from_jobs([compare.scenario(flag) for flag in flags]), saved)
-    collect.save(collect.from_jobs([("beat", [pretrained])]), saved)
-    loaded = collect.load(saved).runs.set_index(["scenario", "seed"])
-    assert loaded["objective"].tolist() == ["random", "random", "beat"]
-    assert loaded.loc[("beat", 10), "epochs"] == 2
-    (saved / "runs.csv").unlink()
-    without = collect.load(saved)
-    assert without.runs.drop(columns=collect.RUN).isna().all(axis=None)
-    assert scenarios.pairs(scenarios.describe(without.runs)) == [("random", "beat")]
