@@ -1,31 +1,33 @@
 """Registry of encoders, (B, C, T) -> (B, D), and the classifier that adds a dense layer to one."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from models.resnet1d import BasicBlock, Bottleneck, ResNet1d, glorot_
+from models.resnet1d import BasicBlock, Bottleneck, ResNet, ResNet1d, glorot_
 from models.resnet2d import ResNet2d
 from models.spectrogram import NetworkError, SpectrogramSettings
 
 
 class Architecture(NamedTuple):
-    """Constructor of an encoder, number of blocks in each stage, and whether it needs spectrogram
-    settings."""
+    """Class of an encoder, its type of block, and the number of blocks in each stage."""
 
-    constructor: Callable[..., nn.Module]
+    network: type[ResNet]
+    block: type[nn.Module]
     blocks: tuple[int, ...]
-    spectral: bool = False
+
+    @property
+    def spectral(self) -> bool:
+        """Whether the input of the first layer is a spectrogram."""
+        return self.network is ResNet2d
 
 
 ENCODERS = {
-    "resnet18": Architecture(partial(ResNet1d, BasicBlock), (2, 2, 2, 2)),
-    "resnet34": Architecture(partial(ResNet1d, BasicBlock), (3, 4, 6, 3)),
-    "resnet50": Architecture(partial(ResNet1d, Bottleneck), (3, 4, 6, 3)),
-    "resnet18_2d": Architecture(ResNet2d, (2, 2, 2, 2), spectral=True),
+    "resnet18": Architecture(ResNet1d, BasicBlock, (2, 2, 2, 2)),
+    "resnet34": Architecture(ResNet1d, BasicBlock, (3, 4, 6, 3)),
+    "resnet50": Architecture(ResNet1d, Bottleneck, (3, 4, 6, 3)),
+    "resnet18_2d": Architecture(ResNet2d, BasicBlock, (2, 2, 2, 2)),
 }
 DEFAULT_ARCHITECTURE = "resnet18"
 
@@ -52,16 +54,16 @@ def build_encoder(
     """
     if architecture not in ENCODERS:
         raise NetworkError(f"unknown architecture {architecture!r}; known: {', '.join(ENCODERS)}")
-    constructor, blocks, spectral = ENCODERS[architecture]
+    network, block, blocks = ENCODERS[architecture]
     if stages is not None and not 1 <= stages <= len(blocks):
         raise NetworkError(f"--stages {stages}: {architecture} has 1 to {len(blocks)}")
-    if not spectral:
-        return constructor(blocks[:stages], in_channels, generator)
+    if network is not ResNet2d:
+        return network(block, blocks[:stages], in_channels, generator)
     try:
         settings = SpectrogramSettings(**(spectrogram or {}))
     except TypeError:
         raise NetworkError(f"{spectrogram} are not settings of a spectrogram") from None
-    return constructor(blocks[:stages], in_channels, generator, settings)
+    return network(block, blocks[:stages], in_channels, generator, settings=settings)
 
 
 class Classifier(nn.Module):

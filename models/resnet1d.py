@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 FILTERS = (64, 128, 256, 512)  # of the four stages
-KERNELS = (7, 5, 5, 3)  # of the four stages
 STEM_STRIDE = 4  # of the first convolution and the max-pool together
 TRUNCATED_SD = 0.87962566103423978  # of a unit normal truncated at two standard deviations
 
@@ -41,8 +40,8 @@ def glorot_(dense: nn.Linear, generator: torch.Generator) -> nn.Linear:
 
 
 class Layers(NamedTuple):
-    """Layer types of a network: `conv(in_channels, out_channels, kernel, stride)`, with the `scale`
-    of its initial kernels, and `norm(channels)`. Without a generator kernels stay unset."""
+    """`conv(in_channels, out_channels, kernel, stride)`, with the `scale` of its initial kernels,
+    `norm(channels)`, and the source of the kernels."""
 
     conv: Callable[..., nn.Module]
     norm: Callable[[int], nn.Module]
@@ -100,36 +99,40 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Residual encoder, (B, in_channels, T) -> (B, out_features); subclasses have `feature_maps`.
+    """Residual encoder, (B, in_channels, T) -> (B, out_features).
 
-    The first block of each stage but the first has stride 2.
+    The first block of each stage but the first has stride 2. Subclasses define the types of layers
+    and the kernel size of each stage, and `feature_maps`.
 
     Args:
         blocks: number of blocks in each stage; fewer than four stages make a shorter network.
-        kernels: kernel size of each stage.
+        generator: source of the initial kernels; None leaves them unset.
 
     Attributes:
         stride: samples from one position in time of the feature maps to the next.
         spectrogram_settings: fields of `SpectrogramSettings` of a 2-D network.
     """
 
+    conv: Callable[..., nn.Module]
+    norm: Callable[[int], nn.Module]
+    kernels: Sequence[int]
     spectrogram_settings = None
 
     def __init__(
         self,
         block: type[BasicBlock | Bottleneck],
-        layers: Layers,
         blocks: Sequence[int],
-        kernels: Sequence[int],
         in_channels: int,
+        generator: torch.Generator | None,
     ):
         super().__init__()
+        layers = Layers(self.conv, self.norm, generator)
         self.channels_last = False
         self.stride = STEM_STRIDE * 2 ** max(len(blocks) - 1, 0)
         self.conv1, self.bn1 = layers.conv_norm(in_channels, FILTERS[0], 7, 2)
         self.stages, channels = nn.Sequential(), FILTERS[0]
         for stage, count in enumerate(blocks):
-            filters, kernel = FILTERS[stage], kernels[stage]
+            filters, kernel = FILTERS[stage], self.kernels[stage]
             self.stages.append(nn.Sequential())
             for number in range(count):
                 stride = 2 if stage > 0 and number == 0 else 1
@@ -174,15 +177,7 @@ class BatchNorm(nn.BatchNorm1d):
 class ResNet1d(ResNet):
     """Encoder of signals; see `ResNet`."""
 
-    def __init__(
-        self,
-        block: type[BasicBlock | Bottleneck],
-        blocks: Sequence[int],
-        in_channels: int,
-        generator: torch.Generator | None,
-    ):
-        layers = Layers(SameConv1d, BatchNorm, generator)
-        super().__init__(block, layers, blocks, KERNELS, in_channels)
+    conv, norm, kernels = SameConv1d, BatchNorm, (7, 5, 5, 3)
 
     def feature_maps(self, x: Tensor) -> Tensor:
         """Output of the last stage, (B, in_channels, T) -> (B, D, T / stride)."""

@@ -1,14 +1,14 @@
 """2-D residual network of the replication, on spectrograms, with TensorFlow's `same` padding."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.resnet1d import BasicBlock, Layers, ResNet, same_padding
+from models.resnet1d import ResNet, same_padding
 from models.spectrogram import Spectrogram, SpectrogramSettings
 
 BatchNorm = partial(nn.BatchNorm2d, momentum=0.01, eps=1e-3)  # Keras' defaults
@@ -33,17 +33,12 @@ class SameConv2d(nn.Module):
 
 
 class ResNet2d(ResNet):
-    """Encoder of signals by their spectrograms, one for each lead; see `ResNet`."""
+    """Encoder of signals by their spectrograms, one for each lead; other arguments as `ResNet`."""
 
-    def __init__(
-        self,
-        blocks: Sequence[int],
-        in_channels: int,
-        generator: torch.Generator | None,
-        settings: SpectrogramSettings,
-    ):
-        layers = Layers(SameConv2d, BatchNorm, generator)
-        super().__init__(BasicBlock, layers, blocks, [3] * len(blocks), in_channels)
+    conv, norm, kernels = SameConv2d, BatchNorm, (3, 3, 3, 3)
+
+    def __init__(self, *args: Any, settings: SpectrogramSettings):
+        super().__init__(*args)
         self.spectrogram = Spectrogram(settings)
         self.spectrogram_settings = asdict(settings)
         self.stride *= settings.hop

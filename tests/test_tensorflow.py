@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import shutil
 import struct
 from itertools import takewhile
 
@@ -17,7 +16,7 @@ from pretraining.cpc import CPC
 from pretraining.import_tensorflow import main
 from pretraining.tensorflow.checkpoint import MAGIC, read_checkpoint
 from recordings.annotations import BEAT_CLASSES, HEART_RATE_CLASSES, RHYTHM_CLASSES
-from tests.helpers import command, contents, make_classifier
+from tests.helpers import command, make_classifier
 from utils.cli import UserError
 from utils.weights import load_encoder, load_strictly, read_weights
 
@@ -144,39 +143,32 @@ def refused(prefix, *words):
     assert str(error.value).isprintable()
 
 
-def test_files_that_are_missing(tmp_path):
+def test_files_that_cannot_be_read(tmp_path):
+    index = tmp_path / "x.index"
     refused(tmp_path / "x", "x.index does not exist")
     write(tmp_path / "x", {"a": np.zeros(3)}, {"b": np.zeros(3)})
     (tmp_path / "x.data-00001-of-00002").unlink()
     refused(tmp_path / "x", "x.data-00001-of-00002 does not exist")
-
-
-def test_files_that_cannot_be_read(tmp_path):
     write(tmp_path / "x", SMALL, compression=1)
     refused(tmp_path / "x", "x.index", "compressed")
     write(tmp_path / "x", SMALL, header=field(2, 1))
     refused(tmp_path / "x", "x.index", "big-endian")
-    (tmp_path / "x.index").write_text("These are no weights, whatever their name says.\n" * 3)
-    refused(tmp_path / "x", "x.index", "not an index")
-    (tmp_path / "x.index").write_bytes(b"")
-    refused(tmp_path / "x", "x.index", "not an index")
-
-
-def test_data_that_is_cut_short(tmp_path):
+    for content in (b"These are no weights, whatever their name says.\n" * 3, b""):
+        index.write_bytes(content)
+        refused(tmp_path / "x", "x.index", "not an index")
     write(tmp_path / "x", SMALL)
     data = tmp_path / "x.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[:-1])
-    refused(tmp_path / "x", data.name, "cut short")
+    refused(tmp_path / "x", f"{data.name} is not readable")
 
 
 @pytest.mark.parametrize(
     ("entry", "why"),
     [
-        (field(1, 1) + field(2, field(2, field(1, 2**40))) + field(5, 2**42), "cut short"),
-        (field(1, 1) + field(2, field(2, field(1, 2**64 - 1))) + field(5, 4), "shape"),
-        (field(1, 1) + field(2, field(2, field(1, 1)) * 100) + field(5, 4), "shape"),
-        (field(1, 1) + field(2, field(2, b"")) + field(5, 0), "shape"),
-        (field(1, 1) + field(4, 2**63) + field(5, 4), "cut short"),
+        (field(1, 1) + field(2, field(2, field(1, 2**40))) + field(5, 2**42), "buffer"),
+        (field(1, 1) + field(2, field(2, field(1, 2**64 - 1))) + field(5, 4), "x.data"),
+        (field(1, 1) + field(2, field(2, field(1, 1)) * 100) + field(5, 4), "x.data"),
+        (field(1, 1) + field(4, 2**63) + field(5, 4), "x.data"),
         (field(1, 8) + field(5, 8), "number 8"),
         (field(1, b"1"), "number 0"),
         (field(1, 1) + varint(3 << 3 | 3), "field"),
@@ -188,55 +180,6 @@ def test_entries_that_claim_what_cannot_be(tmp_path, entry, why):
     header = write(tmp_path / "x", SMALL)[b""]
     (tmp_path / "x.index").write_bytes(table([(b"", header), (b"hostile", entry)]))
     refused(tmp_path / "x", why)
-
-
-def test_keys_that_are_missing_or_not_words(tmp_path):
-    rows = list(write(tmp_path / "x", SMALL).items())
-    for wrong in (rows[1:], [*rows, (b"\x1b[2J", rows[-1][1])]):
-        (tmp_path / "x.index").write_bytes(table(wrong))
-        refused(tmp_path / "x", "x.index")
-
-
-def test_a_block_that_is_named_again(tmp_path):
-    rows = list(write(tmp_path / "x", {"a": zeros(1)}).items())
-    data = table(rows)
-    place = varint(0) + varint(len(block(rows)))
-    again = block([(b"a", place), (b"b", place)]) + b"\0"
-    footer = varint(0) * 2 + varint(len(data)) + varint(len(again) - 1)
-    data += again + SUM + footer.ljust(40, b"\0") + MAGIC
-    (tmp_path / "x.index").write_bytes(data)
-    refused(tmp_path / "x", "blocks overlap")
-
-
-def test_damaged_files_are_read_or_refused(tmp_path):
-    write(tmp_path / "x", SMALL)
-    damage(tmp_path, count=200)
-
-
-def test_damaged_real_files_are_read_or_refused(tmp_path, ecg_data):
-    for path in (ecg_data / "tf-parity" / "af_resnet18_finetuned_stages1").glob("model.*"):
-        shutil.copy(path, tmp_path / path.name.replace("model.weights", "x"))
-    damage(tmp_path, count=100)
-
-
-def damage(folder, count):
-    rng, files = np.random.default_rng(0), contents(folder)
-    outcomes = {True: 0, False: 0}
-    for number in range(count):
-        name = "x.index" if number % 4 else "x.data-00000-of-00001"
-        changed = bytearray(files[name])
-        for place in rng.integers(len(changed), size=rng.integers(1, 4)):
-            changed[place] = rng.integers(256)
-        cut = rng.integers(len(changed)) if number % 5 == 0 else len(changed)
-        (folder / name).write_bytes(changed[:cut])
-        try:
-            read_checkpoint(folder / "x")
-            outcomes[True] += 1
-        except UserError as error:
-            assert str(error).isprintable()
-            outcomes[False] += 1
-        (folder / name).write_bytes(files[name])
-    assert min(outcomes.values()) > count // 20
 
 
 # The importer
@@ -269,60 +212,55 @@ def change(prefix, changes):
 
 
 def test_a_checkpoint_becomes_a_weights_file(checkpoint):
-    result = convert(checkpoint, "--frame-size", 512)
-    assert result.code == 0, result
-    for word in ("pretraining classifier", "resnet18", "1 of 4 stages", "task beat", "5 classes"):
-        assert word in result.out
-    tensors, contract = read_weights(checkpoint.with_name("out"))
-    model = make_classifier(classes=5)
-    assert all(torch.equal(tensors[name], model.state_dict()[name]) for name in tensors)
-    load_strictly(model, tensors, checkpoint)
-    assert (contract.architecture, contract.stages, contract.in_channels) == ("resnet18", 1, 1)
-    assert (contract.task, contract.classes) == ("beat", list(BEAT_CLASSES))
-    assert (contract.dataset, contract.mean, contract.sd) == ("icentia11k", 0.0018, 1.3711)
-    assert (contract.fs, contract.unit, contract.frame_size) == (250, "mV", 512)
-    assert contract.seed is None and contract.spectrogram is None
-    files = [checkpoint.with_name(f"tf.{end}") for end in ("index", "data-00000-of-00001")]
-    whole = b"".join(path.read_bytes() for path in files)
-    assert contract.manifest_sha256 == hashlib.sha256(whole).hexdigest()
-
-
-def test_an_existing_file_needs_overwrite(checkpoint):
     out = checkpoint.with_name("out")
     out.write_text("mine")
     convert(checkpoint).refused(str(out), "--overwrite")
     assert out.read_text() == "mine"
-    assert convert(checkpoint, "--overwrite").code == 0
-    assert load_encoder(out, "resnet18", 250, 1)
+    result = convert(checkpoint, "--frame-size", 512, "--overwrite")
+    assert result.code == 0, result
+    for word in ("pretraining classifier", "resnet18", "1 of 4 stages", "task beat", "5 classes"):
+        assert word in result.out
+    tensors, metadata = read_weights(out)
+    model = make_classifier(classes=5)
+    assert all(torch.equal(tensors[name], model.state_dict()[name]) for name in tensors)
+    load_strictly(model, tensors, checkpoint)
+    assert (metadata.architecture, metadata.stages, metadata.in_channels) == ("resnet18", 1, 1)
+    assert (metadata.task, metadata.classes) == ("beat", list(BEAT_CLASSES))
+    assert (metadata.dataset, metadata.mean, metadata.sd) == ("icentia11k", 0.0018, 1.3711)
+    assert (metadata.fs, metadata.unit, metadata.frame_size) == (250, "mV", 512)
+    assert metadata.seed is None and metadata.spectrogram is None
+    files = [checkpoint.with_name(f"tf.{end}") for end in ("index", "data-00000-of-00001")]
+    whole = b"".join(path.read_bytes() for path in files)
+    assert metadata.manifest_sha256 == hashlib.sha256(whole).hexdigest()
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"strange/kernel": zeros(2)}, ["variables of no network", "1, first strange/kernel"]),
-        ({f"{BLOCKS}/0/proj_bn/beta": zeros(64)}, [f"1, first {BLOCKS}/0/proj_bn/beta"]),
-        ({f"{BLOCKS}/0/bn_1/beta": zeros(64)}, [f"{BLOCKS}/0/bn_1/beta", "one tensor"]),
-        ({"blocks/0/conv2/kernel": None}, ["1 of 27", "missing", "stages.0.0.conv2.weight"]),
-        ({"blocks/1/bn2/beta": zeros(2)}, ["another shape", "stages.0.1.bn2.bias"]),
-        ({"blocks/1/conv1/kernel": zeros(7, 64, 128)}, ["stages of 1, 1 blocks"]),
-        ({"blocks/1/conv1/kernel": zeros(7, 64, 99)}, ["stages of 1 blocks"]),
-        ({"blocks/0/conv1/kernel": None}, ["no network known"]),
-        ({"layer_with_weights-0/conv1/kernel": None}, ["no network known"]),
-        ({"layer_with_weights-0/conv1/kernel": zeros(7, 8)}, ["no network known"]),
-        ({"layer_with_weights-0/conv1/kernel": zeros(7, 1, 8)}, ["another shape", "conv1.weight"]),
-        ({"layer_with_weights-1/kernel": zeros(3, 5)}, ["another shape", "head.weight"]),
-        ({"layer_with_weights-1/bias": None}, ["head.bias"]),
+        ({"strange/kernel": zeros(2)}, "match the network: 1 of 27 .*first strange.weight"),
+        ({f"{BLOCKS}/0/proj_bn/beta": zeros(64)}, "1 of 27 .*stages.0.0.shortcut.1.bias"),
+        ({f"{BLOCKS}/0/bn_1/beta": zeros(64)}, "two variables for encoder.stages.0.0.bn1.bias"),
+        ({"blocks/0/conv2/kernel": None}, "1 of 27 .*stages.0.0.conv2.weight"),
+        ({"blocks/1/bn2/beta": zeros(2)}, "1 of 27 .*stages.0.1.bn2.bias"),
+        ({"blocks/1/conv1/kernel": zeros(7, 64, 99)}, "does not match the network"),
+        ({"layer_with_weights-0/conv1/kernel": None}, "no network known"),
+        ({"layer_with_weights-0/conv1/kernel": zeros(7, 8)}, "no network known"),
+        ({"layer_with_weights-1/kernel": zeros(3, 5)}, "head.weight"),
+        ({"layer_with_weights-1/bias": None}, "head.bias"),
+        ({"blocks/1/bn2/beta": zeros(64) * np.nan}, "stages.0.1.bn2.bias are not finite"),
     ],
 )
 def test_every_variable_has_its_place(checkpoint, changes, words):
     change(checkpoint, changes)
-    convert(checkpoint).refused(str(checkpoint), *words)
+    result = convert(checkpoint)
+    result.refused(str(checkpoint))
+    assert re.search(words, result.err), result.err
     assert not checkpoint.with_name("out").exists()
 
 
 def test_a_checkpoint_of_something_else(tmp_path):
     write(tmp_path / "tf", SMALL)
-    convert(tmp_path / "tf").refused("tf holds no network known", "a/bias")
+    convert(tmp_path / "tf").refused("tf holds no network known", "a.bias")
     write(tmp_path / "tf", {"text": b"only"})
     convert(tmp_path / "tf").refused("tf holds no network known")
     convert(tmp_path).refused(f"{tmp_path}.index does not exist")
@@ -332,8 +270,8 @@ def test_flags_must_agree_with_the_network(checkpoint):
     convert(checkpoint, "--task", "rhythm").refused("--task rhythm", "pretraining classifier")
     convert(checkpoint, "--dataset", "mine", "--mean", "0.1").refused("--dataset mine", "--sd")
     assert convert(checkpoint, "--dataset", "mine", "--mean", "-0.1", "--sd", "2").code == 0
-    contract = read_weights(checkpoint.with_name("out"))[1]
-    assert (contract.dataset, contract.mean, contract.sd) == ("mine", -0.1, 2)
+    metadata = read_weights(checkpoint.with_name("out"))[1]
+    assert (metadata.dataset, metadata.mean, metadata.sd) == ("mine", -0.1, 2)
 
 
 def test_classes_of_a_fine_tuned_network(tmp_path):
@@ -341,8 +279,8 @@ def test_classes_of_a_fine_tuned_network(tmp_path):
     convert(tmp_path / "tf").refused("3 classes", "challenge17", "--dataset")
     flags = ["--dataset", "mine", "--mean", "0", "--sd", "1"]
     assert convert(tmp_path / "tf", *flags).code == 0
-    contract = read_weights(tmp_path / "out")[1]
-    assert (contract.task, contract.classes) == ("classification", ["0", "1", "2"])
+    metadata = read_weights(tmp_path / "out")[1]
+    assert (metadata.task, metadata.classes) == ("classification", ["0", "1", "2"])
 
 
 def test_constants_are_those_of_fine_tuning():
@@ -383,16 +321,16 @@ def test_a_network_is_recognised(imported):
     name, printed, out, _ = imported
     kind, architecture, stages, task, classes, parameters = NETWORKS[name]
     assert kind in printed and f"{parameters:,} parameters" in printed
-    contract = read_weights(out)[1]
-    assert (contract.architecture, contract.stages) == (architecture, stages)
-    assert (contract.task, contract.classes) == (task, list(classes))
+    metadata = read_weights(out)[1]
+    assert (metadata.architecture, metadata.stages) == (architecture, stages)
+    assert (metadata.task, metadata.classes) == (task, list(classes))
     fine_tuned, spectral = "fine-tuned" in kind, "2d" in architecture
-    assert contract.frame_size == (16384 if fine_tuned else 4096 if spectral else 2048)
-    assert contract.dataset == ("challenge17" if fine_tuned else "icentia11k")
+    assert metadata.frame_size == (16384 if fine_tuned else 4096 if spectral else 2048)
+    assert metadata.dataset == ("challenge17" if fine_tuned else "icentia11k")
     scaling = (0.0075, 0.2373) if fine_tuned else (0, 1) if spectral else (0.0018, 1.3711)
-    assert (contract.mean, contract.sd) == scaling
+    assert (metadata.mean, metadata.sd) == scaling
     settings = {"window": 256, "hop": 32, "bins": 128, "scale": "linear"}
-    assert contract.spectrogram == (settings if spectral else None)
+    assert metadata.spectrogram == (settings if spectral else None)
 
 
 def test_it_computes_what_tensorflow_computed(imported):
@@ -403,15 +341,15 @@ def test_it_computes_what_tensorflow_computed(imported):
         if "context" in io:
             assert_close(cpc_logits(out, encoder, io), io["logits"])
             return
-        if transfer.contract.spectrogram:
+        if transfer.metadata.spectrogram:
             encoder.spectrogram = torch.nn.Identity()
             features = encoder(io["x"].permute(0, 3, 1, 2))
         else:
             features = encoder(io["x"].transpose(1, 2))
         if "features" in io:
             assert_close(features, io["features"])
-        if transfer.contract.classes:
-            model = Classifier(encoder, len(transfer.contract.classes), torch.Generator())
+        if transfer.metadata.classes:
+            model = Classifier(encoder, len(transfer.metadata.classes), torch.Generator())
             load_strictly(model, read_weights(out)[0], out)
             logits = model.head(features)
             assert_close(logits.softmax(1) if "af" in name else logits, io["logits"])

@@ -1,4 +1,4 @@
-"""Recognise the network that a TensorFlow checkpoint holds, and rename its variables.
+"""Rename the variables of a TensorFlow checkpoint, and find the network that they belong to.
 
 The variable names are those of Keras 2's object-based checkpoints: 1-D networks and CPC of Weimann
 & Conrad, the 2-D network of the replication.
@@ -6,7 +6,6 @@ The variable names are those of Keras 2's object-based checkpoints: 1-D networks
 
 import itertools
 import re
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +18,7 @@ from models import ENCODERS, Classifier, build_encoder
 from models.resnet1d import FILTERS
 from pretraining.cpc import CPC
 from utils.cli import UserError
-from utils.weights import check_match
+from utils.weights import FIRST_KERNEL, check_match
 
 ENCODER, CPC_MODEL = "encoder", "CPC model"
 PRETRAINING, FINE_TUNED = "pretraining classifier", "fine-tuned classifier"
@@ -27,10 +26,8 @@ OF_TRAINING = re.compile(r"(optimizer|keras_api|save_counter)/|.*/\.OPTIMIZER_SL
 IN_CLASSIFIER = "layer_with_weights-0/layer_with_weights-0/"  # encoder of a pretraining classifier
 RENAMES = (  # applied in this order
     (r"/\.ATTRIBUTES/VARIABLE_VALUE$", ""),
-    (
-        rf"^({IN_CLASSIFIER}|signal_embedding/layer_with_weights-0/|layer_with_weights-0/)",
-        "encoder/",
-    ),
+    (f"^{IN_CLASSIFIER}", "encoder/"),
+    (r"^(signal_embedding/)?layer_with_weights-0/", "encoder/"),
     (r"^layer_with_weights-1/", "head/"),
     (r"^attn_pooling/pool_token_embedding$", "pool_token"),
     (r"^attn_pooling/transformer/enc_layers/", "layers/"),
@@ -39,7 +36,7 @@ RENAMES = (  # applied in this order
     (r"/mha/W_v/", "/value/"),
     (r"/mha/W_o/", "/out/"),
     (r"/layernorm(\d)/", r"/norm\1/"),
-    (r"/res_(\d+)_(\d+)/", lambda at: f"/stages/{int(at[1]) - 1}/{int(at[2]) - 1}/"),
+    (r"/res_(\d+)_(\d+)/", lambda match: f"/stages/{int(match[1]) - 1}/{int(match[2]) - 1}/"),
     (r"/(conv|bn)_(\d)/", r"/\1\2/"),
     (r"/init_bn/", "/bn1/"),
     (r"/(proj|res)_conv/", "/shortcut/0/"),
@@ -59,15 +56,15 @@ class Network(NamedTuple):
     Attributes:
         kind: one of the four constants above.
         classes: number of classes; 0 without a dense layer.
-        model: names and shapes only, on the meta device; its attribute `encoder` is the encoder.
-        state: its state_dict, without batch counters.
+        encoder: names and shapes only, on the meta device.
+        state: state_dict of the whole network, without batch counters.
     """
 
     kind: str
     architecture: str
     stages: int
     classes: int
-    model: nn.Module
+    encoder: nn.Module
     state: dict[str, Tensor]
 
 
@@ -81,84 +78,73 @@ def recognise(variables: Mapping[str, np.ndarray], path: Path) -> Network:
     Raises:
         UserError: there is no such network, or a value is not finite.
     """
-    originals = rename([name for name in variables if not OF_TRAINING.match(name)], variables, path)
-    state = {name: _to_tensor(variables[original]) for name, original in originals.items()}
-    head, classes = state.get("head.weight"), 0
-    with torch.device("meta"):  # drawing initial weights would take seconds
-        architecture, stages, encoder = _find_encoder(state, originals, path)
-        if "pool_token" in state:
-            kind, model = CPC_MODEL, CPC(encoder, 1, torch.Generator())
-        elif head is None:
-            kind, model = ENCODER, nn.ModuleDict({"encoder": encoder})
-        else:
-            pretraining = any(name.startswith(IN_CLASSIFIER) for name in variables)
-            kind, classes = PRETRAINING if pretraining else FINE_TUNED, len(head)
-            model = Classifier(encoder, classes, torch.Generator())
-    unknown = [originals[name] for name in state.keys() - model.state_dict().keys()]
-    if unknown:
+    state = rename(variables, path)
+    kernel, head = state.get(FIRST_KERNEL), state.get("head.weight", np.empty(0))
+    if kernel is None or kernel.ndim < 3:
         raise UserError(
-            f"{path} holds variables of no network known here: {len(unknown)}, first {min(unknown)}"
+            f"{path} holds no network known here; first variable: {min(state, default='none')}"
         )
+    if "pool_token" in state:
+        kind = CPC_MODEL
+    elif not len(head):
+        kind = ENCODER
+    else:
+        pretraining = any(name.startswith(IN_CLASSIFIER) for name in variables)
+        kind = PRETRAINING if pretraining else FINE_TUNED
+
+    def build(architecture: str, stages: int) -> nn.Module:
+        encoder = build_encoder(architecture, kernel.shape[1], stages, None)
+        if kind == CPC_MODEL:
+            return CPC(encoder, 1, torch.Generator())
+        if kind == ENCODER:
+            return nn.ModuleDict({"encoder": encoder})
+        return Classifier(encoder, len(head), torch.Generator())
+
+    def mismatches(candidate: tuple[str, int, nn.Module]) -> int:
+        shapes = {(name, value.shape) for name, value in candidate[-1].state_dict().items()}
+        return len(shapes ^ {(name, value.shape) for name, value in state.items()})
+
+    with torch.device("meta"):  # drawing initial weights would take seconds
+        candidates = [
+            (architecture, stages, build(architecture, stages))
+            for architecture, known in ENCODERS.items()
+            for stages in range(1, len(known.blocks) + 1)
+        ]
+    architecture, stages, model = min(candidates, key=mismatches)
     check_match(model, state, path)
-    for name, value in state.items():
-        if not value.isfinite().all():
-            raise UserError(f"{path}: {originals[name]} holds values that are not finite")
-    return Network(kind, architecture, stages, classes, model, state)
+    state = {name: torch.tensor(np.asarray(value, np.float32)) for name, value in state.items()}
+    wrong = [name for name, value in state.items() if not value.isfinite().all()]
+    if wrong:
+        raise UserError(f"{path}: the values of {wrong[0]} are not finite")
+    return Network(kind, architecture, stages, len(head), model.encoder, state)
 
 
-def rename(names: list[str], variables: Mapping[str, np.ndarray], path: Path) -> dict[str, str]:
-    """Original names by state_dict names; unknown variables get names that no network has."""
-    renamed = {}
-    for name in names:
-        new = name
-        for pattern, replacement in RENAMES:
-            new = re.sub(pattern, replacement, new)
-        renamed[name] = new
+def rename(variables: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+    """Variables by the names that PyTorch's state_dict has, in PyTorch's layout.
+
+    Raises:
+        UserError: two variables have one name.
+    """
+    renamed = []
+    for name, value in variables.items():
+        if not OF_TRAINING.match(name):
+            for pattern, replacement in RENAMES:
+                name = re.sub(pattern, replacement, name)
+            renamed.append((name, value.transpose(AXES.get(value.ndim))))
     # 1-D blocks are numbered through all stages: their filters tell which stage they belong to.
-    filters = {new: variables[name].shape[-1:] for name, new in renamed.items()}
-    places, first = {}, {}
-    for number in itertools.count():
-        (width,) = filters.get(f"encoder/blocks/{number}/conv1/weight") or (None,)
+    filters = {name: len(value) for name, value in renamed if value.ndim}
+    stages, first = {}, {}
+    for block in itertools.count():
+        width = filters.get(f"encoder/blocks/{block}/conv1/weight")
         if width not in FILTERS:
             break
         stage = FILTERS.index(width)
-        place = number - first.setdefault(stage, number)
-        places[f"/blocks/{number}/"] = f"/stages/{stage}/{place}/"
-    originals = {}
-    for name, new in renamed.items():
-        new = re.sub(r"/blocks/\d+/", lambda at: places.get(at[0], at[0]), new).replace("/", ".")
-        if new in originals:
-            raise UserError(f"{path} holds {name} and {originals[new]}: one tensor")
-        originals[new] = name
-    return originals
-
-
-def _to_tensor(value: np.ndarray) -> Tensor:
-    return torch.tensor(np.ascontiguousarray(value.transpose(AXES.get(value.ndim)), np.float32))
-
-
-def _find_encoder(
-    state: Mapping[str, Tensor], originals: Mapping[str, str], path: Path
-) -> tuple[str, int, nn.Module]:
-    """Architecture, stages and encoder: among those with as many blocks in each stage, the one that
-    shares most tensors."""
-    places = {tuple(name.split(".")[2:4]) for name in state if name.startswith("encoder.stages.")}
-    blocks = Counter(int(stage) for stage, _ in places)
-    stages, kernel = len(blocks), state.get("encoder.conv1.weight")
-    if not blocks or kernel is None or kernel.ndim < 3:
-        first = next(iter(originals.values()), "none")
-        raise UserError(f"{path} holds no network known here; its first variable: {first}")
-    fitting = {
-        name: build_encoder(name, kernel.shape[1], stages, None)
-        for name, known in ENCODERS.items()
-        if known.spectral == (kernel.ndim == 4) and dict(enumerate(known.blocks[:stages])) == blocks
-    }
-    if not fitting:
-        counts = ", ".join(str(blocks[stage]) for stage in sorted(blocks))
-        raise UserError(f"{path}: no network known here has stages of {counts} blocks")
-
-    def shared(name: str) -> int:
-        return sum(f"encoder.{tensor}" in state for tensor in fitting[name].state_dict())
-
-    architecture = max(fitting, key=shared)
-    return architecture, stages, fitting[architecture]
+        stages[str(block)] = f"stages/{stage}/{block - first.setdefault(stage, block)}"
+    state = {}
+    for name, value in renamed:
+        name = re.sub(r"\bblocks/(\d+)", lambda match: stages.get(match[1], match[0]), name)
+        name = name.replace("/", ".")
+        if name in state:
+            raise UserError(f"{path} holds two variables for {name}")
+        state[name] = value
+    return state
