@@ -17,11 +17,10 @@ import numpy as np
 from tqdm import tqdm
 
 from finetuning.datasets import DATASETS, PARTS, Listing
-from finetuning.predict.doubts import RANGE, implausible
 from finetuning.prepared_set import UNIT, divide, report_absent, write_prepared
 from recordings import Unusable
 from recordings.formats import lead_order
-from recordings.quality import Quality, assess_leads
+from recordings.quality import INT16_RANGE, Quality, assess_leads, implausible_amplitude
 from recordings.resampling import METHODS, to_microvolt
 from utils import cli
 from utils.cli import UserError
@@ -126,7 +125,7 @@ def prepare(
         print(f"{summary(listing.left_out)} (all: {paths['manifest']})", file=sys.stderr)
     if clipped:
         most, record = max(clipped, key=lambda item: item[0])
-        total = f"{manifest['clipped_samples']} samples beyond ±{RANGE:g} mV were clipped"
+        total = f"{manifest['clipped_samples']} samples beyond ±{INT16_RANGE:g} mV were clipped"
         print(f"{total}, {most} of them in {record}", file=sys.stderr)
     report_flagged(flagged)
     for name, chosen in splits.items():
@@ -166,7 +165,7 @@ def read_signals(
         kept.append(index)
         signals.append(microvolt)
         if out_of_range:
-            cause = implausible(recording.signal)
+            cause = implausible_amplitude(recording.signal)
             clipped.append((out_of_range, f"{record} ({cause})" if cause else record))
         if recording.uncalibrated:
             flagged.setdefault("uncalibrated", []).append(record)

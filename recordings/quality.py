@@ -6,6 +6,12 @@ import numpy as np
 
 RUN = 5  # samples, 20 ms at 250 Hz
 SHARE = 0.01  # of the samples of a signal
+INT16_RANGE = 32.767  # mV, of int16 microvolt, in which signals are stored
+# mV from the 1st to the 99th percentile of a lead. The recordings of Challenge 2017 span 0.19 to
+# 8.8 mV; a factor of 1,000 lies clearly outside.
+SPAN = (0.02, 30.0)
+TOO_SMALL = "a thousandth of it: V taken for mV, or mV for uV?"
+TOO_LARGE = "a thousand times as much: uV taken for mV, or mV for V?"
 
 
 class Quality(NamedTuple):
@@ -45,3 +51,20 @@ def assess(signal: np.ndarray) -> Quality:
 def assess_leads(signal: np.ndarray) -> Quality:
     """What is wrong with any lead of (samples, leads)."""
     return Quality(*map(any, zip(*map(assess, signal.T), strict=True)))
+
+
+def implausible_amplitude(signal: np.ndarray) -> str | None:
+    """Describe an amplitude that no ECG has, and the units that may be mixed up; else None.
+
+    Args:
+        signal: (samples, leads) in mV, finite.
+    """
+    low, high = SPAN
+    for span in np.subtract(*np.percentile(signal, [99, 1], axis=0)):
+        if low <= span <= high:
+            continue
+        factor, mixed_up = (1000, TOO_LARGE) if span > high else (1 / 1000, TOO_SMALL)
+        hint = mixed_up if low <= span / factor <= high else "wrong --unit or --gain?"
+        text = np.format_float_positional(span, 3, fractional=False, trim="-")
+        return f"spans {text} mV, an ECG {low:g} to {high:g}; {hint}"
+    return None

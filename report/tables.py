@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from finetuning.predict.rhythms import AF, CLASS, MIXED, NOT_AF
+from finetuning.predict.external_validation import AF, CLASS, MIXED, NOT_AF
 from recordings.annotations import FLUTTER
 from report import collect, stats
 from report.collect import NO_FLAGS, RUN, Results

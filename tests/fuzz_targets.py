@@ -21,7 +21,7 @@ from scipy.io import savemat
 
 from finetuning.batches import to_device
 from finetuning.datasets import Listing, challenge17, challenge20, ptbxl, table
-from finetuning.predict.predictor import Predictor
+from finetuning.predict import Predictor
 from finetuning.prepared_set import load_prepared, manifest_path, write_prepared
 from pretraining import wfdb_source
 from pretraining.batches import FrameBatches
@@ -309,7 +309,7 @@ def read_weights(path: Path) -> None:
     """As weights to start from, and to predict with."""
     load_encoder(path)
     predictor = Predictor.load(path, device="cpu", precision="fp32")
-    leads = predictor.contract.in_channels
+    leads = predictor.metadata.in_channels
     predictor.predict(np.zeros((600, leads)), FS)
 
 

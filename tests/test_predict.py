@@ -1,26 +1,41 @@
-"""`python -m finetuning.predict`: any format, rate and unit; what it prints, writes and refuses."""
+"""Predictions for recordings: the class `Predictor`, and the command with its files."""
 
 import csv
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import wfdb
 from scipy.io import savemat
 from scipy.signal import resample_poly
 
-from finetuning.predict import __main__ as predict
+from finetuning import trainer
+from finetuning.predict import (
+    Answer,
+    Prediction,
+    Predictor,
+    __main__,
+    band_pass,
+    check_signal,
+    split_windows,
+)
+from finetuning.predict.results import Result, Table, csv_rows
+from recordings import Unusable
 from recordings.formats import read_recording
 from recordings.synthetic import write_challenge17
-from tests.helpers import command, put_challenge, put_edf, put_weights
-from utils.datasets import TWELVE_LEADS
+from tests.helpers import command, make_contract, put_challenge, put_edf, put_weights
+from utils.cli import UserError
+from utils.model_card import TWELVE_LEADS
 
+FS = 250
 CPU = ["--device", "cpu", "--precision", "fp32"]
-CLASSIFIER = {"task": "classification", "classes": list("ANO~x"), "frame_size": 16384,
+CLASSES = list("ANO~x")
+CLASSIFIER = {"task": "classification", "classes": CLASSES, "frame_size": 16384,
               "dataset": "challenge17", "mean": 0.0, "sd": 0.25}  # fmt: skip
-SHIPPED = predict.SHIPPED
 
 
 @pytest.fixture(scope="module")
@@ -33,25 +48,241 @@ def source(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
+    """Of a network that sees a minute at once, like those for Challenge 2017."""
     return put_weights(tmp_path_factory.mktemp("weights") / "w.safetensors", **CLASSIFIER)
 
 
+@pytest.fixture(scope="module")
+def predictor(weights) -> Predictor:
+    return load(weights)
+
+
+def load(*paths, **settings) -> Predictor:
+    return Predictor.load(*paths, device="cpu", precision="fp32", **settings)
+
+
 def run(*flags):
-    return command(predict.main, *CPU, *flags)
+    return command(__main__.main, *CPU, *flags)
 
 
-def test_a_folder_answers_in_the_table_and_in_files(source, weights, tmp_path):
+def predict_file(folder, weights, record, *flags) -> dict:
+    """Entry of the only recording in the JSON file."""
+    out = folder / "a.json"
+    result = run("--weights", weights, record, "--json", out, "--abstain", 0, "--overwrite", *flags)
+    assert result.code == 0, result
+    return json.loads(out.read_text())["recordings"][0]
+
+
+def heartbeats(seconds: float, fs: float = FS) -> np.ndarray:
+    """(samples,) mV: a spike every 0.8 s, and some noise."""
+    times = np.arange(round(seconds * fs)) / fs
+    spikes = np.exp(-(((times % 0.8 - 0.4) / 0.02) ** 2))
+    return spikes + np.random.default_rng(0).normal(0, 0.02, len(times))
+
+
+# The predictor
+
+
+def test_probabilities_are_those_of_the_training_run(prepared, tmp_path):
+    flags = ["--train", prepared / "p_train.npz", "--test", prepared / "p_test.npz"]
+    flags += ["--weights-file", put_weights(tmp_path / "w"), "--val-size", 0.2, "--epochs", 1]
+    result = command(trainer.main, "--job-dir", tmp_path / "job", *flags, "--batch-size", 8, *CPU)
+    assert result.code == 0, result
+    predictor = load(tmp_path / "job/best_model.safetensors", band_pass=False)
+    table = pd.read_csv(tmp_path / "job/test_predictions.csv", dtype={"record_name": str})
+    assert predictor.metadata.classes == list("ANO~")
+    columns = [f"prob_{name}" for name in predictor.metadata.classes]
+    for name, *expected in table[["record_name", *columns]].itertuples(index=False):
+        recording = read_recording(prepared.parent / "source" / f"{name}.hea")
+        (found,) = predictor.probabilities([recording.signal], recording.fs)
+        assert found.shape == (4,) and found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_units_and_rates(predictor):
+    signal = heartbeats(30)
+    expected = predictor.predict(signal, FS).probabilities
+    assert expected.shape == (5,) and expected.dtype == np.float32
+    for unit in ("uV", "\u00b5V", "\u03bcv", "UV"):
+        found = predictor.predict(signal[:, None] * 1000, FS, unit).probabilities
+        np.testing.assert_allclose(found, expected)
+    assert np.abs(predictor.predict(signal, 200).probabilities - expected).max() > 1e-4
+
+
+def test_the_mean_of_several_networks_each_with_its_temperature_and_band(weights, tmp_path):
+    hotter = put_weights(tmp_path / "hotter", **CLASSIFIER, temperature=3.0)
+    unfiltered = put_weights(tmp_path / "unfiltered", **CLASSIFIER | {"dataset": "mine"})
+    signal, paths = heartbeats(30) + 0.3, (weights, hotter, unfiltered)
+    alone = [load(path).predict(signal, FS).probabilities for path in paths]
+    logits = np.log(alone[0]) / 3  # but for a constant
+    np.testing.assert_allclose(alone[1], np.exp(logits) / np.exp(logits).sum(), 1e-4)
+    assert np.abs(alone[0] - alone[2]).max() > 1e-3
+    for order in ((0, 1, 2), (2, 1, 0)):
+        found = load(*(paths[number] for number in order)).predict(signal, FS).probabilities
+        np.testing.assert_allclose(found, np.mean(alone, axis=0), atol=1e-6)
+
+
+def test_weights_that_are_refused(weights, tmp_path):
+    with pytest.raises(UserError, match="was trained for beat; name a best_model"):
+        load(put_weights(tmp_path / "beat"))
+    with pytest.raises(UserError, match="does not match the network"):
+        load(put_weights(tmp_path / "other", task="classification", classes=["A", "N"]))
+    letters = put_weights(tmp_path / "letters", **CLASSIFIER | {"classes": list("abcde")})
+    with pytest.raises(UserError, match=r"letters: its classes .* are not .* of .*w\.safetensors"):
+        load(weights, letters)
+
+
+@pytest.mark.parametrize(
+    ("signal", "unit", "words"),
+    [
+        (np.zeros((1000, 2)), "mV", r"not \(samples, 1\); this network takes one .*signal\[:, 0\]"),
+        (np.zeros((1000, 1, 1)), "mV", "is not"),
+        (np.zeros(0), "mV", "is not"),
+        (np.zeros(1000), "adu", "unit adu without a gain"),
+        (np.zeros(1000), None, "no unit given"),
+        (np.zeros(1000), "kV", "unknown unit 'kV'; known: mV, uV, V, adu"),
+    ],
+)
+def test_arrays_that_cannot_be_used(predictor, signal, unit, words):
+    with pytest.raises(Unusable, match=words):
+        predictor.predict(signal, FS, unit)
+
+
+def spoiled(change) -> np.ndarray:
+    signal = heartbeats(30)
+    change(signal)
+    return signal
+
+
+@pytest.mark.parametrize(
+    ("signal", "words"),
+    [
+        (heartbeats(3), "3.0 s are too short, below 9 s"),
+        (np.zeros(30 * FS), "flat"),
+        (heartbeats(30).clip(-0.02, 0.02), "clipped"),
+        (spoiled(lambda signal: signal.put(77, np.nan)), "samples are missing"),
+        (heartbeats(30) * 2000, "spans 2010 mV, an ECG 0.02 to 30;"),
+        (heartbeats(30) * 1000, "a thousand times as much: uV taken for mV"),
+        (heartbeats(30) / 1000, "a thousandth of it: V taken for mV"),
+        (heartbeats(30) * 1e6, "wrong --unit or --gain?"),
+    ],
+)
+def test_cannot_tell_because_of_the_signal(predictor, signal, words):
+    found = predictor.predict(signal, FS)
+    assert words in found.whole.reason and not found.classes
+    assert np.isnan(found.probabilities).all() and found.probabilities.shape == (5,)
+
+
+def test_an_offset_beyond_int16_needs_the_filter(predictor, weights):
+    signal = heartbeats(30) + 40
+    assert not predictor.predict(signal, FS).whole.reason
+    reason = load(weights, band_pass=False).predict(signal, FS).whole.reason
+    assert "has an offset of more than 32.767 mV" in reason
+
+
+def test_real_signals_can_be_used(ecg_data):
+    for path in sorted((ecg_data / "training2017").glob("A0000*.hea")):
+        recording = read_recording(path)
+        assert check_signal(recording.signal, recording.fs, 9) is None, path
+
+
+def test_cannot_tell_below_the_confidence_asked_for(predictor, weights):
+    sure = predictor.predict(heartbeats(30), FS)
+    assert sure.classes == (sure.names[sure.probabilities.argmax()],)
+    unsure = load(weights, abstain=0.999).predict(heartbeats(30), FS)
+    np.testing.assert_equal(unsure.probabilities, sure.probabilities)
+    assert not unsure.classes and unsure.whole.reason == "confidence is below 0.999"
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_from_probabilities_to_an_answer(multi_label):
+    metadata = make_contract(classes=["a", "b"], multi_label=multi_label)
+    predictor = Predictor([SimpleNamespace(metadata=metadata)], abstain=0.5)
+    both, none = (predictor.answer(0, 1, np.float32(p)) for p in ([0.6, 0.7], [0.1, 0.2]))
+    assert both.classes == (("a", "b") if multi_label else ("b",)) and not none.classes
+    assert none.reason == (None if multi_label else "confidence is below 0.5")
+    missing = predictor.answer(0, 30, np.array([np.nan, 0.9]))
+    assert missing.reason == "the network gives no numbers" and not missing.classes
+    whole = predictor.whole_answer([missing, predictor.answer(30, 60, None, "flat")])
+    assert whole.reason.startswith("0 of 2 windows can be read (")
+
+
+def test_long_recordings_are_read_in_windows(predictor):
+    signal = heartbeats(100)
+    signal[: 30 * FS] = 0
+    found = predictor.predict(signal, FS)
+    spans = [(answer.start, answer.stop) for answer in found.windows]
+    assert spans == [(0, 30), (30, 60), (60, 90), (90, 100)]
+    assert found.windows[0].reason == "flat" and not found.windows[1].reason
+    alone = predictor.predict(signal[30 * FS : 60 * FS], FS)
+    np.testing.assert_allclose(found.windows[1].probabilities, alone.probabilities, atol=1e-6)
+    rest = [answer.probabilities for answer in found.windows[1:]]
+    mean = np.average(rest, axis=0, weights=[30, 30, 10])
+    np.testing.assert_allclose(found.probabilities, mean, atol=1e-6)
+    assert found.shares()[""] == 0.3 and sum(found.shares().values()) == pytest.approx(1)
+    signal[: 75 * FS] = 0
+    reason = predictor.predict(signal[: 90 * FS], FS).whole.reason
+    assert reason == "1 of 3 windows can be read (flat)"
+
+
+def test_windows_of_a_network_that_sees_little(tmp_path):
+    """2,048 samples at 250 Hz are not a whole number of those at 360 Hz."""
+    small = load(put_weights(tmp_path / "small", **CLASSIFIER | {"frame_size": 2048}))
+    assert not any(window.reason for window in small.predict(heartbeats(30), 360).windows)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "capacity", "expected"),
+    [
+        (5, 65.5, [(0, 5)]),
+        (61, 65.5, [(0, 61)]),
+        (64, 65.5, [(0, 30), (30, 64)]),
+        (120, 65.5, [(0, 30), (30, 60), (60, 90), (90, 120)]),
+        (128, 65.5, [(0, 30), (30, 60), (60, 90), (90, 128)]),
+        (129, 65.5, [(0, 30), (30, 60), (60, 90), (90, 120), (120, 129)]),
+        (25, 10, [(0, 10), (10, 20), (15, 25)]),
+    ],
+)
+def test_windows(seconds, capacity, expected):
+    for fs in (250, 360, 128):
+        windows = split_windows(round(seconds * fs), fs, capacity)
+        assert [(start / fs, stop / fs) for start, stop in windows] == expected
+
+
+def test_windows_of_rounded_length_do_not_repeat():
+    """10.24 s are 2631.68 samples at this rate."""
+    assert [start for start, _ in split_windows(10527, 257, 10.24)] == [0, 2632, 5263, 7895]
+
+
+def test_the_filter(predictor, weights):
+    times = np.arange(30 * FS) / FS
+    signal = heartbeats(30)
+    disturbed = signal + 2 + 0.5 * np.sin(2 * np.pi * 100 * times)
+    expected = predictor.predict(signal, FS).probabilities
+    np.testing.assert_allclose(predictor.predict(disturbed, FS).probabilities, expected, atol=1e-3)
+    unfiltered = load(weights, band_pass=False).predict(disturbed, FS).probabilities
+    assert np.abs(unfiltered - expected).max() > 0.01
+    wave = np.sin(2 * np.pi * 5 * times)
+    inside = band_pass(wave[:, None], FS, (0.5, 40))[:, 0]
+    np.testing.assert_allclose(inside[FS:-FS], wave[FS:-FS], atol=0.02)
+    assert np.isfinite(band_pass(signal[:30, None], 50, (0.5, 40))).all()  # 40 Hz is too high
+
+
+# The command
+
+
+def test_a_folder_as_table_and_files(source, weights, predictor, tmp_path):
     out = tmp_path / "a.csv", tmp_path / "a.json"
     result = run("--weights", weights, source, "--csv", out[0], "--json", out[1], "--abstain", 0)
     assert result.code == 0, result
     header, *lines = result.out.splitlines()
-    assert header.split() == ["recording", "lead", "length", "answer", *"ANO~x"]
+    assert header.split() == ["recording", "lead", "length", "answer", *CLASSES]
     rows = list(csv.DictReader(out[0].open()))
     document = json.loads(out[1].read_text())
     recordings = document["recordings"]
-    predictor = predict.Predictor.load(weights, device="cpu", precision="fp32")
     assert len(rows) == len(recordings) == 5
     assert lines[4].startswith("REFERENCE  ") and "not columns of numbers" in lines[4]
+    assert "1 of 5 recordings cannot be read" in result.out
     assert rows[4]["reason"] == "cannot be read: " + recordings[4]["cannot_be_read"]
     for number, (line, row, entry) in enumerate(zip(lines[:4], rows, recordings, strict=False), 1):
         name = f"A0000{number}"
@@ -59,11 +290,11 @@ def test_a_folder_answers_in_the_table_and_in_files(source, weights, tmp_path):
         expected = predictor.predict(recording.signal, recording.fs).probabilities
         assert line.startswith(f"{name}     ECG       30.0 s")
         assert (row["recording"], row["window"], row["lead"]) == (name, "whole", "ECG")
-        found = [float(row[f"prob_{label}"]) for label in "ANO~x"]
+        found = [float(row[f"prob_{label}"]) for label in CLASSES]
         np.testing.assert_allclose(found, expected, atol=1e-5)
         np.testing.assert_allclose(list(entry["probabilities"].values()), expected, atol=1e-5)
-        assert entry["answer"] == [row["answer"]] == ["ANO~x"[expected.argmax()]]
-    assert document["weights"][0]["sha256"] and document["classes"] == list("ANO~x")
+        assert entry["answer"] == [row["answer"]] == [CLASSES[expected.argmax()]]
+    assert document["weights"][0]["sha256"] and document["classes"] == CLASSES
 
 
 def put_npy(path, signal, fs):
@@ -80,7 +311,7 @@ def put_wfdb(path, signal, fs):
     wfdb.wrsamp(path.stem, fs, ["mV"], ["ECG"], signal, fmt=["16"], write_dir=str(path.parent))
 
 
-# Files of one signal, and the flags that say what the file does not.
+# Writers of one signal, the file's units per mV, and flags for what the file does not state.
 FORMATS = {
     ".hea": (put_wfdb, 1, []),
     ".mat": (lambda path, signal, fs: savemat(path, {"val": signal.T}), 1000, ["--unit", "uV"]),
@@ -90,69 +321,51 @@ FORMATS = {
 }
 
 
+@pytest.mark.parametrize("fs", [250, 360])
+def test_one_recording_in_any_format_rate_and_unit(source, tmp_path, fs):
+    recording = read_recording(source / "A00001.hea")
+    expected = predict_file(tmp_path, __main__.SHIPPED, source / "A00001.mat")
+    signal = resample_poly(recording.signal, fs, 300, padtype="line")
+    for suffix, (put, scale, flags) in FORMATS.items():
+        folder = tmp_path / suffix[1:]
+        folder.mkdir()
+        put(folder / f"record{suffix}", signal * scale, fs)
+        rate = [] if suffix in (".hea", ".edf") else ["--fs", fs]
+        found = predict_file(folder, __main__.SHIPPED, folder / f"record{suffix}", *flags, *rate)
+        assert found["answer"] == expected["answer"], suffix
+        for name, value in expected["probabilities"].items():
+            assert found["probabilities"][name] == pytest.approx(value, abs=0.02), suffix
+
+
 def test_a_header_without_a_gain(source, weights, tmp_path):
     recording = read_recording(source / "A00001.hea")
-    put_wfdb(tmp_path / "a.hea", recording.signal, recording.fs)
-    fields = (tmp_path / "a.hea").read_text().split("\n")[1].split()
-    scale, baseline = fields[2].removesuffix("/mV").removesuffix(")").split("(")
-    stated = (tmp_path / "a.hea").read_text()
-    expected = run("--weights", weights, tmp_path / "a.hea")
-    (tmp_path / "a.hea").write_text(stated.replace(fields[2], f"0({baseline})"))
-    said = run("--weights", weights, tmp_path / "a.hea", "--unit", "adu", "--gain", scale)
-    assert (said.code, said.out, said.err) == (0, expected.out, expected.err)
-    assumed = run("--weights", weights, tmp_path / "a.hea")
+    header = tmp_path / "a.hea"
+    put_wfdb(header, recording.signal, recording.fs)
+    gain = header.read_text().split("\n")[1].split()[2]
+    scale, baseline = gain.removesuffix("/mV").removesuffix(")").split("(")
+    expected = run("--weights", weights, header)
+    header.write_text(header.read_text().replace(gain, f"0({baseline})"))
+    stated = run("--weights", weights, header, "--unit", "adu", "--gain", scale)
+    assert (stated.code, stated.out, stated.err) == (0, expected.out, expected.err)
+    assumed = run("--weights", weights, header)
     note = "a: no gain in the header: 200 units per mV are assumed (see --unit)\n"
-    assert assumed.code == 0 and note in assumed.err
-    assert assumed.out != expected.out
+    assert assumed.code == 0 and note in assumed.err and assumed.out != expected.out
 
 
-@pytest.mark.parametrize("fs", [250, 300, 360, 500])
-def test_one_recording_in_any_format_rate_and_unit(source, weights, tmp_path, fs):
-    """Real weights where they come with the repository."""
-    trained = SHIPPED if SHIPPED.exists() else weights
-    recording = read_recording(source / "A00001.hea")
-    (tmp_path / "as_it_was").mkdir()
-    expected = answers(tmp_path / "as_it_was", trained, source / "A00001.mat")
-    signal = resample_poly(recording.signal, fs, 300, padtype="line")
-    for ending, (put, scale, said) in FORMATS.items():
-        folder = tmp_path / ending[1:]
-        folder.mkdir()
-        put(folder / f"record{ending}", signal * scale, fs)
-        stated = [] if ending in (".hea", ".edf") else ["--fs", fs]
-        found = answers(folder, trained, folder / f"record{ending}", *said, *stated)
-        assert found["answer"] == expected["answer"], ending
-        for name, value in expected["probabilities"].items():
-            assert found["probabilities"][name] == pytest.approx(value, abs=0.02), ending
-
-
-def answers(folder, weights, record, *flags) -> dict:
-    result = run("--weights", weights, record, "--json", folder / "a.json", "--abstain", 0, *flags)
-    assert result.code == 0, result
-    return json.loads((folder / "a.json").read_text())["recordings"][0]
-
-
-def test_long_recordings_along_time(weights, tmp_path):
-    times = np.arange(100 * 250) / 250
-    signal = np.exp(-(((times % 0.8 - 0.4) / 0.02) ** 2)) + 0.01 * np.sin(times)
-    signal[: 30 * 250] = 0
+def test_a_long_recording_with_a_row_for_each_window(weights, tmp_path):
+    signal = heartbeats(100)
+    signal[: 30 * FS] = 0
     np.save(tmp_path / "long.npy", signal)
-    flags = ["--fs", 250, "--unit", "mV", "--csv", tmp_path / "a.csv", "--abstain", 0]
+    flags = ["--fs", FS, "--unit", "mV", "--csv", tmp_path / "a.csv", "--abstain", 0]
+    flags += ["--plot", tmp_path / "p"]
     result = run("--weights", weights, tmp_path / "long.npy", *flags)
     assert result.code == 0 and "of 4 windows:" in result.out and "cannot tell" in result.out
     rows = list(csv.DictReader((tmp_path / "a.csv").open()))
     assert [row["window"] for row in rows] == ["whole", "1", "2", "3", "4"]
     assert [row["reason"] for row in rows] == ["", "flat", "", "", ""]
     assert rows[1]["prob_A"] == "" and float(rows[4]["start_s"]) == 90
-
-
-def test_pictures(source, weights, tmp_path):
-    np.save(tmp_path / "long.npy", np.tile(read_recording(source / "A00001.hea").signal, (3, 1)))
-    flags = ["--fs", 300, "--unit", "mV", "--plot", tmp_path / "p", "--abstain", 0]
-    result = run("--weights", weights, source / "A00002", tmp_path / "long.npy", *flags)
-    assert result.code == 0, result
-    written = sorted(path.name for path in (tmp_path / "p").iterdir())
-    assert written[0] == "A00002.png" and "long_timeline.png" in written
-    assert any(name.startswith("long_") and name.endswith(".png") for name in written[1:-1])
+    pictures = sorted(path.name for path in (tmp_path / "p").iterdir())
+    assert pictures[-1] == "long_timeline.png" and pictures[0].startswith("long_")
 
 
 @pytest.mark.parametrize(
@@ -165,28 +378,29 @@ def test_pictures(source, weights, tmp_path):
         (["r 1.csv", "r_1.csv"], ["r 1", "r_1"]),
     ],
 )
-def test_names_that_tell_recordings_apart(paths, names):
-    """They are those of pictures, too: none begins with a dot, and no two are alike."""
-    from finetuning.predict.predicting import short_names
-
-    assert short_names(list(map(Path, paths))) == names
+def test_names_tell_recordings_apart(paths, names):
+    """Pictures have them, too: none begins with a dot, and no two are alike."""
+    assert __main__.short_names(list(map(Path, paths))) == names
 
 
 def test_what_cannot_be_read_does_not_stop_the_others(source, weights, tmp_path):
-    (tmp_path / "broken.edf").write_bytes(b"0       ")
-    result = run("--weights", weights, tmp_path / "broken.edf", source / "A00001.mat")
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r/broken.edf").write_bytes(b"0       ")
+    records = tmp_path / "r/broken.edf", source / "A00001.mat"
+    result = run("--weights", weights, *records, "--csv", tmp_path / "a.csv")
     assert result.code == 2 and "broken" in result.out and "A00001" in result.out
     assert result.err == "error: 1 of the recordings named cannot be read, see above\n"
-    result = run("--weights", weights, tmp_path, source / "A00001.mat")
-    assert result.code == 0 and "1 of 2 recordings cannot be read, see above" in result.out
-    result = run("--weights", weights, tmp_path)
+    probabilities = ",".join(f"prob_{name}" for name in CLASSES)
+    header = f"recording,lead,window,start_s,stop_s,answer,reason,{probabilities}\n"
+    assert (tmp_path / "a.csv").read_text().startswith(header)
+    result = run("--weights", weights, tmp_path / "r")
     assert result.code == 2 and "broken" in result.out
     assert result.err == "error: 0 of 1 recordings can be read, see above\n"
 
 
 @pytest.mark.filterwarnings("error")
 def test_names_that_cannot_be_printed(weights, tmp_path):
-    """Of Windows-1252, as old archives have them, or with marks that steer a terminal."""
+    """In Windows-1252, as in old archives, or with control characters."""
     folder = tmp_path / "r"
     folder.mkdir()
     np.save(tmp_path / "r.npy", np.random.default_rng(0).normal(0, 0.2, 2700))
@@ -198,72 +412,46 @@ def test_names_that_cannot_be_printed(weights, tmp_path):
     assert len(list((tmp_path / "p").iterdir())) == 2
 
 
-def test_columns_are_the_same_whatever_comes_first(source, weights, tmp_path):
-    good, broken = source / "A00001.mat", tmp_path / "broken.edf"
-    broken.write_bytes(b"0       ")
-    heads = set()
-    for number, records in enumerate([[good], [broken, good], [broken]]):
-        out = tmp_path / f"{number}.csv"
-        run("--weights", weights, *records, "--csv", out)
-        heads.add(out.read_text().split("\n")[0])
-    probabilities = ",".join(f"prob_{name}" for name in "ANO~x")
-    assert heads == {f"recording,lead,window,start_s,stop_s,answer,reason,{probabilities}"}
-
-
 def test_times_of_weeks_are_exact():
-    from finetuning.predict.answer_files import Result, rows
-    from finetuning.predict.answers import Answer, Prediction
-
     answer = Answer(1_209_570.5, 1_209_600.5, np.array([0.25, 0.75], np.float32), ("b",))
-    (row,) = rows(Result("r", Path("r"), "0", 250, Prediction(["a", "b"], answer, [answer])))
+    prediction = Prediction(["a", "b"], answer, [answer])
+    (row,) = csv_rows(Result("r", Path("r"), "0", 250, prediction))
     assert (row["start_s"], row["prob_b"]) == (1_209_570.5, 0.75)
 
 
-def test_without_an_answer_no_file_is_replaced(source, weights, tmp_path, monkeypatch):
-    from finetuning.predict import plots
+def test_interrupted_runs_keep_their_results(source, weights, tmp_path, monkeypatch):
+    predict_one, done = __main__.predict_file, []
 
-    def fails(*args):
-        raise OSError(28, "No space left on device", "A00001.png")
+    def interrupted(*args):
+        if done:
+            raise KeyboardInterrupt
+        done.append(predict_one(*args))
+        return done[0]
 
-    monkeypatch.setattr(plots, "draw", fails)
-    out = tmp_path / "a.csv"
-    out.write_text("earlier")
-    flags = ["--csv", out, "--overwrite", "--plot", tmp_path / "plots"]
-    run("--weights", weights, source / "A00001.mat", *flags).refused("A00001.png", "free some")
-    assert out.read_text() == "earlier"
+    monkeypatch.setattr(__main__, "predict_file", interrupted)
+    result = run("--weights", weights, source, "--csv", tmp_path / "a.csv")
+    assert result.code == 130
+    assert len(list(csv.DictReader((tmp_path / "a.csv").open()))) == 1
+    run("--weights", weights, source, "--csv", tmp_path / "a.csv", "--overwrite")
+    assert len(list(csv.DictReader((tmp_path / "a.csv").open()))) == 1  # nothing replaces it
 
 
 @pytest.mark.parametrize("flag", ["--csv", "--json", "--plot"])
-def test_where_nothing_can_be_written_nothing_is_asked(source, weights, tmp_path, flag):
+def test_outputs_are_checked_before_computing(source, weights, tmp_path, flag):
     (tmp_path / "file").touch()
     result = run("--weights", weights, source / "A00001.mat", flag, tmp_path / "file" / "x")
     result.refused(str(tmp_path / "file"))
     assert not result.out
-    run("--weights", weights, source, "--plot", tmp_path / "file").refused("file is a file; name a")
 
 
-def test_the_table_of_many_classes_has_lines_of_a_screen():
-    from types import SimpleNamespace
-
-    from finetuning.predict.answer_files import Result
-    from finetuning.predict.answers import Answer, Prediction
-    from finetuning.predict.predicting import Table
-
+def test_many_classes_are_shown_without_probabilities():
     names = [str(164889000 + number) for number in range(27)]
-    contract = SimpleNamespace(classes=names, dataset="challenge20")
-    table = Table(SimpleNamespace(contract=contract), 9)
+    table = Table(dict(zip(names, names, strict=True)), 9)
     answer = Answer(0, 10, np.linspace(0, 1, 27, dtype=np.float32), (names[-2], names[-1]))
-    (line,) = table.lines(Result("r", Path("r"), "all", 250, Prediction(names, answer, [answer])))
+    prediction = Prediction(names, answer, [answer])
+    (line,) = table.lines(Result("r", Path("r"), "all", 250, prediction))
     assert line.endswith("10.0 s  164889025, 164889026")
     assert table.header().endswith("answer")
-
-
-def test_doubts_are_said(source, weights, tmp_path):
-    signal = read_recording(source / "A00001.hea").signal
-    np.save(tmp_path / "r.npy", signal * 1000)
-    result = run("--weights", weights, tmp_path / "r.npy", "--fs", 300, "--unit", "mv")
-    assert result.code == 0 and "cannot tell" in result.out
-    assert "uV taken for mV" in result.out
 
 
 @pytest.mark.parametrize(
@@ -271,51 +459,44 @@ def test_doubts_are_said(source, weights, tmp_path):
     [
         ([], "name recordings"),
         (["nowhere"], "nowhere does not exist"),
-        (["{source}", "--export", "onnx"], "--export takes no recordings"),
+        (["{source}", "--export", "onnx"], "name recordings, or --export; not both"),
         (["{source}", "--out", "x"], "--out: only with --export"),
-        (["{source}", "--csv", "{source}", "--overwrite"], "is there; name another"),
+        (["--export", "onnx", "--tta", "4"], "argument --device: not with --export"),
         (["{source}", "--csv", "x.csv", "--json", "x.csv"], "name one file"),
         (["{source}", "--unit", "adu"], "--gain is of --unit adu"),
         (["{source}", "--gain", "200"], "--gain is of --unit adu"),
-        (["{source}", "--csv", __file__], "is there; name another, or give --overwrite"),
+        (["{source}", "--csv", __file__], "exists; name another, or give --overwrite"),
+        (["{source}", "--plot", "{source}"], "exists; name another, or give --overwrite"),
         (["{source}", "--unit", "kV"], "invalid choice"),
     ],
 )
-def test_flags_that_make_no_sense(source, weights, flags, words):
+def test_flags_that_are_refused(source, weights, flags, words):
     result = run("--weights", weights, *(str(flag).format(source=source) for flag in flags))
     result.refused(words)
 
 
-@pytest.mark.parametrize("flag", ["--tta=4", "--no-band-pass", "--overwrite", "--csv=x.csv"])
-def test_flags_that_an_export_would_not_heed(weights, flag):
-    result = command(predict.main, "--weights", weights, "--export", "onnx", flag)
-    result.refused("not with --export")
+@pytest.mark.parametrize("channel", ["V9", "3"])
+def test_leads_that_do_not_exist(source, weights, channel):
+    result = run("--weights", weights, source / "A00001.mat", "--channel", channel)
+    assert result.code == 2 and f"no lead '{channel}'" in result.out
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [(["--channel", "V9"], "no lead 'V9'"), (["--channel", "3"], "no lead '3'")],
-)
-def test_leads_that_are_not_there(source, weights, flags, words):
-    result = run("--weights", weights, source / "A00001.mat", *flags)
-    assert result.code == 2 and words in result.out
-
-
-@pytest.mark.parametrize("form", ["edf", "mat", "hea"])
-def test_twelve_leads_are_put_in_order_by_name(tmp_path, form):
+@pytest.mark.parametrize("suffix", ["edf", "mat", "hea"])
+def test_twelve_leads_are_put_in_order_by_name(tmp_path, suffix):
     changes = {"dataset": "ptbxl", "in_channels": 12, "frame_size": 2560, "multi_label": True}
     weights = put_weights(tmp_path / "w", **CLASSIFIER | changes)
     signal = np.random.default_rng(0).normal(size=(2500, 12))
     found = []
-    for place, order in enumerate([range(12), [*range(6, 12), *range(6)]]):
-        folder = tmp_path / str(place)
-        folder.mkdir()
-        leads = [TWELVE_LEADS[lead] for lead in order]
-        put_leads(folder / f"r.{form}", signal[:, list(order)], leads)
-        found.append(answers(folder, weights, folder / f"r.{form}")["probabilities"])
+    for number, order in enumerate([range(12), [*range(6, 12), *range(6)]]):
+        record = tmp_path / f"{number}/r.{suffix}"
+        record.parent.mkdir()
+        put_leads(record, signal[:, list(order)], [TWELVE_LEADS[lead] for lead in order])
+        entry = predict_file(record.parent, weights, record)
+        assert entry["lead"] == "all"
+        found.append(entry["probabilities"])
     assert found[0] == pytest.approx(found[1], abs=1e-4)
-    put_leads(tmp_path / f"r.{form}", signal, [f"x{lead}" for lead in range(12)])
-    result = run("--weights", weights, tmp_path / f"r.{form}")
+    put_leads(tmp_path / f"r.{suffix}", signal, [f"x{lead}" for lead in range(12)])
+    result = run("--weights", weights, tmp_path / f"r.{suffix}")
     assert result.code == 2 and "leads are x0, x1" in result.out
 
 
@@ -327,20 +508,3 @@ def put_leads(path, signal, leads):
     else:
         formats = {"units": ["mV"] * 12, "fmt": ["16"] * 12, "sig_name": list(leads)}
         wfdb.wrsamp(path.stem, 250, p_signal=signal, write_dir=str(path.parent), **formats)
-
-
-def test_an_interrupted_run_keeps_its_answers(source, weights, tmp_path, monkeypatch):
-    from finetuning.predict import predicting
-
-    look, seen = predicting.look, []
-
-    def interrupted(*args):
-        if seen:
-            raise KeyboardInterrupt
-        seen.append(look(*args))
-        return seen[0]
-
-    monkeypatch.setattr(predicting, "look", interrupted)
-    result = run("--weights", weights, source, "--csv", tmp_path / "a.csv")
-    assert result.code == 130
-    assert len(list(csv.DictReader((tmp_path / "a.csv").open()))) == 1

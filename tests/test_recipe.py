@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from finetuning import trainer
 from finetuning.batches import batches, load_parts, normalize, to_device
 from finetuning.evaluation import MultiLabel, SingleLabel
-from finetuning.predict.predictor import Predictor
+from finetuning.predict import Predictor
 from finetuning.prepared_set import load_prepared
 from finetuning.recipe import (
     MAX_NOISE_MV,
@@ -325,9 +325,9 @@ def test_the_predictor_standardises_and_shifts_alike(job, prepared):
     columns = [name for name in table if name.startswith("prob_")]
     for name, *expected in table[["record_name", *columns]].itertuples(index=False):
         recording = read_recording(prepared.parent / "source" / f"{name}.hea")
-        (found,) = predictor.members[0].probabilities([recording.signal], recording.fs)
+        (found,) = predictor.networks[0].probabilities([recording.signal], recording.fs)
         np.testing.assert_allclose(found, expected, atol=1e-5)
-    (louder,) = predictor.members[0].probabilities([recording.signal * 2], recording.fs)
+    (louder,) = predictor.networks[0].probabilities([recording.signal * 2], recording.fs)
     np.testing.assert_allclose(louder, found, atol=0.02)  # rounded to microvolt
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 import pretraining.utils
-from finetuning.predict.predictor import Predictor
+from finetuning.predict import Predictor
 from models import build_encoder
 from models.spectrogram import NetworkError
 from pretraining.utils import get_pretrained_weights

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.measures.limits import flops, matrix_rate
 from benchmarks.measures.timing import describe, in_turns, save, seconds, show
-from finetuning.predict.predictor import Predictor
+from finetuning.predict import Predictor
 from models import Classifier, build_encoder
 from recordings.formats import read_recording
 from recordings.synthetic import write_challenge17
@@ -42,7 +42,7 @@ def measure(args: argparse.Namespace) -> None:
         variants[LIMIT] = lambda: 1000 * work / matrix_rate(auto.hardware)
         figures = in_turns(variants, args.repeats)
     long = len(recording.signal) / recording.fs
-    print(f"{auto.contract.architecture}, {auto.contract.frame_size} samples; {auto.hardware}")
+    print(f"{auto.metadata.architecture}, {auto.metadata.frame_size} samples; {auto.hardware}")
     print(f"{describe(auto.hardware.device)}; {path.name}: {long:.1f} s at {recording.fs:g} Hz")
     show("ms", figures, PLAIN, digits=2)
     save(args, auto.hardware.device, milliseconds=figures)

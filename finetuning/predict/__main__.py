@@ -1,4 +1,4 @@
-"""Answer for recordings of one's own: which class each has, with its probability.
+"""Predict the classes of your own recordings, with probabilities.
 
     python -m finetuning.predict recordings/ --csv answers.csv --plot pictures
     python -m finetuning.predict --weights jobs/beat_10/best_model.safetensors A00004.mat
@@ -7,10 +7,20 @@ From Python: `from finetuning.predict import Predictor`.
 """
 
 import argparse
+import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from recordings import UNITS, as_unit
-from utils import cli, names
+from finetuning.predict import Predictor
+from finetuning.predict.export import FORMATS, export
+from finetuning.predict.plots import draw
+from finetuning.predict.results import Result, Table, class_descriptions, write_csv, write_results
+from recordings import UNITS, Unusable, as_unit
+from recordings.formats import RecordFile, find_records, open_recording
+from utils import cli
+from utils.cli import UserError, plain
+from utils.files import spelled
 
 SHIPPED = Path(__file__).parents[2] / "weights" / "af_resnet18.safetensors"
 OF_EXPORT = {"weights", "export", "out", "records"}
@@ -20,93 +30,152 @@ def parse_arguments() -> argparse.Namespace:
     """Values of the flags, checked."""
     parser = cli.Parser(prog="python -m finetuning.predict", description=__doc__.split("\n")[0])
     flag = parser.add_argument
-    flag(
-        "records", nargs="*", metavar="RECORD", help="file, WFDB record, folder, or pattern of them"
-    )
+    flag("records", nargs="*", metavar="RECORD", help="file, WFDB record, folder or glob pattern")
     flag(
         "--weights",
         type=cli.file,
         action="append",
         metavar="FILE",
-        help="of finetuning.trainer; given several times, probabilities are averaged; by default "
-        f"those that come with the repository, {SHIPPED.parent.name}/{SHIPPED.name}",
+        help="weights file of finetuning.trainer; probabilities are averaged if there are several; "
+        f"the default is {SHIPPED.parent.name}/{SHIPPED.name} of this repository",
     )
-    flag("--fs", type=cli.positive, help="Hz, where the file does not say")
-    flag("--unit", type=as_unit, choices=UNITS, help="where the file does not say")
-    flag("--gain", type=cli.positive, help="of --unit adu: units per mV")
+    flag("--fs", type=cli.positive, help="sampling rate in Hz, if the file does not state it")
+    flag("--unit", type=as_unit, choices=UNITS, help="unit, if the file does not state it")
+    flag("--gain", type=cli.positive, help="units per mV, for --unit adu")
     flag("--channel", help="lead, by name or by number from 0; the first by default")
     flag(
         "--abstain",
         type=cli.share,
         default=0.5,
-        help="cannot tell below this probability; unused where several classes can be true",
+        help="probability below which the answer is 'cannot tell'; not for multi-label networks",
     )
     flag(
         "--band-pass",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="cut signals to the band of the recordings that the network was trained on (Challenge "
-        "2017: 0.5 to 40 Hz), which takes an offset away",
+        help="filter signals to the band of the recordings that the network was trained on "
+        "(Challenge 2017: 0.5 to 40 Hz), which also removes an offset",
     )
-    flag("--csv", type=Path, metavar="FILE", help="answers, a row for each recording and window")
-    flag("--json", type=Path, metavar="FILE", help="the same, and what the weights are")
-    flag("--plot", type=Path, metavar="DIR", help="a picture of each recording")
+    flag("--csv", type=Path, metavar="FILE", help="write a row for each recording and window")
+    flag("--json", type=Path, metavar="FILE", help="write the same with details of the weights")
+    flag("--plot", type=Path, metavar="DIR", help="draw each recording")
     flag("--overwrite", action="store_true", help="replace files of --csv, --json and --plot")
-    flag("--tta", type=cli.count, default=1, help="average over so many shifts of each recording")
+    flag("--tta", type=cli.count, default=1, help="number of shifts to average over")
     cli.add_hardware_flags(parser)
-    flag("--export", choices=names.EXPORTS, help="write the network for others to run instead")
-    flag("--out", type=Path, metavar="FILE", help="of --export; by default beside the weights")
+    flag("--export", choices=list(FORMATS), help="export the network instead")
+    flag("--out", type=Path, metavar="FILE", help="file of --export; default: beside the weights")
     args = parser.parse_args()
-    check(parser, args)
+    if bool(args.records) == bool(args.export):
+        parser.error("name recordings, or --export; not both")
+    if args.export:
+        given = [name for name, value in vars(args).items() if value != parser.get_default(name)]
+        for name in sorted(set(given) - OF_EXPORT):
+            parser.error(f"argument --{name.replace('_', '-')}: not with --export")
+    elif args.out:
+        parser.error("argument --out: only with --export")
+    if args.export and len(args.weights or [SHIPPED]) > 1:
+        parser.error("--export takes one --weights")
+    if (args.unit == "adu") != bool(args.gain):
+        parser.error("--gain is of --unit adu, and needed there")
+    if args.csv and args.csv == args.json:
+        parser.error("--csv and --json name one file")
+    outputs = [path for path in (args.csv, args.json) if path and path.exists()]
+    outputs += args.plot.iterdir() if args.plot and args.plot.is_dir() else []
+    if outputs and not args.overwrite:
+        parser.error(f"{outputs[0]} exists; name another, or give --overwrite")
     args.weights = args.weights or [SHIPPED]
     return args
 
 
-def check(parser: cli.Parser, args: argparse.Namespace) -> None:
-    """Refuse flags that make no sense together, or whose files are there."""
-    if not args.records and not args.export:
-        parser.error("name recordings, or what to --export")
-    if args.records and args.export:
-        parser.error("--export takes no recordings; name them, or --export, not both")
-    if args.out and not args.export:
-        parser.error("argument --out: only with --export")
-    if args.export and len(args.weights or [1]) > 1:
-        parser.error("--export takes one --weights")
-    unused = vars(args).keys() - OF_EXPORT if args.export else ()
-    for name in sorted(unused):
-        if getattr(args, name) != parser.get_default(name):
-            parser.error(f"argument --{name.replace('_', '-')}: not with --export")
-    if (args.unit == "adu") != bool(args.gain):
-        parser.error("--gain is of --unit adu, and needed there")
-    for path in (args.csv, args.json):
-        if path and (path.is_dir() or (path.exists() and not args.overwrite)):
-            parser.error(f"{path} is there; name another, or give --overwrite")
-    plots = args.plot.iterdir() if args.plot and args.plot.is_dir() else ()
-    if any(plots) and not args.overwrite:
-        parser.error(f"{args.plot} holds files; name another folder, or give --overwrite")
-    if args.csv and args.csv == args.json:
-        parser.error("--csv and --json name one file")
-
-
 def main() -> None:
     args = parse_arguments()
-    # Only now, so that --help and a mistyped flag are answered at once.
     if args.export:
-        from finetuning.predict.export import export
-
         export(args.weights[0], args.export, args.out)
         return
-    from finetuning.predict.predicting import predict
+    found = find_records(args.records)
+    for folder in (args.csv and args.csv.parent, args.json and args.json.parent, args.plot):
+        if folder:  # made before any computing, so that no result is lost
+            folder.mkdir(parents=True, exist_ok=True)
+    predictor = Predictor.load(
+        *args.weights, device=args.device, precision=args.precision, tta=args.tta,
+        abstain=args.abstain, band_pass=args.band_pass,
+    )  # fmt: skip
+    names, results = short_names([record.path for record in found]), []
+    table = Table(class_descriptions(predictor), max(map(len, names)))
+    print(table.header())
+    try:
+        for name, record in zip(names, found, strict=True):
+            hints = args.fs, args.unit, args.gain
+            result = predict_file(predictor, name, record.path, hints, args.channel, args.plot)
+            results.append(result)
+            print("\n".join(map(plain, table.lines(result))))
+    finally:  # an interruption does not lose the results so far
+        if len(results) < len(found):
+            print(f"stopped after {len(results)} of {len(found)} recordings")
+        if args.csv and results:
+            write_csv(args.csv, predictor.metadata.classes, results)
+            print(f"answers: {args.csv}")
+        if args.json and results:
+            write_results(args.json, args.weights, args.tta, predictor, results)
+            print(f"answers: {args.json}")
+    report_unreadable(found, results)
 
-    predict(args)
+
+def predict_file(
+    predictor: Predictor,
+    name: str,
+    path: Path,
+    hints: tuple[float | None, str | None, float | None] = (None, None, None),
+    channel: str | None = None,
+    plots: Path | None = None,
+) -> Result:
+    """Predict one recording, and draw it in the folder `plots` if there is one.
+
+    Args:
+        hints: sampling rate, unit and gain, as `open_recording` takes them.
+        channel: name or number of the lead.
+    """
+    result = Result(name, path)
+    try:
+        recording = predictor.select_leads(open_recording(path, *hints), channel)
+        lead = recording.leads[0] if recording.count == 1 else "all"
+        result = result._replace(lead=lead, fs=recording.fs)
+        if recording.uncalibrated:
+            message = f"{name}: no gain in the header: 200 units per mV are assumed (see --unit)"
+            print(message, file=sys.stderr)
+        prediction = predictor.predict_recording(recording)
+        if plots:
+            draw(plots, name, recording, predictor, prediction)
+        return result._replace(prediction=prediction)
+    except Unusable as reason:
+        return result._replace(error=str(reason))
 
 
-def __getattr__(name: str):
-    if name == "Predictor":  # torch takes a second to import, which --help need not wait for
-        from finetuning.predict.predictor import Predictor
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """File names without suffix if these are unique on any file system, else relative paths."""
+    stems = [spelled(path.stem) for path in paths]
+    if len({stem.casefold() for stem in stems}) == len(stems):
+        return stems
+    absolute = [os.path.abspath(path) for path in paths]  # noqa: PTH100 (links are not resolved)
+    common = os.path.commonpath([os.path.dirname(path) for path in absolute])  # noqa: PTH120
+    return [spelled(os.path.relpath(path, common)) for path in absolute]
 
-        return Predictor
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def report_unreadable(found: Sequence[RecordFile], results: Sequence[Result]) -> None:
+    """Count the unreadable recordings that a scan found.
+
+    Raises:
+        UserError: no recording can be read, or one that the user named cannot.
+    """
+    unreadable = [record for record, r in zip(found, results, strict=True) if not r.prediction]
+    named = sum(record.named for record in unreadable)
+    scanned = len(unreadable) - named
+    if scanned and len(unreadable) == len(found):
+        raise UserError(f"0 of {len(found)} recordings can be read, see above")
+    if scanned:
+        print(f"{scanned} of {len(found)} recordings cannot be read, see above")
+    if named:
+        raise UserError(f"{named} of the recordings named cannot be read, see above")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Fibrillation on another database: windows' truths, the command, and its scores in the report."""
+"""Detection of fibrillation on another database: truth of windows, the command, its report."""
 
 import gzip
 
@@ -7,15 +7,13 @@ import pytest
 import wfdb
 from sklearn.metrics import confusion_matrix, f1_score, roc_auc_score
 
-from finetuning.predict import external_validation as crosscheck
-from finetuning.predict.crosschecking import is_unseen
-from finetuning.predict.predictor import Predictor
-from finetuning.predict.rhythms import (
+from finetuning.predict import Predictor, external_validation
+from finetuning.predict.external_validation import (
     AF,
     MIXED,
     NOT_AF,
     UNKNOWN,
-    Rhythms,
+    check_unseen,
     read_rhythms,
     truth,
     within,
@@ -27,7 +25,7 @@ from utils import metrics
 from utils.cli import UserError
 
 FS = 360  # Hz
-MARKS = Rhythms(np.array([5, 100, 200, 300]), ["N", "AFIB", "AFL", "N"])
+MARKS = {5: "N", 100: "AFIB", 200: "AFL", 300: "N"}
 
 
 @pytest.mark.parametrize(
@@ -36,10 +34,8 @@ MARKS = Rhythms(np.array([5, 100, 200, 300]), ["N", "AFIB", "AFL", "N"])
         (100, 200, ["AFIB"], AF),  # from its mark, up to the next
         (100, 201, ["AFIB", "AFL"], MIXED),
         (99, 200, ["N", "AFIB"], MIXED),
-        (120, 180, ["AFIB"], AF),
         (5, 100, ["N"], NOT_AF),
         (5, 101, ["N", "AFIB"], MIXED),
-        (200, 300, ["AFL"], NOT_AF),
         (200, 400, ["AFL", "N"], NOT_AF),
         (300, 9999, ["N"], NOT_AF),  # the last holds to the end
         (0, 400, [UNKNOWN, "N", "AFIB", "AFL"], UNKNOWN),
@@ -57,7 +53,7 @@ def test_rhythm_marks_among_annotations():
         [3, 4, 9, 9, 12, 15, 20], ["+", "N", "+", "+", '"', "+", "+"],
         ["(N\0", "", "(VT\0", "(AFIB\0", "MISSB\0", "note", "(SBR"],
     )  # fmt: skip
-    assert found.starts.tolist() == [3, 9, 20] and found.names == ["N", "AFIB", "SBR"]
+    assert list(found.items()) == [(3, "N"), (9, "AFIB"), (20, "SBR")]
 
 
 @pytest.mark.parametrize(
@@ -112,13 +108,14 @@ def database(tmp_path_factory):
 def weights(tmp_path_factory):
     root = tmp_path_factory.mktemp("weights")
     changes = {"task": "classification", "frame_size": 8192, "dataset": "challenge17"}
+    changes["derived_from"] = []
     return [put_weights(root / str(n), **changes, classes=list("ANO~x"), mean=n) for n in (0, 1)]
 
 
 def run(database, out, weights, *flags):
     named = [part for path in weights for part in ("--weights", path)]
     known = ["--records", database, "--device", "cpu", "--precision", "fp32"]
-    return command(crosscheck.main, *named, "--out", out, *known, *flags)
+    return command(external_validation.main, *named, "--out", out, *known, *flags)
 
 
 def test_a_row_for_each_window(database, weights, tmp_path):
@@ -126,7 +123,7 @@ def test_a_row_for_each_window(database, weights, tmp_path):
     assert result.code == 0 and "3 records of 2 subjects: 2 windows AF, 5 not" in result.out
     assert "1 mixed" in result.out and "1 unknown" in result.out
     assert "1 windows with flutter" in result.out
-    assert "1 × no rhythm annotations, such as 104" in result.err and "warning: " in result.err
+    assert "1 × no rhythm annotations, such as 104" in result.err
     content = gzip.decompress((tmp_path / "both.csv.gz").read_bytes())
     assert content.startswith(b"record,subject,start,") and content.count(b"\n") == 10
     table = tables.load_external_validation(tmp_path)["both"]
@@ -158,7 +155,6 @@ def test_refused(database, weights, tmp_path):
     out = tmp_path / "t.csv"
     run(database, out, weights, "--channel", 2).refused("no lead 2")
     run(tmp_path, out, weights).refused("holds no .hea files")
-    run(database, tmp_path / "t.txt", weights).refused("--out", ".csv.gz")
     out.touch()
     run(database, out, weights).refused("--overwrite")
     fine = {"task": "classification", "classes": list("ANO~x")}
@@ -178,16 +174,18 @@ def test_refused(database, weights, tmp_path):
     ("lineage", "known"),
     [([], True), (["icentia11k"], True), (None, False), (["unknown", "icentia11k"], False)],
 )
-def test_whether_what_weights_began_with_is_known(lineage, known):
-    contract = make_contract(dataset="challenge17", derived_from=lineage)
-    assert is_unseen("w", contract, "mitdb") == known
+def test_unknown_pretraining_data_is_a_warning(lineage, known, capsys):
+    metadata = make_contract(classes=["A"], dataset="challenge17", derived_from=lineage)
+    check_unseen("w", metadata, "mitdb")
+    assert ("does not say what" in capsys.readouterr().err) != known
+    seen = make_contract(classes=["A"], derived_from=[*(lineage or []), "mitdb"])
     with pytest.raises(UserError, match="knows its subjects"):
-        is_unseen("w", make_contract(derived_from=[*(lineage or []), "mitdb"]), "mitdb")
+        check_unseen("w", seen, "mitdb")
 
 
 def test_windows_of_mitdb(ecg_data):
     """Marks lie just before the beat that they speak of."""
     marks = wfdb.rdann(str(ecg_data / "mitdb" / "201"), "atr")
     rhythms = read_rhythms(marks.sample, marks.symbol, marks.aux_note)
-    assert rhythms.names[:3] == ["AFIB", "NOD", "N"] and rhythms.starts[0] == 60
+    assert list(rhythms.values())[:3] == ["AFIB", "NOD", "N"] and next(iter(rhythms)) == 60
     assert truth(within(rhythms, 30 * FS, 60 * FS)) == AF
