@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from finetuning.predict.rhythms import AF, MIXED, NOT_AF
 from matplotlib.figure import Figure
 
+from finetuning.predict.external_validation import AF, MIXED, NOT_AF
 from report import collect, figures, tables
 from tests.helpers import ROOT
 from utils.cli import UserError
