@@ -36,6 +36,9 @@ class Hints(NamedTuple):
     gain: float | None = None
 
 
+NO_HINTS = Hints()
+
+
 @dataclass(frozen=True)
 class LazyRecording:
     """A recording whose samples are read on demand.
@@ -57,25 +60,13 @@ class LazyRecording:
     mapped: tuple[Path, int] | None = None
 
     @classmethod
-    def of_array(
-        cls,
-        values: np.ndarray,
-        scale: float,
-        fs: float,
-        leads: list[str] | None,
-        mapped: Path | None = None,
-    ) -> "LazyRecording":
-        """A recording of (samples, leads) numbers.
-
-        Args:
-            scale: one unit of `values` in mV. mapped: the file in which `values` are mapped.
-        """
+    def of_array(cls, values: np.ndarray, scale: float, fs: float, leads: list[str] | None):
+        """A recording of (samples, leads) numbers, one of which is `scale` mV."""
 
         def read(start: int, stop: int, chosen: list[int]) -> np.ndarray:
             return values[start:stop, chosen].astype(np.float64) * scale
 
-        size = (mapped, mapped.stat().st_size) if mapped else None
-        return cls(fs, *values.shape, leads, read, mapped=size)
+        return cls(fs, *values.shape, leads, read)
 
     def read(self, start: int, stop: int, lead: int | None = None) -> np.ndarray:
         """Read the samples from `start` up to `stop`, as in a slice, of one lead or of all.
@@ -107,41 +98,29 @@ class LazyRecording:
 
 
 def recording_of_values(
-    values: np.ndarray,
-    kind: str,
-    hints: Hints,
-    fs: float | None = None,
-    unit: str | None = None,
-    leads: list[str] | None = None,
-    doubt: str = "",
-    mapped: Path | None = None,
+    values: np.ndarray, hints: Hints, stated: Hints = NO_HINTS, leads: list[str] | None = None
 ) -> LazyRecording:
     """A recording of plain numbers, whose longer axis is time.
 
     Args:
-        kind: ending of the file, for errors. fs, unit, leads: what the file states; `hints` fill
-            in the rest and must not contradict it. doubt: why the file states no rate, although it
-            holds times. mapped: as in `LazyRecording.of_array`.
+        hints: complete what the file itself has `stated`, and must not contradict it.
 
     Raises:
         Unusable: no rate or unit, contradictory ones, or values that are not samples by leads.
     """
-    wanted = hints.unit and as_unit(hints.unit)
-    if hints.fs and fs and not isclose(hints.fs, fs, rel_tol=RATE_TOLERANCE):
-        raise Unusable(f"file says {fs:g} Hz, but --fs or the table {hints.fs:g}; leave that out")
-    if wanted and unit and wanted != unit:
-        raise Unusable(f"file says {unit}, but --unit or the table {wanted}; leave that out")
-    fs = hints.fs or fs
-    if fs is None:
-        doubt = f" ({doubt})" if doubt else ""
-        raise Unusable(f"{kind} without a sampling rate{doubt}; give --fs, in a table a column fs")
+    fs, unit = hints.fs or stated.fs, as_unit(hints.unit or stated.unit or "")
+    if stated.fs and not isclose(fs, stated.fs, rel_tol=RATE_TOLERANCE):
+        raise Unusable(f"file says {stated.fs:g} Hz, but --fs or the table {fs:g}; leave that out")
+    if stated.unit and unit != stated.unit:
+        raise Unusable(f"file says {stated.unit}, but --unit or the table {unit}; leave that out")
+    if not fs:
+        raise Unusable("file without a sampling rate; give --fs, in a table a column fs")
     columns = values[:, None] if values.ndim == 1 else values
     square = columns.ndim == 2 and columns.shape[0] == columns.shape[1]
     if columns.ndim != 2 or columns.dtype.kind not in "iuf" or square:
         raise Unusable(f"{values.dtype} of shape {values.shape} is not samples by leads")
     columns = columns if columns.shape[0] > columns.shape[1] else columns.T
-    scale = millivolt(wanted or unit, hints.gain)
-    return LazyRecording.of_array(columns, scale, fs, leads, mapped)
+    return LazyRecording.of_array(columns, millivolt(unit, hints.gain), fs, leads)
 
 
 def as_unit(text: str) -> str:
@@ -151,21 +130,16 @@ def as_unit(text: str) -> str:
 
 
 def millivolt(unit: str | None, gain: float | None) -> float:
-    """One of `unit` in mV; `gain` is the number of "adu" per mV.
-
-    Raises:
-        Unusable: no known unit, or "adu" without a gain.
-    """
-    unit = unit and as_unit(unit)
-    if unit in MILLIVOLT:
-        return MILLIVOLT[unit]
-    if unit == ADU and gain:
-        return 1 / gain
-    if unit == ADU:
-        raise Unusable("unit adu without a gain; give --gain, in a table a column gain")
-    if unit:
+    """One of `unit` in mV, of "adu" by its `gain` per mV; raises `Unusable` where that is not
+    known."""
+    unit = as_unit(unit or "")
+    if unit not in (*UNITS, ""):
         raise Unusable(f"unknown unit {unit!r}; known: {', '.join(UNITS)}")
-    raise Unusable("no unit given; give --unit, in a table a column unit")
+    if not unit:
+        raise Unusable("no unit given; give --unit, in a table a column unit")
+    if unit == ADU and not gain:
+        raise Unusable("unit adu without a gain; give --gain, in a table a column gain")
+    return 1 / gain if unit == ADU else MILLIVOLT[unit]
 
 
 def check_rate(fs: float) -> None:

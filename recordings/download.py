@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Collection
 from functools import partial
-from itertools import islice
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
@@ -29,8 +28,8 @@ LIST = "SHA256SUMS.txt"
 RECORD = "VERIFIED.txt"  # the lines of the list whose files were found right
 ATTEMPTS, PAUSE = 4, 1.0  # for each file; seconds before the second, doubled before each further
 TIMEOUT = (10, 60)  # seconds for the connection, and for the next bytes
+HEADERS = {"Accept-Encoding": "identity"}  # bytes as they were when their checksum was taken
 GIVE_UP = 20  # files that could not be downloaded
-BATCH = 1000  # files that are handed to the threads at once
 
 
 class Dataset(NamedTuple):
@@ -54,12 +53,9 @@ DATASETS = {
 
 
 def download(
-    dataset: str,
-    out: Path,
-    patients: Collection[int] | None = None,
-    base_url: str | None = None,
+    dataset: str, out: Path, patients: Collection[int] = (), base_url: str | None = None,
     workers: int = 8,
-) -> None:
+) -> None:  # fmt: skip
     """Complete the files of `dataset` in the folder `out`.
 
     Args:
@@ -77,7 +73,7 @@ def download(
             fcntl.flock(record, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Unusable(f"another download to {out} is running; wait for it") from None
-        if not (out / LIST).exists() and (failure := fetch(f"{url}/{LIST}", out / LIST)):
+        if not (out / LIST).exists() and (failure := fetch(f"{url}/{LIST}", out / LIST, None, int)):
             raise Unusable(
                 f"{url}/{LIST}: {failure}; try again, name a mirror by --base-url, or put this file"
                 f" and those that it lists into {out} by hand and run this command to check them"
@@ -101,35 +97,33 @@ def download(
             ThreadPool(workers) as pool,
         ):
             complete = partial(_complete, url, out, progress=bar.update)
-            names, failures = iter(pending.items()), {}
-            while len(failures) < GIVE_UP and (batch := list(islice(names, BATCH))):
-                for name, sha, failure in pool.imap_unordered(complete, batch):
-                    if failure is None:
-                        record.write(f"{sha} {name}\n")
-                    else:
-                        failures[name] = failure
-                        if len(failures) == GIVE_UP:
-                            break
+            failures = []
+            for name, sha, failure in pool.imap_unordered(complete, pending.items()):
+                if failure is None:
+                    record.write(f"{sha} {name}\n")
+                    continue
+                failures.append(f"{name} ({failure})")
+                if len(failures) == GIVE_UP:
+                    break
     if failures:
-        name, reason = next(iter(failures.items()))
         raise Unusable(
-            f"{len(failures)} files could not be downloaded, such as {name} ({reason}); the others"
-            f" are kept in {out}, and the same command continues"
+            f"{len(failures)} files could not be downloaded, such as {failures[0]}; the others are"
+            f" kept in {out}, and the same command continues"
         )
     print(f"{out}: {len(files):,} files, all verified")
 
 
-def read_list(source: Dataset, path: Path, patients: Collection[int] | None) -> dict[str, str]:
+def read_list(source: Dataset, path: Path, patients: Collection[int]) -> dict[str, str]:
     """SHA-256 of each wanted file, by name; raises `Unusable` where the list lacks some."""
     files, listed = {}, set()
     with path.open(errors="replace") as lines:
         for line in lines:
             sha, _, name = line.strip().partition(" ")
             match = re.fullmatch(source.wanted, name.lstrip(" *"))
-            if match and (patients is None or int(match["patient"]) in patients):
+            if match and (not patients or int(match["patient"]) in patients):
                 files[match[0]] = sha
                 listed |= {int(match["patient"])} if patients else set()
-    absent = set(patients or ()) - listed
+    absent = set(patients) - listed
     if absent or not files:
         what = f"patient {min(absent)}; correct --patients" if absent else "file of the data set"
         raise Unusable(f"{path} lists no {what}, or delete it to load it again")
@@ -149,13 +143,11 @@ def _complete(
     return name, sha, fetch(f"{url}/{name}", path, sha, progress)
 
 
-def fetch(
-    url: str, path: Path, sha: str | None = None, progress: Callable[[int], object] = abs
-) -> str | None:
+def fetch(url: str, path: Path, sha: str | None, progress: Callable[[int], object]) -> str | None:
     """Download a file, whole or not at all, and return why that failed, or None.
 
     Args:
-        sha: SHA-256 that it has to have. progress: is given the number of bytes that came in.
+        sha: SHA-256 that it has to have, if known. progress: is given the number of bytes received.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
@@ -164,10 +156,7 @@ def fetch(
             time.sleep(PAUSE * 2 ** (attempt - 1))
         digest = hashlib.sha256()
         try:
-            # Bytes as they were when their checksum was taken, not compressed for the transfer.
-            answer = requests.get(
-                url, stream=True, timeout=TIMEOUT, headers={"Accept-Encoding": "identity"}
-            )
+            answer = requests.get(url, stream=True, timeout=TIMEOUT, headers=HEADERS)
             with answer, part.open("wb") as file:
                 answer.raise_for_status()
                 for chunk in answer.iter_content(2**18):
@@ -200,7 +189,7 @@ def main() -> None:
     flag = parser.add_argument
     flag("dataset", choices=list(DATASETS))
     flag("--out", type=Path, required=True, help="folder of the files; that of an earlier run too")
-    flag("--patients", type=_patients, metavar="0,1,2 or 0-109",
+    flag("--patients", type=_patients, default=(), metavar="0,1,2 or 0-109",
          help="[icentia11k] all by default, about 1.1 TB")  # fmt: skip
     flag("--base-url", help="folder of a mirror, in place of physionet.org")
     flag("--workers", type=int, default=8, help="files that are downloaded at once; by default 8")

@@ -49,19 +49,17 @@ class Recording(NamedTuple):
 def open_npy(path: Path, hints: Hints) -> LazyRecording:
     """Map the array of a `.npy` file; samples that are not asked for are not read."""
     try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(values, np.ndarray):
-            raise ValueError("it holds several")
+        values = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except OSError:
         raise
     except Exception as error:  # a damaged header raises almost any error
         raise Unusable(f"not a plain array ({one_line(error)})") from None
-    return recording_of_values(np.asarray(values), ".npy", hints, mapped=path)
+    return replace(recording_of_values(values, hints), mapped=(path, path.stat().st_size))
 
 
 def open_mat(path: Path, hints: Hints) -> LazyRecording:
     """Read the variable `val` of a MATLAB file."""
-    return recording_of_values(read_val(path.read_bytes()), ".mat", hints)
+    return recording_of_values(read_val(path.read_bytes()), hints)
 
 
 def read_val(content: bytes) -> np.ndarray:
@@ -131,15 +129,13 @@ def read_whole(recording: LazyRecording) -> Recording:
     return Recording(signal, recording.fs, recording.leads, recording.uncalibrated)
 
 
-def read_recording(
-    path: Path, fs: float | None = None, unit: str | None = None, gain: float | None = None
-) -> Recording:
-    """Read one recording whole, as `open_recording` opens it.
+def read_recording(path: Path, *hints: float | str | None) -> Recording:
+    """Read one recording whole; arguments and errors as of `open_recording`.
 
     Raises:
         Unusable: as there, and if samples are missing.
     """
-    recording = read_whole(open_recording(path, fs, unit, gain))
+    recording = read_whole(open_recording(path, *hints))
     check_signal(recording)
     return recording
 
@@ -232,7 +228,9 @@ def _find(name: str) -> list[RecordFile]:
     path = Path(name)
     if name and path.is_dir():
         files = [Path(folder, file) for folder, _, held in os.walk(path) for file in held]
-        return _scanned(name, [file for file in files if not _is_hidden(file.relative_to(path))])
+        hidden = re.compile(r"(^|/)\.")
+        shown = [file for file in files if not hidden.search(file.relative_to(path).as_posix())]
+        return _scanned(name, shown)
     if record_file(path).is_file():
         return [RecordFile(record_file(path), True)]
     if glob.has_magic(name):
@@ -248,10 +246,6 @@ def _scanned(name: str, files: Iterable[Path]) -> list[RecordFile]:
     if not kept:
         raise Unusable(f"{name} holds no recording ({', '.join(sorted(FORMATS))})")
     return [RecordFile(path, False) for path in sorted(kept, key=_by_number)]
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _by_number(path: Path) -> list[tuple[int, str]]:

@@ -10,7 +10,6 @@ ranges of rates and amplitudes are chosen to look plausible; they are not fitted
 
 import argparse
 import json
-import signal as signals
 import sys
 import tempfile
 from pathlib import Path
@@ -67,6 +66,14 @@ CASES = {
     "A": [(AFIB, {})],
     "O": [(FLUTTER, {}), *((SINUS, {feature: ends}) for feature, ends in OTHER)],
     "~": [(NOISE, {})],
+}
+
+# Sizes of a cohort: default and meaning.
+SIZES = {
+    "patients": (24, "of Icentia11k"),
+    "segments": (2, "of each patient"),
+    "samples": (30_000, "of each segment"),
+    "recordings": (300, "of the Challenge"),
 }
 
 Stretches = list[tuple[int, float]]  # rhythm, seconds
@@ -225,22 +232,22 @@ def write_icentia11k(root: Path, patients: int, segments: int, samples: int, see
     """
     for number in tqdm(range(patients), desc="icentia11k", disable=None):
         rng = np.random.default_rng([seed, number, ICENTIA_FS])
-        patient, burden = draw_patient(rng), _draw_burden(rng, number)
+        patient = draw_patient(rng)
+        noise, ill = rng.uniform(0.03, 0.15), rng.uniform(0.3, 0.7) * (number % 2)
+        # Shares of sinus rhythm, fibrillation, flutter and noise in the patient's time.
+        burden = [1 - noise - ill, ill * (number % 4 == 1), ill * (number % 4 == 3), noise]
         for segment in range(segments):
             spells = samples // ICENTIA_FS // 10 + 1
             rhythms, seconds = rng.choice(4, spells, p=burden), rng.uniform(10, 50, spells)
             stretches = list(zip(rhythms, seconds, strict=True))
             recording = draw_recording(rng, patient, stretches, Grid(samples, ICENTIA_FS))
-            _write_segment(*segment_path(root, number, segment), *recording)
+            write_beats(*segment_path(root, number, segment), *recording)
 
 
-def _draw_burden(rng: Generator, number: int) -> np.ndarray:
-    """Shares of sinus rhythm, fibrillation, flutter and noise in a patient's time."""
-    noise, ill = rng.uniform(0.03, 0.15), rng.uniform(0.3, 0.7) * (number % 2)
-    return np.array([1 - noise - ill, ill * (number % 4 == 1), ill * (number % 4 == 3), noise])
-
-
-def _write_segment(folder: Path, name: str, signal: np.ndarray, beats: Beats, peaks: np.ndarray):
+def write_beats(
+    folder: Path, name: str, signal: np.ndarray, beats: Beats, peaks: np.ndarray
+) -> None:
+    """Write a drawn recording as a segment of Icentia11k."""
     units = np.rint(signal * ICENTIA_GAIN).astype(np.int16)
     symbols = np.where(beats.rhythms == NOISE, "Q", SYMBOLS[beats.kinds])
     write_segment(folder, name, units, ICENTIA_GAIN, peaks, symbols, ZONES[beats.rhythms])
@@ -253,7 +260,10 @@ def write_challenge17(
 
     `seconds` bounds the durations; the classes have their `PERCENT`, rounded down, the rest is N.
     """
-    labels = _draw_labels(np.random.default_rng([seed, recordings]), recordings)
+    counts = {label: recordings * percent // 100 for label, percent in PERCENT.items()}
+    counts["N"] += recordings - sum(counts.values())
+    in_order = np.repeat(list(counts), list(counts.values()))
+    labels = np.random.default_rng([seed, recordings]).permutation(in_order)
     names = [f"A{number:05}" for number in range(1, recordings + 1)]
     root.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(tqdm(names, desc="training2017", disable=None)):
@@ -262,36 +272,22 @@ def write_challenge17(
         rhythm, features = cases[rng.integers(len(cases))]
         patient = draw_patient(rng, **{"pac": (0, 0), "pvc": (0, 0)} | features)
         grid = Grid(int(rng.uniform(*seconds) * CHALLENGE_HZ), CHALLENGE_HZ)
-        _write_recording(root, name, draw_recording(rng, patient, [(rhythm, 1)], grid)[0])
+        signal, _, _ = draw_recording(rng, patient, [(rhythm, 1)], grid)
+        units = np.rint(signal * CHALLENGE_GAIN).astype(np.int16)
+        savemat(root / f"{name}.mat", {"val": units[None]}, format="4")
+        header = f"{name} 1 {CHALLENGE_HZ} {len(units)} 05:05:15 1/05/2000 \n"
+        header += f"{name}.mat 16+24 {CHALLENGE_GAIN}/mV 16 0 {units[0]} 0 0 ECG \n"
+        (root / f"{name}.hea").write_text(header, newline="\r\n")
     (root / "RECORDS").write_text("".join(f"{name}\n" for name in names))
     rows = (f"{name},{label}\n" for name, label in zip(names, labels, strict=True))
     (root / "REFERENCE.csv").write_text("".join(rows))
 
 
-def _draw_labels(rng: Generator, recordings: int) -> np.ndarray:
-    counts = {label: recordings * percent // 100 for label, percent in PERCENT.items()}
-    counts["N"] += recordings - sum(counts.values())
-    return rng.permutation(np.repeat(list(counts), list(counts.values())))
-
-
-def _write_recording(root: Path, name: str, signal: np.ndarray) -> None:
-    units = np.rint(signal * CHALLENGE_GAIN).astype(np.int16)
-    savemat(root / f"{name}.mat", {"val": units[None]}, format="4")
-    header = f"{name} 1 {CHALLENGE_HZ} {len(units)} 05:05:15 1/05/2000 \n"
-    header += f"{name}.mat 16+24 {CHALLENGE_GAIN}/mV 16 0 {units[0]} 0 0 ECG \n"
-    (root / f"{name}.hea").write_text(header, newline="\r\n")
-
-
-def write_cohort(
-    out: Path,
-    patients: int,
-    segments: int,
-    samples: int,
-    recordings: int,
-    seed: int,
-    overwrite: bool,
-) -> None:
+def write_cohort(out: Path, sizes: dict[str, int], seed: int, overwrite: bool) -> None:
     """Write `out/icentia11k` and `out/training2017`, or nothing at all.
+
+    Args:
+        sizes: numbers of patients, segments, samples and recordings, see `SIZES`.
 
     Raises:
         Unusable: `out` holds other files, or a cohort and `overwrite` is not set; it is for
@@ -303,42 +299,38 @@ def write_cohort(
             raise Unusable(f"--out {out} holds other files; name a new folder")
         if not overwrite:
             raise Unusable(f"--out {out} holds a synthetic cohort; add --overwrite to replace it")
-    sizes = {"patients": patients, "segments": segments, "samples": samples}
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         made = Path(folder, "made")
-        write_icentia11k(made / "icentia11k", **sizes, seed=seed)
+        patients, segments, samples, recordings = (sizes[name] for name in SIZES)
+        write_icentia11k(made / "icentia11k", patients, segments, samples, seed)
         write_challenge17(made / "training2017", recordings, seed)
-        about = {**sizes, "recordings": recordings, "seed": seed}
-        (made / MARKER).write_text(json.dumps(about, indent=1) + "\n")
+        (made / MARKER).write_text(json.dumps({**sizes, "seed": seed}, indent=1) + "\n")
         if out.exists():
             out.rename(Path(folder, "earlier"))
         made.rename(out)
 
 
 def main() -> None:
+    """Parse the flags and write a cohort."""
     parser = argparse.ArgumentParser(
         prog="python -m recordings.synthetic", description=__doc__.split("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     parser.error = lambda message: parser.exit(2, f"error: {message} (see --help)\n")
-    flag = parser.add_argument
-    flag("--out", type=Path, required=True, help="folder to make")
-    flag("--patients", type=int, default=24, help="of Icentia11k")
-    flag("--segments", type=int, default=2, help="of each patient")
-    flag("--samples", type=int, default=30_000, help="of each segment")
-    flag("--recordings", type=int, default=300, help="of the Challenge")
-    flag("--seed", type=int, default=0, help="of the cohort")
-    flag("--overwrite", action="store_true", help="replace an earlier cohort")
+    parser.add_argument("--out", type=Path, required=True, help="folder to make")
+    for name, (default, words) in SIZES.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help=words)
+    parser.add_argument("--seed", type=int, default=0, help="of the cohort")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier cohort")
     args = parser.parse_args()
-    counts = ("patients", "segments", "samples", "recordings")
-    if args.seed < 0 or any(getattr(args, name) < 1 for name in counts):
+    sizes = {name: getattr(args, name) for name in SIZES}
+    if args.seed < 0 or min(sizes.values()) < 1:
         parser.error("sizes are whole numbers above 0, the seed is not below 0")
-    write_cohort(**vars(args))
+    write_cohort(args.out, sizes, args.seed, args.overwrite)
 
 
 if __name__ == "__main__":
-    signals.signal(signals.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left behind
     try:
         main()
     except (Unusable, OSError) as error:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -47,14 +46,15 @@ ICENTIA_FS = 250  # Hz
 ICENTIA_GAIN = 74.36482269503546  # units per mV
 
 
-def read_header(record: Path) -> wfdb.Record:
-    """Header of a record with at least one lead, all of them calibrated in mV, uV or V.
+def read_header(record: Path) -> tuple[wfdb.Record, list[int]]:
+    """Header of a record with at least one lead, all of them calibrated in mV, uV or V, and the
+    leads for which it states no gain, or 0, which means 200 units per mV.
 
     Args:
         record: without extension.
 
     Raises:
-        Unusable: anything else.
+        Unusable: any other header.
     """
     try:
         line, *leads = _header_fields(record)
@@ -71,24 +71,17 @@ def read_header(record: Path) -> wfdb.Record:
         if not pattern.fullmatch(field):
             raise Unusable(f"header says {field[:20]!r} for its rate or length")
     check_rate(header.fs)
+    without_gain = []
     for lead, (_, fmt, gain, *_) in enumerate([*fields, "", ""] for fields in leads):
         if not FORMAT.fullmatch(fmt) or header.skew[lead] or not header.samps_per_frame[lead]:
             raise Unusable(f"lead {lead} has the format {fmt[:20]!r}, which is not read")
-        unit, baseline = header.units[lead], header.baseline[lead] or 0
-        stated = GAIN.fullmatch(gain) or NO_GAIN.fullmatch(gain)
-        if not stated or unit not in MILLIVOLT or abs(baseline) >= BASELINE or not (
-            GAINS[0] <= header.adc_gain[lead] / MILLIVOLT[unit] <= GAINS[1]
-        ):  # fmt: skip
+        if NO_GAIN.fullmatch(gain):
+            without_gain.append(lead)
+        per_mv = header.adc_gain[lead] / MILLIVOLT.get(header.units[lead], np.nan)
+        plausible = GAINS[0] <= per_mv <= GAINS[1] and abs(header.baseline[lead] or 0) < BASELINE
+        if not (plausible and (lead in without_gain or GAIN.fullmatch(gain))):
             raise Unusable(f"header states no gain per mV, uV or V for lead {lead}")
-    return header
-
-
-def leads_without_gain(record: Path) -> list[int]:
-    """Leads for which a header that `read_header` accepted states no gain, or 0, which means 200
-    units per mV."""
-    _, *leads = _header_fields(record)
-    gains = ([*fields, ""][2] for fields in leads)
-    return [lead for lead, gain in enumerate(gains) if NO_GAIN.fullmatch(gain)]
+    return header, without_gain
 
 
 def _header_fields(record: Path) -> list[list[str]]:
@@ -115,17 +108,16 @@ def check_length(record: Path, header: wfdb.Record) -> None:
     """
     for name in set(header.file_name):
         leads = [lead for lead, other in enumerate(header.file_name) if other == name]
-        fmt, offset = header.fmt[leads[0]], header.byte_offset[leads[0]] or 0
-        if fmt not in SAMPLE_BYTES:
-            raise Unusable(f"unreadable signal (format {fmt})")
+        if header.fmt[leads[0]] not in SAMPLE_BYTES:
+            raise Unusable(f"unreadable signal (format {header.fmt[leads[0]]})")
         try:
-            size = (record.parent / name).stat().st_size - offset
+            size = (record.parent / name).stat().st_size - (header.byte_offset[leads[0]] or 0)
         except FileNotFoundError:
             raise Unusable(f"no {name.removeprefix(record.name)} beside its .hea") from None
         except OSError as error:
             raise Unusable(f"unreadable signal ({one_line(error)})") from None
-        frame = SAMPLE_BYTES[fmt] * sum(header.samps_per_frame[lead] for lead in leads)
-        held = max(Fraction(size) / frame, 0)
+        samples = sum(header.samps_per_frame[lead] for lead in leads)
+        held = max(Fraction(size) / (SAMPLE_BYTES[header.fmt[leads[0]]] * samples), 0)
         if (header.sig_len or 0) > held:
             raise Unusable(f"header says {header.sig_len} samples, file holds {int(held)}")
 
@@ -141,32 +133,14 @@ def open_wfdb(path: Path, hints: Hints) -> LazyRecording:
         Unusable: unreadable, no gain per mV, uV or V, or a length that is not the header's.
     """
     record = path.with_suffix("")
-    header = read_header(record)
+    header, silent = read_header(record)
     check_length(record, header)
-    silent = leads_without_gain(record)
     scale = np.ones(header.n_sig)
     if hints.unit:
         scale[silent] = DEFAULT_GAIN * millivolt(hints.unit, hints.gain)
-    if header.sig_len is None or "8" in header.fmt:  # each sample of 8 is a step from the last
-        signal = _read_signal(record, 0, header.sig_len, None)
-        recording = LazyRecording.of_array(signal, 1, header.fs, header.sig_name)
-    else:
-        read = _block_reader(record, header.sig_len)
-        recording = LazyRecording(
-            header.fs, header.sig_len, header.n_sig, header.sig_name, read
-        )  # fmt: skip
-    read_mv = recording.read_mv
-    if (scale != 1).any():
-
-        def read_mv(start: int, stop: int, leads: list[int]) -> np.ndarray:
-            return recording.read_mv(start, stop, leads) * scale[leads]
-
-    uncalibrated = bool(silent and not hints.unit)
-    return replace(recording, read_mv=read_mv, uncalibrated=uncalibrated)
-
-
-def _block_reader(record: Path, length: int):
-    """`LazyRecording.read_mv` that keeps the last two blocks of a record."""
+    whole = header.sig_len is None or "8" in header.fmt  # each sample of 8 is a step from the last
+    signal = _read_signal(record, 0, header.sig_len, None) if whole else None
+    length = len(signal) if whole else header.sig_len
 
     @lru_cache(2)
     def block(number: int, leads: tuple[int, ...]) -> np.ndarray:
@@ -174,13 +148,18 @@ def _block_reader(record: Path, length: int):
         return _read_signal(record, number * BLOCK, stop, list(leads))
 
     def read(start: int, stop: int, leads: list[int]) -> np.ndarray:
-        if stop - start > BLOCK:
-            return _read_signal(record, start, stop, leads)
         first, last = start // BLOCK, max(start, stop - 1) // BLOCK
-        blocks = [block(number, tuple(leads)) for number in range(first, last + 1)]
-        return np.concatenate(blocks)[start - first * BLOCK : stop - first * BLOCK]
+        if whole:
+            part = signal[start:stop, leads]
+        elif stop - start > BLOCK:
+            part = _read_signal(record, start, stop, leads)
+        else:
+            blocks = [block(number, tuple(leads)) for number in range(first, last + 1)]
+            part = np.concatenate(blocks)[start - first * BLOCK : stop - first * BLOCK]
+        return part * scale[leads]
 
-    return read
+    uncalibrated = bool(silent and not hints.unit)
+    return LazyRecording(header.fs, length, header.n_sig, header.sig_name, read, uncalibrated)
 
 
 def _read_signal(record: Path, start: int, stop: int | None, leads: list[int] | None) -> np.ndarray:

@@ -10,13 +10,7 @@ from edfio import Edf, EdfSignal
 from scipy.io import savemat
 
 from recordings import MILLIVOLT, Unusable, wfdb_files
-from recordings.formats import (
-    find_records,
-    lead_number,
-    open_recording,
-    read_recording,
-    read_whole,
-)
+from recordings.formats import find_records, lead_number, open_recording, read_recording, read_whole
 from tests.helpers import noise, put_challenge, put_edf
 
 FS, LEADS = 250, ["ECG I", "V5"]

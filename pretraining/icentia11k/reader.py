@@ -189,8 +189,8 @@ def read_header(record_path: Path) -> Header:
     for suffix in (".hea", ".dat"):
         if not Path(f"{record_path}{suffix}").exists():
             raise Unusable(f"no {suffix}")
-    header = wfdb_io.read_header(record_path)
-    if wfdb_io.leads_without_gain(record_path):
+    header, without_gain = wfdb_io.read_header(record_path)
+    if without_gain:
         raise Unusable("header states no gain per mV")
     if header.fs != ICENTIA_FS:
         raise Unusable(f"header says {header.fs} Hz, not {ICENTIA_FS}")
