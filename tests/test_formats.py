@@ -178,7 +178,7 @@ def test_an_odd_rate_takes_no_more_than_others():
 def test_what_has_to_be_stated(tmp_path):
     np.save(tmp_path / "a.npy", SIGNAL)
     for given, words in (
-        ((None, "mV"), ".npy without a sampling rate"),
+        ((None, "mV"), "file without a sampling rate"),
         ((FS, None), "no unit given"),
         ((FS, "adu"), "unit adu without a gain"),
         ((0.3, "mV"), "0.3 Hz is not from 20 to 20000"),

@@ -218,7 +218,7 @@ def test_what_is_left_out(make, tmp_path):
         (rows(split=["train"]), [*SAID, "--test-size", 0.5], "--test-size and --seed draw a split"),
         (rows(patient=["a"]), SAID, "--test-size 0.2 of 10 records: a part would be empty"),
         ([*rows(9), {"file": "x.npy", "label": "rare"}], SAID, "class rare has 1"),
-        (rows(), ["--unit", "mV"], "10 × .npy without a sampling rate"),
+        (rows(), ["--unit", "mV"], "10 × file without a sampling rate"),
         (rows(), ["--record-fs", FS], "10 × no unit given"),
         (rows(), [*SAID, "--unit", "pV"], "--unit"),
         (rows(), [*SAID, "--labels", "zip"], "--labels zip (see python -m finetuning.prepare"),
