@@ -60,19 +60,11 @@ class Transfer(NamedTuple):
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Metadata) -> None:
-    """Write a state_dict with its metadata; equal content gives equal bytes."""
-    save_tensors(path, _without_counters(state), metadata.to_header())
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
-    """Write a safetensors file, whole or not at all.
-
-    Args:
-        header: of one entry; several would be written in no fixed order.
-    """
-    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    """Write a state_dict with its metadata, whole or not at all; equal content, equal bytes."""
+    state = _without_counters(state)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     with atomic_path(path) as temporary:
-        temporary.write_bytes(safetensors.torch.save(tensors, header))
+        temporary.write_bytes(safetensors.torch.save(tensors, metadata.to_header()))
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], Metadata]:
