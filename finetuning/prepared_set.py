@@ -117,11 +117,13 @@ def _arrays_fit(prepared: PreparedSet) -> bool:
         return False
     if any(array.dtype.kind != "U" or array.ndim != 1 for array in names):
         return False
-    if (signal.ndim, y.ndim) != (2, 2) or not signal.size or offsets.shape != (len(y) + 1,):
+    if (signal.ndim, y.ndim) != (2, 2) or not signal.size or not y.size:
+        return False
+    if offsets.shape != (len(y) + 1,) or y.max() > 1:
         return False
     divided = offsets[0] == 0 and offsets[-1] == len(signal) and (np.diff(offsets) > 0).all()
     unique = tuple(map(len, names)) == tuple(len(set(array)) for array in names) == y.shape
-    return bool(divided) and unique and y.max() <= 1
+    return bool(divided) and unique
 
 
 def _check_manifest(prepared: PreparedSet) -> dict[str, bool]:
@@ -139,7 +141,7 @@ def _check_manifest(prepared: PreparedSet) -> dict[str, bool]:
         "mean_mv": _are_numbers(mean, leads),
         "sd_mv": _are_numbers(sd, leads) and np.min(sd) > 1 / MAX_NUMBER,
         "patients": isinstance(patients, dict)
-        and all(type(patients.get(record)) is int for record in prepared.record_ids.tolist()),
+        and all(type(patients.get(record)) is int for record in prepared.record_ids),
     }
 
 

@@ -246,15 +246,6 @@ def test_a_table_that_is_not_clear(tmp_path, lines, words):
     command(prepare.main, *flags).refused(str(path), words)
 
 
-def test_columns_without_a_name_are_not_read(make, tmp_path):
-    make(rows(), *SAID)
-    path = tmp_path / "mine/labels.csv"
-    path.write_text("".join(f"{line},,\n" for line in path.read_text().splitlines()))
-    flags = ["--table", path, "--out", tmp_path / "out/t", "--overwrite", *SAID]
-    result = command(prepare.main, "--dataset", "table", *flags)
-    assert (result.code, result.err) == (0, ""), result
-
-
 def test_a_wfdb_record_by_several_names(make, tmp_path):
     folder = tmp_path / "mine"
     make(rows(3), *SAID)

@@ -3,10 +3,10 @@
 The set is read as it is distributed: the folder `training2017`, or `training2017.zip` unopened.
 """
 
+import hashlib
 import re
 import zipfile
 import zlib
-from hashlib import sha256 as sha
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,6 @@ _HEADER = re.compile(
 _BAD_ZIP = (zipfile.BadZipFile, zlib.error, RuntimeError)
 
 Folder = Path | zipfile.Path
-
 
 FLAGS = {
     "source": {"type": cli.existing, "required": True, "help": "folder training2017, or its zip"},
@@ -82,7 +81,7 @@ def read_listing(source: Path, labels: str | Path) -> Listing:
         counts = f"{len(unlabelled)} records without a label, {len(unlisted)} labels without one"
         example = (unlabelled + unlisted)[0][:40]
         raise UserError(f"{labels_path} disagrees with RECORDS: {counts}, such as {example}")
-    checksums = {name: sha(file.read_bytes()).hexdigest() for name, file in files.items()}
+    checksums = {key: hashlib.sha256(file.read_bytes()).hexdigest() for key, file in files.items()}
     return Listing(
         records=np.array(list(records)),
         y=multi_hot([{classes[record]} for record in records], CLASSES),
