@@ -18,17 +18,20 @@ BEGUN = "computing on"
 UNEQUAL = ("timing.csv", "args.json")  # times, and names of folders
 # Processes start from one that has imported all: in milliseconds, and with no threads of others.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["pretraining.run", "finetuning.trainer"])
+PROCESSES.set_forkserver_preload(["pretraining.trainer", "finetuning.trainer"])
 
 
 def start(module: str, flags: Sequence[object], log: Path) -> multiprocessing.Process:
     """A trainer in a process of its own, on one thread; what it says is added to `log`."""
-    process = PROCESSES.Process(target=_run, args=(module, [str(flag) for flag in flags], log))
+    process = PROCESSES.Process(
+        target=run_trainer, args=(module, [str(flag) for flag in flags], log)
+    )
     process.start()
     return process
 
 
-def _run(module: str, flags: list[str], log: Path) -> None:
+def run_trainer(module: str, flags: list[str], log: Path) -> None:
+    """In this process, on one thread."""
     import torch
 
     torch.set_num_threads(1)

