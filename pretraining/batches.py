@@ -1,8 +1,10 @@
-"""Examples and signals to tensors."""
+"""Frames to tensors: read in blocks by a thread, ahead of their use, normalised on the device."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import cycle
+from functools import lru_cache
+from itertools import cycle, pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,10 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pretraining.examples import Examples, Places
+from pretraining.icentia11k import torrent
 from pretraining.icentia11k.index import AnnotationIndex
-from pretraining.icentia11k.reader import Constants
-from pretraining.icentia11k.signals import Signals
+from pretraining.icentia11k.reader import Constants, Header
+from pretraining.sampler import Sampler
+from pretraining.tasks import Examples, Task
+from recordings import Unusable
 from utils.cli import UserError
 from utils.distributed import ALONE, Processes
 from utils.engine import Batch, describe_examples, moments
@@ -22,11 +26,66 @@ BLOCK_BYTES = 2**26  # read at once: many frames of each segment, few enough for
 SHARED_BYTES = 2**24  # by other processes: containers have little shared memory
 
 
+class Signals:
+    """Frames of `length` samples. Signals are opened on demand, the least recently used closed."""
+
+    def __init__(self, index: AnnotationIndex, length: int):
+        self.index, self.length = index, length
+        self._locate = lru_cache(2**14)(self._find)
+        self._open = lru_cache(index.distribution.OPEN_SIGNALS)(index.distribution.open_signal)
+
+    def __reduce__(self):
+        return Signals, (self.index, self.length)  # another process opens its own
+
+    def _find(self, segment: int) -> tuple[Path, int, Header]:
+        """Record of a segment, its number there, its header."""
+        split = self.index.distribution.split(self.index.record_path(segment))
+        return *split, self.index.header(segment)
+
+    def windows(self, segment: int) -> np.ndarray:
+        """All stretches of `length` samples of a segment, (samples - length + 1, length), a view.
+
+        They are int16 in its header's units, or float16 in mV, see `torrent.to_units`.
+
+        Raises:
+            UserError: the file has changed since the index was built.
+        """
+        record, number, header = self._locate(segment)
+        try:
+            samples = self._open(record, header)[number]
+            if len(samples) != header.samples:
+                raise Unusable(f"{len(samples)} samples, not {header.samples}")
+        except (Unusable, FileNotFoundError, IndexError) as reason:
+            raise UserError(
+                f"{self.index.record_path(segment)} changed since the index was built ({reason}); "
+                "delete the index and start again"
+            ) from None
+        # Faster than NumPy's sliding_window_view, which takes longer than mapping the file.
+        shape = len(samples) - self.length + 1, self.length
+        return np.ndarray(shape, samples.dtype, samples, strides=samples.strides * 2)
+
+    def read(self, segments: np.ndarray, starts: np.ndarray, frames: np.ndarray) -> None:
+        """Fill `frames`, (n, length) int16, in the units of the segments' headers.
+
+        Args:
+            segments: (n,), sorted. starts: (n,) first samples, all of `length` in their segment.
+
+        Raises:
+            UserError: as `windows`.
+        """
+        distinct, first = np.unique(segments, return_index=True)
+        stretches = pairwise([*first.tolist(), len(segments)])
+        # One after the other: mapping files in two threads takes longer than in one.
+        for segment, (begin, end) in zip(distinct.tolist(), stretches, strict=True):
+            read = self.windows(segment)[starts[begin:end]]
+            frames[begin:end] = read if read.dtype == np.int16 else torrent.to_units(read)
+
+
 class Frames(NamedTuple):
     """n examples of K frames each, as they were read; normalised, `signal[rows] * scale + shift`.
 
-    The signal lies in the order of the files: it is put into that of the examples where it is
-    needed, in one go with normalisation.
+    The signal lies in the order of the files. It is put into the order of the examples on the
+    device, together with normalisation.
     """
 
     signal: Tensor  # (n * K, T) int16
@@ -37,30 +96,28 @@ class Frames(NamedTuple):
 
 
 class FrameBatches(Dataset):
-    """Range of batch numbers -> `Frames`, the same whoever asks and in whatever order.
+    """Range of batch numbers -> `Frames`, the same for every process and in any order.
 
     Args:
+        sampler: draws windows of `task.window` samples.
         batch_size: examples of a batch, of all processes together.
         total: examples in all; the last batch may be smaller.
-        processes: which of them asks: each reads its share of every batch.
+        processes: which of them reads here: each reads its share of every batch.
     """
 
     def __init__(
         self,
+        task: Task,
         index: AnnotationIndex,
-        examples: Examples,
+        sampler: Sampler,
         constants: Constants,
         batch_size: int,
         total: int,
         processes: Processes = ALONE,
     ):
-        self.index = index
-        self.examples = examples
-        self.constants = constants
-        self.batch_size = batch_size
-        self.total = total
-        self.processes = processes
-        self.signals = Signals(index, examples.frame_size)
+        self.task, self.index, self.sampler, self.constants = task, index, sampler, constants
+        self.batch_size, self.total, self.processes = batch_size, total, processes
+        self.signals = Signals(index, task.frame_size)
 
     def __len__(self) -> int:
         return -(-self.total // self.batch_size)
@@ -73,14 +130,14 @@ class FrameBatches(Dataset):
     @property
     def batch_shape(self) -> tuple[int, int]:
         """Of the signal of a batch that is read here: frames, samples."""
-        return self.share_size * self.examples.frames, self.examples.frame_size
+        return self.share_size * self.task.num_frames, self.task.frame_size
 
     def __getitem__(self, numbers: range) -> Frames:
         return self.read(numbers, new_signal(self, len(numbers)))
 
     def read(self, numbers: range, signal: Tensor) -> Frames:
         """Batches of these numbers; their signal is read into the first rows of `signal`, int16."""
-        segments, starts, labels = self._places(numbers)
+        segments, starts, labels = self.examples(numbers)
         order = np.argsort((segments << 32 | starts).ravel())  # faster than by two keys
         signal = signal[: len(order)]
         self.signals.read(segments.ravel()[order], starts.ravel()[order], signal.numpy())
@@ -90,30 +147,19 @@ class FrameBatches(Dataset):
         return Frames(signal, *map(torch.from_numpy, arrays))
 
     def describe(self, number: int) -> str:
-        """Where the frames of a batch that are read here begin, for errors.
-
-        Raises:
-            UserError: a file has changed since the index was built.
-        """
-        segments, starts, _ = (array.ravel() for array in self._places(range(number, number + 1)))
-        signals = Signals(self.index, self.examples.frame_size)  # a thread may be reading the other
-        with np.errstate(all="ignore"):
-            scaling = zip(*map(np.ravel, self._scaling(segments)), strict=True)
-            finite = [
-                np.isfinite(signals.windows(segment)[start] * scale + shift).all()
-                for segment, start, (scale, shift) in zip(segments, starts, scaling, strict=True)
-            ]
+        """Where the frames of a batch that are read here start, for errors."""
+        segments, starts, _ = (array.ravel() for array in self.examples(range(number, number + 1)))
         names = [
             f"{self.index.record_path(segment).name} from sample {start}"
             for segment, start in zip(segments, starts, strict=True)
         ]
-        return describe_examples(names, finite, "frames")
+        return describe_examples(names, np.ones(len(names), bool), "frames")
 
-    def _places(self, numbers: range) -> Places:
-        """Of the examples of these batches, those that are read here."""
+    def examples(self, numbers: range) -> Examples:
+        """Examples of these batches that are read here."""
         first = numbers.start * self.batch_size
         count = min(numbers.stop * self.batch_size, self.total) - first
-        return self.examples(first, count, self.processes.share)
+        return self.task.examples(self.index, self.sampler, first, count, self.processes.share)
 
     def _scaling(self, segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Factor and shift from int16 to normalised mV, (B, K, 1) float32 each."""
@@ -128,29 +174,33 @@ def load(
     numbers: range,
     device: torch.device,
     workers: int = 0,
-    standardised: bool = False,
+    standardise: bool = False,
 ) -> Iterator[Batch]:
     """Normalised frames (B, K, T) float32 and labels (B,) on the device, in order.
 
-    While a block of batches is used the next one is read, and sent to the device, by a thread.
+    While a block of batches is used, a thread reads the next one and copies it to the device.
 
     Args:
         numbers: of the batches.
         workers: processes that read; the batches do not depend on it.
-        standardised: each frame by its own mean and deviation, too.
+        standardise: each frame by its own mean and deviation as well.
     """
-    for signal, *others in _ahead(_blocks_on(device, batches, numbers, workers), device):
+    cuda = device.type == "cuda"
+    read = _read_by_workers(batches, numbers, cuda, workers) if workers else (
+        _read_in_turns(batches, numbers, cuda)
+    )  # fmt: skip
+    for signal, *others in _ahead(_copy_to_cuda(read, device) if cuda else read, device):
         parts = (tensor.split(batches.share_size) for tensor in others)
         for rows, scale, shift, labels in zip(*parts, strict=True):
             x = torch.addcmul(shift, signal[rows].float(), scale)
-            if standardised:
+            if standardise:
                 mean, sd = moments(x)
                 x = (x - mean) / sd
             yield Batch(x, labels, len(labels) * (batches.batch_size // batches.share_size))
 
 
 def blocks(batches: Dataset, numbers: range, most: int = BLOCK_BYTES) -> list[range]:
-    """`numbers` of batches in stretches that are read at once, of so many bytes at most."""
+    """`numbers` of batches in blocks that are read at once, of at most so many bytes."""
     frames, samples = batches.batch_shape
     size = max(most // (2 * frames * samples), 1)
     return [numbers[first : first + size] for first in range(0, len(numbers), size)]
@@ -162,60 +212,48 @@ def new_signal(batches: Dataset, count: int, pinned: bool = False) -> Tensor:
     return torch.empty((count * frames, samples), dtype=torch.int16, pin_memory=pinned)
 
 
-def _blocks_on(
-    device: torch.device, batches: Dataset, numbers: range, workers: int
-) -> Iterator[Frames]:
-    cuda = device.type == "cuda"
-    read = _by_workers if workers else _in_turns
-    copies = torch.cuda.Stream(device) if cuda else None
-    stretches = blocks(batches, numbers, SHARED_BYTES if workers else BLOCK_BYTES)
-    for block in read(batches, stretches, cuda, workers):
-        yield _to_cuda(block, device, copies) if cuda else block
-
-
-def _in_turns(
-    batches: Dataset, stretches: list[range], pinned: bool, workers: int
-) -> Iterator[Frames]:
+def _read_in_turns(batches: Dataset, numbers: range, pinned: bool) -> Iterator[Frames]:
     """Read into two signals in turn, one for the block in use and one for the next: touching new
     memory would cost as much as reading."""
-    if not stretches:
-        return
-    signals = cycle([new_signal(batches, len(stretches[0]), pinned) for _ in range(2)])
-    for numbers, signal in zip(stretches, signals, strict=False):
-        yield batches.read(numbers, signal)
+    parts = blocks(batches, numbers)
+    signals = cycle([new_signal(batches, len(part), pinned) for part in parts[:1] * 2])
+    for part, signal in zip(parts, signals, strict=False):
+        yield batches.read(part, signal)
 
 
-def _by_workers(
-    batches: Dataset, stretches: list[range], pinned: bool, workers: int
+def _read_by_workers(
+    batches: Dataset, numbers: range, pinned: bool, workers: int
 ) -> Iterator[Frames]:
     loader = DataLoader(
-        batches, batch_size=None, sampler=stretches, num_workers=workers, pin_memory=pinned,
-        prefetch_factor=1,
+        batches, batch_size=None, sampler=blocks(batches, numbers, SHARED_BYTES),
+        num_workers=workers, pin_memory=pinned, prefetch_factor=1,
     )  # fmt: skip
     try:
         yield from loader
     except (UserError, OSError) as error:
-        # A worker's error arrives with its traceback for a message; keep the last line.
+        # A worker's error arrives with its traceback as its message; the last line is kept.
         message = str(error).strip().rpartition("\n")[2]
         raise UserError(message.removeprefix(f"{UserError.__module__}.UserError: ")) from None
 
 
-def _to_cuda(block: Frames, device: torch.device, copies: torch.cuda.Stream) -> Frames:
-    """Copy a block to the device beside what it computes; only the calling thread waits."""
-    with torch.cuda.stream(copies):
-        moved = Frames(*(tensor.to(device, non_blocking=True) for tensor in block))
-    copies.synchronize()
-    for tensor in moved:  # made in one stream, used in the other: not to be freed too early
-        tensor.record_stream(torch.cuda.default_stream(device))
-    return moved
+def _copy_to_cuda(read: Iterator[Frames], device: torch.device) -> Iterator[Frames]:
+    """Copy blocks in a stream of their own, beside what is computed; only this thread waits."""
+    copies = torch.cuda.Stream(device)
+    for block in read:
+        with torch.cuda.stream(copies):
+            moved = Frames(*(tensor.to(device, non_blocking=True) for tensor in block))
+        copies.synchronize()
+        for tensor in moved:  # made in one stream, used in the other: not to be freed too early
+            tensor.record_stream(torch.cuda.default_stream(device))
+        yield moved
 
 
-def _ahead(blocks: Iterator[Frames], device: torch.device) -> Iterator[Frames]:
+def _ahead(read: Iterator[Frames], device: torch.device) -> Iterator[Frames]:
     """Each block, while a thread makes the one after it."""
     cuda = device.type == "cuda"
     start = {"initializer": torch.cuda.set_device, "initargs": (device,)} if cuda else {}
     with ThreadPoolExecutor(1, **start) as thread:
-        coming = thread.submit(next, blocks, None)
+        coming = thread.submit(next, read, None)
         while block := coming.result():
-            coming = thread.submit(next, blocks, None)
+            coming = thread.submit(next, read, None)
             yield block

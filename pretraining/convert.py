@@ -8,40 +8,409 @@
 Of a database, one patient per record, one segment per lead, at 250 Hz. Several databases become one
 set, in one command or, with `--append`, one after the other. `dataset.json` holds the mean and
 deviation of the whole set, and the licence, checksums and subjects of each source.
+
+Of the torrent, the rhythm of a beat is that of the interval it lies in. Undefined rhythm, end and
+noise read back as noise, as in PhysioNet's files, and a segment without a beat as one without
+annotations.
 """
 
+import csv
+import math
+import os
+import shutil
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import repeat
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from utils import cli, names
+import numpy as np
+from tqdm import tqdm
+
+from pretraining.icentia11k import torrent
+from pretraining.icentia11k.index import FOLDER, parallel_map
+from pretraining.icentia11k.reader import BEAT_CODES, DESCRIPTION, ICENTIA11K, RHYTHM_CODES
+from recordings import Hints, Unusable
+from recordings.annotations import ALPHABETS, SAME_SUBJECT, Alphabet
+from recordings.formats import Recording, read_whole
+from recordings.resampling import resample
+from recordings.wfdb_files import (
+    ICENTIA_FS,
+    ICENTIA_GAIN,
+    open_wfdb,
+    read_atr,
+    segment_path,
+    write_segment,
+)
+from utils import cli
+from utils.cli import UserError
+from utils.files import HINTS, atomic_folder, read_json, sha256, summary, write_json
+from utils.model_card import DATA_SETS, JOINED
+from utils.run import versions
+
+SOURCES = (*ALPHABETS, "torrent")
+GAIN = 1000  # units per mV of what is converted from databases
+LIMIT = np.iinfo(np.int16).max
+SYMBOLS = {code: symbol for symbol, code in BEAT_CODES.items()}
+ZONES = {code: mark for mark, code in RHYTHM_CODES.items()}
+
+
+class Converted(NamedTuple):
+    """What was written and what was read of one record.
+
+    Attributes:
+        sums: of samples: their number, sum (mV) and sum of squares (mV²).
+        clipped: samples beyond what int16 holds. uncalibrated: whether no gain was stated.
+    """
+
+    left_out: list[dict[str, str]]
+    segments: int = 0
+    sums: np.ndarray = np.zeros(3)
+    clipped: int = 0
+    uncalibrated: bool = False
+    checksums: Mapping[str, str] = {}
+
+
+def find_records(source: str, folder: Path) -> dict[int, Path]:
+    """Record of each patient, without extension.
+
+    In a database, a patient's number is the record's where all names are numbers of up to five
+    digits, else its rank.
+
+    Raises:
+        UserError: there are none, or two of one patient.
+    """
+    if source == "torrent":
+        files, records = "NNNNN_batched.pkl.gz or .npy", torrent.find_records(folder)[0]
+        records = {patient: record for patient, (record,) in records.items()}
+    else:
+        files, names = ".hea", sorted(path.stem for path in folder.glob("*.hea"))
+        numbers = [int(name) for name in names if name.isdecimal() and len(name) <= 5]
+        if len(set(numbers)) < len(names):
+            numbers = range(len(names))
+        records = {n: folder / name for n, name in zip(numbers, names, strict=True)}
+    if not records:
+        raise UserError(f"{folder} holds no {files} files; name the folder of the records")
+    return records
+
+
+def convert(
+    sources: Sequence[tuple[str, Path]],
+    out: Path,
+    patient_ids: Collection[int] | None = None,
+    subjects: Path | None = None,
+    append: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Write the records of all sources to `out`, whole or not at all.
+
+    Args:
+        sources: name of each, see `SOURCES`, and the folder of its files.
+        patient_ids: whom to convert; everybody by default.
+        subjects: file of lines `patient,subject`, see `read_subjects`.
+        append: add to the set in `out`. overwrite: replace it.
+
+    Raises:
+        UserError: no usable records, a patient asked for is missing or has no usable segment, two
+            sources have a patient of the same number, or `out` holds something that may not be
+            replaced, or nothing that can be added to.
+    """
+    earlier = _read_earlier(out, append, overwrite)
+    for _, folder in sources:
+        if out.resolve() in (folder.resolve(), *folder.resolve().parents):
+            raise UserError(f"--from {folder} lies in --out {out}; choose another --out")
+    before = earlier.get("sources", [])
+    chosen = _choose(sources, before, patient_ids)
+    with atomic_folder(out) as made:
+        if append:
+            ignored = shutil.ignore_patterns(DESCRIPTION, FOLDER)
+            shutil.copytree(out, made, copy_function=os.link, ignore=ignored, dirs_exist_ok=True)
+        added = [
+            convert_source(name, records, made)
+            for (name, _), records in zip(sources, chosen, strict=True)
+        ]
+        done = {patient for source in added for patient in source["patient_of_record"].values()}
+        for patient in sorted(set(patient_ids or ()) - done):
+            reasons = summary([out for source in added for out in source["left_out"]])
+            raise UserError(
+                f"patient {patient} cannot be used; name others by --patient-ids ({reasons})"
+            )
+        description = describe([*before, *added], subjects, earlier.get("same_subject", {}))
+        write_json(made / DESCRIPTION, description)
+    print(
+        f"{out}: {description['patients']} patients, {description['segments']} segments, "
+        f"mean {description['mean_mv']:.4f} mV, sd {description['sd_mv']:.4f} mV"
+    )
+    for source in added:
+        if source.get("uncalibrated"):
+            count, hint = len(source["uncalibrated"]), HINTS["uncalibrated"]
+            print(f"{source['name']}: {count} records{hint}", file=sys.stderr)
+        if source["left_out"]:
+            print(summary(source["left_out"]), file=sys.stderr)
+
+
+def _read_earlier(out: Path, append: bool, overwrite: bool) -> dict[str, Any]:
+    """Description of the set in `out` that is added to, if any."""
+    described = (out / DESCRIPTION).exists()
+    if not append:
+        if out.exists() and not (overwrite and described):
+            raise UserError(f"{out} exists; choose another --out, or --overwrite a converted set")
+        return {}
+    earlier = read_json(out / DESCRIPTION) if described else {}
+    before = earlier.get("sources")
+    if not before or any(source["name"] == "torrent" for source in before):
+        raise UserError(
+            f"{out} is no set that --append can add to; convert all of its sources in one command"
+        )
+    return earlier
+
+
+def _choose(
+    sources: Sequence[tuple[str, Path]],
+    before: Iterable[Mapping[str, Any]],
+    patient_ids: Collection[int] | None,
+) -> list[dict[int, Path]]:
+    """Records of the patients asked for, of each source."""
+    source_of = {
+        patient: source["name"]
+        for source in before
+        for patient in source["patient_of_record"].values()
+    }
+    chosen = []
+    for name, folder in sources:
+        records = find_records(name, folder)
+        wanted = records.keys() if patient_ids is None else records.keys() & set(patient_ids)
+        for patient in sorted(wanted & source_of.keys()):
+            raise UserError(
+                f"patient {patient} of {name} is also in {source_of[patient]}; convert them to "
+                "sets of their own, or choose by --patient-ids"
+            )
+        source_of |= dict.fromkeys(wanted, name)
+        chosen.append({patient: records[patient] for patient in sorted(wanted)})
+    for patient in sorted(set(patient_ids or ()) - source_of.keys()):
+        raise UserError(f"patient {patient} is not in {sources[-1][1]}")
+    for (_, folder), records in zip(sources, chosen, strict=True):
+        if not records:
+            raise UserError(f"{folder} has none of the patients of --patient-ids")
+    return chosen
+
+
+def convert_source(source: str, records: Mapping[int, Path], out: Path) -> dict[str, Any]:
+    """Convert all records of a source; returns its description.
+
+    Raises:
+        UserError: no record can be used.
+    """
+    zipped = source == "torrent"
+    one = _convert_torrent if zipped else partial(_convert_wfdb, source)
+    with parallel_map(in_processes=zipped and len(records) > torrent.READ_ALONE) as run:
+        parts = run(one, records.keys(), records.values(), repeat(out))
+        parts = list(tqdm(parts, "converting", len(records), unit="record", disable=None))
+    left_out = [reason for part in parts for reason in part.left_out]
+    pairs = zip(records.items(), parts, strict=True)
+    converted = {record.name: patient for (patient, record), part in pairs if part.segments}
+    if not converted:
+        raise UserError(f"no record can be used ({summary(left_out)})")
+    samples, total, squares = sum(part.sums for part in parts)
+    mean, sd = total / samples, math.sqrt(squares / samples - (total / samples) ** 2)
+    about = {
+        "name": source,
+        "mean_mv": ICENTIA11K.mean if zipped else mean,
+        "sd_mv": ICENTIA11K.sd if zipped else sd,
+        "patients": len(converted),
+        "segments": sum(part.segments for part in parts),
+        "samples": int(samples),
+        "patient_of_record": converted,
+        "left_out": left_out,
+        "source_sha256": {name: sha for part in parts for name, sha in part.checksums.items()},
+    }
+    if zipped:
+        return about
+    uncalibrated = [
+        record.name
+        for record, part in zip(records.values(), parts, strict=True)
+        if part.uncalibrated
+    ]
+    same = {
+        converted[record]: converted[other]
+        for record, other in SAME_SUBJECT.get(source, {}).items()
+        if {record, other} <= converted.keys()
+    }
+    clipped = sum(part.clipped for part in parts)
+    return about | {
+        "clipped_samples": clipped, "uncalibrated": uncalibrated, "same_subject": same,
+    }  # fmt: skip
+
+
+def _convert_wfdb(source: str, patient: int, record: Path, out: Path) -> Converted:
+    """One record of an annotated database."""
+    try:
+        recording, ends, symbols, zones = read_annotated(record, ALPHABETS[source])
+    except Unusable as reason:
+        return Converted([{"record": record.name, "reason": str(reason)}])
+    # Continued in a line: leads have offsets, which zeros beyond the ends would make steps.
+    signal = resample(recording.signal, recording.fs, ICENTIA_FS, "line")
+    digital = np.clip(np.rint(signal * GAIN), -LIMIT, LIMIT)
+    ends = np.minimum(np.rint(ends * (ICENTIA_FS / recording.fs)).astype(np.int64), len(signal) - 1)
+    for lead, samples in enumerate(digital.T.astype(np.int16)):
+        write_segment(*segment_path(out, patient, lead), samples, GAIN, ends, symbols, zones)
+    files = [record.with_suffix(suffix) for suffix in (".hea", ".dat", ".atr")]
+    return Converted(
+        left_out=[],
+        segments=signal.shape[1],
+        sums=np.array([digital.size, digital.sum() / GAIN, (digital**2).sum() / GAIN**2]),
+        clipped=int((np.abs(signal * GAIN) > LIMIT).sum()),
+        uncalibrated=recording.uncalibrated,
+        checksums={path.name: sha256(path) for path in files if path.exists()},
+    )
+
+
+def read_annotated(
+    record: Path, alphabet: Alphabet
+) -> tuple[Recording, np.ndarray, list[str], list[str]]:
+    """Recording in mV; beats (n,) at its rate, Icentia11k's symbol and rhythm zone of each.
+
+    Raises:
+        Unusable: it cannot be read, samples are missing, or the rate is not the alphabet's.
+    """
+    recording = read_whole(open_wfdb(Path(f"{record}.hea"), Hints()))
+    if alphabet.fs not in (None, recording.fs):
+        raise Unusable(f"header says {recording.fs} Hz, not {alphabet.fs}")
+    if not np.isfinite(recording.signal).all():
+        raise Unusable("missing (NaN) samples")
+    marks = read_atr(record)
+    ends, symbols, zones, zone = [], [], [], ""
+    for position, symbol, note in zip(marks.sample, marks.symbol, marks.aux_note, strict=True):
+        if symbol == "+" and note.startswith("("):
+            zone = alphabet.rhythms.get(note.strip("\0"), "")
+        elif symbol in alphabet.beats:
+            ends.append(position)
+            symbols.append(alphabet.beats[symbol])
+            zones.append(zone)
+    return recording, np.array(ends, np.int64), symbols, zones
+
+
+def _convert_torrent(patient: int, record: Path, out: Path) -> Converted:
+    """All segments of one patient of the torrent."""
+    left_out, samples = [], []
+    try:
+        signal = torrent.open_signal(record)
+        for number, (path, segment) in enumerate(torrent.read(record, signal)):
+            if isinstance(segment, Unusable):
+                left_out.append({"record": path.name, "reason": str(segment)})
+                continue
+            # The interval each beat lies in; after the last one there is none.
+            intervals = np.searchsorted(segment.rhythm_ends, segment.beat_ends, "left")
+            codes = np.append(segment.rhythm_codes, -1)[intervals].tolist()
+            write_segment(
+                *segment_path(out, patient, number), torrent.to_units(signal[number]), ICENTIA_GAIN,
+                segment.beat_ends, [SYMBOLS[code] for code in segment.beat_codes.tolist()],
+                [ZONES.get(code, "") for code in codes],
+            )  # fmt: skip
+            samples.append(segment.header.samples)
+    except Unusable as reason:
+        left_out.append({"record": record.name, "reason": str(reason)})
+    read = torrent.files_read(record) if samples else []
+    sums = np.array([sum(samples), 0, 0])
+    return Converted(left_out, len(samples), sums, checksums={p.name: sha256(p) for p in read})
+
+
+def describe(
+    sources: Sequence[dict[str, Any]], subjects: Path | None, same_subject: Mapping[str, int]
+) -> dict[str, Any]:
+    """Content of `dataset.json`: mean and deviation of the whole set, subjects, each source.
+
+    Args:
+        sources: see `convert_source`. subjects: see `read_subjects`.
+        same_subject: patients that are already known to be one person.
+    """
+    records: dict[str, int] = {}
+    pairs = list(same_subject.items())
+    for source in sources:
+        records |= source["patient_of_record"]
+        pairs += source.get("same_subject", {}).items()
+    pairs = [(int(patient), other) for patient, other in pairs]
+    same = unite(pairs + (read_subjects(subjects, records) if subjects else []))
+    counts = {name: sum(s[name] for s in sources) for name in ("patients", "segments", "samples")}
+    shares = [source["samples"] / counts["samples"] for source in sources]
+    mean = sum(n * s["mean_mv"] for n, s in zip(shares, sources, strict=True))
+    square = sum(
+        n * (s["sd_mv"] ** 2 + s["mean_mv"] ** 2) for n, s in zip(shares, sources, strict=True)
+    )
+    names = ["icentia11k" if s["name"] == "torrent" else s["name"] for s in sources]
+    known = [DATA_SETS.get(name) for name in names]
+    licences = [k and f"{k.licence.name}, {k.licence.url}" for k in known]
+    one = len(sources) == 1
+    return {
+        "name": JOINED.join(dict.fromkeys(names)),
+        "mean_mv": sources[0]["mean_mv"] if one else mean,
+        "sd_mv": sources[0]["sd_mv"] if one else math.sqrt(square - mean**2),
+        "fs": ICENTIA_FS,
+        **counts,
+        "subjects": counts["patients"] - len(same),
+        "same_subject": same,
+        "sources": [{**s, "licence": text} for s, text in zip(sources, licences, strict=True)],
+        "versions": versions(),
+    }
+
+
+def unite(pairs: Iterable[tuple[int, int]]) -> dict[str, int]:
+    """Mapping of each patient but the first of a person to the first, from pairs of patients who
+    are one person."""
+    groups: dict[int, set[int]] = {}
+    for pair in pairs:
+        group = set().union(*(groups.get(patient, {patient}) for patient in pair))
+        groups |= dict.fromkeys(group, group)
+    return {str(p): min(groups[p]) for p in sorted(groups) if p != min(groups[p])}
+
+
+def read_subjects(path: Path, patient_of_record: Mapping[str, int]) -> list[tuple[int, int]]:
+    """Pairs of patients who are one person.
+
+    Args:
+        path: lines `patient,subject`, perhaps below that heading; a patient is a record's name or
+            the number of a patient, a subject any text.
+
+    Raises:
+        UserError: the file is no such text, or a line is no pair, or names no patient of the set.
+    """
+    numbers = {str(number): number for number in patient_of_record.values()} | patient_of_record
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is no text of lines patient,subject: {error}") from None
+    if rows and rows[0] == ["patient", "subject"]:
+        rows = rows[1:]
+    first: dict[str, int] = {}
+    pairs = []
+    for row in rows:
+        if len(row) != 2 or row[0] not in numbers:
+            raise UserError(f"{path}: {','.join(row)!r} is not a patient of the set and a subject")
+        number = numbers[row[0]]
+        pairs.append((number, first.setdefault(row[1], number)))
+    return pairs
 
 
 def main() -> None:
     parser = cli.Parser(prog="python -m pretraining.convert", description=__doc__.split("\n")[0])
     flag = parser.add_argument
     flag(
-        "--source",
-        choices=names.SOURCES,
-        action="append",
-        required=True,
+        "--source", choices=SOURCES, action="append", required=True,
         help="mitdb, svdb, wfdb for any other database with beat annotations (.atr), or torrent; "
         "given several times, each with its --from",
-    )
+    )  # fmt: skip
     flag(
-        "--from",
-        type=cli.existing,
-        action="append",
-        required=True,
-        dest="folders",
-        metavar="FOLDER",
-        help="folder of its files",
-    )
+        "--from", type=cli.existing, action="append", required=True, dest="folders",
+        metavar="FOLDER", help="folder of its files",
+    )  # fmt: skip
     flag("--out", type=Path, required=True, help="new folder for the converted set")
     flag("--patient-ids", type=cli.id_list, help="such as 0,1,2 or 0-109; all by default")
     flag(
-        "--subjects",
-        type=cli.file,
+        "--subjects", type=cli.file,
         help="file of lines patient,subject: records of one person, where the source does not say",
-    )
+    )  # fmt: skip
     flag("--append", action="store_true", help="add to the set that was converted to --out")
     flag("--overwrite", action="store_true", help="replace a set that was converted to --out")
     args = parser.parse_args()
@@ -51,8 +420,6 @@ def main() -> None:
         parser.error("argument --append: not with --overwrite")
     if "torrent" in args.source and (len(args.source) > 1 or args.append):
         parser.error("argument --source: torrent is converted by itself")
-    from pretraining.conversion import convert
-
     sources = list(zip(args.source, args.folders, strict=True))
     convert(sources, args.out, args.patient_ids, args.subjects, args.append, args.overwrite)
 

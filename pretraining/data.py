@@ -10,17 +10,15 @@ from pretraining.batches import FrameBatches
 from pretraining.cohort import (
     Cohort,
     choose_segments,
+    draw_patients,
     flagged,
     manifest,
-    part_patients,
-    split_patients,
-    without,
+    split_subjects,
 )
-from pretraining.icentia11k.index import AnnotationIndex
-from pretraining.icentia11k.indexing import open_index
+from pretraining.icentia11k.index import AnnotationIndex, open_index
 from pretraining.icentia11k.reader import Constants, read_constants
 from pretraining.sampler import Sampler
-from pretraining.tasks import TASKS, Task
+from pretraining.tasks import TASKS, Task, build_task
 from pretraining.validation import StoredFrames, write_frames
 from recordings.wfdb_files import ICENTIA_FS
 from utils.cli import UserError
@@ -49,25 +47,30 @@ def open_data(args: argparse.Namespace, processes: Processes) -> Data:
     Raises:
         UserError: the data set, or what the flags ask of it, cannot be used.
     """
-    task = TASKS[args.task]
+    task = build_task(args.task, vars(args))
     constants = read_constants(args.train)
     raw = args.arch in SPECTRAL_ARCHITECTURES and args.spectrogram_input == "raw"
     if raw or args.standardise == "frame":
         constants = constants._replace(mean=0.0, sd=1.0)
     named = args.patient_ids and sorted({*args.patient_ids, *(args.val_patient_ids or ())})
     index = open_index(args.train, args.index, named)
-    cohort, left_out = choose_segments(index, named, task.window(args), task.annotated)
+    needed = args.val_patient_ids or ()
+    cohort, left_out = choose_segments(index, named, task.window, task.annotated, needed)
     if left_out:
         print(summary(left_out), file=sys.stderr)
     stored = open_stored(args, constants) if args.val_file else None
     if stored:
-        train, val = without(cohort, stored.about, constants, args.val_file), {}
-    elif args.val_patient_ids:
-        train, val = part_patients(
-            index, cohort, args.val_patient_ids, left_out, constants.same_subject
-        )
+        source = f"--val-file {args.val_file}"
+        patients = stored.about["patients"] if stored.about["dataset"] == constants.name else []
+    elif needed:
+        source, patients = "--val-patient-ids", needed
     else:
-        train, val = split_patients(cohort, args.val_patients, args.seed, constants.same_subject)
+        source = f"--val-patients {args.val_patients}"
+        patients = draw_patients(cohort, args.val_patients, args.seed)
+    train, val = split_subjects(cohort, patients, constants.same_subject, source)
+    if stored:
+        print(f"{args.val_file}: {len(val)} of {len(cohort)} usable patients do not train")
+        val = {}
     steps_in_pass = -(-len(train) * args.samples_per_patient // args.batch_size)
     steps = args.steps_per_epoch or min(STEPS_PER_EPOCH, steps_in_pass)
     epochs = args.epochs or -(-steps_in_pass // steps)
@@ -110,11 +113,12 @@ class Stream(NamedTuple):
         """`total` examples of the patients in `cohort`; `number` tells random streams apart."""
         args = self.args
         sampler = Sampler(
-            list(cohort.values()), self.index.segments["samples"], self.task.window(args),
+            list(cohort.values()), self.index.segments["samples"], self.task.window,
             per_patient, (args.seed, number),
         )  # fmt: skip
-        examples = self.task.examples(self.index, sampler, args)
-        return FrameBatches(self.index, examples, self.constants, args.batch_size, total, processes)
+        return FrameBatches(
+            self.task, self.index, sampler, self.constants, args.batch_size, total, processes
+        )
 
 
 def validation_frames(args: argparse.Namespace, patients: int, epoch: int) -> tuple[int, int]:
@@ -137,7 +141,7 @@ def open_stored(args: argparse.Namespace, constants: Constants) -> StoredFrames:
     Raises:
         UserError: they are none, or those of another objective, size or normalisation.
     """
-    task = TASKS[args.task]
+    task = build_task(args.task, vars(args))
     stored = StoredFrames(args.val_file, args.batch_size)
     for name, needed in kind_of_frames(args, constants).items():
         if stored.about.get(name) != needed:
@@ -145,13 +149,13 @@ def open_stored(args: argparse.Namespace, constants: Constants) -> StoredFrames:
                 f"{args.val_file} was made with {name} {stored.about.get(name)}, not {needed}; "
                 "make another with --cache-val"
             )
-    stored.check(task.frames(args), args.frame_size, task.answers(args))
+    stored.check(task.num_frames, args.frame_size, task.num_outputs)
     return stored
 
 
 def kind_of_frames(args: argparse.Namespace, constants: Constants) -> dict[str, Any]:
     """What has to be equal where validation frames are to be used again."""
-    layout = {name: getattr(args, name) for name in TASKS[args.task].layout}
+    layout = {name: getattr(args, name) for name in TASKS[args.task].flags()}
     return {
         "task": args.task, "fs": ICENTIA_FS, "frame_size": args.frame_size,
         "mean_mv": constants.mean, "sd_mv": constants.sd, **layout,

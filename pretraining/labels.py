@@ -1,11 +1,13 @@
-"""Frame labels from annotations. Pure rules, vectorised over frames.
+"""Labels of frames from annotations: the rules of Weimann & Conrad's code, vectorised over frames.
 
 A frame is samples [start, end). An annotation's index marks the end of its beat or rhythm interval.
-The rules are those of Weimann & Conrad's code.
 
-Frames of many segments are labelled at once: `ends` and `codes` then hold the annotations of all
-segments one behind the other, and `within` says for each frame from where to where, (n,) each, its
-own segment's lie.
+Arguments of all rules:
+    ends: (annotations,) sample that ends each beat or interval, ascending.
+    codes: (annotations,) class of each, see `recordings.annotations`.
+    starts: (n,) first sample of each frame. frame_size: samples.
+    within: None, or (n,) first and (n,) stop: `ends` and `codes` then hold the annotations of many
+        segments, one after the other, and those of a frame's segment are numbered first … stop - 1.
 """
 
 import numpy as np
@@ -33,13 +35,6 @@ def beat_labels(
     undefined and normal; the lowest code wins a tie, and a frame without a complete beat is
     undefined.
 
-    Args:
-        ends: (beats,) sample that ends each beat, ascending.
-        codes: (beats,) class of each beat, see `recordings.annotations.BEAT_CLASSES`.
-        starts: (n,) first sample of each frame.
-        frame_size: samples.
-        within: see above; all annotations by default.
-
     Raises:
         ValueError: a code is none of the classes.
     """
@@ -56,17 +51,14 @@ def heart_rate_labels(
     """Heart-rate class of each frame, (n,) int64.
 
     From the mean interval between the ends of its complete beats: below 60 bpm bradycardia, up to
-    100 bpm normal, above that tachycardia; noise where there are fewer than two.
-
-    Args:
-        ends, starts, frame_size, within: as for `beat_labels`. fs: Hz.
+    100 bpm normal, above that tachycardia; noise where there are fewer than two. `fs` is in Hz.
     """
     first, stop = complete_beats(ends, starts, frame_size, within)
     intervals = stop - first - 1
     counted = intervals > 0
     first, last = np.where(counted, first, 0), np.where(counted, stop - 1, 0)
     padded = ends if len(ends) else np.zeros(1, np.int64)
-    span = padded[last].astype(np.int64) - padded[first]  # samples of so many intervals
+    span = padded[last].astype(np.int64) - padded[first]  # samples
     # Multiplied out, so that 60 and 100 bpm are met exactly: bpm = 60 fs intervals / span.
     slow = fs * intervals < span
     fast = 60 * fs * intervals > 100 * span
@@ -84,19 +76,12 @@ def rhythm_labels(
     """Rhythm class of each frame, (n,) int64.
 
     The longest of undefined, afib and aflut if any occurs, else the longest of end, noise and
-    normal; the lowest code wins a tie, and a frame behind the last annotation is undefined.
-
-    Args:
-        ends: (intervals,) sample that ends each interval, ascending.
-        codes: (intervals,) rhythm of each, see `recordings.annotations.RHYTHM_CLASSES`.
-        starts: (n,) first sample of each frame.
-        frame_size: samples.
-        within: see above; all annotations by default.
+    normal; the lowest code wins a tie, and a frame after the last annotation is undefined.
     """
     durations = rhythm_durations(ends, codes, starts, frame_size, within)
     decisive, common = durations[:, DECISIVE], durations[:, COMMON]
-    found = np.where(common.any(1), COMMON[common.argmax(1)], RHYTHM_CLASSES.index("undefined"))
-    return np.where(decisive.any(1), DECISIVE[decisive.argmax(1)], found)
+    others = np.where(common.any(1), COMMON[common.argmax(1)], RHYTHM_CLASSES.index("undefined"))
+    return np.where(decisive.any(1), DECISIVE[decisive.argmax(1)], others)
 
 
 def rhythm_durations(
@@ -108,13 +93,13 @@ def rhythm_durations(
 ) -> np.ndarray:
     """Samples of each rhythm in each frame, (n, classes) int64.
 
-    The interval that the frame starts in counts from there; the last one that begins in the frame
-    counts up to its end, even where the annotations end earlier.
+    The interval in which the frame starts counts from there. The last one that begins in the frame
+    counts up to the frame's end, even where the annotations end earlier.
     """
     stops = starts + frame_size
     first = search(ends, starts, "right", within)
-    behind = within[1] if within else len(ends)
-    stop = np.minimum(search(ends, stops, "left", within) + 1, behind)
+    last = within[1] if within else len(ends)
+    stop = np.minimum(search(ends, stops, "left", within) + 1, last)
     places, inside = _stretches(first, stop)
     if not places.size:
         return np.zeros((len(starts), len(RHYTHM_CLASSES)), np.int64)
@@ -130,14 +115,14 @@ def complete_beats(
 ) -> tuple[np.ndarray, np.ndarray]:
     """First complete beat of each frame, and one past its last, (n,) each.
 
-    The beat that ends first in a frame began before it, hence the one added.
+    The first beat that ends in a frame began before the frame, hence the one added.
     """
     first = search(ends, starts, "left", within) + 1
     return first, search(ends, starts + frame_size, "right", within)
 
 
 def search(ends: np.ndarray, places: np.ndarray, side: str, within: Within = None) -> np.ndarray:
-    """`np.searchsorted(ends, places, side)`, of each place in its own stretch of `ends`: (n,)."""
+    """`np.searchsorted(ends, places, side)` (n,), each place searched `within` its segment."""
     if within is None:
         return np.searchsorted(ends, places, side)
     before = np.less if side == "left" else np.less_equal

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from models import DEFAULT_ARCHITECTURE, build_encoder, count_parameters, settings_of
 from pretraining.batches import load
 from pretraining.data import Data, cache_validation, open_data
-from pretraining.tasks import TASKS
+from pretraining.tasks import TASKS, build_task
 from recordings.wfdb_files import ICENTIA_FS
 from utils import distributed, metrics
 from utils.card import write_card
@@ -117,7 +117,7 @@ def build_model(args: argparse.Namespace) -> nn.Module:
         args.arch = args.arch or DEFAULT_ARCHITECTURE
         settings = spectrogram_settings(args)
         encoder = build_encoder(args.arch, 1, args.stages, generator, settings)
-    model = TASKS[args.task].model(encoder, args, generator)
+    model = build_task(args.task, vars(args)).model(encoder, generator)
     with torch.inference_mode():  # a frame that is too short is better found out now
         encoder.eval()(torch.zeros(1, 1, args.frame_size))
     print(f"{args.arch}: {count_parameters(model):,} parameters")
@@ -142,7 +142,7 @@ def describe(args: argparse.Namespace, data: Data, model: nn.Module) -> Contract
         seed=args.seed,
         versions=versions(),
         spectrogram=settings_of(model.encoder),
-        context={name: getattr(args, name) for name in TASKS[args.task].layout} or None,
+        context={name: getattr(args, name) for name in TASKS[args.task].flags()} or None,
         derived_from=read_weights(args.weights_file)[1].lineage if args.weights_file else [],
     )
 

@@ -1,7 +1,7 @@
-"""Which frame comes next: patients in shuffled order, random places, all from (seed, position).
+"""Sampling of frames: patients in shuffled order, random positions, all from (seed, position).
 
-The stream is endless and made of passes; a pass takes every patient once, in an order of its own,
-and `samples_per_patient` frames of each. The frames of 16 patients at a time are mixed.
+The stream is endless and consists of passes. A pass takes every patient once, in a new order, and
+`samples_per_patient` frames of each. The frames of 16 patients at a time are mixed.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,13 +15,13 @@ MIXED_PATIENTS = 16
 
 
 class Sampler:
-    """Deterministic stream of frames; any stretch of it can be asked for at any time.
+    """Deterministic stream of frames, of which any stretch can be drawn at any time.
 
     Args:
         patients: for each patient the numbers of its segments, (segments,) int.
         samples: length of every segment of the data set, by number.
-        frame_size: samples; no segment given is shorter.
-        seed: several numbers tell streams of one run apart.
+        frame_size: samples; none of the patients' segments is shorter.
+        seed: numbers; the streams of one run differ in the later ones.
     """
 
     def __init__(
@@ -32,13 +32,10 @@ class Sampler:
         samples_per_patient: int,
         seed: Sequence[int],
     ):
-        self.patients = patients
-        self.samples = samples
-        self.frame_size = frame_size
-        self.samples_per_patient = samples_per_patient
-        self.seed = tuple(seed)
+        self.patients, self.samples, self.frame_size = patients, samples, frame_size
+        self.samples_per_patient, self.seed = samples_per_patient, tuple(seed)
         self._group = lru_cache(maxsize=2)(self._draw_group)
-        self._others = lru_cache(maxsize=2)(self._draw_others)
+        self._negatives = lru_cache(maxsize=2)(self._draw_negatives)
 
     def __reduce__(self):
         return Sampler, (
@@ -54,23 +51,23 @@ class Sampler:
         """Segment numbers and start samples, (count,) int64 each, from position `first` on."""
         return self._stretch(self._group, first, count)
 
-    def others(
+    def negatives(
         self, first: int, count: int, number: int, size: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For each position from `first` on, places to compare its frame with.
+        """For each position from `first` on, frames to contrast its frame with.
 
         Args:
-            number: of other frames, uniform over the segments of the position's 16 patients.
+            number: negatives, uniform over the segments of the position's 16 patients.
             size: samples of each.
 
         Returns:
-            Segment numbers and start samples, (count, number) each, and a number from 0 to
-            `number`, (count,): where among the others the frame itself is put.
+            Segment numbers and start samples, (count, number) each, and the position of the
+            positive frame among them, (count,), from 0 to `number`.
         """
-        return self._stretch(partial(self._others, number, size), first, count)
+        return self._stretch(partial(self._negatives, number, size), first, count)
 
     def _stretch(self, draw: Callable, first: int, count: int) -> tuple[np.ndarray, ...]:
-        """Positions from `first` on, of arrays that `draw(cycle, group)` makes group by group."""
+        """Positions from `first` on, of arrays that `draw(cycle, group)` makes for each group."""
         group_length = MIXED_PATIENTS * self.samples_per_patient
         parts = []
         while count:
@@ -85,8 +82,8 @@ class Sampler:
     def _members(self, cycle: int, group: int) -> list[np.ndarray]:
         """Segments of each patient of a group."""
         order = rng(*self.seed, cycle).permutation(len(self.patients))
-        members = order[group * MIXED_PATIENTS : (group + 1) * MIXED_PATIENTS]
-        return [self.patients[member] for member in members]
+        first = group * MIXED_PATIENTS
+        return [self.patients[member] for member in order[first : first + MIXED_PATIENTS]]
 
     def _draw_group(self, cycle: int, group: int) -> np.ndarray:
         """Frames of one group of patients, mixed; (2, frames): segment number, start."""
@@ -98,9 +95,7 @@ class Sampler:
         starts = generator.integers(0, self.samples[segments] - self.frame_size, endpoint=True)
         return generator.permutation(np.stack([segments, starts]), axis=1)
 
-    def _draw_others(
-        self, number: int, size: int, cycle: int, group: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _draw_negatives(self, number: int, size: int, cycle: int, group: int) -> tuple:
         generator = rng(*self.seed, cycle, group, 1)
         members = self._members(cycle, group)
         shape = len(members) * self.samples_per_patient, number

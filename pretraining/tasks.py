@@ -1,100 +1,189 @@
-"""Table of pretraining objectives; a new one is a row."""
+"""Pretraining objectives: the frames of an example, its label, the network, the loss.
 
-from argparse import Namespace
-from collections.abc import Callable
-from typing import NamedTuple
+A new objective is a class here, its rule in `pretraining.labels`, and a row in `TASKS`.
+"""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from models import Classifier
 from pretraining import labels
 from pretraining.cpc import CPC
-from pretraining.examples import Context, Examples, LabelledFrames, LabelRule, PredictedFrames
 from pretraining.icentia11k.index import AnnotationIndex
 from pretraining.sampler import Sampler
 from recordings.annotations import BEAT_CLASSES, HEART_RATE_CLASSES, RHYTHM_CLASSES
 from recordings.wfdb_files import ICENTIA_FS
 from utils.cli import UserError
-from utils.names import CONTEXT_FLAGS
+
+ALL = slice(None)
 
 
-class Task(NamedTuple):
-    """An objective; its functions take the flags of `pretraining.trainer`.
+class Examples(NamedTuple):
+    """Frames of n examples, K of each, and the labels of the examples."""
+
+    segments: np.ndarray  # (n, K) int64
+    starts: np.ndarray  # (n, K) int64
+    labels: np.ndarray  # (n,) int64
+
+
+@dataclass(frozen=True)
+class Task:
+    """An objective. Its fields are named as the flags of `pretraining.trainer` that set them.
+
+    Unless a subclass says otherwise, an example is one frame, and its label the frame's class.
 
     Attributes:
-        classes: in the order of the logits; none where the answer is a place.
+        frame_size: samples of a frame.
+        classes: names, in the order of the logits; empty where the label is a position.
         annotated: whether it needs annotations.
-        layout: flags that say which frames an example has.
-        frames: of an example. answers: logits.
+        num_frames: of an example. num_outputs: logits of an example.
         window: samples that an example takes from its segment in one stretch.
-        examples: what is made of the sampler's windows.
-        model: around an encoder, (B, K, T) -> (B, answers) logits.
-        loss: of logits against (B,) labels.
     """
 
-    classes: tuple[str, ...]
-    annotated: bool
-    layout: tuple[str, ...]
-    frames: Callable[[Namespace], int]
-    answers: Callable[[Namespace], int]
-    window: Callable[[Namespace], int]
-    examples: Callable[[AnnotationIndex, Sampler, Namespace], Examples]
-    model: Callable[[nn.Module, Namespace, Generator], nn.Module]
-    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+    frame_size: int
+    classes: ClassVar[tuple[str, ...]] = ()
+    annotated: ClassVar[bool] = True
+    num_frames = 1
+    num_outputs = property(lambda self: len(self.classes))
+    window = property(lambda self: self.frame_size)
+
+    @classmethod
+    def flags(cls) -> list[str]:
+        """Names of the flags that only this objective takes."""
+        return [field.name for field in fields(cls) if field.name != "frame_size"]
+
+    def label_frames(
+        self, index: AnnotationIndex, segments: np.ndarray, starts: np.ndarray
+    ) -> np.ndarray:
+        """Labels (n,) int64 of the frames that start in (n,) segments at (n,) samples."""
+        raise NotImplementedError
+
+    def examples(
+        self, index: AnnotationIndex, sampler: Sampler, first: int, count: int, share: slice = ALL
+    ) -> Examples:
+        """The `share` of the `count` examples from position `first` of the stream on.
+
+        Args:
+            sampler: draws windows of `self.window` samples.
+        """
+        segments, starts = (array[share] for array in sampler.frames(first, count))
+        labels = self.label_frames(index, segments, starts)
+        return Examples(segments[:, None], starts[:, None], labels)
+
+    def model(self, encoder: nn.Module, generator: Generator) -> nn.Module:
+        """Network around an encoder: (B, num_frames, frame_size) -> (B, num_outputs) logits."""
+        return Classifier(encoder, self.num_outputs, generator)
+
+    @staticmethod
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean loss of (B, num_outputs) logits against (B,) labels."""
+        return F.cross_entropy(logits, labels)
 
 
-def _classification(classes: tuple[str, ...], rule: LabelRule) -> Task:
-    """Tell the class of a frame."""
-    return Task(
-        classes,
-        annotated=True,
-        layout=(),
-        frames=lambda args: 1,
-        answers=lambda args: len(classes),
-        window=lambda args: args.frame_size,
-        examples=lambda index, sampler, args: LabelledFrames(index, sampler, rule),
-        model=lambda encoder, args, generator: Classifier(encoder, len(classes), generator),
-    )
+class Beat(Task):
+    """The beat class that characterises a frame."""
+
+    classes = BEAT_CLASSES
+
+    def label_frames(self, index, segments, starts):
+        ends, codes = index.arrays["beat_ends"], index.arrays["beat_codes"]
+        within = index.within("beats", segments)
+        try:
+            return labels.beat_labels(ends, codes, starts, self.frame_size, within)
+        except ValueError:
+            raise UserError(f"{index.folder} is damaged (unknown beat class); delete it") from None
 
 
-def _beat(index, segments, starts, frame_size):
-    ends, codes = index.arrays["beat_ends"], index.arrays["beat_codes"]
-    within = index.within("beats", segments)
-    try:
-        return labels.beat_labels(ends, codes, starts, frame_size, within)
-    except ValueError:
-        raise UserError(f"{index.folder} is damaged (a beat of no class); delete it") from None
+class Rhythm(Task):
+    """The rhythm that characterises a frame."""
+
+    classes = RHYTHM_CLASSES
+
+    def label_frames(self, index, segments, starts):
+        ends, codes = index.arrays["rhythm_ends"], index.arrays["rhythm_codes"]
+        within = index.within("rhythms", segments)
+        return labels.rhythm_labels(ends, codes, starts, self.frame_size, within)
 
 
-def _rhythm(index, segments, starts, frame_size):
-    ends, codes = index.arrays["rhythm_ends"], index.arrays["rhythm_codes"]
-    return labels.rhythm_labels(ends, codes, starts, frame_size, index.within("rhythms", segments))
+class HeartRate(Task):
+    """Whether the heart beats slowly, normally or fast in a frame."""
+
+    classes = HEART_RATE_CLASSES
+
+    def label_frames(self, index, segments, starts):
+        ends, within = index.arrays["beat_ends"], index.within("beats", segments)
+        return labels.heart_rate_labels(ends, starts, self.frame_size, ICENTIA_FS, within)
 
 
-def _heart_rate(index, segments, starts, frame_size):
-    ends, within = index.arrays["beat_ends"], index.within("beats", segments)
-    return labels.heart_rate_labels(ends, starts, frame_size, ICENTIA_FS, within)
+@dataclass(frozen=True)
+class ContextPrediction(Task):
+    """CPC: tell the frame that follows a context from negatives.
+
+    An example is `context_size` frames of context and then the candidates; its label is the
+    position of the positive frame among the candidates.
+
+    Attributes:
+        context_size: frames of context.
+        context_overlap: samples shared by neighbouring frames of the context.
+        positive_offset: frames left out between the context and the positive frame.
+        ns: negatives.
+    """
+
+    context_size: int
+    context_overlap: int
+    positive_offset: int
+    ns: int
+    annotated: ClassVar[bool] = False
+
+    num_frames = property(lambda self: self.context_size + self.num_outputs)
+    num_outputs = property(lambda self: 1 + self.ns)
+    window = property(lambda self: int(self.offsets[-1]) + self.frame_size)
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """First samples of the context's frames and of the positive one, (context_size + 1,).
+
+        The positive frame starts after the last sample of the context, whatever the overlap; in
+        the authors' code it may overlap the context.
+        """
+        context = np.arange(self.context_size) * (self.frame_size - self.context_overlap)
+        return np.append(context, context[-1] + self.frame_size * (1 + self.positive_offset))
+
+    def examples(self, index, sampler, first, count, share=ALL):
+        segments, starts = (array[share] for array in sampler.frames(first, count))
+        negatives = sampler.negatives(first, count, self.ns, self.frame_size)
+        negative_segments, negative_starts, position = (array[share] for array in negatives)
+        starts = starts[:, None] + self.offsets
+        context = np.repeat(segments[:, None], self.context_size, axis=1)
+        candidates = _insert(segments, negative_segments, position)
+        candidate_starts = _insert(starts[:, -1], negative_starts, position)
+        return Examples(
+            np.hstack([context, candidates]),
+            np.hstack([starts[:, :-1], candidate_starts]),
+            position,
+        )
+
+    def model(self, encoder, generator):
+        return CPC(encoder, self.context_size, generator)
 
 
-def _context(args: Namespace) -> Context:
-    return Context(
-        args.frame_size, args.context_size, args.context_overlap, args.positive_offset, args.ns
-    )
+def _insert(positive: np.ndarray, negatives: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """`positive` (n,) among `negatives` (n, k), at `position` (n,) of each row: (n, k + 1)."""
+    candidates = np.empty((len(negatives), negatives.shape[1] + 1), negatives.dtype)
+    here = np.arange(candidates.shape[1]) == position[:, None]
+    candidates[here], candidates[~here] = positive, negatives.ravel()
+    return candidates
 
 
-TASKS = {
-    "beat": _classification(BEAT_CLASSES, _beat),
-    "rhythm": _classification(RHYTHM_CLASSES, _rhythm),
-    "hr": _classification(HEART_RATE_CLASSES, _heart_rate),
-    "cpc": Task(
-        classes=(),
-        annotated=False,
-        layout=CONTEXT_FLAGS,
-        frames=lambda args: args.context_size + 1 + args.ns,
-        answers=lambda args: 1 + args.ns,
-        window=lambda args: _context(args).window,
-        examples=lambda index, sampler, args: PredictedFrames(sampler, _context(args)),
-        model=lambda encoder, args, generator: CPC(encoder, args.context_size, generator),
-    ),
-}
+TASKS = {"beat": Beat, "rhythm": Rhythm, "hr": HeartRate, "cpc": ContextPrediction}
+
+
+def build_task(name: str, settings: Mapping[str, Any]) -> Task:
+    """The objective `name`; of `settings`, such as all flags, it takes those it has fields for."""
+    task = TASKS[name]
+    return task(**{field.name: settings[field.name] for field in fields(task)})

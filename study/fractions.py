@@ -16,7 +16,7 @@ def patient_ids(root: Path, share: float, seed: int) -> list[int]:
     Raises:
         UserError: there are none.
     """
-    from pretraining.icentia11k.distributions import find_records
+    from pretraining.icentia11k.index import find_records
     from pretraining.icentia11k.reader import read_constants
 
     return choose(find_records(root)[0], read_constants(root).same_subject, share, seed)

@@ -23,13 +23,16 @@ from finetuning.batches import to_device
 from finetuning.datasets import Listing, challenge17, challenge20, ptbxl, table
 from finetuning.predict import Predictor
 from finetuning.prepared_set import load_prepared, manifest_path, write_prepared
-from pretraining import wfdb_source
+from pretraining import convert
 from pretraining.batches import FrameBatches
 from pretraining.cohort import choose_segments
-from pretraining.icentia11k import distributions
 from pretraining.icentia11k import reader as icentia11k
-from pretraining.icentia11k.index import AnnotationIndex
-from pretraining.icentia11k.indexing import open_index
+from pretraining.icentia11k.index import (
+    AnnotationIndex,
+    distribution_of,
+    open_index,
+    read_record,
+)
 from pretraining.sampler import Sampler
 from pretraining.tasks import TASKS
 from pretraining.tensorflow.checkpoint import read_checkpoint
@@ -87,12 +90,12 @@ def put_wfdb(record: Path, formats: list[str], units: np.ndarray) -> None:
 def read_segments(path: Path) -> None:
     """A record of either distribution, as the index reads it, and its signal."""
     record = path.with_name(path.name.partition(".")[0].removesuffix("_lbls"))
-    for place, segment in distributions.read(record):
+    for place, segment in read_record(record):
         if isinstance(segment, Exception):
             raise segment
         assert np.isfinite(segment.header.gain) and (np.diff(segment.beat_ends) >= 0).all()
         assert {len(segment.beat_codes), len(segment.beat_ends)} == {len(segment.beat_ends)}
-        distribution = distributions.distribution_of(place)
+        distribution = distribution_of(place)
         name, number = distribution.split(place)
         signal = distribution.open_signal(name, segment.header)[number]
         assert len(signal) == segment.header.samples
@@ -108,8 +111,8 @@ def put_mitdb(folder: Path, suffix: str) -> Path:
 
 def convert_record(path: Path) -> None:
     """What `pretraining.convert` makes of a record, without writing it."""
-    signal, fs, *_ = wfdb_source._read_signal(path.with_suffix(""), None)
-    ends, *_ = wfdb_source._read_annotations(path.with_suffix(""), ALPHABETS["wfdb"])
+    recording, ends, *_ = convert.read_annotated(path.with_suffix(""), ALPHABETS["wfdb"])
+    signal, fs, *_ = recording
     assert np.isfinite(resampling.resample(signal, fs, FS, "line")).all()
     np.rint(ends * (FS / fs)).astype(np.int64)
 
@@ -153,7 +156,7 @@ def read_index(path: Path) -> None:
     index = open_index(path.parents[2])
     cohort, _ = choose_segments(index, None, FRAME, annotated=True)
     for task in ("beat", "rhythm", "hr"):
-        found = batches(index, cohort, task).examples(0, 8).labels
+        found = batches(index, cohort, task).examples(range(1)).labels
         assert found.min() >= 0 and found.max() < len(TASKS[task].classes)
     batch = batches(index, cohort, "beat")[range(1)]
     assert batch.signal.shape == (8, FRAME) and batch.scale.isfinite().all()
@@ -161,8 +164,7 @@ def read_index(path: Path) -> None:
 
 def batches(index: AnnotationIndex, cohort: dict, task: str) -> FrameBatches:
     sampler = Sampler(list(cohort.values()), index.segments["samples"], FRAME, 8, (0,))
-    examples = TASKS[task].examples(index, sampler, None)
-    return FrameBatches(index, examples, icentia11k.ICENTIA11K, 8, 8)
+    return FrameBatches(TASKS[task](FRAME), index, sampler, icentia11k.ICENTIA11K, 8, 8)
 
 
 def put_description(folder: Path, name: str) -> Path:

@@ -7,7 +7,7 @@ import pytest
 
 from finetuning.datasets import challenge17
 from finetuning.predict import export
-from pretraining import conversion, tasks
+from pretraining import convert, tasks
 from recordings import annotations, synthetic
 from tests.helpers import ROOT
 from utils import names
@@ -66,12 +66,12 @@ def test_no_cycles():
 def test_modules_that_do_without():
     assert "argparse" not in packages("utils.engine")
     unpickling = {m for m in MODULES if packages(m) & {"pickle", "dill", "joblib", "shelve"}}
-    assert unpickling == {"pretraining.icentia11k.unpickle"}
+    assert unpickling == {"pretraining.icentia11k.torrent"}
 
 
 def test_names_agree_with_the_tables():
     assert tuple(tasks.TASKS) == names.TASKS
-    assert tuple(conversion.SOURCES) == names.SOURCES
+    assert tuple(convert.SOURCES) == names.SOURCES
     assert tuple(export.FORMATS) == names.EXPORTS
 
 

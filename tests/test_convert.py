@@ -8,7 +8,7 @@ import pytest
 import wfdb
 from scipy.signal import resample_poly
 
-from pretraining import convert, wfdb_source
+from pretraining import convert
 from pretraining.icentia11k import reader as icentia11k
 from recordings.annotations import BEAT_CLASSES, RHYTHM_CLASSES
 from tests.helpers import command
@@ -311,14 +311,14 @@ def test_empty_folder_is_refused(call, tmp_path, out):
 def test_error_on_the_way_leaves_nothing_half_made(call, source, out, monkeypatch):
     call(source)
     before = sorted(out.parent.rglob("*"))
-    real = wfdb_source.write_segment
+    real = convert.write_segment
 
     def full(folder, name, *rest):
         if name == "p00205_s01":
             raise OSError(28, "No space left on device", name)
         real(folder, name, *rest)
 
-    monkeypatch.setattr(wfdb_source, "write_segment", full)
+    monkeypatch.setattr(convert, "write_segment", full)
     code, _, err = call(source, "--overwrite")
     assert code == 2 and "No space left" in err
     assert sorted(out.parent.rglob("*")) == before

@@ -12,10 +12,10 @@ from models import ENCODERS, build_encoder, count_parameters
 from pretraining.batches import FrameBatches
 from pretraining.cohort import choose_segments
 from pretraining.cpc import CPC, TransformerLayer, positions
-from pretraining.examples import Context, PredictedFrames
-from pretraining.icentia11k.indexing import open_index
+from pretraining.icentia11k.index import open_index
 from pretraining.icentia11k.reader import Constants
 from pretraining.sampler import Sampler
+from pretraining.tasks import ContextPrediction
 from utils.cli import UserError
 
 SAMPLES = np.array([4000, 5000, 900])
@@ -26,16 +26,16 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def draw(context, count=60):
-    sampler = Sampler(PATIENTS, SAMPLES, context.window, 30, (0, 1))
-    return PredictedFrames(sampler, context)(0, count)
+def draw(task, count=60):
+    sampler = Sampler(PATIENTS, SAMPLES, task.window, 30, (0, 1))
+    return task.examples(None, sampler, 0, count)
 
 
 @pytest.mark.parametrize("overlap", [0, 30, 99])
 @pytest.mark.parametrize("offset", [0, 2])
 def test_the_frame_to_find_follows_the_context_and_never_overlaps_it(overlap, offset):
-    context = Context(frame_size=100, size=5, overlap=overlap, offset=offset, negatives=3)
-    segments, starts, labels = draw(context)
+    task = ContextPrediction(100, 5, overlap, offset, ns=3)
+    segments, starts, labels = draw(task)
     assert segments.shape == starts.shape == (60, 5 + 4)
     assert (np.diff(starts[:, :5]) == 100 - overlap).all()
     rows = np.arange(60)
@@ -44,11 +44,11 @@ def test_the_frame_to_find_follows_the_context_and_never_overlaps_it(overlap, of
     last = starts[:, 4] + 100
     assert (starts[rows, 5 + labels] == last + 100 * offset).all()
     assert (starts[rows, 5 + labels] + 100 <= SAMPLES[segments[:, 0]]).all()
-    assert context.window == 4 * (100 - overlap) + 100 * (2 + offset)
+    assert task.window == 4 * (100 - overlap) + 100 * (2 + offset)
 
 
 def test_other_candidates_come_from_anywhere_and_the_right_one_sits_anywhere():
-    segments, starts, labels = draw(Context(100, 2, 0, 0, 2))
+    segments, starts, labels = draw(ContextPrediction(100, 2, 0, 0, 2))
     assert set(labels) == {0, 1, 2}
     wrong = np.arange(3) != labels[:, None]
     assert set(segments[:, 2:][wrong]) == {0, 1}
@@ -59,12 +59,12 @@ def test_batches_hold_every_frame_in_its_own_scale(cohort_copy, tmp_path):
     path = cohort_copy / "p00/p00001/p00001_s00.hea"
     path.write_text(path.read_text().replace("74.36482269503546(0)/mV", "150(40)/mV"))
     index = open_index(cohort_copy)
-    context = Context(256, 3, 56, 0, 2)
-    cohort, _ = choose_segments(index, None, context.window, annotated=False)
-    sampler = Sampler(list(cohort.values()), index.segments["samples"], context.window, 8, (0, 1))
-    examples = PredictedFrames(sampler, context)
-    frames = FrameBatches(index, examples, Constants("made up", 0.1, 0.5, {}), 16, 40)[range(1, 2)]
-    segments, starts, labels = examples(16, 16)
+    task = ContextPrediction(256, 3, 56, 0, 2)
+    cohort, _ = choose_segments(index, None, task.window, annotated=False)
+    sampler = Sampler(list(cohort.values()), index.segments["samples"], task.window, 8, (0, 1))
+    batches = FrameBatches(task, index, sampler, Constants("made up", 0.1, 0.5, {}), 16, 40)
+    frames = batches[range(1, 2)]
+    segments, starts, labels = task.examples(index, sampler, 16, 16)
     assert frames.signal.shape == (16 * 6, 256) and frames.labels.tolist() == labels.tolist()
     normalised = (frames.signal[frames.rows] * frames.scale + frames.shift).numpy()
     for row, column in np.ndindex(16, 6):

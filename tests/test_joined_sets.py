@@ -9,7 +9,7 @@ import pytest
 import wfdb
 
 from pretraining import convert, trainer
-from pretraining.cohort import split_patients
+from pretraining.cohort import draw_patients, split_subjects
 from pretraining.icentia11k import reader as icentia11k
 from recordings.annotations import ALPHABETS
 from tests.helpers import command, contents
@@ -142,7 +142,8 @@ def test_records_of_one_subject_stay_together(joined, sources, tmp_path):
     cohort = {patient: np.zeros(1, np.int64) for patient in patients(joined)}
     sides = set()
     for seed in range(40):
-        train, val = split_patients(cohort, 2, seed, constants.same_subject)
+        drawn = draw_patients(cohort, 2, seed)
+        train, val = split_subjects(cohort, drawn, constants.same_subject, "")
         for pair in ((201, 202), (100, 800)):
             assert (pair[0] in val) == (pair[1] in val) != (pair[1] in train)
             sides.add((pair, pair[0] in val))
@@ -197,7 +198,7 @@ def test_patients_that_validate_by_number(joined, tmp_path):
         (["--val-patient-ids", "801", "--val-patients", 1], "--val-patient-ids says who"),
         (["--val-patient-ids", "801", "--val-file", "FILE"], "--val-file says who"),
         (["--val-patient-ids", "802"], "patient 802 is not in"),
-        (["--val-patient-ids", "100,201,801"], "takes all usable patients"),
+        (["--val-patient-ids", "100,201,801"], "--val-patient-ids takes all of 5 usable patients"),
     ],
 )
 def test_patients_that_cannot_validate(joined, tmp_path, flags, words):
@@ -232,7 +233,8 @@ def test_whole_databases(ecg_data, tmp_path):
     sides = {
         tuple(patient in val for patient in (201, 202))
         for seed in range(200)
-        for _, val in [split_patients(cohort, 0.1, seed, constants.same_subject)]
+        for drawn in [draw_patients(cohort, 0.1, seed)]
+        for _, val in [split_subjects(cohort, drawn, constants.same_subject, "")]
     }
     assert sides == {(True, True), (False, False)}
     shutil.rmtree(out)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretraining.icentia11k import reader as icentia11k
-from pretraining.icentia11k.indexing import merge_runs
+from pretraining.icentia11k.index import merge_runs
 from pretraining.labels import beat_labels, complete_beats, heart_rate_labels, rhythm_labels
 from recordings.annotations import BEAT_CLASSES, HEART_RATE_CLASSES, RHYTHM_CLASSES
 

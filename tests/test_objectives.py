@@ -1,6 +1,5 @@
 """Every objective with every architecture, and validation frames kept in a file."""
 
-import argparse
 import json
 import shutil
 from dataclasses import asdict
@@ -13,7 +12,7 @@ import torch
 from models import build_encoder
 from pretraining import trainer
 from pretraining.batches import load
-from pretraining.tasks import TASKS as TABLE
+from pretraining.tasks import build_task
 from pretraining.validation import StoredFrames
 from recordings.synthetic import write_icentia11k
 from tests.helpers import command, contents
@@ -44,13 +43,14 @@ def pretrain(cohort, job, task, *flags, small=SMALL):
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_objective_with_every_architecture(task, architecture):
-    args = argparse.Namespace(context_size=2, context_overlap=0, positive_offset=0, ns=2)
+    settings = {"context_size": 2, "context_overlap": 0, "positive_offset": 0, "ns": 2}
     generator = torch.Generator().manual_seed(0)
     encoder = build_encoder(architecture, 1, 1, generator)
-    model = TABLE[task].model(encoder, args, generator)
-    logits = model(torch.randn(3, TABLE[task].frames(args), 256, generator=generator))
-    assert logits.shape == (3, TABLE[task].answers(args))
-    TABLE[task].loss(logits, torch.tensor([0, 1, 2])).backward()
+    objective = build_task(task, {"frame_size": 256, **settings})
+    model = objective.model(encoder, generator)
+    logits = model(torch.randn(3, objective.num_frames, 256, generator=generator))
+    assert logits.shape == (3, objective.num_outputs)
+    objective.loss(logits, torch.tensor([0, 1, 2])).backward()
     assert encoder.conv1.weight.grad.any()
 
 
@@ -184,7 +184,7 @@ def test_kept_frames_are_mapped_not_loaded(kept):
 def test_kept_frames_of_everybody_leave_nobody(cohort, kept, tmp_path):
     patients = StoredFrames(kept, 4).about["patients"]
     only = ["--patient-ids", ",".join(map(str, patients)), "--val-file", kept]
-    pretrain(cohort, tmp_path / "job", "beat", *only, small=KEPT).refused("none is left to train")
+    pretrain(cohort, tmp_path / "job", "beat", *only, small=KEPT).refused("leaves none to train")
 
 
 @pytest.mark.parametrize(

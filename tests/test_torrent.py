@@ -2,14 +2,10 @@
 
 import copyreg
 import gzip
-import io
 import json
 import os
 import pickle
-import pickletools
 import struct
-import tracemalloc
-import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -17,13 +13,12 @@ import numpy as np
 import pytest
 
 from pretraining import convert, trainer
-from pretraining.batches import FrameBatches
+from pretraining.batches import FrameBatches, Signals
 from pretraining.cohort import choose_segments
-from pretraining.icentia11k import admit, distributions, room, torrent, unpickle
 from pretraining.icentia11k import reader as icentia11k
-from pretraining.icentia11k.indexing import open_index
+from pretraining.icentia11k import torrent
+from pretraining.icentia11k.index import find_records, open_index, read_record
 from pretraining.icentia11k.reader import ICENTIA11K
-from pretraining.icentia11k.signals import Signals
 from pretraining.sampler import Sampler
 from pretraining.tasks import TASKS
 from recordings import Unusable
@@ -32,25 +27,13 @@ from tests.helpers import command
 from utils.cli import UserError
 from utils.files import sha256
 
-LIMIT = 10**6
 FRAME = 512
 NAME = "00000_batched"
 
 
-@pytest.fixture
-def reading(monkeypatch):
-    """Change how the torrent's records are read."""
-
-    def reading(**changes):
-        changed = distributions.TORRENT._replace(**changes)
-        monkeypatch.setattr(distributions, "TORRENT", changed)
-
-    return reading
-
-
 @pytest.fixture(autouse=True)
-def in_this_process(reading):
-    reading(at_once=99)
+def in_this_process(monkeypatch):
+    monkeypatch.setattr(torrent, "READ_ALONE", 99)
 
 
 # Writers, each of one patient's signal (segments, samples) float16 and labels
@@ -113,7 +96,7 @@ def copy_cohort(source, folder, put=put_zipped):
     for patient, paths in icentia11k.find_records(source)[0].items():
         segments = [next(icentia11k.read(path))[1] for path in paths]
         units = [
-            icentia11k.read_signal(path, segment.header)
+            icentia11k.open_signal(path, segment.header)[0]
             for path, segment in zip(paths, segments, strict=True)
         ]
         labels = [(segment[2:4], segment[4:6]) for segment in segments]
@@ -167,18 +150,13 @@ def raw_labels(**changes):
 
 
 def reasons(folder, index=None):
-    left_out = open_index(folder, index).left_out
-    return {out["record"]: out["reason"] for out in left_out}
-
-
-# Both distributions are one data set
+    return {out["record"]: out["reason"] for out in open_index(folder, index).left_out}
 
 
 def frames(index, task):
     cohort, _ = choose_segments(index, None, FRAME, annotated=True)
     sampler = Sampler(list(cohort.values()), index.segments["samples"], FRAME, 20, (0,))
-    examples = TASKS[task].examples(index, sampler, None)
-    batches = FrameBatches(index, examples, ICENTIA11K, 40, 120)
+    batches = FrameBatches(TASKS[task](FRAME), index, sampler, ICENTIA11K, 40, 120)
     return [batches[range(number, number + 1)] for number in range(len(batches))]
 
 
@@ -199,14 +177,6 @@ def test_frames_and_labels_are_those_of_the_wfdb_distribution(
         assert len(set(batch.labels.tolist())) > 1
 
 
-def test_constant_and_clipped_segments_are_marked(patient):
-    signal = np.stack([SIGNAL[0], SIGNAL[1].clip(-1, 1), np.full_like(SIGNAL[2], 0.5)])
-    put_signal(patient, signal)
-    segments = open_index(patient).segments
-    assert segments["clipped"].tolist() == [False, True, False]
-    assert segments["constant"].tolist() == [False, False, True]
-
-
 def test_a_run_on_the_torrent(zipped, tmp_path):
     result = command(
         trainer.main, "--train", zipped, "--unzipped", "--job-dir", tmp_path / "job", "--index",
@@ -219,30 +189,24 @@ def test_a_run_on_the_torrent(zipped, tmp_path):
     assert manifest["train"]["records"]["5"] == ["00005_batched#00", "00005_batched#01"]
 
 
-def test_segments_of_as_many_beats_make_a_numeric_array(patient):
-    put_unzipped(patient, NAME, SIGNAL, [LABELS] * 3)
-    kinds = flattened([LABELS] * 3)
-    np.savez(patient / f"{NAME}_lbls.npz", **kinds)
-    assert np.load(patient / f"{NAME}_lbls.npz")["btype"].shape == (3, 2, 5)
-    for _, segment in torrent.read(patient / NAME):
-        assert segment.beat_codes.tolist() == LABELS[0][1].tolist()
-        assert segment.rhythm_codes.tolist() == LABELS[1][1].tolist()
-
-
-def test_unzipped_files_are_preferred(patient):
+def test_unzipped_files_are_preferred_and_mapped(patient):
     for suffix in (".pkl.gz", "_lbls.pkl.gz"):
         (patient / f"{NAME}{suffix}").write_bytes(b"")
     put_unzipped(patient, NAME, SIGNAL, [LABELS] * 3)
-    assert reasons(patient) == {}
-    assert isinstance(torrent.open_signal(patient / NAME), np.memmap)
+    # Segments of equally many beats make a numeric array.
+    np.savez(patient / f"{NAME}_lbls.npz", **flattened([LABELS] * 3))
+    segments = [segment for _, segment in torrent.read(patient / NAME)]
+    assert [s.beat_codes.tolist() for s in segments] == [LABELS[0][1].tolist()] * 3
+    assert [s.rhythm_codes.tolist() for s in segments] == [LABELS[1][1].tolist()] * 3
+    assert isinstance(torrent.open_signal(patient / NAME).base, np.memmap)
 
 
-def test_a_folder_holds_one_distribution(patient, cohort_folder, tmp_path):
+def test_a_folder_holds_one_distribution(patient, tmp_path):
     write_segment(patient, "p00000_s00", np.zeros(500, np.int16), ICENTIA_GAIN, ENDS[:0], "", "")
     with pytest.raises(UserError, match="both distributions"):
-        distributions.find_records(patient)
+        find_records(patient)
     with pytest.raises(UserError, match=r"NNNNN_batched\.pkl\.gz"):
-        distributions.find_records(tmp_path)
+        find_records(tmp_path)
 
 
 def test_labels_are_sorted_and_ties_keep_the_order_of_the_classes(patient):
@@ -284,56 +248,31 @@ def test_segment_with_missing_samples_is_left_out(patient, value):
 
 @pytest.mark.parametrize(
     "value",
-    [
-        SIGNAL.astype(np.float32), SIGNAL.astype(np.int16), SIGNAL[0], SIGNAL[None], SIGNAL[:0],
-        SIGNAL[:, :0], SIGNAL.astype(object), [SIGNAL], {"signal": SIGNAL}, None, np.float16(1),
-    ],
+    [SIGNAL.astype(np.float32), SIGNAL[0], SIGNAL[:0], SIGNAL.astype(object), [SIGNAL], None],
     ids=lambda value: f"{type(value).__name__} {getattr(value, 'dtype', '')}",
-)  # fmt: skip
+)
 def test_signal_of_another_kind_is_left_out(patient, value):
     put_signal(patient, value)
-    assert reasons(patient)[NAME] in (
-        "signal: no float16 array (segments, samples)",
-        "signal: no samples",
-    )
+    assert reasons(patient)[NAME].startswith("signal: no ")
     (patient / f"{NAME}.pkl.gz").unlink()
     np.save(patient / f"{NAME}.npy", value, allow_pickle=True)
     assert reasons(patient)[NAME].startswith("signal: ")
+    (patient / f"{NAME}.npy").unlink()
+    assert reasons(patient) == {NAME: "no signal (.pkl.gz or .npy)"}
 
 
-def test_signal_of_very_many_segments_is_left_out(patient):
-    put_signal(patient, np.zeros((65, 9), np.float16))
-    assert reasons(patient) == {NAME: "signal: 65 segments, more than 64"}
-
-
-@pytest.mark.parametrize(
-    "header",
-    [
-        "(" * 999, "'''", "{[]: 1}", "1" + "+1" * 4900, "-" * 9900 + "1",
-        "{'descr': '<f2', 'fortran_order': False, 'shape': (0x" + "f" * 99 + ",)}",
-        "{'descr': '<f2', 'fortran_order': False, 'shape': (True,)}",
-        "{'descr': (), 'fortran_order': False, 'shape': (1,)}",
-    ],
-    ids=range(8),
-)  # fmt: skip
+@pytest.mark.parametrize("header", ["(" * 999, "'''", "{[]: 1}", "1" + "+1" * 4900,
+    "{'descr': '<f2', 'fortran_order': False, 'shape': (True,)}"], ids=range(5))  # fmt: skip
 def test_header_of_an_unzipped_signal_that_makes_no_sense(patient, header):
     start = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header))
     (patient / f"{NAME}.npy").write_bytes(start + header.encode() + bytes(100))
     assert reasons(patient)[NAME].startswith("signal: unreadable (")
 
 
-def test_patient_without_a_signal_is_left_out(patient):
-    (patient / f"{NAME}.pkl.gz").unlink()
-    assert reasons(patient) == {NAME: "no signal (.pkl.gz or .npy)"}
-
-
-def test_labels_of_other_segments_leave_the_patient_out(patient):
-    put_labels(patient, raw_labels()[:2])
-    assert reasons(patient) == {NAME: "labels of 2 segments, signal of 3"}
-
-
 @pytest.mark.parametrize("value", [None, 7, {}, {"btype": []}, {"btype": 1, "rtype": 2}])
 def test_labels_of_another_kind_leave_the_patient_out(patient, value):
+    put_labels(patient, raw_labels()[:2])
+    assert reasons(patient) == {NAME: "labels: of 2 segments, signal of 3"}
     put_labels(patient, value)
     assert reasons(patient) == {NAME: "labels: no btype and rtype for each segment"}
 
@@ -342,43 +281,23 @@ def beats(*first_class):
     return [np.array(first_class), *[np.zeros(0)] * 4]
 
 
-NESTED = [7]
-for _ in range(4):  # 1,000 gigabytes, were it made an array
-    NESTED = [NESTED] * 600
-
-
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    "change",
     [
-        ({"btype": beats(3, -1)}, "btype holds no places below 2000"),
-        ({"btype": beats(2000)}, "btype holds no places"),
-        ({"btype": beats(*[7] * 2001)}, "btype holds no places"),
-        ({"btype": beats(1.5)}, "btype holds no places"),
-        ({"btype": beats(np.nan)}, "btype holds no places"),
-        ({"btype": beats(np.inf)}, "btype holds no places"),
-        ({"btype": [NESTED] * 5}, "btype holds no places"),
-        ({"btype": [["7"], [], [], [], []]}, "btype holds no places"),
-        ({"btype": beats([7])}, "btype holds no places"),
-        ({"btype": None}, "btype holds no places"),
-        ({"btype": [1] * 5}, "btype holds no places"),
-        ({"btype": [np.zeros(0, int)] * 4}, "btype of 4 classes, not 5"),
-        ({"btype": [np.zeros(0, int)] * 6}, "btype of 6 classes, not 5"),
-        ({"rtype": [np.zeros(0, int)] * 7}, "rtype of 7 classes, not 6"),
+        beats(3, -1), beats(2000), beats(1.5), beats(np.nan), [["7"], [], [], [], []], beats([7]),
+        None, [1] * 5, [np.zeros(0, int)] * 4, [np.zeros(0, int)] * 6,
     ],
-)
-def test_labels_that_make_no_sense_leave_their_segment_out(patient, change, reason):
-    put_labels(patient, raw_labels(**change))
-    ((record, found),) = reasons(patient).items()
-    assert record == f"{NAME}#01" and found.startswith(reason)
-
-
-@pytest.mark.parametrize(
-    "pair",
-    [
-        (ENDS, ENDS[:4] * 0), (ENDS, ENDS * 0 + 5), (ENDS, ENDS * 0 - 1), (ENDS,),
-        (ENDS - 41, ENDS * 0), 5, (ENDS, ["1"] * 5),
-    ],
+    ids=range(10),
 )  # fmt: skip
+def test_labels_that_make_no_sense_leave_their_segment_out(patient, change):
+    put_labels(patient, raw_labels(btype=change))
+    reason = "btype is not of positions below 2000 in 5 classes"
+    assert reasons(patient) == {f"{NAME}#01": reason}
+
+
+@pytest.mark.parametrize(
+    "pair", [(ENDS, ENDS[:4] * 0), (ENDS, ENDS * 0 + 5), (ENDS,), (ENDS - 41, ENDS * 0), 5]
+)
 def test_flattened_labels_that_make_no_sense(patient, pair):
     labels = flattened([LABELS] * 3)
     labels["btype"][1] = pair
@@ -395,12 +314,12 @@ def test_files_cut_anywhere_are_noticed(patient, suffix):
     whole = path.read_bytes()
     for size in np.linspace(0, len(whole) - 1, 23).astype(int):
         path.write_bytes(whole[:size])
-        (found,) = distributions.read(patient / NAME)
-        assert str(found[1]).startswith("labels: " if "lbls" in suffix else "signal: ")
-        assert str(patient) not in str(found[1]) and "\n" not in str(found[1])
+        ((_, reason),) = read_record(patient / NAME)
+        assert str(reason).startswith("labels: " if "lbls" in suffix else "signal: ")
+        assert str(patient) not in str(reason) and "\n" not in str(reason)
 
 
-def test_a_wrong_byte_in_the_checksum_is_noticed(patient):
+def test_a_wrong_checksum_is_noticed(patient):
     path = patient / f"{NAME}.pkl.gz"
     content = bytearray(path.read_bytes())
     content[-6] ^= 1
@@ -412,37 +331,31 @@ def test_a_wrong_byte_in_the_checksum_is_noticed(patient):
 
 
 @pytest.fixture
-def read(reading):
+def read(monkeypatch):
     """Names of the records that are read from here on."""
-    names = []
-    reading(read=lambda path: names.append(path.name) or torrent.read(path))
+    names, original = [], torrent.read
+    monkeypatch.setattr(torrent, "read", lambda path: names.append(path.name) or original(path))
     return names
 
 
 def test_only_what_changed_is_read_again(patient, read):
-    open_index(patient)
+    path = patient / f"{NAME}.pkl.gz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+    for _ in range(2):
+        assert reasons(patient)[NAME].startswith("signal: unreadable (Compressed file ended")
+    path.write_bytes(whole)
+    assert reasons(patient) == {}
     put_zipped(patient, "00007_batched", SIGNAL[:2], [LABELS] * 2)
     assert open_index(patient).segments["patient"].tolist() == [0, 0, 0, 7, 7]
     open_index(patient)
-    assert read == [NAME, "00007_batched"]
+    assert read == [NAME, NAME, "00007_batched"]
     read.clear()
     (patient / f"{NAME}_lbls.pkl.gz").unlink()
     assert open_index(patient).segments["annotated"].tolist() == [False] * 3 + [True] * 2
     (patient / "00007_batched.pkl.gz").unlink()
     assert open_index(patient).segments["patient"].tolist() == [0, 0, 0]
     assert read == [NAME, "00007_batched"]
-
-
-def test_file_that_is_complete_at_last_is_read(patient, read):
-    path = patient / f"{NAME}.pkl.gz"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-9])
-    for _ in range(2):
-        assert reasons(patient)[NAME].startswith("signal: unreadable (Compressed file ended")
-    assert read == [NAME]
-    path.write_bytes(whole)
-    assert reasons(patient) == {}
-    assert read == [NAME] * 2
 
 
 def test_two_records_of_one_patient_are_refused(call, patient, out):
@@ -453,11 +366,6 @@ def test_two_records_of_one_patient_are_refused(call, patient, out):
     assert not out.exists()
 
 
-def test_patient_that_is_not_there_is_an_error(patient):
-    with pytest.raises(UserError, match="patient 3 is not in"):
-        choose_segments(open_index(patient, patient_ids=[0, 3]), [0, 3], FRAME, annotated=True)
-
-
 @pytest.mark.parametrize("signal", [SIGNAL[:2], SIGNAL[:, :-1], None])
 def test_signal_changed_since_is_one_clear_error(patient, signal):
     index = open_index(patient)
@@ -466,17 +374,19 @@ def test_signal_changed_since_is_one_clear_error(patient, signal):
         Signals(index, FRAME).windows(2)
 
 
-def test_few_patients_are_open_at_a_time(patient, reading):
-    reading(open_signals=1)
+def test_few_patients_are_open_at_a_time(patient, monkeypatch):
     put_zipped(patient, "00001_batched", -SIGNAL, [LABELS] * 3)
-    signals = Signals(open_index(patient), FRAME)
+    index, opened, original = open_index(patient), [], torrent.open_signal
+    monkeypatch.setattr(torrent, "OPEN_SIGNALS", 1)
+    monkeypatch.setattr(torrent, "open_signal", lambda r, h: opened.append(r.name) or original(r))
+    signals = Signals(index, FRAME)
     for segment in (0, 1, 4, 2):
-        found = np.zeros((2, FRAME), np.int16)
-        signals.read(np.full(2, segment), np.array([3, 1488]), found)
+        read = np.zeros((2, FRAME), np.int16)
+        signals.read(np.full(2, segment), np.array([3, 1488]), read)
         expected = (np.arange(6000) % 301 - 150).reshape(3, 2000)[segment % 3]
         sign = -1 if segment == 4 else 1
-        np.testing.assert_array_equal(found, sign * np.stack([expected[3:515], expected[-512:]]))
-        assert len(signals._records) == 1
+        np.testing.assert_array_equal(read, sign * np.stack([expected[3:515], expected[-512:]]))
+    assert opened == [NAME, "00001_batched", NAME]
 
 
 # Converted to the WFDB layout
@@ -531,10 +441,8 @@ def test_description_of_a_converted_set(call, patient, out):
     put_zipped(patient, "00002_batched", SIGNAL, [LABELS] * 2)
     code, _, err = call(patient)
     assert code == 0 and "2 left out: 1 × missing (NaN)" in err
-    assert [path.name for path in icentia11k.find_records(out)[0][0]] == [
-        "p00000_s00",
-        "p00000_s02",
-    ]
+    (paths,) = icentia11k.find_records(out)[0].values()
+    assert [path.name for path in paths] == ["p00000_s00", "p00000_s02"]
     about = json.loads((out / "dataset.json").read_text())
     assert (about["patients"], about["segments"], about["samples"]) == (1, 2, 4000)
     name, (about,) = about["name"], about["sources"]
@@ -546,41 +454,28 @@ def test_description_of_a_converted_set(call, patient, out):
     assert str(patient) not in json.dumps(about)
 
 
-def test_some_patients_are_converted(call, zipped, out):
+def test_some_patients_are_converted(call, zipped, out, monkeypatch):
     assert call(zipped, "--patient-ids", "2,4-5")[0] == 0
     assert list(icentia11k.find_records(out)[0]) == [2, 4, 5]
+    made = {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     call(zipped, "--patient-ids", "2").refused("exists; choose another --out")
     call(zipped, "--patient-ids", "5-6", "--overwrite").refused("patient 6 is not in")
-    assert list(icentia11k.find_records(out)[0]) == [2, 4, 5]
-    assert call(zipped, "--patient-ids", "3", "--overwrite")[0] == 0
-    assert list(icentia11k.find_records(out)[0]) == [3]
+    monkeypatch.setattr(torrent, "READ_ALONE", 1)  # in processes
+    assert call(zipped, "--patient-ids", "2,4-5", "--overwrite")[0] == 0
+    assert made == {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
-def test_patient_named_that_cannot_be_used_is_an_error(call, patient, out):
+def test_patient_named_that_cannot_be_used_is_an_error(call, patient, cohort_folder, out):
+    call(cohort_folder).refused("holds no NNNNN_batched.pkl.gz")
     put_zipped(patient, "00001_batched", SIGNAL, [LABELS] * 3)
     path = patient / "00001_batched.pkl.gz"
     path.write_bytes(path.read_bytes()[:-20])
     call(patient, "--patient-ids", "0,1").refused(
         "patient 1 cannot be used", "--patient-ids", "such as 00001_batched"
     )
+    call(patient, "--patient-ids", "1").refused("no record can be used (1 left out: 1 × signal: ")
     assert not list(out.parent.iterdir())
     assert call(patient, "--patient-ids", "0").code == call(patient, "--overwrite").code == 0
-
-
-def test_conversion_in_processes_gives_the_same(call, zipped, out, reading):
-    reading(at_once=1)
-    assert call(zipped, "--patient-ids", "0-1")[0] == 0
-    made = {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    reading(at_once=2)
-    assert call(zipped, "--patient-ids", "0-1", "--overwrite")[0] == 0
-    assert made == {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-
-
-def test_nothing_to_convert_is_refused(call, patient, cohort_folder, out):
-    call(cohort_folder).refused("holds no NNNNN_batched.pkl.gz")
-    put_signal(patient, None)
-    call(patient).refused("no record can be used (1 left out: 1 × signal: no float16 array")
-    assert not list(out.parent.iterdir())
 
 
 # Hostile files
@@ -609,8 +504,6 @@ class Opened:
 PAYLOADS = {
     "os.system": lambda marker: Payload(os.system, f"touch {marker}"),
     "eval": lambda marker: Payload(eval, f"open({str(marker)!r}, 'w').close()"),
-    "exec": lambda marker: Payload(exec, f"open({str(marker)!r}, 'w').close()"),
-    "open": lambda marker: Payload(open, str(marker), "w"),
     "partial": lambda marker: Payload(map, partial(open, str(marker)), ["w"]),
     "numpy.memmap": lambda marker: Payload(np.memmap, str(marker), "b", "w+", 0, (4,)),
     "numpy.load": lambda marker: Payload(np.load, f"{marker}.npy", None, True),
@@ -627,7 +520,8 @@ HARMLESS = ("partial", "reconstructor")  # of themselves; all others do what the
 def test_nothing_that_a_pickle_names_is_run(patient, tmp_path, name, protocol):
     marker = tmp_path / "marker"
     np.save(f"{marker}.npy", np.array([Payload(os.system, f"touch {marker}")], object))
-    pickled = pickle.dumps(PAYLOADS[name](marker), protocol)
+    payload = PAYLOADS[name](marker)
+    pickled = pickle.dumps(payload, protocol)
     for suffix in (".pkl.gz", "_lbls.pkl.gz", "_lbls.npz"):
         content = gzip.compress(pickled) if suffix.endswith("gz") else pickled
         path = patient / f"{NAME}{suffix}"
@@ -635,25 +529,17 @@ def test_nothing_that_a_pickle_names_is_run(patient, tmp_path, name, protocol):
         path.write_bytes(content)
         assert ": names '" in reasons(patient, tmp_path / "index")[NAME]
         path.unlink() if before is None else path.write_bytes(before)
+    array = np.array([payload], object)
+    np.savez(patient / f"{NAME}_lbls.npz", btype=array, rtype=array)
+    assert reasons(patient)[NAME].startswith("labels: names ")
     assert not marker.exists()
     if name not in HARMLESS:
         pickle.loads(pickled)
         assert marker.exists()  # it would have been run
 
 
-def test_nothing_that_an_npz_names_is_run(patient, tmp_path):
-    marker = tmp_path / "marker"
-    array = np.array([Payload(os.system, f"touch {marker}")] * 3, object)
-    np.savez(patient / f"{NAME}_lbls.npz", btype=array, rtype=array)
-    assert reasons(patient)[NAME].startswith("labels: names ")
-    np.save(patient / f"{NAME}.npy", array)
-    assert reasons(patient)[NAME].startswith("signal: ")
-    assert not marker.exists()
-
-
 RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\n"
 NDARRAY = b"cnumpy\nndarray\n"
-ENCODE = b"c_codecs\nencode\n"
 EMPTY_ARRAY = RECONSTRUCT + b"(" + NDARRAY + b"(I0\ntS'b'\ntR"
 
 
@@ -662,271 +548,70 @@ def dtype(code, state=b""):
 
 
 def array(shape, code=b"f2", data=b"S''\n"):
-    """An array whose state says what it likes."""
+    """An array whose state claims anything."""
     return EMPTY_ARRAY + b"(I1\n(" + shape + b"t" + dtype(code) + b"I00\n" + data + b"tb."
 
 
-def large(size):
-    return struct.pack("<Q", size)
-
-
-def text(letters):
-    """Put into the memo's first place."""
-    data = letters.encode()
-    return b"X" + struct.pack("<I", len(data)) + data + b"q\x000"
-
-
-def wrapped(times, leaf, wrap=b"(h\x03l"):
-    """Arrays of objects, each in the next; the outermost in the memo's place 3."""
-    made = RECONSTRUCT + b"q\x00(" + NDARRAY + b"(I0\ntS'b'\ntq\x01" + dtype(b"O8") + b"q\x02000"
-    size = wrap.count(b"h\x03")
-    made += leaf + b"q\x030"
-    return made + (b"h\x00h\x01R(I1\n(I%d\nth\x02I00\n" % size + wrap + b"tbq\x030") * times
-
-
-PAIRS = b"2\x86" * 40  # ((x, x), (x, x)) and so on: 2 ** 40 to hash or to compare
-FORKED = wrapped(40, b"N", b"(h\x03h\x03l")
-EQUAL_HASHES = [place * (2**61 - 1) for place in range(1, 20_000)]
-NEVER = 2**20  # more than what follows is worth looking at
-
 HOSTILE = {
-    "pairs for a key": b"\x80\x02})" + PAIRS + b"Ns.",
-    "pairs for keys": b"\x80\x02}()" + PAIRS + b"Nu.",
-    "pairs for a dictionary's key": b"\x80\x02()" + PAIRS + b"Nd.",
-    "pairs in a set": b"\x80\x04\x8f()" + PAIRS + b"\x90.",
-    "pairs in a frozen set": b"\x80\x04()" + PAIRS + b"\x91.",
-    "numbers of equal hashes": b"}(" + b"".join(b"I%d\nN" % i for i in EQUAL_HASHES[:900]) + b"u.",
-    "places of equal hashes": b"N" + b"".join(b"p%d\n" % place for place in EQUAL_HASHES[:900]),
-    "an item of an array": EMPTY_ARRAY + b"I0\n]s.",
-    "items without a value": b"\x80\x02}(S'a'\nu.",
-    "arrays in place of a class": FORKED + b"h\x00(h\x03(I0\ntS'b'\ntR.",
-    "arrays in place of an order": FORKED + b"cnumpy.core.numeric\n_frombuffer\n(S'ab'\n"
-    + dtype(b"u1") + b"(I2\nth\x03tR.",
-    "arrays in place of true": FORKED + b"h\x00h\x01R(I1\n(I1\nt" + dtype(b"u1")
-    + b"h\x03S'a'\ntb.",
-    "very many arrays in one another": wrapped(room.NESTED + 1, b"N") + b"h\x03.",
-    "very many axes": array(b"I1\n" * 9, b"u1", b"S'a'\n"),
-    "axes too long to multiply": array((b"L" + b"9" * 4000 + b"L\n") * 8 + b"I0\n"),
-    "many arguments": ENCODE + b"(S''\nS''\n" + b"N" * 4 + b"tR.",
-    "bytes for arguments": ENCODE + b"B" + struct.pack("<I", 10**5) + bytes(10**5) + b"R.",
-    "an array for arguments": ENCODE + array(b"I2\n", b"u1", b"S'ab'\n")[:-1] + b"R.",
-    "nothing called": b"N)R.",
-    "a type called": dtype(b"f2") + b")R.",
-    "an object": b"(" + ENCODE + b"S'a'\no.",
-    "a new object": b"\x80\x02" + NDARRAY + b")\x81.",
-    "a new object with names": b"\x80\x04" + NDARRAY + b")}\x92.",
-    "a persistent number": b"NQ.",
-    "an extension of two bytes": b"\x83\x01\x00.",
-    "an extension of four bytes": b"\x84\x01\x00\x00\x00.",
-    "no text for a name": b"\x80\x04NN\x93.",
-    "a buffer from elsewhere": b"\x80\x05\x97.",
-    "a buffer to be read only": b"\x80\x05C\x01a\x98.",
-    "a frame of nothing": b"\x80\x04\x95" + struct.pack("<Q", 2**40) + b"N.",
-    "text of wide letters": b"\x80\x02" + text("😀" + "a" * (LIMIT // 3)) + b"N.",
-    "a line of wide letters": b"V\\U0001f600" + b"a" * (LIMIT // 3) + b"\n.",
-    "very many places": b"\x80\x04N" + b"\x94" * NEVER,
-    "very many marks": b"(" * NEVER,
-    "very deep tuples": b"N" + b"\x85" * NEVER,
-    "very deep lists": b"]" * NEVER,
-    "very many functions": b"\x8c\x07_codecs\x94\x8c\x06encode\x94" + b"h\x00h\x01\x93" * NEVER,
-    "very many arrays": wrapped(0, b"N") + b"h\x00h\x01R" * NEVER,
     "another class": RECONSTRUCT + b"(cos\nsystem\n(I0\ntS'b'\ntR.",
-    "a container for a class": RECONSTRUCT + b"(](I0\ntS'b'\ntR.",
-    "a string for a class": RECONSTRUCT + b"(S'numpy.ndarray '\n(I0\ntS'b'\ntR.",
     "an array called": NDARRAY + b"(I99999999\ntR.",
-    "an array made": NDARRAY + b"(I99999999\nt\x81.",
+    "an array made": b"\x80\x02" + NDARRAY + b")\x81.",
     "a huge array": array(b"L99999999999L\n"),
-    "a huge array of objects": array(b"L99999999999L\n", b"O8", b"]"),
+    "lengths that overflow": array(b"L4294967296L\nL4294967296L\n", b"u1"),
     "a negative shape": array(b"I-1\nI-2\n"),
-    "a negative size": array(b"I-5\n"),
-    "a shape that is no number": array(b"Fnan\n"),
-    "a shape of true": array(b"I01\n", b"f2", b"S'ab'\n"),
     "too little data": array(b"I3\n", b"f2", b"S'ab'\n"),
-    "an array filled twice": array(b"I1\n", b"f2", b"S'ab'\n")[:-1] + b"(I1\n(I1\nt"
-    + dtype(b"f2") + b"I00\nS'cd'\ntb.",
-    "objects of bytes": array(b"I1\n", b"O8", b"S'abcdefgh'\n"),
-    "a type of nothing": array(b"I9999999\n", b"V0"),
+    "objects of bytes": array(b"I8\n", b"O8", b"S'abcdefgh'\n"),
     "a record type": array(b"I1\n", b"O,O"),
-    "a type by its name": array(b"I1\n", b"float16"),
     "a type with fields": dtype(b"V8", b"(I3\nS'|'\nN(S'a'\nt}I8\nI1\nI0\ntb."),
+    "objects that are not counted": EMPTY_ARRAY + b"(I1\n(I8\nt"
+    + dtype(b"O8", b"(I3\nS'|'\nNNNI-1\nI-1\nI0\ntb") + b"I00\nS'abcdefgh'\ntb.",
     "a function given a state": RECONSTRUCT + b"(N}S'__defaults__'\n]stb.",
-    "a string given a state": NDARRAY + b"}S'a'\nI1\nsb.",
-    "bytes by number": b"c__builtin__\nbytes\n(I99999999\ntR.",
-    "bytes that are not there": b"\x80\x04\x8e" + large(2**40) + b".",
-    "a bytearray that is not there": b"\x80\x05\x96" + large(2**40) + b".",
-    "text that is not there": b"\x80\x04\x8d" + large(2**40) + b".",
-    "a frame that is not there": b"\x80\x04\x95" + large(2**40) + b".",
-    "a far place in the memo": b"Nr\xff\xff\xff\x7f]0",
-    "very many dictionaries": b"(" + b"}" * (LIMIT // 2) + b"l.",
-    "the same text again and again": (
-        b"X" + struct.pack("<I", 10**5) + b"a" * 10**5 + b"q\x000("
-        + b"c_codecs\nencode\n(h\x00S'latin1'\ntR" * 5000 + b"l."
-    ),
+    "bytes that are not there": b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b".",
+    "a far place in the memo": b"Nr\xff\xff\xff\x7f]0.",
     "a persistent name": b"Pos.system\n.",
     "an old instance": b"(ios\nsystem\n.",
     "an extension": b"\x82\x01.",
     "nothing": b"",
     "text": b"hello",
-    "more than a pickle": pickle.dumps(SIGNAL, 2) + b"N.",
-    "a stack run empty": b"\x80\x02b.",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_pickles_are_refused_in_little_memory(tmp_path, name):
-    path = tmp_path / "x.pkl"
-    path.write_bytes(HOSTILE[name])
-    tracemalloc.start()
-    try:
-        with pytest.raises(Unusable) as error:
-            admit.load(path, LIMIT)
-        assert tracemalloc.get_traced_memory()[1] < 4 * LIMIT
-    finally:
-        tracemalloc.stop()
-    assert "\n" not in str(error.value) and len(str(error.value)) < 250
+def test_hostile_pickles_are_refused(patient, name):
+    (patient / f"{NAME}_lbls.pkl.gz").unlink()
+    (patient / f"{NAME}_lbls.npz").write_bytes(HOSTILE[name])
+    ((_, reason),) = read_record(patient / NAME)
+    assert isinstance(reason, Unusable) and str(reason).startswith("labels: ")
+    assert "\n" not in str(reason) and len(str(reason)) < 250
 
 
-def test_a_long_line_is_not_quoted(tmp_path):
-    path = tmp_path / "x.pkl"
-    path.write_bytes(b"F" + bytes(4 * room.LINE) + b"\n.")
-    tracemalloc.start()
-    with pytest.raises(Unusable, match="a line of more than"):
-        admit.load(path, 10 * room.LINE)
-    assert tracemalloc.get_traced_memory()[1] < 3 * room.LINE
-    tracemalloc.stop()
-
-
-def put_npz(path, members, method=zipfile.ZIP_DEFLATED):
-    with zipfile.ZipFile(path, "w", method) as archive:
-        for name, content in members:
-            archive.writestr(name, content)
-
-
-def npy(array):
-    file = io.BytesIO()
-    np.save(file, array)
-    return file.getvalue()
-
-
-def overstated(path, size):
-    """The same archive, whose only member is said to have `size` bytes."""
-    content = bytearray(path.read_bytes())
-    start = content.index(b"PK\1\2")
-    struct.pack_into("<I", content, start + 24, size)
-    path.write_bytes(content)
-
-
-def bomb_of_text(path):
-    """Each member makes half of what there is room for out of a text that it names once."""
-    again = b"h\x01h\x00h\x02\x86R" * 5
-    pickled = b"\x80\x02" + text("a" * (LIMIT // 10)) + ENCODE + b"q\x010X\6\0\0\0latin1q\x020"
-    header = npy(np.array([None], object))[:128]
-    members = [(f"m{n}.npy", header + pickled + b"](" + again + b"e.") for n in range(40)]
-    put_npz(path, members)
-
-
-def bomb_of_arrays(path):
-    put_npz(path, [(f"{n}.npy", npy(np.zeros(LIMIT // 40))) for n in range(40)])
-
-
-def same_name(path):
-    with pytest.warns(UserWarning, match="Duplicate name"):
-        put_npz(path, [("a.npy", npy(np.zeros(2)))] * 2)
-
-
-def same_stem(path):
-    put_npz(path, [("a.npy", npy(np.zeros(2))), ("a", npy(np.zeros(2)))])
-
-
-def tiny_members(path):
-    put_npz(path, [(str(number), b"") for number in range(3000)])
-
-
-def more_than_is_said(path):
-    put_npz(path, [("a.npy", bytes(50 * LIMIT))])
-    overstated(path, 1000)
-
-
-def more_than_is_said_by_bzip2(path):
-    put_npz(path, [("a.npy", bytes(50 * LIMIT))], zipfile.ZIP_BZIP2)
-    overstated(path, 1000)
-
-
-def strange_header(path):
-    put_npz(path, [("a.npy", b"\x93NUMPY\x01\x00\xb0\x26" + b"(" * 0x26B0)])
-
-
-def strange_name(path):
-    put_npz(path, [("../../\x1b[2J\n.npy", b"nothing")])
-
-
-@pytest.mark.parametrize(
-    "put",
-    [
-        bomb_of_text, bomb_of_arrays, same_name, same_stem, tiny_members, more_than_is_said,
-        more_than_is_said_by_bzip2, strange_header, strange_name,
-    ],
-)  # fmt: skip
-def test_hostile_archives_are_refused_in_little_memory(tmp_path, put):
-    path = tmp_path / "x.npz"
-    put(path)
-    assert path.stat().st_size < LIMIT
-    tracemalloc.start()
-    try:
-        with pytest.raises(Unusable) as error:
-            admit.load(path, LIMIT)
-        assert tracemalloc.get_traced_memory()[1] < 4 * LIMIT
-    finally:
-        tracemalloc.stop()
-    assert str(error.value).isprintable() and len(str(error.value)) < 250
-
-
-def test_a_bomb_is_refused_in_little_memory(tmp_path):
-    path = tmp_path / "bomb.pkl.gz"
-    zeros = np.zeros((2, 5 * 10**6), np.float16)
-    path.write_bytes(gzip.compress(pickle.dumps(zeros, 4), 1))
-    np.savez_compressed(tmp_path / "bomb.npz", btype=zeros)
-    assert path.stat().st_size < 10**5
-    for bomb in (path, tmp_path / "bomb.npz"):
-        tracemalloc.start()
-        with pytest.raises(Unusable, match="larger than 1,000,000 bytes"):
-            admit.load(bomb, LIMIT)
-        assert tracemalloc.get_traced_memory()[1] < 4 * LIMIT
-        tracemalloc.stop()
-
-
-def test_real_files_are_within_the_limits():
-    """As Python 3 writes a whole patient in protocol 2, at worst."""
-    per_byte = len(pickle.dumps(np.full(10**4, 0xFFFF, np.uint16), 2)) / 2e4
-    assert 50 * (2**20 + 1) * 2 * (per_byte + 2) < torrent.SIGNAL_LIMIT  # as bytes and as array
-    segments = 50
-    beats = [np.arange(20_000, dtype=np.int64), *[np.zeros(0, np.int64)] * 5]
-    labels = [{"btype": [b + 0 for b in beats[:5]], "rtype": beats}] * segments
-    file = io.BytesIO(pickle.dumps([dict(label) for label in labels], 2))
-    steps = sum(1 for _ in pickletools.genops(file))
-    assert steps * unpickle.STEP < torrent.LABEL_LIMIT / 10
+def test_bombs_are_refused(patient, monkeypatch):
+    monkeypatch.setattr(torrent, "LIMIT", 10**6)
+    zeros = np.zeros((2, 10**6), np.float16)
+    put_signal(patient, zeros)
+    assert reasons(patient) == {NAME: "signal: larger than 1,000,000 bytes"}
+    put_signal(patient, SIGNAL)
+    np.savez_compressed(patient / f"{NAME}_lbls.npz", btype=zeros)
+    assert reasons(patient) == {NAME: "labels: larger than 1,000,000 bytes"}
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_plain_arrays_of_any_protocol(tmp_path, protocol):
+def test_plain_arrays_of_any_protocol(protocol):
     types = ("i1", "<i2", ">i4", "u8", "f2", "?")
     values = [np.arange(6).reshape(2, 3).astype(name) for name in types]
     values += [values[1].T, np.zeros((0, 3)), np.array([{"a": [1]}, None, "x"], object)]
     values += [np.float32(1.5), np.int64(-3), {"a": (b"x", b"", "é", 1.5, True, None)}]
-    path = tmp_path / "x.pkl"
-    dump(path, values, protocol)
-    found = admit.load(path, LIMIT)
-    assert all(type(a) is type(b) for a, b in zip(found, values, strict=True))
-    np.testing.assert_equal(found, values)
+    pickled = pickle.dumps(values, protocol)
+    loaded, expected = torrent.unpickle(pickled), pickle.loads(pickled)
+    np.testing.assert_equal(loaded, values)
+    assert [getattr(a, "dtype", 0) for a in loaded] == [getattr(b, "dtype", 0) for b in expected]
 
 
-def test_arrays_of_python_2(tmp_path):
+def test_arrays_of_python_2():
     """Its strings are bytes, here of `np.array([1, 200], np.uint8)` by NumPy 1.16."""
-    path = tmp_path / "x.pkl"
-    path.write_bytes(
+    loaded = torrent.unpickle(
         b"\x80\x02cnumpy.core.multiarray\n_reconstruct\nq\x01cnumpy\nndarray\nq\x02K\x00\x85"
         b"U\x01b\x87Rq\x03(K\x01K\x02\x85cnumpy\ndtype\nq\x04U\x02u1K\x00K\x01\x87Rq\x05(K\x03"
         b"U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x02\x01\xc8tb."
     )
-    found = admit.load(path, LIMIT)
-    assert found.tolist() == [1, 200] and found.dtype == np.uint8
+    assert loaded.tolist() == [1, 200] and loaded.dtype == np.uint8

@@ -14,12 +14,11 @@ from benchmarks.measures.limits import copy_rate, wait
 from benchmarks.measures.timing import describe, in_turns, save, seconds, show
 from pretraining.batches import BLOCK_BYTES, FrameBatches, blocks, load, new_signal
 from pretraining.cohort import choose_segments
-from pretraining.icentia11k.index import AnnotationIndex
-from pretraining.icentia11k.indexing import open_index
+from pretraining.icentia11k.index import AnnotationIndex, open_index
 from pretraining.icentia11k.reader import open_signal, read_constants
 from pretraining.labels import ECTOPIC
 from pretraining.sampler import Sampler
-from pretraining.tasks import TASKS
+from pretraining.tasks import Beat
 from recordings.annotations import BEAT_CLASSES
 from recordings.synthetic import write_icentia11k
 from utils.engine import Batch, choose_hardware
@@ -72,9 +71,8 @@ def open_batches(
     per_patient = -(-args.frames // len(patients))
     samples = index.segments["samples"]
     sampler = Sampler(patients, samples, args.frame_size, per_patient, (0, 1))
-    examples = TASKS["beat"].examples(index, sampler, args)
-    constants = read_constants(index.root)
-    return FrameBatches(index, examples, constants, args.batch_size, args.frames), patients
+    constants, task = read_constants(index.root), Beat(args.frame_size)
+    return FrameBatches(task, index, sampler, constants, args.batch_size, args.frames), patients
 
 
 def read_blocks(
@@ -115,7 +113,7 @@ def single_frames(
 
     Signals stay mapped and annotations in memory: the page cache is as warm as for the others.
     """
-    index, size = batches.index, batches.examples.frame_size
+    index, size = batches.index, batches.task.frame_size
     draw = np.random.default_rng(0)
     opened: dict[int, tuple[np.ndarray, ...]] = {}
     for patient in cycle(patients):

@@ -1,149 +1,349 @@
-"""Annotation index: headers and annotations of a data set, read once, then memory-mapped.
+"""Annotation index of a data set: headers and annotations, read once, then memory-mapped.
 
-A folder `annotation_index/current` in the data set's folder, or in `--index DIR`:
-`segments.npy` (a row per segment), flat arrays of all beats and rhythm intervals in the same order,
-and `index.json` (what was left out and why; when each folder last changed).
-`pretraining.icentia11k.indexing` builds it.
+A folder `annotation_index/current` in the data set's folder, or in `--index DIR`, holds
+`segments.npy` (a row for each segment), flat arrays of all beats and rhythm intervals in the same
+order, and `index.json` (what was left out and why, and when each folder last changed). Only the
+patients asked for are read, and again only where their files have changed since.
 """
 
+import hashlib
+import json
+import multiprocessing
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
+from filelock import FileLock, Timeout
+from tqdm import tqdm
 
-from pretraining.icentia11k import admit
+from pretraining.icentia11k import reader, torrent
 from pretraining.icentia11k.reader import Header
-from recordings import GAINS
+from recordings import Unusable, one_line
 from utils.cli import UserError
-from utils.files import read_json
+from utils.files import atomic_folder, read_json, write_json
 
-# The flat arrays of each kind of annotation.
-ARRAYS = {
-    "beats": {"beat_ends": "<i4", "beat_codes": "i1"},
-    "rhythms": {"rhythm_ends": "<i4", "rhythm_codes": "i1"},
-}
+VERSION = 5  # an index of another version is built again
+FOLDER = "annotation_index"
+DISTRIBUTIONS = (reader, torrent)  # modules with functions and constants of the same names
+ARRAYS = {"beat_ends": "<i4", "beat_codes": "i1", "rhythm_ends": "<i4", "rhythm_codes": "i1"}
 COLUMNS = {
-    "patient": "i4", "path": "S", "samples": "i8", "gain": "f8", "baseline": "i4", "mapped": "?",
-    "offset": "i8", "annotated": "?", "constant": "?", "clipped": "?", "beats": "i8",
-    "rhythms": "i8", "first_beats": "i8", "first_rhythms": "i8",
+    "path": "S", "samples": "i8", "gain": "f8", "baseline": "i4", "mapped": "?", "offset": "i8",
+    "annotated": "?", "constant": "?", "clipped": "?", "beats": "i8", "rhythms": "i8",
 }  # fmt: skip
-# What `index.json` says, and of each segment that was left out.
-ABOUT = {"beats": int, "rhythms": int, "patients": list, "complete": bool, "watched": dict,
-         "left_out": list}  # fmt: skip
-LEFT_OUT = {"record": str, "patient": int, "reason": str, "sizes": list}
-DTYPES = {name: dtype for arrays in ARRAYS.values() for name, dtype in arrays.items()}
+Records = dict[int, list[Path]]  # of each patient, sorted
 
 
 class AnnotationIndex:
-    """An index that has been built.
-
-    Raises:
-        UserError, OSError, Unusable: there is none, or it cannot be one that was built here.
+    """An index that has been built; any error where there is none, or it is damaged.
 
     Attributes:
-        segments: structured array with `path` (relative, without extension), `patient`,
-            `samples`, `gain` (units per mV), `baseline`, `annotated`, whether its signal is
-            `constant` or `clipped`, and how many `beats` and `rhythms` it has, the first of which
-            are at `first_beats` and `first_rhythms`.
+        segments: structured array with `patient`, `path` (relative, without extension),
+            `samples`, `gain` (units per mV), `baseline`, whether it is `annotated`, whether its
+            signal is `constant` or `clipped`, and its numbers of `beats` and `rhythms`.
         patients: that were looked into.
         left_out: record, patient and reason of each segment that cannot be used.
         arrays: annotations of all segments, by name, see `ARRAYS`; mapped.
+        distribution: the module that reads the records.
     """
 
     def __init__(self, root: Path, folder: Path):
         self.root, self.folder = root, folder
         self.about = read_json(folder / "index.json")
-        # A plain array, though mapped: NumPy is slower with its own class of mapped ones.
-        self.segments = np.asarray(admit.map_npy(folder / "segments.npy"))
-        if not self._is_whole():
+        # Plain arrays, though mapped: NumPy is slower with its own class of mapped ones.
+        self.segments = np.asarray(torrent.map_npy(folder / "segments.npy"))
+        self.arrays = {name: _map(folder / name, dtype) for name, dtype in ARRAYS.items()}
+        if self.about["sha256"] != checksum(self.about, self.segments):
+            raise UserError(f"{folder} is damaged, or of another version; delete it")
+        self._stop = {kind: np.cumsum(self.segments[kind]) for kind in ("beats", "rhythms")}
+        paths = self.segments["path"]
+        inside = np.strings.isalnum(np.strings.translate(paths, None, b"/_#"))  # no dots, no NUL
+        if not (inside & ~np.strings.startswith(paths, b"/")).all() or any(
+            len(array) != self.segments[f"{name.partition('_')[0]}s"].sum()
+            for name, array in self.arrays.items()
+        ):
             raise UserError(f"{folder} is damaged; delete it")
-        self.patients = set(self.about["patients"])
+        self.patients = set(map(int, self.about["patients"]))
+        self.left_out: list[dict[str, Any]] = self.about["left_out"]
+        self.distribution = distribution_of(self.record_path(0)) if len(paths) else reader
         self._headers = self.segments[list(Header._fields)]
-        self.arrays = {
-            name: self._map(folder / name, dtype, self.about[kind])
-            for kind, arrays in ARRAYS.items()
-            for name, dtype in arrays.items()
-        }
-
-    def _is_whole(self) -> bool:
-        """Whether all is of its kind, the sums are right, and paths stay in the data set."""
-        about, table = self.about, self.segments
-        if not (_holds(about, ABOUT) and all(_holds(out, LEFT_OUT) for out in about["left_out"])):
-            return False
-        if table.ndim != 1 or table.dtype.names != tuple(COLUMNS):
-            return False
-        paths, gain = table["path"], table["gain"]
-        if table.dtype != table_dtype(paths.dtype.itemsize):
-            return False
-        holds = [
-            all(type(patient) is int for patient in about["patients"]),
-            ~np.strings.startswith(paths, b"/"),
-            np.strings.isalnum(np.strings.translate(paths, None, b"/_#")),  # no dots, and no NUL
-            (table["samples"] > 0) & (table["offset"] >= 0),
-            (gain >= GAINS[0]) & (gain <= GAINS[1]),
-            np.diff(table["patient"]) >= 0,
-        ]
-        for kind, arrays in ARRAYS.items():
-            first = np.cumsum(table[kind]) - table[kind]
-            holds += [table[kind] >= 0, table[f"first_{kind}"] == first]
-            holds += [table[kind].sum() == about[kind]]
-            holds += [
-                (self.folder / name).stat().st_size == about[kind] * np.dtype(dtype).itemsize
-                for name, dtype in arrays.items()
-            ]
-        return all(map(np.all, holds))
-
-    @staticmethod
-    def _map(path: Path, dtype: str, length: int) -> np.ndarray:
-        # An empty file cannot be mapped.
-        if not length:
-            return np.zeros(0, dtype)
-        return np.asarray(np.memmap(path, dtype, "r", shape=(length,)))
 
     def __reduce__(self):
         return _open_same, (self.root, self.folder, self.about)
 
-    @property
-    def left_out(self) -> list[dict[str, Any]]:
-        return self.about["left_out"]
-
     def within(self, kind: str, segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where in the arrays the `beats` or `rhythms` of segments begin and end, (n,) each."""
-        first = self.segments[f"first_{kind}"][segments]
-        return first, first + self.segments[kind][segments]
+        """Where the `beats` or `rhythms` of segments begin and end in the arrays, (n,) each."""
+        stop = self._stop[kind][segments]
+        return stop - self.segments[kind][segments], stop
 
     def annotations(self, segment: int) -> dict[str, np.ndarray]:
         """`beat_ends` and `beat_codes` of one segment, (beats,); `rhythm_ends` and `rhythm_codes`,
-        (rhythms,): neighbouring intervals of one rhythm are one."""
+        (rhythms,): neighbouring intervals of one rhythm are merged."""
         return {
-            name: self.arrays[name][slice(*self.within(kind, segment))]
-            for kind, names in ARRAYS.items()
-            for name in names
+            name: array[slice(*self.within(f"{name.partition('_')[0]}s", segment))]
+            for name, array in self.arrays.items()
         }
 
     def record_path(self, segment: int) -> Path:
-        """Without extension."""
+        """Path of a segment, without extension."""
         return self.root / self.segments["path"][segment].decode()
 
     def header(self, segment: int) -> Header:
         return Header(*self._headers[segment].item())
 
 
-def table_dtype(longest: int) -> np.dtype:
-    """Of the rows of `segments`; `longest` is the length of paths."""
-    return np.dtype([(n, f"S{longest}" if n == "path" else kind) for n, kind in COLUMNS.items()])
+def checksum(about: dict[str, Any], segments: np.ndarray) -> str:
+    """SHA-256 of what `index.json` and `segments.npy` state, and of the version."""
+    content = {name: value for name, value in about.items() if name != "sha256"}
+    text = json.dumps([VERSION, str(segments.dtype), content], sort_keys=True)
+    return hashlib.sha256(text.encode() + segments.tobytes()).hexdigest()
 
 
-def _holds(values: Any, kinds: dict[str, type]) -> bool:
-    """Whether these are the values of a dictionary, and more, it may be."""
-    return isinstance(values, dict) and all(
-        type(values.get(name)) is kind for name, kind in kinds.items()
-    )
+def _map(path: Path, dtype: str) -> np.ndarray:
+    if not path.stat().st_size:  # an empty file cannot be mapped
+        return np.zeros(0, dtype)
+    return np.asarray(np.memmap(path, dtype, "r"))
 
 
 def _open_same(root: Path, folder: Path, about: dict[str, Any]) -> AnnotationIndex:
     """The index again, in another process."""
     index = AnnotationIndex(root, folder)
     if index.about != about:
-        raise UserError(f"{folder} was built anew during the run; start again")
+        raise UserError(f"{folder} was built again during the run; start again")
     return index
+
+
+def distribution_of(path: Path) -> ModuleType:
+    """The distribution of a record or segment of this name."""
+    return torrent if torrent.RECORD_NAME.fullmatch(path.name) else reader
+
+
+def find_records(root: Path) -> tuple[Records, list[Path]]:
+    """Records, and the folders that change with them.
+
+    Raises:
+        UserError: no such folder, no records in it, those of both distributions, or two of one
+            patient where there may be one.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder")
+    results = [distribution.find_records(root) for distribution in DISTRIBUTIONS]
+    results = [(records, folders) for records, folders in results if records]
+    if not results:
+        raise UserError(
+            f"{root} holds no records named pNNNNN_sMM.hea or NNNNN_batched.pkl.gz; name the "
+            "folder that holds p00 or those files, or convert another database first "
+            "(python -m pretraining.convert)"
+        )
+    if len(results) > 1:
+        raise UserError(
+            f"{root} holds records of both distributions, pNNNNN_sMM and NNNNN_batched; move one "
+            "of them to a folder of its own"
+        )
+    return results[0]
+
+
+def open_index(
+    root: Path, folder: Path | None = None, patient_ids: Collection[int] | None = None
+) -> AnnotationIndex:
+    """Open the index of the data set at `root`; build it, or bring it up to date, first.
+
+    Of several processes that do so at the same time one builds, and the others wait for it.
+
+    Args:
+        folder: where the index lies; by default in `root`.
+        patient_ids: whom to look into, besides those in the index already; everybody by default.
+
+    Raises:
+        UserError: no data set at `root`, or the index cannot be written.
+    """
+    folder = folder or root / FOLDER
+    index = _open_current(root, folder / "current")
+    if index and _is_up_to_date(index, patient_ids):
+        return index
+    with _lock(folder):
+        index = _open_current(root, folder / "current")  # another process may have built it
+        if not (index and _is_up_to_date(index, patient_ids)):
+            _build(root, folder / "current", index, patient_ids)
+            index = AnnotationIndex(root, folder / "current")
+        return index
+
+
+def _lock(folder: Path):
+    """Lock by which only one process builds the index in `folder`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "lock")
+        try:
+            return lock.acquire(timeout=0)
+        except Timeout:
+            print(f"waiting for another process that builds {folder}", file=sys.stderr)
+            return lock.acquire()
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror}); name another folder by --index"
+        ) from None
+
+
+def _open_current(root: Path, current: Path) -> AnnotationIndex | None:
+    try:
+        return AnnotationIndex(root, current)
+    except Exception:  # whatever is wrong with it, it is built again
+        return None
+
+
+def _is_up_to_date(index: AnnotationIndex, patient_ids: Collection[int] | None) -> bool:
+    if not (index.about["complete"] if patient_ids is None else index.patients >= set(patient_ids)):
+        return False
+    times = index.about["times"]
+    return times == _times(index.root, map(index.root.joinpath, times)) and not _completed(index)
+
+
+def _times(root: Path, paths: Iterable[Path]) -> dict[str, int | None]:
+    """When each was last changed; None where there is no such file or folder."""
+    return {str(p.relative_to(root)): p.stat().st_mtime_ns if p.exists() else None for p in paths}
+
+
+def _completed(index: AnnotationIndex) -> set[int]:
+    """Patients with a segment that was left out whose files have another size now."""
+    return {
+        out["patient"]
+        for out in index.left_out
+        if out["sizes"] != _sizes(index.root / out["record"])
+    }
+
+
+def _sizes(record: Path) -> list[int]:
+    paths = distribution_of(record).files(record)
+    return [path.stat().st_size if path.exists() else -1 for path in paths]
+
+
+class Part(NamedTuple):
+    """What the index holds of one patient; arrays run over the annotations of all segments."""
+
+    rows: list[tuple]  # of `COLUMNS`
+    arrays: list[dict[str, np.ndarray]]  # of each segment
+    left_out: list[dict[str, Any]]
+
+
+def _build(
+    root: Path, current: Path, old: AnnotationIndex | None, patient_ids: Collection[int] | None
+) -> None:
+    records, folders = find_records(root)
+    if patient_ids is not None:
+        wanted = set(patient_ids) | (old.patients if old else set())
+        records = {patient: paths for patient, paths in records.items() if patient in wanted}
+    watched = {
+        patient: sorted(
+            {path for record in paths for path in distribution_of(record).watched(record)}
+        )
+        for patient, paths in records.items()
+    }
+    # Taken first: what changes while the index is being built is seen next time.
+    times = _times(root, {*folders, *chain.from_iterable(watched.values())})
+    names = {
+        str(patient): [str(path.relative_to(root)) for path in paths]
+        for patient, paths in watched.items()
+    }
+    same = set()
+    if old:
+        same = {
+            patient
+            for patient in records.keys() - _completed(old)
+            if old.about["patients"].get(str(patient)) == names[str(patient)]
+            and all(old.about["times"][name] == times[name] for name in names[str(patient)])
+        }
+    rows, left_out = [], []
+    with atomic_folder(current) as made:
+        files = {name: (made / name).open("wb") for name in ARRAYS}
+        for patient, part in _read(root, records, old, same):
+            rows += [(patient, *row) for row in part.rows]
+            left_out += part.left_out
+            for segment in part.arrays:
+                for name, array in segment.items():
+                    array.astype(ARRAYS[name]).tofile(files[name])
+        for file in files.values():
+            file.close()
+        longest = max((len(path) for _, path, *_ in rows), default=1)
+        columns = [(n, f"S{longest}" if n == "path" else kind) for n, kind in COLUMNS.items()]
+        segments = np.array(rows, [("patient", "i4"), *columns])
+        np.save(made / "segments.npy", segments)
+        about = {
+            "complete": patient_ids is None, "patients": names, "times": times,
+            "left_out": left_out,
+        }  # fmt: skip
+        write_json(made / "index.json", about | {"sha256": checksum(about, segments)})
+
+
+def _read(
+    root: Path, records: Records, old: AnnotationIndex | None, same: Collection[int]
+) -> Iterator[tuple[int, Part]]:
+    """Parts of all patients in order; those that are not the `same` as in `old` are read."""
+    jobs = {patient: paths for patient, paths in records.items() if patient not in same}
+    count = sum(map(len, jobs.values()))
+    alone = max((distribution_of(paths[0]).READ_ALONE for paths in jobs.values()), default=0)
+    progress = tqdm(total=count, desc="annotations", unit="record", disable=None)
+    with progress, parallel_map(in_processes=count > alone) as run:
+        parts = run(_read_patient, [root] * len(jobs), jobs, jobs.values())
+        for patient, paths in records.items():
+            if patient in same:
+                yield patient, _part_of(old, patient)
+            else:
+                yield patient, next(parts)
+                progress.update(len(paths))
+
+
+@contextmanager
+def parallel_map(in_processes: bool) -> Iterator[Callable]:
+    """Yield `map`, or the same in several processes. An exception on the way ends all of it."""
+    if not in_processes:
+        yield map
+        return
+    # Spawned, because a fork of a process that runs threads may hang.
+    executor = ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield executor.map
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _part_of(old: AnnotationIndex, patient: int) -> Part:
+    numbers = range(*np.searchsorted(old.segments["patient"], [patient, patient + 1]))
+    rows = old.segments[numbers.start : numbers.stop][list(COLUMNS)].tolist()
+    left_out = [out for out in old.left_out if out["patient"] == patient]
+    return Part(rows, list(map(old.annotations, numbers)), left_out)
+
+
+def _read_patient(root: Path, patient: int, paths: list[Path]) -> Part:
+    part = Part([], [], [])
+    for record, segment in chain.from_iterable(map(read_record, paths)):
+        name = str(record.relative_to(root))
+        if isinstance(segment, Exception):
+            reason = {"reason": one_line(segment), "sizes": _sizes(record)}
+            part.left_out.append({"record": name, "patient": patient, **reason})
+            continue
+        header, annotated, *beats, ends, codes, quality = segment
+        arrays = dict(zip(ARRAYS, (*beats, *merge_runs(ends, codes)), strict=True))
+        counts = len(arrays["beat_ends"]), len(arrays["rhythm_ends"])
+        part.rows.append((name.encode(), *header, annotated, *quality, *counts))
+        part.arrays.append(arrays)
+    return part
+
+
+def read_record(record: Path) -> Iterator[tuple[Path, reader.Segment | Exception]]:
+    """Path of each segment of a record, and the segment or why it, or the record, is unusable."""
+    try:
+        yield from distribution_of(record).read(record)
+    except (Unusable, OSError) as error:
+        yield record, error
+
+
+def merge_runs(ends: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Neighbouring intervals of one code as one: the sum of each code stays, in any frame."""
+    last = np.append(codes[1:] != codes[:-1], True)[: len(codes)]
+    return ends[last], codes[last]

@@ -1,8 +1,8 @@
 """Icentia11k's WFDB distribution: where its records lie, their headers, signals, annotations.
 
 Tan et al. 2019/2022, https://physionet.org/content/icentia11k-continuous-ecg/. One lead, 250 Hz,
-`pNN/pNNNNN/pNNNNN_sMM.{dat,hea,atr}` or all in one folder. Sets made by `pretraining.convert`
-have the same layout and say their own mean and deviation in `dataset.json`.
+`pNN/pNNNNN/pNNNNN_sMM.{dat,hea,atr}` or all in one folder; a record is one segment. Sets made by
+`pretraining.convert` have the same layout, and their mean and deviation in `dataset.json`.
 """
 
 import os
@@ -12,31 +12,34 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 import wfdb
 
-from recordings import MILLIVOLT, Unusable, one_line
-from recordings import wfdb_files as wfdb_io
+from recordings import MILLIVOLT, Unusable, one_line, wfdb_files
 from recordings.annotations import BEAT_CLASSES, ICENTIA_BEATS, ICENTIA_RHYTHMS, RHYTHM_CLASSES
 from recordings.quality import Quality, assess
-from recordings.wfdb_files import ICENTIA_FS, read_atr
+from recordings.wfdb_files import ICENTIA_FS
 from utils.cli import UserError
-from utils.contract import LARGEST
 from utils.files import read_json
+from utils.model_card import MAX_NUMBER
 
 INVALID = np.iinfo(np.int16).min  # WFDB's mark for a missing sample
-LATEST = 2**31  # samples; the index holds places in 32 bits
+LATEST = 2**31  # samples; the index holds positions in 32 bits
 DESCRIPTION = "dataset.json"
+RECORD_NAME = re.compile(r"p(\d{5,})_s\d{2,}")
+SUFFIXES = (".hea", ".dat", ".atr")
+OPEN_SIGNALS = 1024  # more than the segments of 16 patients, whose frames are mixed
+READ_ALONE = 64  # records; below, starting processes costs more than it saves
 
 BEAT_CODES = {symbol: BEAT_CLASSES.index(name) for symbol, name in ICENTIA_BEATS.items()}
 RHYTHM_CODES = {mark: RHYTHM_CLASSES.index(name) for mark, name in ICENTIA_RHYTHMS.items()}
 # A beat in no zone was undefined, end or noise; which of them is no longer known.
 NO_ZONE = RHYTHM_CLASSES.index("noise")
-RECORD_NAME = re.compile(r"p(\d{5,})_s(\d{2,})\.(hea|dat|atr)")
 
 
 class Constants(NamedTuple):
-    """Name of a data set, mean and standard deviation of its signals in mV, and the patients who
-    are another patient again."""
+    """Name of a data set, mean and standard deviation of its signals in mV, and a mapping of
+    duplicate patient ids to the patient they are."""
 
     name: str
     mean: float
@@ -60,8 +63,7 @@ class Header(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """What the index holds of one segment; arrays as `read_annotations` returns them, all empty
-    where it was not annotated; whether its signal is constant or clipped."""
+    """What the index holds of one segment; arrays as `read_annotations` returns them."""
 
     header: Header
     annotated: bool
@@ -83,15 +85,12 @@ def read_constants(root: Path) -> Constants:
         return ICENTIA11K
     described = read_json(path)
     try:
-        constants = Constants(
-            str(described["name"]),
-            float(described["mean_mv"]),
-            float(described["sd_mv"]),
-            {int(k): int(v) for k, v in described.get("same_subject", {}).items()},
-        )
+        name, mean, sd = str(described["name"]), float(described["mean_mv"]), described["sd_mv"]
+        same = {int(k): int(v) for k, v in described.get("same_subject", {}).items()}
+        constants = Constants(name, mean, float(sd), same)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         raise UserError(f"{path} must state name, mean_mv and sd_mv") from None
-    if not (abs(constants.mean) < LARGEST and 1 / LARGEST < constants.sd < LARGEST):
+    if not (abs(constants.mean) < MAX_NUMBER and 1 / MAX_NUMBER < constants.sd < MAX_NUMBER):
         raise UserError(f"{path}: mean_mv and sd_mv must be finite, sd_mv above 0")
     return constants
 
@@ -100,39 +99,46 @@ def find_records(root: Path) -> tuple[dict[int, list[Path]], list[Path]]:
     """Record paths without extension of each patient, sorted, and the folders looked into."""
     records: dict[int, set[Path]] = {}
     folders = []
-    for folder, subfolders, files in os.walk(root, followlinks=True):
+    for folder, subfolders, names in os.walk(root, followlinks=True):
         subfolders[:] = [name for name in subfolders if re.fullmatch(r"p\d+", name)]
         folders.append(Path(folder))
-        for match in filter(None, map(RECORD_NAME.fullmatch, files)):
-            name = match[0].rpartition(".")[0]
-            records.setdefault(int(match[1]), set()).add(Path(folder) / name)
-    return {patient: sorted(records[patient]) for patient in sorted(records)}, sorted(folders)
+        for stem, suffix in map(os.path.splitext, names):
+            if suffix in SUFFIXES and (match := RECORD_NAME.fullmatch(stem)):
+                records.setdefault(int(match[1]), set()).add(Path(folder) / stem)
+    return {patient: sorted(records[patient]) for patient in sorted(records)}, folders
 
 
-def files(record_path: Path) -> list[Path]:
-    """What a record is read from."""
-    return [Path(f"{record_path}{suffix}") for suffix in (".hea", ".dat", ".atr")]
+def files(record: Path) -> list[Path]:
+    """Files that a record is read from."""
+    return [Path(f"{record}{suffix}") for suffix in SUFFIXES]
 
 
-def read(record_path: Path) -> Iterator[tuple[Path, Segment]]:
-    """A record is one segment.
+def watched(record: Path) -> list[Path]:
+    """Folders and files that change with a record."""
+    return [record.parent]
+
+
+def split(segment: Path) -> tuple[Path, int]:
+    """Record of a segment, and the segment's number in it."""
+    return segment, 0
+
+
+def read(record: Path) -> Iterator[tuple[Path, Segment]]:
+    """The segment of a record, and its path.
 
     Raises:
-        Unusable: as `read_header` and `read_annotations`.
+        Unusable: as `read_header`, `open_signal` and `read_annotations`; missing (NaN) samples.
     """
-    annotated = Path(f"{record_path}.atr").exists()
-    header = read_header(record_path)
-    quality = assess(read_signal(record_path, header))
-    yield record_path, Segment(header, annotated, *read_annotations(record_path), quality)
+    header = read_header(record)
+    (signal,) = open_signal(record, header)
+    if (signal == INVALID).any():
+        raise Unusable("missing (NaN) samples")
+    annotated = Path(f"{record}.atr").exists()
+    yield record, Segment(header, annotated, *read_annotations(record), assess(signal))
 
 
-def read_annotations(
-    record_path: Path | str,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def read_annotations(record: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Beats and rhythm of one segment; all empty where it has no `.atr`.
-
-    Args:
-        record_path: without extension.
 
     Returns:
         beat_ends (n,) int64 in samples, beat_codes (n,) int8, rhythm_ends (n,) int64,
@@ -141,19 +147,19 @@ def read_annotations(
     Raises:
         Unusable: the annotations cannot be read.
     """
-    if not Path(f"{record_path}.atr").exists():
+    if not Path(f"{record}.atr").exists():
         ends, codes = np.zeros(0, np.int64), np.zeros(0, np.int8)
         return ends, codes, ends, codes
-    marks = read_atr(record_path)
-    places = np.asarray(marks.sample, np.int64)
+    marks = wfdb_files.read_atr(record)
+    positions = np.asarray(marks.sample, np.int64)
     codes = np.array([BEAT_CODES.get(symbol, -1) for symbol in marks.symbol], np.int8)
     beats = codes >= 0
-    ends, codes = places[beats], codes[beats]
+    ends, codes = positions[beats], codes[beats]
     if len(ends) and (ends[0] < 0 or ends[-1] >= LATEST or (np.diff(ends) < 0).any()):
         raise Unusable("annotations out of order")
     rhythm = [
-        (place, note.strip("\0"))
-        for place, note, symbol in zip(places, marks.aux_note, marks.symbol, strict=True)
+        (position, note.strip("\0"))
+        for position, note, symbol in zip(positions, marks.aux_note, marks.symbol, strict=True)
         if symbol == "+"
     ]
     return ends, codes, ends, _rhythm_per_beat(ends, rhythm)
@@ -166,97 +172,65 @@ def _rhythm_per_beat(ends: np.ndarray, marks: list[tuple[int, str]]) -> np.ndarr
     """
     codes = np.full(len(ends), NO_ZONE, np.int8)
     zone, first = NO_ZONE, 0
-    behind_all = ends[-1] + 1 if len(ends) else 0
-    for place, note in [*marks, (behind_all, "(")]:
+    after_all = ends[-1] + 1 if len(ends) else 0
+    for position, note in [*marks, (after_all, "(")]:
         if note.startswith("("):
-            opened = np.searchsorted(ends, place, "left")
+            opened = np.searchsorted(ends, position, "left")
             codes[first:opened] = zone
             zone, first = RHYTHM_CODES.get(note.rstrip(")"), NO_ZONE), opened
         if note.endswith(")"):
-            closed = np.searchsorted(ends, place, "right")
+            closed = np.searchsorted(ends, position, "right")
             codes[first:closed] = zone
             zone, first = NO_ZONE, closed
     return codes
 
 
-def read_header(record_path: Path) -> Header:
-    """Header of a segment, held against its signal file, which is read through once.
+def read_header(record: Path) -> Header:
+    """Header of a segment, checked against the size of its signal file.
 
     Raises:
-        Unusable: no header or signal, another rate, a length that is not the file's, missing
-            (NaN) samples.
+        Unusable: no header or signal, no stated gain, another rate, another signal file.
     """
-    for suffix in (".hea", ".dat"):
-        if not Path(f"{record_path}{suffix}").exists():
-            raise Unusable(f"no {suffix}")
-    header, without_gain = wfdb_io.read_header(record_path)
+    header, without_gain = wfdb_files.read_header(record)
     if without_gain:
         raise Unusable("header states no gain per mV")
     if header.fs != ICENTIA_FS:
         raise Unusable(f"header says {header.fs} Hz, not {ICENTIA_FS}")
-    if set(header.file_name) != {f"{record_path.name}.dat"}:
+    if set(header.file_name) != {f"{record.name}.dat"}:
         raise Unusable(f"header names another signal file ({header.file_name[0]})")
     if not header.sig_len:
         raise Unusable(f"header says {header.sig_len} samples")
-    offset = header.byte_offset[0] or 0
-    wfdb_io.check_length(record_path, header)
+    wfdb_files.check_length(record, header)
+    gain = header.adc_gain[0] / MILLIVOLT[header.units[0]]
     mapped = header.fmt == ["16"] and header.samps_per_frame == [1]
-    if mapped:
-        size = Path(f"{record_path}.dat").stat().st_size - offset
-        if size != 2 * header.sig_len:
-            raise Unusable(f"header says {header.sig_len} samples, file holds {size / 2:g}")
-    found = Header(
-        header.sig_len,
-        header.adc_gain[0] / MILLIVOLT[header.units[0]],
-        header.baseline[0],
-        mapped,
-        offset,
-    )
-    if (read_signal(record_path, found) == INVALID).any():
-        raise Unusable("missing (NaN) samples")
-    return found
+    return Header(header.sig_len, gain, header.baseline[0], mapped, header.byte_offset[0] or 0)
 
 
-def read_signal(record_path: Path, header: Header) -> np.ndarray:
-    """Samples of the first lead, (samples,) int16; a memory map where the format allows it.
-
-    Raises:
-        Unusable: the file does not hold what the header says.
-    """
-    try:
-        if header.mapped:
-            return np.memmap(
-                f"{record_path}.dat", "<i2", "r", offset=header.offset, shape=(header.samples,)
-            )
-        record = wfdb.rdrecord(str(record_path), channels=[0], physical=False)
-    except wfdb_io.ERRORS as error:
-        raise Unusable(f"unreadable signal ({one_line(error)})") from None
-    signal = record.d_signal[:, 0]
-    if len(signal) != header.samples:
-        raise Unusable(f"header says {header.samples} samples, file holds {len(signal)}")
-    missing = np.isnan(record.dac()[:, 0])
-    limits = np.iinfo(np.int16)
-    return np.where(missing, INVALID, np.clip(signal, limits.min + 1, limits.max)).astype(np.int16)
-
-
-def open_signal(record_path: Path, header: Header) -> np.ndarray:
-    """`read_signal` as (1, samples), a record being one segment.
+def open_signal(record: Path, header: Header) -> np.ndarray:
+    """Samples of the first lead, (1, samples) int16; a memory map where the format allows it.
 
     A mapped file is not kept open, as NumPy's maps are, so that there may be thousands of them.
 
     Raises:
-        Unusable, FileNotFoundError: as `read_signal`.
+        Unusable, FileNotFoundError: the file does not hold what the header says.
     """
-    if not header.mapped:
-        return read_signal(record_path, header)[None]
-    import torch  # only here: conversion and index do without
-
-    name, size = f"{record_path}.dat", header.offset + 2 * header.samples
-    found = os.stat(name).st_size  # noqa: PTH116, a Path would take longer than mapping the file
-    if found != size:
-        raise Unusable(f"it holds {found} bytes, not {size}")
     try:
-        content = torch.from_file(name, shared=False, size=size, dtype=torch.uint8)
-    except RuntimeError as error:  # it may not be read
-        raise Unusable(one_line(error)) from None
-    return content.numpy()[header.offset :].view("<i2")[None]
+        if header.mapped:
+            name, size = f"{record}.dat", header.offset + 2 * header.samples
+            held = os.stat(name).st_size  # noqa: PTH116, a Path takes longer than mapping the file
+            if held != size:
+                samples = (held - header.offset) / 2
+                raise Unusable(f"header says {header.samples} samples, file holds {samples:g}")
+            content = torch.from_file(name, shared=False, size=size, dtype=torch.uint8)
+            return content.numpy()[header.offset :].view("<i2")[None]
+        read = wfdb.rdrecord(str(record), channels=[0], physical=False)
+    except FileNotFoundError:
+        raise
+    except (*wfdb_files.ERRORS, RuntimeError) as error:
+        raise Unusable(f"unreadable signal ({one_line(error)})") from None
+    signal = read.d_signal[:, 0]
+    if len(signal) != header.samples:
+        raise Unusable(f"header says {header.samples} samples, file holds {len(signal)}")
+    missing, limits = np.isnan(read.dac()[:, 0]), np.iinfo(np.int16)
+    signal = np.where(missing, INVALID, np.clip(signal, limits.min + 1, limits.max))
+    return signal.astype(np.int16)[None]

@@ -3,24 +3,31 @@
 https://academictorrents.com/details/af04abfe9a3c96b30e5dd029eb185e19a7055272, one folder of
 
 - `NNNNN_batched.pkl.gz`: float16 array (segments, samples) in mV,
-- `NNNNN_batched_lbls.pkl.gz`: for each segment a dictionary of `btype`, an array of places for each
-  class of beat, and `rtype`, the same for each class of rhythm,
+- `NNNNN_batched_lbls.pkl.gz`: for each segment a dictionary of `btype`, an array of positions for
+  each class of beat, and `rtype`, the same for each class of rhythm,
 
-or, as earlier code unzipped them, `NNNNN_batched.npy` and `NNNNN_batched_lbls.npz` (a `.npz` or,
-in spite of its name, a pickle), in which `btype` and `rtype` hold for each segment the places and
-their classes. Where a patient has both, the unzipped file is read, because it can be mapped.
+or, as earlier code unzipped them, `NNNNN_batched.npy` and `NNNNN_batched_lbls.npz` (an `.npz` or,
+in spite of its name, a pickle), in which `btype` and `rtype` hold for each segment the positions
+and their classes. Where a patient has both, the unzipped file is read, because it can be mapped.
 
-A record is a patient's `NNNNN_batched`; its segments are called `NNNNN_batched#SS`.
+A record is a patient's `NNNNN_batched`; its segments are called `NNNNN_batched#SS`. Reading never
+runs anything that a file names.
 """
 
+import gzip
+import io
+import math
+import pickle
+import pickletools
 import re
+import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from pretraining.icentia11k import admit
 from pretraining.icentia11k.reader import Header, Segment
 from recordings import Unusable, one_line
 from recordings.annotations import BEAT_CLASSES, RHYTHM_CLASSES
@@ -30,59 +37,75 @@ from utils.cli import UserError
 
 FILE_NAME = re.compile(r"((\d{5,})_batched)(_lbls)?(\.pkl\.gz|\.npy|\.npz)")
 RECORD_NAME = re.compile(r"\d{5,}_batched(#\d+)?")
-SIGNALS = (".npy", ".pkl.gz")  # the first that is there is read
+SIGNALS = (".npy", ".pkl.gz")  # the first that exists is read
 LABELS = ("_lbls.npz", "_lbls.pkl.gz")
+OPEN_SIGNALS = 20  # more than the patients that are mixed; a zipped one takes 105 MB
+READ_ALONE = 1  # records; below, starting processes costs more than it saves
 
-SEGMENTS = 64  # room for as many; patients have up to 50
-# Bytes that are read and built. Of a signal four times its own, because in the protocol used Python
-# 3 writes half of all bytes as two, and they are built twice. Of labels there are a few million.
-SIGNAL_LIMIT = 4 * SEGMENTS * (2**20 + 1) * 2
-LABEL_LIMIT = 2**27
+LIMIT = 2**29  # bytes of a file, decompressed; 50 segments take 105 MB, and twice that as text
 CLASSES = {"btype": len(BEAT_CLASSES), "rtype": len(RHYTHM_CLASSES)}
 LARGEST = np.iinfo(np.int16).max
 
 
 def find_records(root: Path) -> tuple[dict[int, list[Path]], list[Path]]:
-    """The record of each patient, and the folder and files that were found.
+    """The record of each patient, and the folder.
 
     Raises:
         UserError: records of two names are of one patient.
     """
     records: dict[int, Path] = {}
-    found = [root]
-    for path in sorted(root.iterdir()):
-        if match := FILE_NAME.fullmatch(path.name):
-            other = records.setdefault(int(match[2]), root / match[1])
-            if other.name != match[1]:
-                raise UserError(
-                    f"{root}: {other.name} and {match[1]} are both of patient {int(match[2])}; "
-                    "move one of them elsewhere"
-                )
-            found.append(path)
-    return {patient: [records[patient]] for patient in sorted(records)}, found
+    for match in filter(None, (FILE_NAME.fullmatch(path.name) for path in sorted(root.iterdir()))):
+        other = records.setdefault(int(match[2]), root / match[1])
+        if other.name != match[1]:
+            raise UserError(
+                f"{root}: {other.name} and {match[1]} are both of patient {int(match[2])}; "
+                "move one of them elsewhere"
+            )
+    return {patient: [records[patient]] for patient in sorted(records)}, [root]
 
 
 def files(record: Path) -> list[Path]:
-    """What a record, or a segment of it, may be read from."""
+    """Files that a record, or a segment of it, may be read from."""
     name = record.name.partition("#")[0]
     return [record.with_name(name + suffix) for suffix in SIGNALS + LABELS]
 
 
-def read_from(record: Path) -> list[Path]:
-    """Of `files`, those that are read: of signal and labels the first that is there."""
+watched = files  # patients share a folder
+
+
+def files_read(record: Path) -> list[Path]:
+    """Of `files`, those that are read: of signal and labels the first that exists."""
     return [path for path in (_first(record, SIGNALS), _first(record, LABELS)) if path]
 
 
-def read(record: Path) -> Iterator[tuple[Path, Segment | Unusable]]:
-    """Each segment of a patient, or why it cannot be used.
+def split(segment: Path) -> tuple[Path, int]:
+    """Record of a segment, and the segment's number in it."""
+    record, _, number = segment.name.partition("#")
+    return segment.with_name(record), int(number)
+
+
+def read(
+    record: Path, signal: np.ndarray | None = None
+) -> Iterator[tuple[Path, Segment | Unusable]]:
+    """Path of each segment of a patient, and the segment or why it cannot be used.
+
+    Args:
+        signal: as `open_signal` returns it, where it is open already.
 
     Raises:
         Unusable: no segment can be used.
     """
-    yield from read_segments(record, open_signal(record))
+    signal = open_signal(record) if signal is None else signal
+    labels = _load_labels(record, len(signal))
+    for number, samples in enumerate(signal):
+        try:
+            segment = _segment(samples, labels, number)
+        except Unusable as reason:
+            segment = reason
+        yield record.with_name(f"{record.name}#{number:02d}"), segment
 
 
-def open_signal(record: Path) -> np.ndarray:
+def open_signal(record: Path, header: Header | None = None) -> np.ndarray:
     """(segments, samples) float16 in mV; a memory map where the file is unzipped.
 
     Raises:
@@ -91,41 +114,23 @@ def open_signal(record: Path) -> np.ndarray:
     path = _first(record, SIGNALS)
     if path is None:
         raise Unusable("no signal (.pkl.gz or .npy)")
-    try:
-        zipped = path.suffix != ".npy"
-        signal = admit.load(path, SIGNAL_LIMIT) if zipped else admit.map_npy(path)
-    except (OSError, Unusable) as error:
-        raise Unusable(f"signal: {one_line(error)}") from None
-    if not (isinstance(signal, np.ndarray) and signal.dtype == np.float16 and signal.ndim == 2):
-        raise Unusable("signal: no float16 array (segments, samples)")
-    if not signal.size:
-        raise Unusable("signal: no samples")
-    if len(signal) > SEGMENTS:
-        raise Unusable(f"signal: {len(signal)} segments, more than {SEGMENTS}")
-    return signal
-
-
-def read_segments(record: Path, signal: np.ndarray) -> Iterator[tuple[Path, Segment | Unusable]]:
-    """`read`, where the signal is open already."""
-    labels = _load_labels(record, len(signal))
-    for number, samples in enumerate(signal):
-        path = record.with_name(f"{record.name}#{number:02d}")
-        try:
-            segment = _segment(samples, labels, number)
-        except Unusable as reason:
-            segment = reason
-        yield path, segment
+    with _unusable("signal: "):
+        signal = map_npy(path) if path.suffix == ".npy" else load(path)
+        if not isinstance(signal, np.ndarray) or signal.dtype != np.float16 or signal.ndim != 2:
+            raise Unusable("no float16 array (segments, samples)")
+        if not signal.size:
+            raise Unusable("no samples")
+    return np.asarray(signal)
 
 
 def _segment(samples: np.ndarray, labels: Any, number: int) -> Segment:
-    samples = samples.astype(np.float32)  # NumPy is slow at halves
+    samples = samples.astype(np.float32)  # NumPy is slow with float16
     if not np.isfinite(samples).all():
         raise Unusable("missing (NaN) or infinite samples")
-    header = Header(len(samples), ICENTIA_GAIN, 0, False, 0)
-    quality = assess(samples)
+    header, quality = Header(len(samples), ICENTIA_GAIN, 0, False, 0), assess(samples)
     if labels is None:
-        nothing = np.zeros(0, np.int64), np.zeros(0, np.int8)
-        return Segment(header, False, *nothing, *nothing, quality)
+        empty = np.zeros(0, np.int64), np.zeros(0, np.int8)
+        return Segment(header, False, *empty, *empty, quality)
     beats, rhythms = (_annotations(labels, kind, number, len(samples)) for kind in CLASSES)
     return Segment(header, True, *beats, *rhythms, quality)
 
@@ -139,66 +144,48 @@ def _load_labels(record: Path, segments: int) -> Any:
     path = _first(record, LABELS)
     if path is None:
         return None
-    try:
-        labels = admit.load(path, LABEL_LIMIT)
-        lists = [labels[kind] for kind in CLASSES] if isinstance(labels, dict) else [labels]
-        labelled = {len(of_segments) for of_segments in lists}
-    except (KeyError, TypeError):
-        raise Unusable("labels: no btype and rtype for each segment") from None
-    except (OSError, Unusable) as error:
-        raise Unusable(f"labels: {one_line(error)}") from None
-    if labelled != {segments}:
-        raise Unusable(f"labels of {max(labelled)} segments, signal of {segments}")
+    with _unusable("labels: "):
+        labels = load(path)
+        try:
+            lists = [labels[kind] for kind in CLASSES] if isinstance(labels, dict) else [labels]
+            labelled = max(map(len, lists), key=lambda length: length != segments)
+        except (KeyError, TypeError):
+            raise Unusable("no btype and rtype for each segment") from None
+        if labelled != segments:
+            raise Unusable(f"of {labelled} segments, signal of {segments}")
     return labels
 
 
-def _annotations(
-    labels: Any, kind: str, number: int, samples: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _annotations(labels: Any, kind: str, number: int, samples: int) -> tuple:
     """Ends (n,) int64, ascending, and codes (n,) int8 of one segment's `btype` or `rtype`."""
     classes = CLASSES[kind]
     try:
         if isinstance(labels, dict):
             ends, codes = labels[kind][number]
-            ends = _whole_numbers(ends, samples, samples)
-            codes = _whole_numbers(codes, classes, samples)
+            ends, codes = _whole_numbers(ends, samples), _whole_numbers(codes, classes)
         else:
-            by_class = labels[number][kind]
-            if len(by_class) != classes:
-                raise Unusable(f"{kind} of {len(by_class)} classes, not {classes}")
-            by_class = [_whole_numbers(ends, samples, samples) for ends in by_class]
+            by_class = [_whole_numbers(ends, samples) for ends in labels[number][kind]]
             ends = np.concatenate(by_class)
             codes = np.repeat(np.arange(classes), list(map(len, by_class)))
-        if len(ends) != len(codes):
+        order = np.argsort(ends, kind="stable")
+        if len(codes) != len(ends) > 0:
             raise ValueError
     except (IndexError, KeyError, TypeError, ValueError):
-        raise Unusable(f"{kind} holds no places below {samples} with their classes") from None
-    order = np.argsort(ends, kind="stable")
+        raise Unusable(f"{kind} is not of positions below {samples} in {classes} classes") from None
     return ends[order], codes[order].astype(np.int8)
 
 
-def _whole_numbers(values: Any, stop: int, most: int) -> np.ndarray:
-    """(n,) int64 from 0 to below `stop`; an empty array of floats made floats of others.
-
-    Args:
-        most: n at most; there are no more beats than samples.
+def _whole_numbers(values: Any, stop: int) -> np.ndarray:
+    """(n,) int64 from 0 to below `stop`; empty arrays of floats made floats of others.
 
     Raises:
-        ValueError, TypeError: anything else, lists too: they may be nested beyond all memory.
+        ValueError, TypeError: anything else.
     """
     if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iuf":
         raise TypeError
-    if len(values) > most:
-        raise ValueError
     if not ((values >= 0) & (values < stop) & (values == np.rint(values))).all():
         raise ValueError
-    return values.astype(np.int64)
-
-
-def split(segment: Path) -> tuple[Path, int]:
-    """Record and number of a segment."""
-    record, _, number = segment.name.partition("#")
-    return segment.with_name(record), int(number)
+    return np.asarray(values, np.int64)
 
 
 def to_units(signal: np.ndarray) -> np.ndarray:
@@ -214,3 +201,142 @@ def to_units(signal: np.ndarray) -> np.ndarray:
 def _first(record: Path, suffixes: tuple[str, ...]) -> Path | None:
     paths = (record.with_name(record.name + suffix) for suffix in suffixes)
     return next((path for path in paths if path.exists()), None)
+
+
+@contextmanager
+def _unusable(what: str = "") -> Iterator[None]:
+    try:
+        yield
+    except Unusable as error:
+        raise Unusable(f"{what}{error}") from None
+    except Exception as error:  # a damaged file fails in many ways
+        raise Unusable(f"{what}unreadable ({one_line(error)})") from None
+
+
+def map_npy(path: Path) -> np.ndarray:
+    """Array of numbers in an `.npy` file, mapped.
+
+    Raises:
+        Unusable: damaged, or of objects.
+    """
+    with _unusable():
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def load(path: Path) -> Any:
+    """Arrays in containers: of a pickle, gzipped or not, or of an `.npz`, which gives a dictionary;
+    told apart by how the file begins.
+
+    Raises:
+        Unusable: larger than `LIMIT`, or anything but arrays of numbers or objects.
+        Exception: damaged.
+    """
+    with path.open("rb") as file:
+        start = file.read(2)
+        file.seek(0)
+        if start == b"PK":
+            return _load_npz(file)
+        content = (gzip.GzipFile(fileobj=file) if start == b"\x1f\x8b" else file).read(LIMIT + 1)
+    if len(content) > LIMIT:
+        raise Unusable(f"larger than {LIMIT:,} bytes")
+    return unpickle(content)
+
+
+def _load_npz(file: BinaryIO) -> dict[str, Any]:
+    with zipfile.ZipFile(file) as archive:
+        if sum(member.file_size for member in archive.infolist()) > LIMIT:
+            raise Unusable(f"larger than {LIMIT:,} bytes")
+        return {
+            name.removesuffix(".npy"): _parse_npy(archive.read(name)) for name in archive.namelist()
+        }
+
+
+def _parse_npy(content: bytes) -> Any:
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    shape, fortran, dtype = HEADERS[version](file)
+    if dtype.hasobject:
+        return unpickle(content[file.tell() :])
+    array = np.frombuffer(content, dtype, offset=file.tell())
+    return array.reshape(shape, order="F" if fortran else "C")
+
+
+HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+def unpickle(content: bytes) -> Any:
+    """What a pickle of plain arrays in containers holds, without running anything it names.
+
+    Raises:
+        Unusable: it names anything but what arrays of numbers or objects need.
+        Exception: damaged.
+    """
+    for step, argument, _ in pickletools.genops(content):
+        # The unpickler would make room for as many objects.
+        if step.name in ("PUT", "LONG_BINPUT") and argument > len(content):
+            raise Unusable("more objects than bytes")
+    # Strings of Python 2 are read as Latin-1, as its arrays need.
+    return _Unpickler(io.BytesIO(content), encoding="latin1").load()
+
+
+class _Unpickler(pickle.Unpickler):
+    """Admits what NumPy pickles arrays and numbers with, by functions and types of its own."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{module}.{name}".replace("numpy._core.", "numpy.core.")  # NumPy 2, 1
+        admitted = {
+            "numpy.dtype": _Dtype,
+            "numpy.ndarray": "numpy.ndarray",  # only passed on; it cannot be called
+            "numpy.core.multiarray._reconstruct": self.new_array,
+            "numpy.core.multiarray.scalar": self.scalar,
+            "numpy.core.numeric._frombuffer": self.from_buffer,
+            "_codecs.encode": self.encode,
+            "__builtin__.bytes": self.encode,  # of nothing
+        }
+        if full not in admitted:
+            raise Unusable(f"names {full[:80]!r}, no part of an array; nothing was run")
+        return admitted[full]
+
+    def new_array(self, kind: str, *_: Any) -> np.ndarray:
+        if kind != "numpy.ndarray":
+            raise Unusable("no plain array")
+        return _Array(0, "b")
+
+    def scalar(self, kind: "_Dtype", data: bytes | str) -> np.generic:
+        return self.from_buffer(self.encode(data), kind, (), "C")[()]
+
+    def from_buffer(self, data: bytes, kind: "_Dtype", shape: tuple, order: str) -> np.ndarray:
+        return np.frombuffer(data, kind.dtype).reshape(shape, order=order)
+
+    def encode(self, text: bytes | str = b"", *_: Any) -> bytes:
+        return text.encode("latin1") if isinstance(text, str) else text
+
+
+class _Dtype:
+    """In place of `numpy.dtype`, whose state could claim anything: numbers, or objects."""
+
+    def __init__(self, code: str, *_: Any):
+        if not re.fullmatch(r"[biuf][1248]|O[48]?", code):
+            raise Unusable(f"array of type {code[:20]!r}")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple):
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array(np.ndarray):
+    """An array whose state is checked before NumPy takes it."""
+
+    def __setstate__(self, state: tuple):
+        _, shape, kind, fortran, data = state
+        lengths = all(type(length) is int and length >= 0 for length in shape)
+        nested = kind.dtype.hasobject and any(
+            isinstance(value, np.ndarray) and value.dtype.hasobject for value in data
+        )
+        size = math.prod(shape) * (1 if kind.dtype.hasobject else kind.dtype.itemsize)
+        if not lengths or size != len(data) or self.size or nested:
+            raise Unusable("array and data differ in size")
+        super().__setstate__((1, shape, kind.dtype, bool(fortran), data))
