@@ -7,7 +7,6 @@ import pytest
 
 from finetuning.datasets import challenge17
 from finetuning.predict import export
-from pretraining import convert, tasks
 from recordings import annotations, synthetic
 from tests.helpers import ROOT
 from utils import names
@@ -70,8 +69,6 @@ def test_modules_that_do_without():
 
 
 def test_names_agree_with_the_tables():
-    assert tuple(tasks.TASKS) == names.TASKS
-    assert tuple(convert.SOURCES) == names.SOURCES
     assert tuple(export.FORMATS) == names.EXPORTS
 
 
