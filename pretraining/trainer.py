@@ -116,7 +116,7 @@ def add_context_flags(parser: cli.Parser) -> None:
 def check(parser: cli.Parser, args: argparse.Namespace) -> None:
     """Refuse flags that contradict each other, or would do nothing."""
     if args.task != "cpc":
-        parser.refuse(TASKS["cpc"].layout, "only for --task cpc")
+        parser.refuse(TASKS["cpc"].flags(), "only for --task cpc")
     elif args.context_overlap >= args.frame_size:
         parser.error("argument --context-overlap: must be below --frame-size")
     cli.check_shared_flags(parser, args)

@@ -12,11 +12,11 @@ import torch
 from models import build_encoder
 from pretraining import trainer
 from pretraining.batches import load
-from pretraining.tasks import build_task
+from pretraining.tasks import TASKS, build_task
 from pretraining.validation import StoredFrames
 from recordings.synthetic import write_icentia11k
 from tests.helpers import command, contents
-from utils.names import ARCHITECTURES, TASKS
+from utils.names import ARCHITECTURES
 from utils.weights import load_encoder, read_weights
 
 KEPT = [
