@@ -67,14 +67,14 @@ def test_pretraining_ends_with_a_card(cohort_folder, tmp_path):
     for words in (
         "the first stages: 1, the encoder alone", 'load_encoder("weights.safetensors")',
         "- **patients, train**: 4\n", "- **patients, validation**: 2\n", "16 in 1 epochs",
-        "initial weights**: random", "non-commercial", "| loss |", "ignoring the signal",
+        "initial weights**: random", "non-commercial", "| loss |", "without_input",
     ):  # fmt: skip
         assert words in text, words
     assert read_weights(first / "weights.safetensors")[1].derived_from == []
     assert read_weights(second / "weights.safetensors")[1].lineage == ["x", "mine", "icentia11k"]
     text = (second / "MODEL_CARD.md").read_text()
     assert "initial weights**: x; then mine" in text and "## Scores" not in text
-    assert "- mine: no public data set known here; ask the provider of the recordings." in text
+    assert "- mine: no known public data set; ask the provider of the recordings." in text
 
 
 def test_lineage():

@@ -167,20 +167,18 @@ class Metadata:
             metadata = cls(**{name: values[name] for name in names})
         except (KeyError, TypeError, ValueError, RecursionError):
             raise UserError(f"{source} holds no weights of this project (no metadata)") from None
-        invalid = metadata._invalid_field()
-        if invalid:
-            value = str(values.get(invalid))[:40]
-            raise UserError(
-                f"{source} holds no weights of this project (metadata: {invalid} {value!r})"
-            )
+        for name in metadata._invalid_fields():
+            wrong = f"{name} {str(values.get(name))[:40]!r}"
+            raise UserError(f"{source} holds no weights of this project (metadata: {wrong})")
         return metadata
 
     to_metadata, from_metadata = to_header, from_header  # earlier names
 
-    def _invalid_field(self) -> str | None:
-        for name, kind in get_type_hints(Metadata).items():
-            if not _has_type(getattr(self, name), kind):
-                return name
+    def _invalid_fields(self) -> list[str]:
+        types = get_type_hints(Metadata).items()
+        wrong = [name for name, kind in types if not _has_type(getattr(self, name), kind)]
+        if wrong:
+            return wrong
         means, sds = (v if isinstance(v, list) else [v] for v in (self.mean, self.sd))
         valid = {
             "in_channels": 0 < self.in_channels <= MAX_LEADS,
@@ -192,7 +190,7 @@ class Metadata:
             "classes": len(set(self.classes)) == len(self.classes),
             "temperature": self.temperature > 1 / MAX_NUMBER,
         }
-        return next((name for name, holds in valid.items() if not holds), None)
+        return [name for name, holds in valid.items() if not holds]
 
 
 def _has_type(value: Any, kind: Any) -> bool:
@@ -215,10 +213,6 @@ CLASSES = {
     "afib": "atrial fibrillation",
     "aflut": "atrial flutter",
 }
-PARTS = {
-    "validation": "validation", "val": "validation", "test": "test",
-    "without_input": "validation, ignoring the signal",
-}  # fmt: skip
 CLASSIFIER = """```python
 from finetuning.predict import Predictor
 
@@ -316,18 +310,17 @@ def licence_notices(names: Iterable[str]) -> list[str]:
     """Notices that weights made from these data sets have to carry, as lines of Markdown."""
     lines, restricted = [], []
     for name in names:
-        if name == UNKNOWN:
-            notice = (
-                "The origin of the initial weights is not recorded; further licences may apply."
-            )
-        elif name not in DATA_SETS:
-            notice = f"{name}: no public data set known here; ask the provider of the recordings."
-        else:
+        if name in DATA_SETS:
             title, licence, cite = DATA_SETS[name][:3]
-            restricted += [name] * licence.non_commercial
             notice = licence.notice.format(title=title, name=licence.name)
-            notice = f"{name}: [{licence.name}]({licence.url}). {notice} {cite}; {PHYSIONET}."
-        lines.append(f"- {notice}")
+            lines.append(
+                f"- {name}: [{licence.name}]({licence.url}). {notice} {cite}; {PHYSIONET}."
+            )
+            restricted += [name] * licence.non_commercial
+        elif name == UNKNOWN:
+            lines.append("- The initial weights are not recorded; further licences may apply.")
+        else:
+            lines.append(f"- {name}: no known public data set; ask the provider of the recordings.")
     if restricted:
         made = f"they were made from {', '.join(restricted)}"
         lines += ["", f"**These weights are for non-commercial use only**: {made}."]
@@ -335,8 +328,9 @@ def licence_notices(names: Iterable[str]) -> list[str]:
 
 
 def score_table(scores: Mapping[str, Any]) -> str:
-    """Validation and test scores as a Markdown table; empty without any."""
-    columns = {title: _numbers(scores[part]) for part, title in PARTS.items() if scores.get(part)}
+    """Scores as a Markdown table, a column for each part of the data but `train`; empty if none."""
+    parts = {name: part for name, part in scores.items() if isinstance(part, Mapping)}
+    columns = {name: _numbers(part) for name, part in parts.items() if name != "train" and part}
     rows = dict.fromkeys(row for column in columns.values() for row in column)
     lines = [["", *columns], ["---"] * (len(columns) + 1)]
     lines += [[row, *(column.get(row, "") for column in columns.values())] for row in rows]
