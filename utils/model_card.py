@@ -32,8 +32,11 @@ class Licence(NamedTuple):
 
 
 CC = "https://creativecommons.org/licenses"
-ODC_NOTICE = "Contains information from {title}, made available under the ODC Attribution License."
-ODC_BY = Licence("ODC-By 1.0", "https://opendatacommons.org/licenses/by/1-0/", ODC_NOTICE)
+ODC_BY = Licence(
+    "ODC-By 1.0",
+    "https://opendatacommons.org/licenses/by/1-0/",
+    "Contains information from {title}, which is made available under the ODC Attribution License.",
+)
 CC_BY = Licence("CC BY 4.0", f"{CC}/by/4.0/")
 CC_BY_NC_SA = Licence("CC BY-NC-SA 4.0", f"{CC}/by-nc-sa/4.0/", non_commercial=True)
 
@@ -270,7 +273,9 @@ def describe(tensors: Mapping[str, Tensor], metadata: Metadata) -> dict[str, str
     m = metadata
     part = "with its head" if _has_head(tensors) else "the encoder alone"
     stages = f", the first stages: {m.stages}" if m.stages else ""
-    padding = ", shorter recordings padded with zeros in front" * (m.task == "classification")
+    padding = "; shorter recordings are padded with zeros in front, once normalised" * (
+        m.task == "classification"
+    )
     squash = "sigmoid" if m.multi_label else "softmax"
     output = f"probabilities: {squash} of (logits / {m.temperature:.6g}, the temperature)"
     rows = {
