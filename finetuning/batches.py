@@ -1,9 +1,10 @@
 """Prepared recordings in the device's memory, and normalised batches of them."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +13,13 @@ from torch import Tensor
 from finetuning.prepared_set import PreparedSet, divide, load_prepared, report_absent
 from utils.cli import UserError
 from utils.distributed import ALONE, Processes
-from utils.engine import Batch, describe_examples, moments
+from utils.engine import Batch, moments
 
 Constant = float | list[float] | None
 
 
-class Recordings(NamedTuple):
+@dataclass(frozen=True)
+class Recordings:
     """One part of the data (training, validation or test), in the device's memory.
 
     Attributes:
@@ -101,22 +103,18 @@ def load_parts(
         UserError: the sets do not fit together, cannot be split, or lack the lead.
     """
     sets = {name: load_prepared(path) for name, path in paths.items()}
-    for pair in combinations(sets.items(), 2):
-        _check_compatible(*pair, channel)
+    for one, other in combinations(sets, 2):
+        _check_compatible(one, sets[one], other, sets[other], channel)
     train = sets["train"]
     chosen = {name: np.arange(len(prepared)) for name, prepared in sets.items()}
     if val_size and "val" not in sets:
         sets["val"] = train
-        chosen["train"], chosen["val"] = draw(
-            train, chosen["train"], seed, "--val-size", test_size=val_size
-        )
+        sizes = {"test_size": val_size}
+        chosen["train"], chosen["val"] = draw(train, chosen["train"], seed, "--val-size", **sizes)
     if subset < 1:
         chosen["train"], _ = draw(train, chosen["train"], seed, "--subset", train_size=subset)
-    parts = {
-        name: to_device(sets[name], chosen[name], device, channel, own_moments)
-        for name in ("train", "val", "test")
-        if name in sets
-    }
+    names = [name for name in ("train", "val", "test") if name in sets]
+    parts = {n: to_device(sets[n], chosen[n], device, channel, own_moments) for n in names}
     for name, part in parts.items():
         report_absent(name, part.y, part.classes)
     print(", ".join(f"{name}: {len(part)} recordings" for name, part in parts.items()))
@@ -124,22 +122,19 @@ def load_parts(
 
 
 def _check_compatible(
-    one: tuple[str, PreparedSet], other: tuple[str, PreparedSet], channel: int | None
+    name: str, prepared: PreparedSet, other_name: str, other: PreparedSet, channel: int | None
 ) -> None:
     """Raises `UserError` where two sets were prepared differently, or share recordings."""
-    (name, ours), (other_name, theirs) = one, other
-    for key in ("classes", "fs", "pad", "mean_mv", "sd_mv", "labels"):
-        if ours.manifest.get(key) != theirs.manifest.get(key):
+    for key in ("classes", "multi_label", "fs", "pad", "mean_mv", "sd_mv", "labels"):
+        ours, theirs = (manifest.get(key) for manifest in (prepared.manifest, other.manifest))
+        if ours != theirs:
             raise UserError(
-                f"{key} is {theirs.manifest.get(key)} in --{other_name}, {ours.manifest.get(key)} "
-                f"in --{name}; prepare both alike"
+                f"{key} is {theirs} in --{other_name}, {ours} in --{name}; prepare both alike"
             )
-    if ours.multi_label != theirs.multi_label:
-        raise UserError(f"only one of --{name} and --{other_name} is multi-label")
-    if channel is None and ours.signal.shape[1] != theirs.signal.shape[1]:
+    if channel is None and prepared.signal.shape[1] != other.signal.shape[1]:
         raise UserError(f"--{other_name} has other leads than --{name}; choose one by --channel")
-    shared = np.intersect1d(ours.record_ids, theirs.record_ids)
-    if len(shared) and ours.manifest["dataset"] == theirs.manifest["dataset"]:
+    shared = np.intersect1d(prepared.record_ids, other.record_ids)
+    if len(shared) and prepared.manifest["dataset"] == other.manifest["dataset"]:
         raise UserError(
             f"--{other_name} holds {len(shared)} recordings of --{name}, such as {shared[0]}; use "
             "the files of one split"
@@ -189,10 +184,8 @@ def to_device(
     lengths = np.minimum(np.diff(prepared.offsets)[indices], pad)
     labels = y.astype(np.float32) if prepared.multi_label else y.argmax(1)
     signal, lengths, labels = (torch.from_numpy(a).to(device) for a in (signal, lengths, labels))
-    mean, sd = (manifest[key] for key in ("mean_mv", "sd_mv"))
-    if own_moments:
-        mean = sd = None
-    elif channel is not None:
+    mean, sd = (None, None) if own_moments else (manifest["mean_mv"], manifest["sd_mv"])
+    if channel is not None:
         mean, sd = (v[channel] if isinstance(v, list) else v for v in (mean, sd))
     names = prepared.record_ids[indices]
     return Recordings(signal, lengths, y, labels, names, prepared.classes.tolist(), mean, sd)
@@ -222,10 +215,3 @@ def split_order(
     """Indices of the recordings of each batch, of all processes together, on the device."""
     indices = torch.from_numpy(np.arange(len(recordings)) if order is None else order)
     return indices.to(recordings.signal.device).split(batch_size) if len(indices) else ()
-
-
-def describe_batch(recordings: Recordings, indices: np.ndarray) -> str:
-    """Names of the recordings of a batch, those that are not finite first; for errors."""
-    (batch,) = batches(recordings, len(indices), indices)
-    finite = batch.inputs.isfinite().flatten(1).all(1).tolist()
-    return describe_examples(recordings.record_ids[indices].tolist(), finite, "recordings")

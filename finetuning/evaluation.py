@@ -11,11 +11,10 @@ from torch import Tensor
 
 from finetuning.batches import Recordings
 from utils import metrics
-from utils.card import write_card
 from utils.files import write_json
 from utils.metrics import calibration_errors, calibration_scores, write_predictions
 from utils.run import BEST, CARD, SCORES
-from utils.weights import read_weights, save_weights
+from utils.weights import read_weights, save_weights, write_card
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 
@@ -24,11 +23,11 @@ class SingleLabel:
     """Targets of recordings with one class each; labels are class numbers (n,) int64.
 
     Attributes:
-        columns: of the history, behind the validation loss and accuracy.
+        columns: of the history, for the validation recordings.
         summary: scores that are printed at the end, and their names.
     """
 
-    columns = ("macro_f1", "cinc3", "auc")
+    columns = ("val_loss", "val_acc", "macro_f1", "cinc3", "auc")
     summary = (("macro_f1", "macro F1"), ("cinc3", "CinC-3"))
     loss = staticmethod(F.cross_entropy)
     scores = staticmethod(metrics.scores)
@@ -50,7 +49,7 @@ class MultiLabel:
     The attributes are those of `SingleLabel`.
     """
 
-    columns = ("macro_f1", "f_max", "auc")
+    columns = ("val_loss", "val_acc", "macro_f1", "f_max", "auc")
     summary = (("macro_f1", "macro F1"), ("auc", "macro AUC"), ("f_max", "F-max"),
                ("f_beta", "F-beta"), ("g_beta", "G-beta"))  # fmt: skip
     loss = staticmethod(F.binary_cross_entropy_with_logits)
@@ -76,25 +75,23 @@ def choose_targets(multi_label: bool) -> Targets:
 
 def validation_scores(
     targets: Targets, logits: Tensor, labels: Tensor, classes: list[str]
-) -> dict[str, float | None]:
-    """Loss and scores of the validation recordings, by column of the history."""
+) -> dict[str, Any]:
+    """Scores of the validation recordings; among them `columns` of the targets."""
     probabilities = targets.probabilities(logits).numpy()
     scores = targets.scores(labels.numpy(), probabilities, classes)
     loss = targets.loss(logits, labels).item()
-    chosen = {name: scores[name] for name in targets.columns}
-    return {"val_loss": loss, "val_acc": scores["acc"], **chosen}
+    return {**scores, "val_loss": loss, "val_acc": scores["acc"]}
 
 
 def fit_temperature(
     logits: Tensor, labels: Tensor, loss_function: Callable[[Tensor, Tensor], Tensor]
 ) -> float:
     """Temperature that minimises the loss of `logits / temperature` on recordings that were not
-    trained on (Guo et al. 2017); the most probable class does not change.
+    trained on (Guo et al. 2017); the most probable class stays the same.
 
-    It lies within `MIN_TEMPERATURE` and `MAX_TEMPERATURE`. Added to the loss is (log T)² / 2n, a
-    prior around 1 that weighs about as much as one recording: it decides where the recordings do
-    not, as where all logits are equal (1) or all answers right (no temperature is too low for the
-    loss); with hundreds of recordings it changes the temperature by about a hundredth.
+    Added to the loss is (log T)² / 2n, a prior around 1 that weighs about as much as one recording.
+    It decides where the recordings do not: if all logits are equal, or all answers right. With
+    hundreds of recordings it changes the temperature by about a hundredth.
 
     Args:
         logits: (n, classes). labels: as `loss_function` takes them.
@@ -108,10 +105,8 @@ def fit_temperature(
         loss = loss_function(logits / np.exp(log_t), labels).item()
         return loss + log_t**2 / (2 * len(logits))
 
-    bounds = np.log([MIN_TEMPERATURE, MAX_TEMPERATURE])
-    result = minimize_scalar(
-        penalized_loss, bounds=bounds, method="bounded", options={"xatol": 1e-7}
-    )
+    bounds, options = np.log([MIN_TEMPERATURE, MAX_TEMPERATURE]), {"xatol": 1e-7}
+    result = minimize_scalar(penalized_loss, bounds=bounds, method="bounded", options=options)
     return round(float(np.exp(result.x)), 4)
 
 
@@ -134,9 +129,9 @@ def write_results(
         outputs: logits and labels of each part, of the saved weights.
     """
     best = job_dir / BEST
-    tensors, contract = read_weights(best)
+    tensors, metadata = read_weights(best)
     temperature = fit_temperature(*outputs["val"], targets.loss) if "val" in outputs else 1.0
-    save_weights(best, tensors, replace(contract, temperature=temperature))
+    save_weights(best, tensors, replace(metadata, temperature=temperature))
     scores = {}
     for name, (logits, labels) in outputs.items():
         part, true = parts[name], labels.numpy()

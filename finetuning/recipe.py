@@ -1,5 +1,5 @@
-"""Training recipe: optimizer, learning rate, weight average, class balancing, augmentation, mixup,
-and test-time averaging. By default it is that of the paper."""
+"""Training recipe: optimizer, learning rate, class balancing, augmentation, mixup, test-time
+averaging."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from finetuning.batches import Recordings, batches, describe_batch, normalize, split_order
+from finetuning.batches import Recordings, batches, normalize, split_order
 from utils.distributed import ALONE, Processes
-from utils.engine import Batch
+from utils.engine import Batch, describe_examples
 from utils.run import rng, torch_generator
 
 SCHEDULES = ("constant", "cosine")
@@ -94,11 +94,12 @@ def weighted_cross_entropy(recordings: Recordings) -> Callable[[Tensor, Tensor],
 
 @dataclass(frozen=True)
 class TrainingBatches:
-    """Batches to train on, reproducible from the seed, the epoch and the step alone.
+    """Batches to train on; they follow from the seed, the epoch and the step alone.
 
     Attributes:
         fs: Hz. balanced: draw the order by `balanced_order`; else it is a permutation.
-        mixup: alpha of `mix`; 0 for none. processes: each takes its share of every batch.
+        augmented: change recordings by `augment`. mixup: alpha of `mix`; 0 for none.
+        processes: each takes its share of every batch.
     """
 
     recordings: Recordings
@@ -111,7 +112,7 @@ class TrainingBatches:
     processes: Processes = ALONE
 
     def __len__(self) -> int:
-        """Steps of an epoch, the last of which may be smaller."""
+        """Steps of an epoch; the last batch may be smaller."""
         return -(-len(self.recordings) // self.batch_size)
 
     def order(self, epoch: int) -> np.ndarray:
@@ -122,32 +123,32 @@ class TrainingBatches:
         return random.permutation(len(self.recordings))
 
     def epoch(self, epoch: int, done: int = 0) -> Iterator[Batch]:
-        """Batches of an epoch, counted from 1, without the first `done`.
-
-        Varied batches are made whole by every process, so that they do not depend on their number.
-        """
+        """Batches of an epoch, counted from 1, without the first `done`."""
         recordings, share = self.recordings, self.processes.share
         order = self.order(epoch)[done * self.batch_size :]
         if not (self.augmented or self.mixup):
             yield from batches(recordings, self.batch_size, order, self.processes)
             return
+        # Every process makes whole batches, which therefore do not depend on their number.
         for step, indices in enumerate(split_order(recordings, self.batch_size, order), done + 1):
-            x, mask = recordings.in_millivolt(indices)
+            (x, mask), labels = recordings.in_millivolt(indices), recordings.labels[indices]
             if self.augmented:
-                device = indices.device
-                generator = torch_generator(self.seed, AUGMENT, epoch, step, device=device)
+                generator = torch_generator(self.seed, AUGMENT, epoch, step, device=x.device)
                 x, mask = augment(x, mask, self.fs, generator)
             x = normalize(x, mask, recordings.mean, recordings.sd)
-            labels = recordings.labels[indices]
             if self.mixup:
                 random = rng(self.seed, MIXUP, epoch, step)
                 x, labels = mix(x, labels, len(recordings.classes), self.mixup, random)
             yield Batch(x[share], labels[share], len(indices))
 
     def describe(self, epoch: int, step: int) -> str:
-        """Recordings of a step of an epoch, both counted from 1."""
+        """Recordings of a step of an epoch, both counted from 1, for errors; only those that are
+        not finite, if any."""
         indices = self.order(epoch)[(step - 1) * self.batch_size :][: self.batch_size]
-        return describe_batch(self.recordings, indices[self.processes.share])
+        indices = indices[self.processes.share]
+        (batch,) = batches(self.recordings, len(indices), indices)
+        finite = batch.inputs.isfinite().flatten(1).all(1).tolist()
+        return describe_examples(self.recordings.record_ids[indices].tolist(), finite, "recordings")
 
 
 def augment(x: Tensor, mask: Tensor, fs: float, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -224,8 +225,3 @@ class ShiftAverage(nn.Module):
         shifts = range(0, self.count * SHIFT, SHIFT)
         moved = (F.pad(x[..., shift:], (0, shift)) for shift in shifts)
         return torch.stack([self.model(inputs).float() for inputs in moved]).mean(0)
-
-
-def average_over_shifts(model: nn.Module, count: int) -> nn.Module:
-    """`ShiftAverage`, or `model` itself where the count is 1."""
-    return ShiftAverage(model, count) if count > 1 else model

@@ -8,29 +8,19 @@ Writes args.json, history.csv, timing.csv, best_model.safetensors, MODEL_CARD.md
 """
 
 import argparse
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from finetuning import evaluation, recipe
 from finetuning.batches import Recordings, batches, load_parts
-from finetuning.evaluation import Targets, choose_targets, validation_scores, write_results
-from finetuning.recipe import (
-    BALANCES,
-    SCHEDULES,
-    TrainingBatches,
-    average_over_shifts,
-    learning_rate_factor,
-    make_optimizer,
-    weighted_cross_entropy,
-)
 from models import DEFAULT_ARCHITECTURE, Classifier, build_encoder, count_parameters, settings_of
 from utils import cli, distributed
 from utils.cli import UserError
-from utils.contract import Contract
 from utils.engine import Epochs, Training, choose_hardware
 from utils.files import digest
+from utils.model_card import Metadata
 from utils.run import BEST, SCORES, History, Run, torch_generator, versions
 from utils.weights import load_encoder, load_strictly, read_weights, save_weights
 
@@ -43,6 +33,7 @@ def make_parser() -> cli.Parser:
     """Flags of this command."""
     parser = cli.Parser(prog="python -m finetuning.trainer", description=__doc__.split("\n")[0])
     cli.add_run_flags(parser, "finetuning")
+    cli.add_network_flags(parser)
     flag = parser.add_argument
     flag("--train", type=cli.file, required=True, help="prepared set (.npz) to train on")
     flag("--val", type=cli.file, help="to validate on; by default drawn from --train")
@@ -57,9 +48,8 @@ def make_parser() -> cli.Parser:
     flag("--stop-metric", choices=list(STOP_METRICS), default="val_loss", help="see --patience")
     flag("--freeze", action="store_true", help="train the classifier only")
     flag("--verbose", action="store_true", help="a progress bar, and every tensor transferred")
-    cli.add_network_flags(parser)
     # The recipe beyond the paper.
-    flag("--schedule", choices=SCHEDULES, default="constant", help="of the learning rate")
+    flag("--schedule", choices=recipe.SCHEDULES, default="constant", help="of the learning rate")
     flag("--warmup", type=cli.share_or_count, default=0,
          help="steps in which the learning rate rises, or their share of all")  # fmt: skip
     flag("--weight-decay", type=cli.not_negative, default=0.0, help="of kernels only, as AdamW")
@@ -68,7 +58,7 @@ def make_parser() -> cli.Parser:
          " share at each step; 0: no average")  # fmt: skip
     flag("--augment", action=argparse.BooleanOptionalAction, default=False,
          help="crop, move, scale, invert and disturb recordings at random")  # fmt: skip
-    flag("--balance", choices=BALANCES, default="none", help="let classes count alike")
+    flag("--balance", choices=recipe.BALANCES, default="none", help="let classes count alike")
     flag("--mixup", type=cli.not_negative, default=0.0,
          help="blend pairs of recordings; alpha of the Beta distribution of shares")  # fmt: skip
     flag("--standardise", choices=("dataset", "recording"), default="dataset",
@@ -95,7 +85,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Train, and in the main process write all files of the run."""
+    """Train in all processes; the main process writes the files of the run."""
     args = parse_arguments()
     run = Run(vars(args), last=SCORES)
     hardware = choose_hardware(args.device, run.precision())
@@ -109,88 +99,108 @@ def main() -> None:
                 claim.enter_context(run.claim())
             paths = {"train": args.train, "val": args.val, "test": args.test}
             parts, manifest = load_parts(
-                {name: path for name, path in paths.items() if path},
-                hardware.device,
-                val_size=args.val_size,
-                subset=args.subset,
-                seed=args.seed,
-                channel=args.channel,
+                {name: path for name, path in paths.items() if path}, hardware.device,
+                val_size=args.val_size, subset=args.subset, seed=args.seed, channel=args.channel,
                 own_moments=args.standardise == "recording",
-            )
-            multi_label = manifest.get("multi_label", False)
-            if multi_label and args.balance != "none":
-                raise UserError("--balance: recordings of several classes cannot be balanced")
+            )  # fmt: skip
             processes.check(args.batch_size, args.sync_bn, len(parts["train"]))
-            model, contract = build_model(
-                parts["train"],
-                manifest,
-                weights_file=args.weights_file,
-                architecture=args.arch,
-                stages=args.stages,
-                spectrogram=cli.spectrogram_settings(args),
-                freeze=args.freeze,
-                seed=args.seed,
-                verbose=args.verbose,
-            )
-            targets = choose_targets(multi_label)
-            optimizer = make_optimizer(hardware.place(model), args.lr, args.weight_decay)
-            training_batches = TrainingBatches(
-                parts["train"],
-                args.batch_size,
-                args.seed,
-                manifest["fs"],
-                balanced=args.balance == "sampling",
-                augmented=args.augment,
-                mixup=args.mixup,
+            targets = evaluation.choose_targets(manifest.get("multi_label", False))
+            if args.balance != "none" and targets is evaluation.MultiLabel:
+                raise UserError("--balance: recordings of several classes cannot be balanced")
+            weighted = args.balance == "loss"
+            loss = recipe.weighted_cross_entropy(parts["train"]) if weighted else targets.loss
+            model, metadata = build_model(
+                parts["train"], manifest, weights_file=args.weights_file, architecture=args.arch,
+                stages=args.stages, spectrogram=cli.spectrogram_settings(args),
+                freeze=args.freeze, seed=args.seed, verbose=args.verbose,
+            )  # fmt: skip
+            data = recipe.TrainingBatches(
+                parts["train"], args.batch_size, args.seed, manifest["fs"],
+                balanced=args.balance == "sampling", augmented=args.augment, mixup=args.mixup,
                 processes=processes,
+            )  # fmt: skip
+            history = History(
+                args.job_dir,
+                val=VAL_METRICS[args.val_metric],
+                stop=STOP_METRICS[args.stop_metric],
             )
-            steps = len(training_batches)
+            steps = args.epochs * len(data)
             training = Training(
-                run,
-                History(
-                    args.job_dir,
-                    val=VAL_METRICS[args.val_metric],
-                    stop=STOP_METRICS[args.stop_metric],
+                run, history, hardware.place(model),
+                recipe.make_optimizer(model, args.lr, args.weight_decay),
+                Epochs(args.epochs, len(data), data.epoch, data.describe),
+                loss, hardware, processes, asdict(metadata),
+                checkpoint_every=args.checkpoint_every, compile=args.compile, sync_bn=args.sync_bn,
+                learning_rate=lambda step: recipe.learning_rate_factor(
+                    step, steps, args.schedule, args.warmup
                 ),
-                model,
-                optimizer,
-                Epochs(args.epochs, steps, training_batches.epoch, training_batches.describe),
-                weighted_cross_entropy(parts["train"]) if args.balance == "loss" else targets.loss,
-                hardware,
-                processes,
-                asdict(contract),
-                args.checkpoint_every,
-                args.compile,
-                args.sync_bn,
-                learning_rate(args.schedule, args.warmup, args.epochs * steps),
-                args.ema,
-                targets.num_correct,
-            )
+                ema=args.ema, count_correct=targets.num_correct,
+            )  # fmt: skip
         training.resume()
         if processes.main_process:
             run.start(processes.describe(hardware), training.resumed)
         with training.interruptible():
-            train(args, training, contract, targets, parts.get("val"))
+            columns = [n for n in targets.columns if n != "auc" or args.val_metric == "auc"]
+            stopped = train(
+                training, metadata, targets, parts.get("val"), args.batch_size, columns,
+                args.patience, args.verbose,
+            )  # fmt: skip
             if not processes.main_process:
                 return
-            best = args.job_dir / BEST
+            if stopped:
+                print(f"no better {args.stop_metric} in {args.patience} epochs: stopped")
+            best, epoch = args.job_dir / BEST, history.best["val"].epoch
             load_strictly(training.trained, read_weights(best)[0], best)
-            evaluated = average_over_shifts(training.trained, args.tta)
+            averaged = recipe.ShiftAverage(training.trained, args.tta)
             outputs = {
-                name: training.evaluate(evaluated, batches(part, args.batch_size))
+                name: training.evaluate(averaged, batches(part, args.batch_size))
                 for name, part in parts.items()
             }
-            epoch = training.history.best["val"].epoch
-            write_results(args.job_dir, epoch, targets, parts, outputs, manifest)
+            evaluation.write_results(args.job_dir, epoch, targets, parts, outputs, manifest)
         training.finish()
         by = f"validation {args.val_metric}" if "val" in parts else "being the last"
         print(f"epoch {epoch} chosen by {by}; predictions and scores: {args.job_dir}")
 
 
+def train(
+    training: Training,
+    metadata: Metadata,
+    targets: evaluation.Targets,
+    validation: Recordings | None,
+    batch_size: int,
+    columns: list[str],
+    patience: int,
+    verbose: bool,
+) -> bool:
+    """Train until the stop metric no longer improves; the best epoch's weights are saved.
+
+    Args:
+        columns: scores of the validation recordings, for the history; empty without any.
+        patience: epochs without a better stop metric. verbose: show a progress bar.
+
+    Returns:
+        Whether it stopped before the last epoch.
+    """
+
+    def ended() -> bool:
+        return training.epoch > training.history.best["stop"].epoch + patience
+
+    for row in training.epochs(ended, not verbose):
+        if not training.processes.main_process:
+            continue
+        scores = {}
+        if validation:
+            outputs = training.evaluate(training.trained, batches(validation, batch_size))
+            scores = evaluation.validation_scores(targets, *outputs, validation.classes)
+        row |= {name: scores.get(name) for name in columns}
+        if "val" in training.record(row):
+            save_weights(training.run.job_dir / BEST, training.trained.state_dict(), metadata)
+    return ended()
+
+
 def build_model(
     recordings: Recordings,
     manifest: dict[str, Any],
-    *,
     weights_file: Path | None = None,
     architecture: str | None = None,
     stages: int | None = None,
@@ -198,24 +208,24 @@ def build_model(
     freeze: bool = False,
     seed: int = 0,
     verbose: bool = False,
-) -> tuple[Classifier, Contract]:
+) -> tuple[Classifier, Metadata]:
     """Network with a new classifier, and the metadata of its weights file.
 
     Args:
         recordings: to train on. manifest: of their prepared set.
-        weights_file: pretrained weights; its architecture, stages and spectrogram settings are
-            used, and `architecture` only has to agree.
+        weights_file: pretrained weights, which bring their architecture, stages and spectrogram
+            settings; `architecture` only has to agree.
+        verbose: list the tensors that are transferred.
 
     Raises:
         UserError: the weights file is for another input or architecture.
     """
-    generator = torch_generator(seed)
-    channels = recordings.signal.shape[1]
+    generator, channels = torch_generator(seed), recordings.signal.shape[1]
     lineage = []
     if weights_file:
         transfer = load_encoder(weights_file, architecture, manifest["fs"], channels)
-        encoder, lineage = transfer.encoder, transfer.contract.lineage
-        architecture, stages = transfer.contract.architecture, transfer.contract.stages
+        encoder, lineage = transfer.encoder, transfer.metadata.lineage
+        architecture, stages = transfer.metadata.architecture, transfer.metadata.stages
         print(transfer.report(weights_file))
         if verbose:
             print("\n".join(f"  transferred {name}" for name in transfer.transferred))
@@ -226,7 +236,7 @@ def build_model(
     if freeze:
         model.freeze_encoder()
     print(f"{architecture}: {count_parameters(model):,} parameters")
-    contract = Contract(
+    metadata = Metadata(
         architecture=architecture,
         stages=stages,
         in_channels=channels,
@@ -245,43 +255,7 @@ def build_model(
         multi_label=manifest.get("multi_label", False),
         derived_from=lineage,
     )
-    return model, contract
-
-
-def learning_rate(schedule: str, warmup: float, steps: int) -> Callable[[int], float] | None:
-    """Factor of the learning rate by steps done, of all `steps`; None where it is constant."""
-    if schedule == "constant" and not warmup:
-        return None
-    return lambda step: learning_rate_factor(step, steps, schedule, warmup)
-
-
-def train(
-    args: argparse.Namespace,
-    training: Training,
-    contract: Contract,
-    targets: Targets,
-    validation: Recordings | None,
-) -> None:
-    """Train until the stop metric no longer improves; the best epoch's weights are saved."""
-    columns = ["val_loss", "val_acc", *targets.columns]
-    if args.val_metric != "auc":
-        columns.remove("auc")
-
-    def ended() -> bool:
-        return training.epoch > training.history.best["stop"].epoch + args.patience
-
-    for row in training.epochs(ended, not args.verbose):
-        if not training.processes.main_process:
-            continue
-        row |= dict.fromkeys(columns)
-        if validation:
-            outputs = training.evaluate(training.trained, batches(validation, args.batch_size))
-            scores = validation_scores(targets, *outputs, validation.classes)
-            row |= {name: scores[name] for name in columns}
-        if "val" in training.record(row):
-            save_weights(args.job_dir / BEST, training.trained.state_dict(), contract)
-    if ended():
-        print(f"no better {args.stop_metric} in {args.patience} epochs: stopped")
+    return model, metadata
 
 
 if __name__ == "__main__":

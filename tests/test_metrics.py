@@ -211,3 +211,52 @@ def test_perfect_answers_and_none_at_all():
     nothing = metrics.multi_label_scores(np.zeros((3, 3)), np.zeros((3, 3)), list("abc"))
     for name in ("macro_f1", "auc", "f_max", "f_beta", "g_beta"):
         assert math.isnan(nothing[name]), name
+
+
+def test_calibration_error_by_hand():
+    # 0.85 is right once in two, 1.0 always: ECE = 2/4 · |0.85 − 0.5| + 2/4 · 0
+    prob = np.array([[0.85, 0.05, 0.05, 0.05]] * 2 + [[1.0, 0, 0, 0]] * 2)
+    true = np.array([0, 1, 0, 0])
+    bins = metrics.reliability(true, prob)
+    assert bins["count"] == [0] * 12 + [2, 0, 2]
+    assert bins["accuracy"][12:] == [0.5, None, 1] and bins["confidence"][14] == 1
+    assert metrics.expected_calibration_error(bins) == pytest.approx(0.175)
+    expected = -(np.log(0.85) + np.log(0.05)) / 4
+    assert metrics.log_loss(true, prob) == pytest.approx(expected)
+    sure = metrics.log_loss(np.array([1]), np.array([[1.0, 0.0]], np.float32))
+    assert sure == pytest.approx(-np.log(1e-7))
+
+
+def test_perfectly_calibrated_and_overconfident():
+    true = np.array([0] * 3 + [1] + [0] * 3 + [1])
+    for confidence, error in ((0.75, 0), (0.95, 0.2)):  # right in six of eight
+        prob = np.tile([confidence, 1 - confidence], (8, 1))
+        found = metrics.calibration_errors(true, prob)
+        assert found["ece"] == pytest.approx(error)
+
+
+def test_several_classes_count_each():
+    # 0.9: present in one of two; 0.1: in none of two; ECE = 1/2 · 0.4 + 1/2 · 0.1
+    true, prob = np.array([[1, 0], [0, 0]]), np.array([[0.9, 0.1], [0.9, 0.1]])
+    assert metrics.calibration_errors(true, prob) == {
+        "ece": pytest.approx(0.25), "nll": pytest.approx(-(3 * np.log(0.9) + np.log(0.1)) / 4),
+    }  # fmt: skip
+    found = metrics.coverage(true, np.array([[0.9, 0.1], [0.6, 0.1]]))
+    assert found["records"] == [2] * 5 + [1]
+    assert found["threshold"] == pytest.approx([0.6] * 5 + [0.9])
+    assert found["accuracy"] == [0.75] * 5 + [1] and found["macro_f1"][-1] == 1
+
+
+def test_coverage_by_hand():
+    confidence = np.array([0.9, 0.8, 0.7, 0.6, 0.55, 0.95, 0.5, 0.85, 0.75, 0.65])
+    prob = np.stack([confidence, 1 - confidence], 1)
+    true = np.array([0, 0, 0, 1, 1, 0, 1, 0, 0, 0])  # wrong are 0.6, 0.55 and 0.5
+    found = metrics.coverage(true, prob)
+    assert found["coverage"] == [1, 0.9, 0.8, 0.7, 0.6, 0.5]
+    assert found["records"] == [10, 9, 8, 7, 6, 5]
+    assert found["threshold"] == [0.5, 0.55, 0.6, 0.65, 0.7, 0.75]
+    assert found["accuracy"] == pytest.approx([7 / 10, 7 / 9, 7 / 8, 1, 1, 1])
+    # Class 1 is present but never predicted; F1 of class 0 is 14/17, 14/16, 14/15, then alone.
+    assert found["macro_f1"] == pytest.approx([7 / 17, 7 / 16, 7 / 15, 1, 1, 1])
+    alike = metrics.coverage(true, np.tile([0.75, 0.25], (10, 1)))
+    assert alike["records"] == [10] * 6  # of equals none is left out

@@ -1,12 +1,10 @@
 """What goes beyond the paper: each option does what it says, and nothing by default."""
 
-import argparse
 import copy
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -25,9 +23,9 @@ from finetuning.recipe import (
     MAX_WANDER_MV,
     MIN_CROP,
     SHIFT,
+    ShiftAverage,
     TrainingBatches,
     augment,
-    average_over_shifts,
     balanced_order,
     class_weights,
     crop_and_move,
@@ -38,16 +36,13 @@ from finetuning.recipe import (
 )
 from recordings.formats import read_recording
 from tests.helpers import LONG_RUN, command, make_classifier, put_weights
-from utils.cli import PRESETS
 from utils.distributed import ALONE, Processes
-from utils.engine import Epochs, Hardware, Training
-from utils.run import History, Run
+from utils.engine import average_weights
 from utils.weights import read_weights
 
 CPU = torch.device("cpu")
 FS, PAD = 250, 512
 COUNTS = (4, 30, 12, 2)
-BEST = "best_model.safetensors"
 
 
 def generator(seed=0):
@@ -73,43 +68,27 @@ def test_learning_rate_by_step():
     assert rates[10] == 1 and rates[60] == pytest.approx(0.5) and rates[110] == 0
     assert rates[35] == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
     assert all(later < earlier for earlier, later in pairwise(rates[10:]))
-    assert [learning_rate_factor(step, 9, "constant", 1) for step in range(3)] == [0.5, 1, 1]
     assert learning_rate_factor(0, 1, "cosine", 0) == 1
     for warmup, steps in ((0, 0), (0.05, 10), (1, 1), (30, 30)):
         rates = [learning_rate_factor(step, 200, "constant", warmup) for step in range(200)]
         assert sum(rate < 1 for rate in rates) == steps
 
 
-def trained(steps=3, seen=lambda training: None, **changes):
-    """A training whose optimiser has made so many steps, two to an epoch."""
-    flags = {"epochs": 4, "lr": 0.1, "schedule": "constant", "warmup": 0, "ema": 0.0}
-    args = argparse.Namespace(**flags | changes)
-    model = make_classifier()
-    training = Training(
-        Run({"job_dir": Path(), "resume": False}, "last"), History(Path()), model,
-        make_optimizer(model, args.lr), Epochs(args.epochs, 2, None, None), None,
-        Hardware(CPU, False), ALONE, {}, ema=args.ema,
-        learning_rate=trainer.learning_rate(args.schedule, args.warmup, 2 * args.epochs),
-    )  # fmt: skip
-    x, rng = torch.ones(4, 1, 64), generator(1)
-    for step in range(steps):
-        training.epoch, training.totals.step = step // 2 + 1, step % 2
-        training.optimizer.zero_grad()
-        noise = torch.randn(x.shape, generator=rng)
-        F.cross_entropy(training.model(x + noise), torch.arange(4)).backward()
-        training.optimizer.step()
-        training.totals.step += 1
-        training._after_step(mock.Mock())
-        seen(training)
-    return training
-
-
-def test_the_optimizer_follows_the_schedule():
-    rates = []
-    trained(
-        8, lambda t: rates.append(t.optimizer.param_groups[0]["lr"]), schedule="cosine", warmup=2
-    )
-    assert rates == [0.1 * learning_rate_factor(step, 8, "cosine", 2) for step in range(8)]
+def test_the_average_is_that_of_the_weights():
+    model, steps = make_classifier(), 0
+    average = average_weights(model, 0.25, lambda: steps)
+    expected = copy.deepcopy(model.state_dict())
+    for steps in range(1, 4):
+        with torch.no_grad():
+            for value in model.state_dict().values():
+                value += 1
+        average.update_parameters(model)
+        decay = min(0.25, (1 + steps) / (10 + steps))
+        for name, value in model.state_dict().items():
+            mean = decay * expected[name] + (1 - decay) * value
+            expected[name] = mean if value.is_floating_point() else value.clone()
+    for name, value in average.module.state_dict().items():
+        torch.testing.assert_close(value, expected[name])
 
 
 def test_only_kernels_decay():
@@ -123,26 +102,6 @@ def test_only_kernels_decay():
         kernel = name.endswith("weight") and parameter.ndim > 1
         torch.testing.assert_close(parameter.detach(), before[name] * (0.95 if kernel else 1))
     assert type(make_optimizer(model, 0.1)) is torch.optim.Adam
-
-
-def test_the_average_is_that_of_the_weights():
-    states = [copy.deepcopy(make_classifier().state_dict())]
-    training = trained(
-        3, lambda t: states.append(copy.deepcopy(t.model.state_dict())), ema=0.25, lr=0.01
-    )
-    expected = states[0]
-    for number, state in enumerate(states[1:], 1):
-        decay = min(0.25, (1 + number) / (10 + number))
-        expected = {
-            name: decay * expected[name] + (1 - decay) * value
-            if value.is_floating_point()
-            else value
-            for name, value in state.items()
-        }
-    found = training.trained.state_dict()
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value)
-    assert not torch.equal(found["head.weight"], states[-1]["head.weight"])
 
 
 def test_a_stretch_of_each_recording_anywhere(padded):
@@ -217,6 +176,8 @@ def test_the_recordings_of_a_step_are_named(recordings):
     assert made.describe(1, 3) == f"{', '.join(names[40:43])}, … (8 recordings)"
     second = TrainingBatches(recordings, 10, 0, FS, processes=Processes(1, 5))
     assert second.describe(1, 2) == f"{names[11]}, {names[16]} (2 recordings)"
+    broken = TrainingBatches(replace(recordings, sd=0.0), 1, 0, FS)
+    assert broken.describe(1, 1) == f"{names[0]} (1 of 1 recordings, not finite)"
 
 
 def test_mixed_recordings_and_their_loss():
@@ -285,63 +246,31 @@ def test_predictions_are_averaged_over_shifts():
     with torch.no_grad():
         moved = [F.pad(x[..., n * SHIFT :], (0, n * SHIFT)) for n in range(3)]
         expected = sum(map(model, moved)) / 3
-        torch.testing.assert_close(average_over_shifts(model, 3)(x), expected)
-    assert average_over_shifts(model, 1) is model
+        torch.testing.assert_close(ShiftAverage(model, 3)(x), expected)
+        assert torch.equal(ShiftAverage(model, 1)(x), model(x))
 
 
-@pytest.fixture(scope="module")
-def job(prepared, tmp_path_factory):
-    """A run with everything."""
-    root = tmp_path_factory.mktemp("recipe")
-    recipe = [*LONG_RUN, "--mixup", 0.2, "--balance", "sampling", "--tta", 2]
+def test_a_run_with_everything(prepared, tmp_path):
+    """Its weights file brings what the predictor needs to give the same probabilities."""
+    recipe = [*LONG_RUN, "--mixup", 0.2, "--balance", "sampling", "--standardise", "recording"]
     sets = ["--train", prepared / "p_train.npz", "--test", prepared / "p_test.npz"]
     small = ["--epochs", 2, "--batch-size", 16, "--val-size", 0.25, "--device", "cpu"]
-    weights = ["--weights-file", put_weights(root / "weights"), "--precision", "fp32"]
-    result = command(
-        trainer.main, *sets, *small, *weights, *recipe, "--standardise", "recording",
-        "--job-dir", root / "job",
-    )  # fmt: skip
+    weights = ["--weights-file", put_weights(tmp_path / "weights"), "--precision", "fp32"]
+    job = tmp_path / "job"
+    result = command(trainer.main, *sets, *small, *weights, *recipe, "--tta", 2, "--job-dir", job)
     assert result.code == 0, result
-    return root / "job"
-
-
-def test_a_run_with_everything(job):
-    arguments = json.loads((job / "args.json").read_text())["arguments"]
-    assert (arguments["schedule"], arguments["ema"], arguments["augment"]) == (
-        "cosine",
-        0.999,
-        True,
-    )
     history = pd.read_csv(job / "history.csv")
     assert len(history) == 2 and history.notna().all(axis=None)
     assert history["acc"].between(0, 1).all()
-    contract = read_weights(job / BEST)[1]
-    assert contract.mean is None and contract.sd is None
-
-
-def test_the_predictor_standardises_and_shifts_alike(job, prepared):
-    predictor = Predictor.load(job / BEST, device="cpu", precision="fp32", tta=2, band_pass=False)
+    best = job / "best_model.safetensors"
+    assert read_weights(best)[1].mean is read_weights(best)[1].sd is None
+    predictor = Predictor.load(best, device="cpu", precision="fp32", tta=2, band_pass=False)
     table = pd.read_csv(job / "test_predictions.csv", dtype={"record_name": str})
     columns = [name for name in table if name.startswith("prob_")]
     for name, *expected in table[["record_name", *columns]].itertuples(index=False):
         recording = read_recording(prepared.parent / "source" / f"{name}.hea")
         (found,) = predictor.networks[0].probabilities([recording.signal], recording.fs)
         np.testing.assert_allclose(found, expected, atol=1e-5)
-    (louder,) = predictor.networks[0].probabilities([recording.signal * 2], recording.fs)
-    np.testing.assert_allclose(louder, found, atol=0.02)  # rounded to microvolt
-
-
-def test_each_can_be_turned_off_again(monkeypatch):
-    off = ["--warmup", 0, "--weight-decay", 0, "--ema", 0, "--no-augment", "--schedule", "constant"]
-    needed = ["--job-dir", "job", "--train", __file__, "--preset"]
-
-    def parsed(*flags):
-        monkeypatch.setattr("sys.argv", list(map(str, ["command", *needed, *flags])))
-        return vars(trainer.parse_arguments())
-
-    assert PRESETS["finetuning"]["recommended"].items() <= parsed("recommended").items()
-    plain = parsed("recommended", *LONG_RUN, *off)
-    assert plain | {"preset": "paper"} == parsed("paper", "--stop-metric", "val_loss")
 
 
 def test_several_labels_cannot_be_balanced(prepared, tmp_path):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from finetuning.batches import normalize, pad_front, signal_mask
 from finetuning.evaluation import choose_targets
-from finetuning.recipe import average_over_shifts
+from finetuning.recipe import ShiftAverage
 from models import Classifier
 from recordings import LazyRecording, Unusable, check_rate, millivolt
 from recordings.formats import Recording, lead_number, lead_order
@@ -142,7 +142,7 @@ class Network(NamedTuple):
         """Calibrated probabilities (n, classes) float32 of signals (samples, leads) in mV."""
         inputs = torch.cat([self.network_input(signal, fs)[0] for signal in signals])
         batch = Batch(inputs.to(self.hardware.device), torch.zeros(len(inputs)), len(inputs))
-        logits, _ = evaluate(average_over_shifts(self.model, self.tta), [batch], self.hardware)
+        logits, _ = evaluate(ShiftAverage(self.model, self.tta), [batch], self.hardware)
         targets = choose_targets(self.metadata.multi_label)
         return targets.probabilities(logits / self.metadata.temperature).numpy()
 
