@@ -2,8 +2,8 @@
 
     python -m finetuning.prepare --source training2017.zip --labels zip --out data/physionet
 
-Writes data/physionet_train.npz, data/physionet_test.npz and data/physionet_manifest.json. Each data
-set of `finetuning.datasets` has flags of its own, see --dataset NAME --help.
+Writes data/physionet_train.npz, data/physionet_test.npz and data/physionet_manifest.json. The
+flags of a data set are listed by --dataset NAME --help; see `finetuning.datasets`.
 """
 
 import argparse
@@ -39,8 +39,8 @@ def parse_arguments() -> argparse.Namespace:
     description, prog = __doc__.split("\n")[0], f"{COMMAND} --dataset {name}"
     parser = cli.Parser(prog=prog, description=description, parents=[first])
     flag = parser.add_argument
-    for own, options in DATASETS[name].FLAGS.items():
-        flag(f"--{own.replace('_', '-')}", **options)
+    for flag_name, options in DATASETS[name].FLAGS.items():
+        flag(f"--{flag_name.replace('_', '-')}", **options)
     flag("--fs", type=cli.count, default=250, help="sampling rate to write, whole Hz")
     about = "fft: over the whole recording at once, as the replication did"
     flag("--resampling", choices=METHODS, default="polyphase", help=about)
@@ -177,7 +177,7 @@ def read_signals(
 
 
 def split(listing: Listing, test_size: float, seed: int) -> dict[str, np.ndarray]:
-    """Indices of the records of each part, ascending: the set's own parts, or train and test.
+    """Indices of the records of each part, ascending: the parts of the data set, or train and test.
 
     Raises:
         UserError: nothing is left to train on, or a class of a single-label set is missing in the

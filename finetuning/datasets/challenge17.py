@@ -1,6 +1,7 @@
 """PhysioNet/CinC Challenge 2017: one-lead recordings of 9 to 61 s in four classes.
 
-The set is read as it is distributed: the folder `training2017`, or `training2017.zip` unopened.
+The set is read as it is distributed: the folder `training2017`, or
+`training2017.zip` without unpacking it.
 """
 
 import hashlib
@@ -119,7 +120,7 @@ def read_signal(root: Folder, record: str) -> Recording:
 
 
 def _read_rows(path: Folder, cells: int) -> dict[str, str]:
-    """The last cell of each line by its first, a record; raises `UserError`."""
+    """Map the first cell of every line, a record, to its last; raises `UserError`."""
     try:
         lines = path.read_bytes().decode("utf-8-sig").splitlines()
     except (UnicodeDecodeError, *_BAD_ZIP):

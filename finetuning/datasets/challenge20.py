@@ -41,8 +41,8 @@ def read_listing(source: Path) -> Listing:
         except (OSError, Unusable) as error:
             left_out.append({"record": record, "reason": one_line(error)})
     if not labels:
-        found = summary(left_out) if left_out else "it holds no .hea files"
-        raise cli.UserError(f"{source}: no record is usable ({found}); name the records' folder")
+        reason = summary(left_out) if left_out else "it holds no .hea files"
+        raise cli.UserError(f"{source}: no record is usable ({reason}); name the records' folder")
     classes = sorted(set().union(*labels.values()))
     return Listing(
         records=np.array(list(labels)),

@@ -1,4 +1,4 @@
-"""Labelled recordings of your own, listed in a CSV file with a row for each.
+"""Your labelled recordings, listed in a CSV file with a row for each.
 
 Columns: `file` (a path, see `read_listing`), `label` (several are separated by `;` or `|`) and, as
 needed, `fs` in Hz, `unit` and `gain` (see `recordings.Hints`), `split` (train, val, test) and
@@ -45,8 +45,8 @@ def read_listing(
     """Read the table. The classes are all that occur; if a row has several, the set is multi-label.
 
     Args:
-        source: folder that the paths start from, the table's own by default. They may lead
-            anywhere: the table is yours.
+        source: folder that the paths start from, by default that of the table. They may lead
+            anywhere, as the user wrote the table.
         record_fs, unit, gain: for rows that do not say, as in `recordings.Hints`.
 
     Raises:
