@@ -1,6 +1,5 @@
 """Download a public data set, each file checked against its published SHA-256.
 
-    python -m recordings.download challenge17 --out data/challenge17
     python -m recordings.download icentia11k --patients 0-109 --out data/icentia11k
 
 The same command continues where it stopped, and checks files that were put there by hand.
@@ -14,10 +13,8 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Collection
-from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import NamedTuple
 
 import requests
 from tqdm import tqdm
@@ -32,23 +29,14 @@ HEADERS = {"Accept-Encoding": "identity"}  # bytes as they were when their check
 GIVE_UP = 20  # files that could not be downloaded
 
 
-class Dataset(NamedTuple):
-    """Folder of a data set on PhysioNet, pattern of the files that are wanted (of none that leads
-    out of the folder), and their mean size in bytes."""
-
-    folder: str
-    wanted: str
-    size: int
-
-
 ICENTIA = r"p\d{2}/p(?P<patient>\d{5})/p(?P=patient)_s\d{2,}\.(dat|hea|atr)"
+# Folder on PhysioNet, pattern of the files that are wanted (none of which leads out of the folder),
+# and their mean size in bytes.
 DATASETS = {
-    "challenge17": Dataset(
-        "challenge-2017/1.0.0", r"training2017\.zip|REFERENCE-v3\.csv", 47_500_000
-    ),
-    "mitdb": Dataset("mitdb/1.0.0", r"\d{3}\.(dat|hea|atr)", 652_000),
-    "svdb": Dataset("svdb/1.0.0", r"8\d{2}\.(dat|hea|atr)", 232_000),
-    "icentia11k": Dataset("icentia11k-continuous-ecg/1.0", ICENTIA, 714_000),
+    "challenge17": ("challenge-2017/1.0.0", r"training2017\.zip|REFERENCE-v3\.csv", 47_500_000),
+    "mitdb": ("mitdb/1.0.0", r"\d{3}\.(dat|hea|atr)", 652_000),
+    "svdb": ("svdb/1.0.0", r"8\d{2}\.(dat|hea|atr)", 232_000),
+    "icentia11k": ("icentia11k-continuous-ecg/1.0", ICENTIA, 714_000),
 }
 
 
@@ -65,8 +53,8 @@ def download(
         Unusable: no list of the files, or one that lacks some; too small a disk; files that could
             not be downloaded. Those that could are kept.
     """
-    source = DATASETS[dataset]
-    url = (base_url or f"https://physionet.org/files/{source.folder}").rstrip("/")
+    folder, wanted, size = DATASETS[dataset]
+    url = (base_url or f"https://physionet.org/files/{folder}").rstrip("/")
     out.mkdir(parents=True, exist_ok=True)
     with (out / RECORD).open("a+", errors="replace", buffering=1) as record:
         try:
@@ -78,12 +66,12 @@ def download(
                 f"{url}/{LIST}: {failure}; try again, name a mirror by --base-url, or put this file"
                 f" and those that it lists into {out} by hand and run this command to check them"
             )
-        files = read_list(source, out / LIST, patients)
+        files = read_list(out / LIST, wanted, patients)
         record.seek(0)
         verified = {line.rstrip("\n").partition(" ")[2] for line in record}
         absent = {name for name in files if not (out / name).exists()}
-        pending = {name: files[name] for name in files if name in absent or name not in verified}
-        needed, free = len(absent) * source.size, shutil.disk_usage(out).free
+        pending = [name for name in files if name in absent or name not in verified]
+        needed, free = len(absent) * size, shutil.disk_usage(out).free
         print(f"{dataset}: {len(files):,} files, {len(pending) - len(absent):,} to check,"
               f" {len(absent):,} to download, about {needed / 1e6:,.0f} MB")  # fmt: skip
         if needed > free:
@@ -91,18 +79,19 @@ def download(
                 f"{out}: about {needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free; free some"
                 " space, or choose another --out or fewer --patients"
             )
-        with (
-            tqdm(total=needed, unit="B", unit_scale=True, leave=False, disable=None) as bar,
-            # Unlike those of an executor, its threads do not delay the exit after Ctrl-C.
-            ThreadPool(workers) as pool,
-        ):
-            complete = partial(_complete, url, out, progress=bar.update)
+        bar = tqdm(total=needed, unit="B", unit_scale=True, leave=False, disable=None)
+        # Unlike those of an executor, the threads of a ThreadPool do not delay the exit on Ctrl-C.
+        with bar, ThreadPool(workers) as pool:
+
+            def complete(name: str) -> tuple[str, str | None]:
+                return name, fetch(f"{url}/{name}", out / name, files[name], bar.update)
+
             failures = []
-            for name, sha, failure in pool.imap_unordered(complete, pending.items()):
-                if failure is None:
-                    record.write(f"{sha} {name}\n")
-                    continue
-                failures.append(f"{name} ({failure})")
+            for name, failure in pool.imap_unordered(complete, pending):
+                if failure:
+                    failures.append(f"{name} ({failure})")
+                else:
+                    record.write(f"{files[name]} {name}\n")
                 if len(failures) == GIVE_UP:
                     break
     if failures:
@@ -113,42 +102,32 @@ def download(
     print(f"{out}: {len(files):,} files, all verified")
 
 
-def read_list(source: Dataset, path: Path, patients: Collection[int]) -> dict[str, str]:
+def read_list(path: Path, wanted: str, patients: Collection[int]) -> dict[str, str]:
     """SHA-256 of each wanted file, by name; raises `Unusable` where the list lacks some."""
-    files, listed = {}, set()
+    files = {}
     with path.open(errors="replace") as lines:
         for line in lines:
             sha, _, name = line.strip().partition(" ")
-            match = re.fullmatch(source.wanted, name.lstrip(" *"))
+            match = re.fullmatch(wanted, name.lstrip(" *"))
             if match and (not patients or int(match["patient"]) in patients):
                 files[match[0]] = sha
-                listed |= {int(match["patient"])} if patients else set()
-    absent = set(patients) - listed
+    absent = set(patients) and set(patients) - {int(name[5:10]) for name in files}
     if absent or not files:
         what = f"patient {min(absent)}; correct --patients" if absent else "file of the data set"
         raise Unusable(f"{path} lists no {what}, or delete it to load it again")
     return files
 
 
-def _complete(
-    url: str, out: Path, item: tuple[str, str], progress: Callable[[int], object]
-) -> tuple[str, str, str | None]:
-    """Check or download a file; its name and checksum, and why that failed, or None."""
-    name, sha = item
-    path = out / name
-    if path.is_file():
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() == sha:
-                return name, sha, None
-    return name, sha, fetch(f"{url}/{name}", path, sha, progress)
-
-
 def fetch(url: str, path: Path, sha: str | None, progress: Callable[[int], object]) -> str | None:
-    """Download a file, whole or not at all, and return why that failed, or None.
+    """Download a file, whole or not at all, unless it is there and right; why that failed, or None.
 
     Args:
         sha: SHA-256 that it has to have, if known. progress: is given the number of bytes received.
     """
+    if sha and path.is_file():
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() == sha:
+                return None
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     for attempt in range(ATTEMPTS):
@@ -166,17 +145,16 @@ def fetch(url: str, path: Path, sha: str | None, progress: Callable[[int], objec
             if sha in (None, digest.hexdigest()):
                 part.replace(path)
                 return None
-            reason = "wrong checksum"
+            reason, final = "wrong checksum", False
         except requests.HTTPError:
-            reason = f"HTTP {answer.status_code}"
-            if answer.status_code in (401, 403, 404):
-                break
+            reason, final = f"HTTP {answer.status_code}", answer.status_code in (401, 403, 404)
         except requests.RequestException as error:
-            reason = f"no connection ({type(error).__name__})"
-            if sha is None:  # the first request: nothing is reached
-                break
+            # At the very first request nothing is reached.
+            reason, final = f"no connection ({type(error).__name__})", sha is None
         finally:
             part.unlink(missing_ok=True)
+        if final:
+            break
     return reason
 
 
@@ -189,25 +167,23 @@ def main() -> None:
     flag = parser.add_argument
     flag("dataset", choices=list(DATASETS))
     flag("--out", type=Path, required=True, help="folder of the files; that of an earlier run too")
-    flag("--patients", type=_patients, default=(), metavar="0,1,2 or 0-109",
-         help="[icentia11k] all by default, about 1.1 TB")  # fmt: skip
+    flag("--patients", type=_patients, default=(), help="[icentia11k] such as 0,1,2 or 0-109")
     flag("--base-url", help="folder of a mirror, in place of physionet.org")
-    flag("--workers", type=int, default=8, help="files that are downloaded at once; by default 8")
+    flag("--workers", type=int, choices=range(1, 65), default=8, metavar="N",
+         help="files that are downloaded at once; by default 8")  # fmt: skip
     args = parser.parse_args()
     if args.patients and args.dataset != "icentia11k":
         parser.error(f"argument --patients: not for {args.dataset}")
-    if args.workers < 1:
-        parser.error("argument --workers: not a whole number above 0")
     download(**vars(args))
 
 
 def _patients(text: str) -> set[int]:
     """`0,1,2` and ranges `0-109`, ends included."""
     spans = [part.partition("-") for part in text.split(",")]
-    ids = {n for first, _, last in spans for n in range(int(first), int(last or first) + 1)}
-    if not ids:
+    ranges = [range(int(first), int(last or first) + 1) for first, _, last in spans]
+    if not all(ranges):
         raise ValueError
-    return ids
+    return set().union(*ranges)
 
 
 if __name__ == "__main__":
