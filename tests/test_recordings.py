@@ -1,5 +1,7 @@
-"""One recording in each format reads the same, whole and in parts; files that a command names."""
+"""One recording in each format reads the same, whole and in parts; what is refused; how files are
+found."""
 
+import io
 import os
 
 import numpy as np
@@ -10,22 +12,37 @@ from edfio import Edf, EdfSignal
 from scipy.io import savemat
 
 from recordings import MILLIVOLT, Unusable, wfdb_files
-from recordings.formats import find_records, lead_number, open_recording, read_recording, read_whole
+from recordings.formats import (
+    Recording,
+    find_records,
+    lead_number,
+    lead_order,
+    open_recording,
+    read_recording,
+    read_whole,
+)
+from recordings.resampling import to_microvolt
 from tests.helpers import noise, put_challenge, put_edf
 
 FS, LEADS = 250, ["ECG I", "V5"]
 MICROVOLT = noise(1500, 2)
 SIGNAL = MICROVOLT / 1000  # mV
+TIMES = np.arange(1500) / 360
 
 
-def put_wfdb(path):
+def put_wfdb(path, units=("mV", "mV"), gain=1000.0):
     wfdb.wrsamp(
-        path.stem, FS, ["mV"] * 2, LEADS, d_signal=MICROVOLT, fmt=["16"] * 2,
-        adc_gain=[1000.0] * 2, baseline=[0] * 2, write_dir=str(path.parent),
+        path.stem, FS, list(units), LEADS, d_signal=MICROVOLT, fmt=["16"] * 2,
+        adc_gain=[gain] * 2, baseline=[0] * 2, write_dir=str(path.parent),
     )  # fmt: skip
+    return path
 
 
-# How each is written, what its file does not say, and the steps of its values in mV.
+def put_csv(path, values=SIGNAL, header=LEADS, **options):
+    pd.DataFrame(values).to_csv(path, index=False, header=header, **options)
+
+
+# How each file is written, what it does not say, and the steps of its values in mV.
 FILES = {
     "a.hea": (put_wfdb, (), 0),
     "b.mat": (lambda path: put_challenge(path.with_suffix(""), MICROVOLT, FS, LEADS), (), 0),
@@ -36,24 +53,30 @@ FILES = {
     "g.npy": (lambda path: np.save(path, SIGNAL.astype(np.float32)), (FS, "mV"), 1e-6),
     "h.edf": (lambda path: put_edf(path, MICROVOLT, FS, LEADS, "uV"), (), 1e-5),
     "i.bdf": (lambda path: put_edf(path, SIGNAL, FS, LEADS), (), 1e-6),
+    "j.csv": (lambda path: put_csv(path, sep=";", encoding="utf-8-sig"), (FS, "mV"), 0),
+    "k.txt": (lambda path: np.savetxt(path, MICROVOLT.T, delimiter="\t"), (FS, "µv"), 0),
 }
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_formats_read_the_same_whole_and_in_parts(monkeypatch, tmp_path, name):
-    write, said, step = FILES[name]
+    write, hints, step = FILES[name]
     write(tmp_path / name)
     monkeypatch.setattr(wfdb_files, "BLOCK", 400)
-    opened = open_recording(tmp_path / name, *said)
+    opened = open_recording(tmp_path / name, *hints)
     assert (opened.fs, opened.samples, opened.count) == (FS, 1500, 2)
-    whole = read_recording(tmp_path / name, *said)
-    assert whole.leads == opened.leads == (LEADS if name[0] in "abdhi" else None)
+    whole = read_recording(tmp_path / name, *hints)
+    assert whole.leads == opened.leads == (LEADS if name[0] in "abdhij" else None)
     assert whole.signal.dtype == np.float64
     np.testing.assert_allclose(whole.signal, SIGNAL, atol=step + 1e-12)
     for start, stop in ((0, 1500), (0, 7), (399, 801), (1499, 1500), (1400, 9999), (9, 9), (9, 3)):
         part = opened.read(start, stop)
         np.testing.assert_array_equal(part, whole.signal[start:stop])
         np.testing.assert_array_equal(opened.read(start, stop, 1), part[:, 1:])
+        np.testing.assert_array_equal(opened.select([1, 0]).read(start, stop), part[:, ::-1])
+
+
+# WFDB
 
 
 @pytest.mark.parametrize("fmt", ["8", "24", "32", "61", "80", "160", "212", "310", "311"])
@@ -68,15 +91,23 @@ def test_parts_in_all_formats_of_wfdb(monkeypatch, tmp_path, fmt):
         np.testing.assert_array_equal(opened.read(start, stop), whole[start:stop])
 
 
+@pytest.mark.parametrize("name", ["r", "r.hea", "r.dat"])
+def test_a_wfdb_record_states_its_rate_and_unit(tmp_path, name):
+    put_wfdb(tmp_path / "r.hea", units=("uV", "mV"), gain=2.0)
+    recording = read_recording(tmp_path / name, 300, "V")
+    assert recording.fs == FS
+    np.testing.assert_allclose(recording.signal, MICROVOLT / 2 * [1e-3, 1])
+
+
 @pytest.mark.parametrize("gain", ["0/mV", "0(0)", ""])
 def test_a_lead_without_a_gain(tmp_path, gain):
     put_wfdb(tmp_path / "a.hea")
     lines = (tmp_path / "a.hea").read_text().splitlines()
     lines[2] = f"a.dat 16 {gain}"
     (tmp_path / "a.hea").write_text("\n".join(lines) + "\n")
-    for said, factor in (((), 1 / 200), (("uV",), 1 / 1000), (("adu", 50), 1 / 50)):
-        opened = open_recording(tmp_path / "a.dat", FS, *said)
-        assert opened.uncalibrated == (not said)
+    for hints, factor in (((), 1 / 200), (("uV",), 1 / 1000), (("adu", 50), 1 / 50)):
+        opened = open_recording(tmp_path / "a.dat", FS, *hints)
+        assert opened.uncalibrated == (not hints)
         expected = MICROVOLT * [1 / 1000, factor]  # the other lead states its gain
         np.testing.assert_allclose(opened.read(0, 1500), expected)
         np.testing.assert_allclose(opened.read(7, 99, 1), expected[7:99, 1:])
@@ -96,44 +127,35 @@ def test_a_header_without_a_length(tmp_path):
     np.testing.assert_allclose(opened.read(3, 9), SIGNAL[3:9])
 
 
-def test_missing_samples_are_no_obstacle_to_a_part(tmp_path):
-    gap = SIGNAL.copy()
-    gap[700:800, 0], gap[900, 1] = np.nan, 1e300
-    np.save(tmp_path / "a.npy", gap)
-    pd.DataFrame(gap).to_csv(tmp_path / "a.csv", index=False)
-    for name in ("a.npy", "a.csv"):
-        opened = open_recording(tmp_path / name, FS, "mV")
-        np.testing.assert_allclose(opened.read(0, 1500), np.where(gap > 1e9, np.nan, gap))
-        with pytest.raises(Unusable, match="NaN or infinite"):
-            read_recording(tmp_path / name, FS, "mV")
+HEADER = "r 1 250 600", "r.dat 16 200/mV 16 0 0 0 0 ecg"
+HOSTILE = {
+    "folder above": (HEADER[0], f"../{HEADER[1]}", "signal file in another folder (../r.dat)"),
+    "absolute": (HEADER[0], f"/etc/{HEADER[1]}", "signal file in another folder (/etc/r.dat)"),
+    "10^12 samples": ("r 1 250 1000000000000", HEADER[1], "1000000000000 samples, file holds 600"),
+    "10^12 leads": ("r 1000000000000 250 600", HEADER[1], "says 1000000000000 leads, lists 1"),
+    "gain nan": (HEADER[0], HEADER[1].replace("200", "nan"), "no gain per mV"),
+    "rate 0": ("r 1 0 600", HEADER[1], "0 Hz is not from 20 to 20000"),
+    "rate -250": ("r 1 -250 600", HEADER[1], "says '-250' for its rate"),
+    "skew": (HEADER[0], HEADER[1].replace(" 16 2", " 16:99999999999 2"), "which is not read"),
+    "no signal": (HEADER[0], HEADER[1].replace("r.dat", "c.dat"), "no c.dat beside"),
+}
 
 
-@pytest.mark.parametrize("name", ["a.dat", "f.npy", "h.edf"])
-def test_a_file_that_is_cut_short_while_it_is_read(monkeypatch, tmp_path, name):
-    monkeypatch.setattr(wfdb_files, "BLOCK", 400)
-    write, said, _ = FILES.get(name, (put_wfdb, (), 0))
-    write(tmp_path / name)
-    opened = open_recording(tmp_path / name, *said)
-    opened.read(0, 100)
-    os.truncate(tmp_path / name, 1000)
+@pytest.mark.parametrize("name", HOSTILE)
+def test_headers_that_claim_what_cannot_be(tmp_path, name):
+    *lines, words = HOSTILE[name]
+    for folder in (tmp_path, tmp_path / "set"):
+        folder.mkdir(exist_ok=True)
+        noise(600, 1).tofile(folder / "r.dat")
+    (tmp_path / "set/r.hea").write_text("\n".join(HEADER) + "\n")
+    assert len(read_recording(tmp_path / "set/r.hea").signal) == 600
+    (tmp_path / "set/r.hea").write_text("\n".join(lines) + "\n")
     with pytest.raises(Unusable) as error:
-        opened.read(1000, 1500)
-    assert len(str(error.value).splitlines()) == 1
+        read_recording(tmp_path / "set/r.hea")
+    assert words in str(error.value)
 
 
-def test_text_with_comments_and_odd_lines(tmp_path):
-    path = tmp_path / "a.csv"
-    lines = [f"{i / FS:.3f};{a};{b}" for i, (a, b) in enumerate(SIGNAL)]
-    path.write_text(
-        "\n".join(["# device", "", "Time;ECG;Resp", *lines[:50], "# note", *lines[50:]])
-    )
-    opened = open_recording(path, FS, "mV")
-    assert opened.leads == ["ECG", "Resp"]
-    np.testing.assert_allclose(opened.read(0, 1500), SIGNAL)
-    for place in (50, 1000):
-        path.write_text("\n".join([*lines[:place], "1;2;3;4", *lines[place:]]))
-        with pytest.raises(Unusable, match="not columns of numbers"):
-            open_recording(path, FS, "mV")
+# EDF
 
 
 def test_what_edf_signals_are_leads(tmp_path):
@@ -166,31 +188,215 @@ EDF_FAULTS = {
     "gain": (256 + 120 * 3, b"32767", "header states no gain for ECG I"),
     "samples": (256 + 216 * 3, b"-9 ", "a signal without samples"),
     "rate": (256 + 216 * 3, b"1  ", "1 Hz is not from 20 to 20000"),
+    "unknown length": (236, b"-1      ", None),
 }
 
 
 @pytest.mark.parametrize("name", EDF_FAULTS)
-def test_edf_files_that_are_not_read(tmp_path, name):
-    place, new, said = EDF_FAULTS[name]
+def test_edf_headers(tmp_path, name):
+    place, new, words = EDF_FAULTS[name]
     put_edf(tmp_path / "a.edf", MICROVOLT, FS, LEADS, "uV")
     with (tmp_path / "a.edf").open("r+b") as file:
         file.seek(place)
         file.write(new)
+    if words is None:
+        assert open_recording(tmp_path / "a.edf").samples == 1500
+        return
     with pytest.raises(Unusable) as error:
         open_recording(tmp_path / "a.edf")
-    assert said in str(error.value)
+    assert words in str(error.value)
 
 
-def test_edf_of_unknown_length(tmp_path):
-    put_edf(tmp_path / "a.edf", MICROVOLT, FS, LEADS, "uV")
-    content = (tmp_path / "a.edf").read_bytes()
-    (tmp_path / "a.edf").write_bytes(content[:236] + b"-1      " + content[244:])
-    assert open_recording(tmp_path / "a.edf").samples == 1500
+@pytest.mark.parametrize("name", ["a.dat", "f.npy", "h.edf"])
+def test_a_file_that_is_cut_short_while_it_is_read(monkeypatch, tmp_path, name):
+    monkeypatch.setattr(wfdb_files, "BLOCK", 400)
+    write, hints, _ = FILES.get(name, (put_wfdb, (), 0))
+    write(tmp_path / name)
+    opened = open_recording(tmp_path / name, *hints)
+    opened.read(0, 100)
+    os.truncate(tmp_path / name, 1000)
+    with pytest.raises(Unusable) as error:
+        opened.read(1000, 1500)
+    assert len(str(error.value).splitlines()) == 1
+
+
+# Text
+
+WATCH = """Name,Somebody
+Recorded Date,2024-01-01 10:00:00
+Sample Rate,512 hertz
+
+
+Lead,Lead I
+Unit,µV
+
+"""
+# What is above the numbers, their times, and the rate and unit that they tell, or why none.
+STATED = {
+    "watch": (WATCH, None, 512, "uV"),
+    "comment": ("# Sampling frequency: 500.5 Hz\n# Units: mv\n", None, 500.5, "mV"),
+    "fs": ("fs=128\nunit (V)\n", None, 128, "V"),
+    "seconds": ("Time (s),ECG\n", TIMES, 360, None),
+    "physionet": ("'Elapsed time','MLII'\n'seconds','mV'\n", TIMES, 360, "mV"),
+    "rounded": ("time,ECG\n", TIMES.round(3), 360, None),
+    "no names": ("", TIMES, 360, None),
+    "broken rate": ("time,ECG\n", np.arange(1500) / 128.4, 128.4, None),
+    "of a day": ("timestamp,ECG\n", 1.7e9 + np.arange(1500) / 250, 250, None),
+    "ms": ("t_ms,ECG\n", np.arange(1500) * 4, 250, None),
+    "both": ("Sample rate,359 Hz\ntime,ECG\n", TIMES, 359, None),
+    "count": ("sample,ECG\n", np.arange(1500), "not count seconds", None),
+    "down": ("'sample #',ECG\n", -np.arange(1500), "are irregular", None),
+    "ms without a word": ("time,ECG\n", np.arange(1500) * 4, "not count seconds", None),
+    "minutes": ("time (min),ECG\n", TIMES / 60, "not count seconds", None),
+    "gaps": ("time,ECG\n", np.where(TIMES > 2, TIMES + 1, TIMES), "are irregular", None),
+    "two": ("Sample rate,512 Hz\ntime,ECG\n", TIMES, "stand 512 Hz, its times say 360", None),
+}
+
+
+@pytest.mark.parametrize("name", STATED)
+def test_text_that_states_rate_and_unit(tmp_path, name):
+    above, times, fs, unit = STATED[name]
+    rows = MICROVOLT[:, :1] if times is None else np.column_stack([times, MICROVOLT[:, 0]])
+    rows = "\n".join(",".join(f"{cell:.15g}" for cell in row) for row in rows)
+    path = tmp_path / "r.csv"
+    path.write_text(above + rows, encoding="utf-8")
+    if isinstance(fs, str):
+        with pytest.raises(Unusable, match=f"without a sampling rate .*{fs}"):
+            open_recording(path, None, "mV")
+        assert open_recording(path, 77, "mV").fs == 77
+        return
+    opened = open_recording(path, None, None if unit else "uV")
+    assert opened.fs == pytest.approx(fs, rel=1e-9) and opened.count == 1
+    scale = MILLIVOLT[unit or "uV"]
+    np.testing.assert_allclose(opened.read(0, 1500)[:, 0], MICROVOLT[:, 0] * scale)
+    with pytest.raises(Unusable, match=f"file says {fs:g} Hz, but --fs or the table 300;"):
+        open_recording(path, 300, unit)
+    if unit:
+        with pytest.raises(Unusable, match=f"file says {unit}, but --unit or the table adu;"):
+            open_recording(path, None, "adu", 200)
+
+
+def test_text_with_comments_and_odd_lines(tmp_path):
+    path = tmp_path / "a.csv"
+    lines = [f"{i / FS:.3f};{a};{b}" for i, (a, b) in enumerate(SIGNAL)]
+    path.write_text(
+        "\n".join(["# device", "", "Time;ECG;Resp", *lines[:50], "# note", *lines[50:]])
+    )
+    opened = open_recording(path, FS, "mV")
+    assert opened.leads == ["ECG", "Resp"]
+    np.testing.assert_allclose(opened.read(0, 1500), SIGNAL)
+    path.write_text("\n".join([*lines[:50], "1;2;3;4", *lines[50:]]))
+    with pytest.raises(Unusable, match="not columns of numbers"):
+        open_recording(path, FS, "mV")
+
+
+@pytest.mark.parametrize("first", [np.zeros(1500), SIGNAL[:, 1]], ids=["flat", "noise"])
+def test_a_first_column_that_is_a_lead(tmp_path, first):
+    table = np.column_stack([first, SIGNAL])
+    for name, values in (("tall", table), ("wide", np.sort(table.T, axis=0))):
+        np.savetxt(tmp_path / f"{name}.txt", values)
+        assert read_recording(tmp_path / f"{name}.txt", FS, "mV").signal.shape == (1500, 3)
+
+
+# What cannot be used
+
+CLAIM = io.BytesIO()  # 10^12 samples
+np.lib.format.write_array_header_1_0(
+    CLAIM, {"descr": "<f8", "fortran_order": False, "shape": (10**12,)}
+)
+CLAIM = CLAIM.getvalue()
+SHAPE = "is not samples by leads"
+BAD = {
+    "no.csv": (lambda path: None, "cannot be read"),
+    "nul\0.csv": (lambda path: None, "cannot be read"),
+    "folder.npy": (lambda path: path.mkdir(), "cannot be read"),
+    "words.csv": (lambda path: path.write_text("a,b\n1,x\n"), "not columns of numbers"),
+    "comma.csv": (
+        lambda path: path.write_text("MLII\n" + "-125,0\n" * 600),
+        "1 named, 2 in the line below; decimal commas?",
+    ),
+    "watch.csv": (
+        lambda path: path.write_text("Name,X\nEinheit,µV\n\n" + "-125,0\n4,25\n" * 300),
+        "decimal commas? else name the columns",
+    ),
+    "timed.csv": (
+        lambda path: path.write_text("time;I\n" + "0,1;-0,5\n" * 600), "with decimal points",
+    ),
+    "empty.csv": (lambda path: path.touch(), "not columns of numbers"),
+    "binary.txt": (lambda path: path.write_bytes(bytes(range(256))), "not columns of numbers"),
+    "short.csv": (lambda path: put_csv(path, SIGNAL[:249]), "249 samples are shorter than 1 s"),
+    "latin.csv": (lambda path: path.write_bytes(b"\xb5V\n1\n2\n"), "is not UTF-8; save it so"),
+    "long.csv": (lambda path: path.write_text(f"{'[' * 10**5}\n1\n2\nx"), "not columns of numbers"),
+    "text.npy": (lambda path: path.write_text("no array"), "not a plain array"),
+    "object.npy": (
+        lambda path: np.save(path, np.array([{}] * 600), allow_pickle=True), "not a plain array",
+    ),
+    "claim.npy": (lambda path: path.write_bytes(CLAIM + b"12"), "not a plain array"),
+    "huge.npy": (lambda path: np.save(path, SIGNAL * 1e308), "infinite values"),
+    "square.npy": (lambda path: np.save(path, np.zeros((600, 600))), SHAPE),
+    "cube.npy": (lambda path: np.save(path, np.zeros((600, 2, 2))), SHAPE),
+    "complex.npy": (lambda path: np.save(path, np.zeros(600, complex)), SHAPE),
+    "other.mat": (lambda path: savemat(path, {"x": SIGNAL}), "holds no 'val'"),
+    "cut.mat": (
+        lambda path: savemat(path, {"val": SIGNAL}) or path.write_bytes(path.read_bytes()[:999]),
+        "it is damaged, or no MATLAB file",
+    ),
+    "new.mat": (
+        lambda path: path.write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM" + bytes(99)),
+        "save it with -v7",
+    ),
+    "lone.dat": (lambda path: path.touch(), "no .hea, which"),
+    "a.xml": (lambda path: path.touch(), "format .xml is not one of .hea, .csv"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_files_that_cannot_be_used(tmp_path, name):
+    write, words = BAD[name]
+    write(tmp_path / name)
+    with pytest.raises(Unusable) as error:
+        read_recording(tmp_path / name, FS, "mV")
+    assert words in str(error.value) and "\n" not in str(error.value)
+    assert str(tmp_path) not in str(error.value)
+
+
+def test_missing_samples_are_no_obstacle_to_a_part(tmp_path):
+    gap = SIGNAL.copy()
+    gap[700:800, 0], gap[900, 1] = np.nan, 1e300
+    np.save(tmp_path / "a.npy", gap)
+    put_csv(tmp_path / "a.csv", gap)
+    for name in ("a.npy", "a.csv"):
+        opened = open_recording(tmp_path / name, FS, "mV")
+        np.testing.assert_allclose(opened.read(0, 1500), np.where(gap > 1e9, np.nan, gap))
+        with pytest.raises(Unusable, match="NaN or infinite"):
+            read_recording(tmp_path / name, FS, "mV")
+
+
+def test_what_has_to_be_stated(tmp_path):
+    np.save(tmp_path / "a.npy", SIGNAL)
+    for hints, words in (
+        ((None, "mV"), "file without a sampling rate"),
+        ((FS, None), "no unit given"),
+        ((FS, "adu"), "unit adu without a gain"),
+        ((FS, "kV"), "unknown unit 'kV'; known: mV, uV, V, adu"),
+        ((0.3, "mV"), "0.3 Hz is not from 20 to 20000"),
+    ):
+        with pytest.raises(Unusable, match=words):
+            read_recording(tmp_path / "a.npy", *hints)
+
+
+def test_an_odd_rate_takes_no_more_than_others():
+    # As 19999999/1000 it would take a filter of 400 million samples.
+    signal, _ = to_microvolt(Recording(SIGNAL, 19999.999), 250, "polyphase", "constant")
+    expected, _ = to_microvolt(Recording(SIGNAL, 20000), 250, "polyphase", "constant")
+    np.testing.assert_array_equal(signal, expected)
+
+
+# Leads and files
 
 
 def test_lead_by_name_or_number(tmp_path):
-    put_wfdb(tmp_path / "a.hea")
-    opened = open_recording(tmp_path / "a")
+    opened = open_recording(put_wfdb(tmp_path / "a.hea"))
     given = (None, "ecg i", " V5 ", "0", "1")
     assert [lead_number(opened, channel) for channel in given] == [0, 0, 1, 0, 1]
     for channel in ("V6", "2", "-1", ""):
@@ -201,7 +407,13 @@ def test_lead_by_name_or_number(tmp_path):
         lead_number(open_recording(tmp_path / "a.npy", FS, "mV"), "ECG")
 
 
-# Files that are named
+def test_order_of_leads():
+    two = Recording(SIGNAL, FS, ["I", "aVR"])
+    assert lead_order(two, 2, ["AVR", "I"]) == [1, 0] and lead_order(two, 2, None) == [0, 1]
+    assert lead_order(Recording(SIGNAL[:, :1], FS, ["ecg"]), 1, ["II"]) == [0]
+    for count, leads in ((3, None), (2, ["I", "V1"])):
+        with pytest.raises(Unusable, match="lead"):
+            lead_order(two, count, leads)
 
 
 @pytest.fixture
@@ -215,22 +427,22 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def found(*names):
+def find(*names):
     return [(str(path), named) for path, named in find_records(names)]
 
 
 def test_folders_and_globs(folder):
     scanned = ["odd[1].csv", "r2.hea", "r10.hea", "sub/x.mat", "sub/y.edf", "v.1.hea"]
-    assert found(".") == [(name, False) for name in scanned]
-    assert found("r*") == [("r2.hea", False), ("r10.hea", False)]
-    assert found("**/*.edf", "s*/*") == [("sub/y.edf", False), ("sub/x.mat", False)]
+    assert find(".") == [(name, False) for name in scanned]
+    assert find("r*") == [("r2.hea", False), ("r10.hea", False)]
+    assert find("**/*.edf", "s*/*") == [("sub/y.edf", False), ("sub/x.mat", False)]
 
 
 def test_named_files(folder):
     names = ("r10", "r2.mat", "odd[1].csv", "r10.dat", "lone.dat", "v.1", "notes.md", "sub/x.mat")
     files = ("r10.hea", "r2.hea", "odd[1].csv", "lone.dat", "v.1.hea", "notes.md", "sub/x.mat")
-    assert found(*names) == [(name, True) for name in files]
-    assert found("sub", "sub/y.edf") == [("sub/x.mat", False), ("sub/y.edf", True)]
+    assert find(*names) == [(name, True) for name in files]
+    assert find("sub", "sub/y.edf") == [("sub/x.mat", False), ("sub/y.edf", True)]
 
 
 @pytest.mark.parametrize(
@@ -241,83 +453,3 @@ def test_named_files(folder):
 def test_names_of_nothing(folder, name, words):
     with pytest.raises(Unusable, match=words):
         find_records([name])
-
-
-WATCH = """Name,Somebody
-Recorded Date,2024-01-01 10:00:00
-Software Version,1.90
-Sample Rate,512 hertz
-
-
-Lead,Lead I
-Unit,µV
-
-"""
-
-
-@pytest.mark.parametrize(
-    ("above", "row", "leads"),
-    [
-        (WATCH, "{0:.3f}", None),
-        ("'Elapsed time','MLII','V5'\n'seconds','mV','mV'\n", "{1},{0:.3f},0", ["MLII", "V5"]),
-        ("device 7\nt;ECG;resp\n", "{1};{0:.3f};", ["ECG", "resp"]),
-    ],
-)
-def test_lines_above_the_numbers(tmp_path, above, row, leads):
-    values = np.random.default_rng(0).normal(size=600)
-    rows = "\n".join(row.format(value, number / 250) for number, value in enumerate(values))
-    (tmp_path / "r.csv").write_text(above + rows, encoding="utf-8")
-    watch = above is WATCH
-    opened = open_recording(tmp_path / "r.csv", 512 if watch else FS, None if watch else "mV")
-    assert opened.leads == leads and opened.samples == 600
-    scale = 1000 if watch else 1
-    np.testing.assert_allclose(opened.read(0, 600, 0)[:, 0] * scale, values, atol=1e-3)
-
-
-def put_text(path, above, times=None):
-    rows = MICROVOLT[:, :1] if times is None else np.column_stack([times, MICROVOLT[:, 0]])
-    rows = "\n".join(",".join(f"{cell:.15g}" for cell in row) for row in rows)
-    path.write_text(above + rows, encoding="utf-8")
-    return path
-
-
-TIMES = np.arange(1500) / 360
-# What is above the numbers, their times, and the rate and unit that they tell.
-TOLD = {
-    "watch": (WATCH, None, 512, "uV"),
-    "comment": ("# Sampling frequency: 500.5 Hz\n# Units: mv\n", None, 500.5, "mV"),
-    "fs": ("fs=128\nunit (V)\n", None, 128, "V"),
-    "seconds": ("Time (s),ECG\n", TIMES, 360, None),
-    "physionet": ("'Elapsed time','MLII'\n'seconds','mV'\n", TIMES, 360, "mV"),
-    "rounded": ("time,ECG\n", TIMES.round(3), 360, None),
-    "no names": ("", TIMES, 360, None),
-    "broken rate": ("time,ECG\n", np.arange(1500) / 128.4, 128.4, None),
-    "of a day": ("timestamp,ECG\n", 1.7e9 + np.arange(1500) / 250, 250, None),
-    "ms": ("t_ms,ECG\n", np.arange(1500) * 4, 250, None),
-    "both": ("Sample rate,359 Hz\ntime,ECG\n", TIMES, 359, None),
-    "count": ("sample,ECG\n", np.arange(1500), "not count seconds", None),
-    "ms without a word": ("time,ECG\n", np.arange(1500) * 4, "not count seconds", None),
-    "minutes": ("time (min),ECG\n", TIMES / 60, "not count seconds", None),
-    "gaps": ("time,ECG\n", np.where(TIMES > 2, TIMES + 1, TIMES), "are irregular", None),
-    "two": ("Sample rate,512 Hz\ntime,ECG\n", TIMES, "stand 512 Hz, its times say 360", None),
-}
-
-
-@pytest.mark.parametrize("name", TOLD)
-def test_text_that_tells_rate_and_unit(tmp_path, name):
-    above, times, fs, unit = TOLD[name]
-    path = put_text(tmp_path / "r.csv", above, times)
-    if isinstance(fs, str):
-        with pytest.raises(Unusable, match=f"without a sampling rate .*{fs}"):
-            open_recording(path, None, "mV")
-        assert open_recording(path, 77, "mV").fs == 77
-        return
-    opened = open_recording(path, None, None if unit else "uV")
-    assert opened.fs == pytest.approx(fs, rel=1e-9)
-    scale = MILLIVOLT[unit or "uV"]
-    np.testing.assert_allclose(opened.read(0, 1500)[:, 0], MICROVOLT[:, 0] * scale)
-    with pytest.raises(Unusable, match=f"file says {fs:g} Hz, but --fs or the table 300;"):
-        open_recording(path, 300, unit)
-    if unit:
-        with pytest.raises(Unusable, match=f"file says {unit}, but --unit or the table adu;"):
-            open_recording(path, None, "adu", 200)

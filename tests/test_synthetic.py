@@ -1,9 +1,7 @@
 """The synthetic cohort is readable as the real sets are, and its labels tell what is in it."""
 
 import csv
-import hashlib
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,24 +11,20 @@ from scipy.io import loadmat
 from recordings import synthetic, wfdb_files
 from recordings.annotations import ICENTIA_BEATS, ICENTIA_RHYTHMS
 from recordings.synthetic import AFIB, FLUTTER, NOISE, NORMAL, PAC, PVC, SINUS, Grid
-from tests.helpers import Result, command
+from tests.helpers import command, contents
 
-NO_ECTOPY = {"pac": (0, 0), "pvc": (0, 0), "glitches": (0, 0)}
+QUIET = {"noise": (0, 0), "wander": (0, 0)}
+SMALL = ("--patients", 1, "--segments", 1, "--samples", 2000, "--recordings", 3)
 
 
 def draw(rhythm, seed=0, seconds=90, hertz=250, **ranges):
     rng = np.random.default_rng(seed)
-    patient = synthetic.draw_patient(rng, **NO_ECTOPY | ranges)
-    grid = Grid(seconds * hertz, hertz)
-    return synthetic.draw_recording(rng, patient, [(rhythm, 1)], grid)
+    no_ectopy = {"pac": (0, 0), "pvc": (0, 0), "glitches": (0, 0)}
+    patient = synthetic.draw_patient(rng, **no_ectopy | ranges)
+    return synthetic.draw_recording(rng, patient, [(rhythm, 1)], Grid(seconds * hertz, hertz))
 
 
-def digest(root: Path) -> dict[str, str]:
-    files = sorted(path for path in root.rglob("*") if path.is_file())
-    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
-
-
-def run(*flags) -> Result:
+def run(*flags):
     return command(synthetic.main, *flags)
 
 
@@ -48,17 +42,11 @@ def challenge(tmp_path_factory):
     return root
 
 
-def annotations(root: Path) -> list[wfdb.Annotation]:
-    return [wfdb.rdann(str(path.with_suffix("")), "atr") for path in sorted(root.rglob("*.atr"))]
-
-
 def test_segment_reads_back_as_drawn(tmp_path):
     signal, beats, peaks = draw(SINUS, seconds=20, pac=(0.3, 0.3))
     synthetic.write_beats(tmp_path, "p00000_s00", signal, beats, peaks)
     record = wfdb.rdrecord(str(tmp_path / "p00000_s00"))
     assert np.abs(record.p_signal[:, 0] - signal).max() <= 0.5 / wfdb_files.ICENTIA_GAIN + 1e-9
-    raw = np.fromfile(tmp_path / "p00000_s00.dat", "<i2")
-    np.testing.assert_allclose(record.p_signal[:, 0] * wfdb_files.ICENTIA_GAIN, raw, atol=1e-6)
     marks = wfdb.rdann(str(tmp_path / "p00000_s00"), "atr")
     beat = np.array(marks.symbol) != "+"
     np.testing.assert_array_equal(marks.sample[beat], peaks)
@@ -75,42 +63,36 @@ def test_icentia_layout_and_header(icentia):
 
 def test_zones_open_and_close_on_beats_and_leave_noise_out(icentia):
     seen = Counter()
-    for marks in annotations(icentia):
+    for path in icentia.rglob("*.atr"):
+        marks = wfdb.rdann(str(path.with_suffix("")), "atr")
         zone = beat = last = None
         for sample, symbol, note in zip(marks.sample, marks.symbol, marks.aux_note, strict=True):
+            seen[note or symbol] += 1
             if symbol != "+":
                 assert beat is None or sample > beat
                 assert symbol in ICENTIA_BEATS
                 assert note == "" and (zone is None or symbol != "Q")
                 beat, last = sample, symbol
-                seen[symbol] += 1
                 continue
-            assert sample == beat and last != "Q"
-            seen[note] += 1
-            if note == ")":
-                assert zone is not None
-                zone = None
-            else:
-                assert zone is None and note.removesuffix(")") in ICENTIA_RHYTHMS
-                zone = None if note.endswith(")") else note
+            assert sample == beat and last != "Q" and (zone is None) == (note != ")")
+            assert note == ")" or note.removesuffix(")") in ICENTIA_RHYTHMS
+            zone = None if note.endswith(")") else note
         assert zone is None
     assert set(seen) >= {"N", "S", "V", "Q", "(N", "(AFIB", "(AFL", ")"}
 
 
-def test_zone_of_one_beat_has_one_mark():
-    rhythms = np.array([SINUS, NOISE, AFIB, AFIB, FLUTTER, NOISE])
-    marks = wfdb_files._marks(np.arange(6) * 100, "N" * 6, synthetic.ZONES[rhythms])
-    assert [mark for mark in marks if mark[1] == "+"] == [
-        (0, "+", "(N)"),
-        (200, "+", "(AFIB"),
-        (300, "+", ")"),
-        (400, "+", "(AFL)"),
-    ]
+def test_zone_of_one_beat_has_one_mark(tmp_path):
+    zones = synthetic.ZONES[[SINUS, NOISE, AFIB, AFIB, FLUTTER, NOISE]]
+    units = np.zeros(600, np.int16)
+    wfdb_files.write_segment(tmp_path, "a", units, 200, np.arange(6) * 100, "N" * 6, zones)
+    marks = wfdb_files.read_atr(tmp_path / "a")
+    notes = [(s, n) for s, n in zip(marks.sample, marks.aux_note, strict=True) if n]
+    assert notes == [(0, "(N)"), (200, "(AFIB"), (300, ")"), (400, "(AFL)")]
 
 
 def test_annotations_sit_on_the_r_peaks():
     for seed in range(5):
-        signal, _, peaks = draw(SINUS, seed, noise=(0, 0), wander=(0, 0))
+        signal, _, peaks = draw(SINUS, seed, **QUIET)
         peaks = peaks[(peaks > 10) & (peaks < len(signal) - 10)]
         near = np.abs(signal[peaks[:, None] + np.arange(-8, 9)])
         assert np.abs(near.argmax(axis=1) - 8).max() <= 1
@@ -122,15 +104,13 @@ def test_fibrillation_is_irregular_and_flutter_regular():
         return np.median(np.abs(intervals / np.median(intervals) - 1))
 
     spreads = {r: [spread(r, seed) for seed in range(10)] for r in (SINUS, AFIB, FLUTTER)}
-    assert min(spreads[AFIB]) > np.median(spreads[SINUS])
     assert np.mean(spreads[AFIB]) > 2 * np.mean(spreads[SINUS])
     assert np.mean(spreads[FLUTTER]) < np.mean(spreads[SINUS])
 
 
 def test_only_sinus_beats_have_p_waves():
     def p_wave(rhythm, seed):
-        quiet = {"noise": (0, 0), "wander": (0, 0), "rate": (60, 60), "fib_rate": (60, 60)}
-        signal, _, peaks = draw(rhythm, seed, **quiet)
+        signal, _, peaks = draw(rhythm, seed, **QUIET, rate=(60, 60), fib_rate=(60, 60))
         mean = signal[peaks[1:-1, None] + np.arange(-75, -10)].mean(axis=0)
         return np.ptp(mean[10:50])
 
@@ -139,8 +119,7 @@ def test_only_sinus_beats_have_p_waves():
 
 @pytest.mark.parametrize("kind, feature", [(PVC, "pvc"), (PAC, "pac")])
 def test_ectopic_beats_are_early_and_only_pvcs_are_wide(kind, feature):
-    still = {"noise": (0, 0), "wander": (0, 0)}
-    signal, beats, peaks = draw(SINUS, 3, **still, **{feature: (0.15, 0.15)})
+    signal, beats, peaks = draw(SINUS, 3, **QUIET, **{feature: (0.15, 0.15)})
     inner = (peaks > 50) & (peaks < len(signal) - 50)
 
     def width(chosen):
@@ -155,12 +134,6 @@ def test_ectopic_beats_are_early_and_only_pvcs_are_wide(kind, feature):
     assert ratio > 1.8 if kind == PVC else 0.8 < ratio < 1.2
 
 
-def test_pause_after_a_pvc_compensates():
-    _, beats, _ = draw(SINUS, variability=(0, 0), pvc=(0.2, 0.2), rate=(60, 60))
-    pvc = np.flatnonzero(beats.kinds[:-1] == PVC)
-    np.testing.assert_allclose(beats.rr[pvc] + beats.rr[pvc + 1], 2.0)
-
-
 def test_patients_differ_and_amplitudes_are_those_of_an_ecg():
     drawn = [draw(SINUS, seed)[0] for seed in range(12)]
     heights = [np.percentile(np.abs(signal), 99.5) for signal in drawn]
@@ -169,30 +142,16 @@ def test_patients_differ_and_amplitudes_are_those_of_an_ecg():
     assert 0.08 < np.mean([signal.std() for signal in drawn]) < 0.5
 
 
-def test_a_patient_keeps_beat_shape_over_segments(icentia):
-    def beat(patient, segment):
-        path = str(icentia / f"p00/p{patient:05}/p{patient:05}_s{segment:02}")
-        marks, signal = wfdb.rdann(path, "atr"), wfdb.rdrecord(path).p_signal[:, 0]
-        at = marks.sample[np.array(marks.symbol) == "N"][1:-1]
-        return np.median(signal[at[:, None] + np.arange(-12, 60)], axis=0)
-
-    first, second = [[beat(p, s) for p in range(8)] for s in range(2)]
-    distance = np.array([[np.linalg.norm(a - b) for b in second] for a in first])
-    assert (distance.argmin(axis=1) == np.arange(8)).mean() > 0.7
-
-
 def test_same_seed_same_bytes(icentia, challenge, tmp_path):
     synthetic.write_icentia11k(tmp_path / "fewer", patients=3, segments=2, samples=20_000, seed=0)
-    known = digest(icentia)
-    assert all(known[name] == value for name, value in digest(tmp_path / "fewer").items())
+    assert contents(tmp_path / "fewer").items() < contents(icentia).items()
     synthetic.write_icentia11k(tmp_path / "other", patients=3, segments=2, samples=20_000, seed=1)
-    others = digest(tmp_path / "other")
-    assert not any(known[name] == value for name, value in others.items())
+    assert not contents(tmp_path / "other").items() & contents(icentia).items()
     synthetic.write_challenge17(tmp_path / "again", recordings=43, seed=0)
-    assert digest(tmp_path / "again") == digest(challenge)
+    assert contents(tmp_path / "again") == contents(challenge)
     synthetic.write_challenge17(tmp_path / "another", recordings=43, seed=1)
-    another = digest(tmp_path / "another")
-    assert [n for n, value in digest(challenge).items() if another[n] == value] == ["RECORDS"]
+    common = contents(tmp_path / "another").items() & contents(challenge).items()
+    assert [name for name, _ in common] == ["RECORDS"]
 
 
 def test_a_segment_too_short_for_a_beat_has_no_annotations(tmp_path):
@@ -201,28 +160,15 @@ def test_a_segment_too_short_for_a_beat_has_no_annotations(tmp_path):
     assert not list(tmp_path.rglob("*.atr"))
 
 
-def test_challenge_classes_and_files(challenge):
+def test_challenge_recordings_read_alike_as_matlab_and_wfdb(challenge):
     names = (challenge / "RECORDS").read_text().split()
     with (challenge / "REFERENCE.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert names == [name for name, _ in rows] == [f"A{n:05}" for n in range(1, 44)]
     assert Counter(label for _, label in rows) == {"N": 21, "A": 10, "O": 8, "~": 4}
     assert len(list(challenge.iterdir())) == 2 * 43 + 2
-
-
-@pytest.mark.parametrize(
-    "recordings, counts",
-    [(40, [18, 10, 8, 4]), (7, [5, 1, 1, 0])],
-)
-def test_challenge_class_counts(tmp_path, recordings, counts):
-    synthetic.write_challenge17(tmp_path, recordings, seed=0, seconds=(1, 1))
-    labels = [line[-1] for line in (tmp_path / "REFERENCE.csv").read_text().splitlines()]
-    assert [labels.count(label) for label in "NAO~"] == counts
-
-
-def test_challenge_recordings_read_alike_as_matlab_and_wfdb(challenge):
     lengths = []
-    for name in (challenge / "RECORDS").read_text().split():
+    for name in names:
         values = loadmat(challenge / f"{name}.mat")["val"]
         assert values.shape[0] == 1 and values.dtype == np.int16
         record = wfdb.rdrecord(str(challenge / name), physical=False)
@@ -232,27 +178,18 @@ def test_challenge_recordings_read_alike_as_matlab_and_wfdb(challenge):
     assert 9 - 1 / 300 <= min(lengths) < 10.5 and 13.5 < max(lengths) <= 15
     header = (challenge / "A00001.hea").read_bytes()
     assert header.count(b" \r\n") == header.count(b"\n") == 2
-    assert (challenge / "A00001.mat").stat().st_size == 24 + 2 * int(header.split()[3])
 
 
 def test_command_refuses_folders_in_use(tmp_path):
-    small = ("--patients", 1, "--segments", 1, "--samples", 2000, "--recordings", 3)
     out = tmp_path / "cohort"
-    out.mkdir()
-    assert run("--out", out, *small).code == 0
-    before = digest(out)
+    assert run("--out", out, *SMALL).code == 0
+    before = contents(out)
     assert {"synthetic.json", "training2017/REFERENCE.csv"} <= set(before)
-    run("--out", out, *small, "--seed", 1).refused("--overwrite")
-    assert digest(out) == before
-    assert run("--out", out, *small, "--seed", 1, "--overwrite").code == 0
-    assert digest(out) != before
-    assert list(tmp_path.iterdir()) == [out]
-
-
-def test_command_never_replaces_what_it_did_not_make(tmp_path):
-    (tmp_path / "real.dat").write_bytes(b"recording")
-    run("--out", tmp_path, "--overwrite").refused("--out")
-    assert [path.name for path in tmp_path.iterdir()] == ["real.dat"]
+    run("--out", out, *SMALL, "--seed", 1).refused("--overwrite")
+    assert contents(out) == before
+    assert run("--out", out, *SMALL, "--seed", 1, "--overwrite").code == 0
+    assert contents(out) != before and list(tmp_path.iterdir()) == [out]
+    run("--out", tmp_path, "--overwrite").refused("holds other files")
 
 
 def test_a_failed_run_leaves_nothing(monkeypatch, tmp_path):
@@ -260,5 +197,6 @@ def test_a_failed_run_leaves_nothing(monkeypatch, tmp_path):
         raise OSError("disk full")
 
     monkeypatch.setattr(synthetic, "write_challenge17", fail)
-    run("--out", tmp_path / "x", "--patients", 1, "--samples", 500).refused("disk full")
+    run("--out", tmp_path / "x", *SMALL).refused("disk full")
+    run("--out", tmp_path / "x", "--patients", 0).refused("whole numbers above 0")
     assert not list(tmp_path.iterdir())
