@@ -9,24 +9,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from safetensors import SafetensorError, safe_open
 
 from finetuning.prepared_set import manifest_path
 from finetuning.trainer import make_parser
 from models import ENCODERS
 from pretraining.data import STEPS_PER_EPOCH
 from utils.cli import SPECTROGRAM_FLAGS, UserError
-from utils.contract import Contract
 from utils.files import atomic_path, digest, read_json, write_text
 from utils.metrics import read_predictions, split_columns
+from utils.model_card import Metadata
 from utils.run import ARGUMENTS, BEST, DERIVED, FREE, LIBRARIES, SCORES
+from utils.weights import read_weights
 
 RUN = ["scenario", "seed"]  # identify a run in every table
 TEST, VALIDATION = "test", "validation"  # the set that predictions are of
 IN_JOBS = {TEST: "test_predictions.csv", VALIDATION: "val_predictions.csv"}
 SAVED = {TEST: "predictions", VALIDATION: "validation"}  # SCENARIO_predictions.csv.gz
 RANDOM = "random"  # objective of runs without pretrained weights
-NO_FLAGS, UNKNOWN = "none", "not recorded"
+NO_FLAGS = "none"
 CHECKPOINT = re.compile(r"(.+)(?:_epoch|/epoch_)(\d+)(?:/model)?\.safetensors")
 PATIENTS = {"icentia11k": 11_000, "mitdb": 48}  # in a whole pretraining set
 TEXTS = (
@@ -39,7 +39,6 @@ NUMBERS = (  # stages: where not all are used. epochs: that were run, of at most
     "epochs", "max_epochs", "wall_seconds", "temperature",
 )  # fmt: skip
 COLUMNS = (*TEXTS, *NUMBERS)  # of runs.csv
-VERSIONS = ("python", *LIBRARIES)
 NETWORK = ["architecture", "stages", "spectrogram"]
 PRETRAINING = ["objective", "pretraining_manifest_sha256", "pretraining_fraction"]
 # Columns in which all runs of a scenario agree. The number of records is not among them: where
@@ -53,16 +52,11 @@ NOT_LISTED = FREE | DERIVED | {
 
 
 class Results(NamedTuple):
-    """Runs on the same recordings: all of them on test, those with equal seeds on validation.
+    """Runs on the same recordings: all of them on test, those with equal seeds on validation."""
 
-    Attributes:
-        history: a row per epoch of each run. predictions: a row per recording of each run.
-        runs: a row per run with `RUN` and `COLUMNS`. part: `TEST` or `VALIDATION`.
-    """
-
-    history: pd.DataFrame
-    predictions: pd.DataFrame
-    runs: pd.DataFrame
+    history: pd.DataFrame  # a row per epoch of each run
+    predictions: pd.DataFrame  # a row per recording of each run
+    runs: pd.DataFrame  # a row per run, `RUN` and `COLUMNS`
     part: str = TEST
 
 
@@ -76,38 +70,31 @@ def from_jobs(scenarios: Sequence[tuple[str, Sequence[Path]]]) -> Results:
     """
     jobs = [(name, job) for name, folders in scenarios for job in folders]
     runs = pd.DataFrame([{"scenario": name, **read_run(job)} for name, job in jobs])
-    for name, seed in runs.loc[runs.duplicated(RUN), RUN].to_numpy():
-        raise UserError(f"{name} has two runs with seed {seed}; name them as two scenarios")
     for name, group in runs.groupby("scenario", sort=False):
-        for column in SAME:
-            if len(values := group[column].unique()) > 1:
-                raise UserError(f"{name} holds runs with {column} {values[0]} and {values[1]};"
-                                " name them as two scenarios")  # fmt: skip
+        differing = [column for column in SAME if group[column].nunique(dropna=False) > 1]
+        if differing or group["seed"].duplicated().any():
+            cause = f"differ in {', '.join(differing)}" if differing else "have equal seeds"
+            raise UserError(f"the runs of {name} {cause}; name them as two scenarios")
     part = TEST if all((job / IN_JOBS[TEST]).exists() for _, job in jobs) else VALIDATION
-    keys = list(runs[RUN].itertuples(index=False, name=None))
-    history, predictions = (
-        pd.concat(tables, keys=keys, names=RUN).reset_index(level=RUN)
-        for tables in ([read_history(job / "history.csv") for _, job in jobs],
-                       [_read_predictions(job, part) for _, job in jobs])
-    )  # fmt: skip
-    return _comparable(Results(history, predictions, runs, part))
+    histories = [read_history(job / "history.csv") for _, job in jobs]
+    predictions = [_read_predictions(job / IN_JOBS[part]) for _, job in jobs]
+    keys = [*zip(runs["scenario"], runs["seed"], strict=True)]
+    tables = (pd.concat(t, keys=keys, names=RUN).reset_index(RUN) for t in (histories, predictions))
+    return _comparable(Results(*tables, runs, part))
 
 
-def _read_predictions(job: Path, part: str) -> pd.DataFrame:
-    path = job / IN_JOBS[part]
+def _read_predictions(path: Path) -> pd.DataFrame:
     if not path.exists():
-        raise UserError(
-            f"{job} has no {path.name}: runs are compared on their test sets if all have one, else"
-            " on validation; run it again with --test, or without --val-size 0"
-        )
+        raise UserError(f"{path} is missing: runs are compared on their test sets if all have one,"
+                        " else on validation; run it again with --test")  # fmt: skip
     if (read_predictions(path).true.sum(1) != 1).any():
-        raise UserError(f"{job} has several classes per recording; its scores are in {SCORES}")
+        raise UserError(f"{path} has several classes per recording; its scores are in {SCORES}")
     return read_table(path)
 
 
 def _comparable(results: Results) -> Results:
     """Refuse runs on different recordings; on validation, only runs with equal seeds share them."""
-    if results.runs["manifest_sha256"].dropna().nunique() > 1:
+    if results.runs["manifest_sha256"].nunique() > 1:
         raise UserError("the recordings of these runs were prepared in different ways"
                         " (manifest_sha256); they cannot be compared")  # fmt: skip
     first = {}
@@ -133,10 +120,14 @@ def read_run(job: Path) -> dict[str, Any]:
         arguments, environment = saved["arguments"], saved.get("environment", {})
         if "task" in arguments:
             raise UserError(f"{job} holds a pretraining run; name fine-tuning runs")
-        weights, timing = _metadata(job / BEST), job / "timing.csv"
-        named = ("architecture", "stages", "dataset", "manifest_sha256")
-        row = {name: getattr(weights, name) for name in named if weights} | {
-            "spectrogram": weights and _words(weights.spectrogram),
+        weights = read_weights(job / BEST)[1] if (job / BEST).exists() else None
+        timing = job / "timing.csv"
+        train = arguments.get("train")
+        manifest = train and _find(job, str(manifest_path(Path(train))))
+        versions = {n: v for n, v in environment.items() if n in ("python", *LIBRARIES)}
+        row = vars(weights) if weights else {}
+        row = {name: row.get(name) for name in COLUMNS} | {
+            "spectrogram": _words(row.get("spectrogram")),
             "subset": arguments.get("subset"),
             "records": scores.get("train", {}).get("records"),
             "chosen_epoch": scores.get("epoch"),
@@ -146,15 +137,15 @@ def read_run(job: Path) -> dict[str, Any]:
             # Not that of the weights file, which is 1 where no temperature was fitted.
             "temperature": scores.get("temperature"),
             "flags": changed_flags(arguments),
-            "labels": _label_version(job, arguments.get("train"), weights),
+            "labels": _manifest(manifest, weights).get("labels"),
             "device": environment.get("hardware"),
             "command": environment.get("command"),
             "commit": environment.get("commit"),
-            "versions": _words({n: environment[n] for n in VERSIONS if n in environment}),
-        }  # fmt: skip
+            "versions": _words(versions),
+        }
         row |= _pretraining(job, arguments.get("weights_file"))
-        return {"seed": int(arguments["seed"])} | {name: row.get(name) for name in COLUMNS}
-    except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError, SafetensorError):
+        return {"seed": int(arguments["seed"])} | row
+    except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError):
         raise UserError(f"{job} holds damaged files of a run; run it again") from None
 
 
@@ -173,15 +164,15 @@ def _pretraining(job: Path, weights_file: str | None) -> dict[str, Any]:
     """What is known of the weights that a run started from. How many patients they have seen is
     known if their file is named like a checkpoint of its run, or lies in its job directory."""
     path = weights_file and _find(job, weights_file)
-    weights = path and _metadata(path)
-    if not weights:
+    if not path:
         return {} if weights_file else {"objective": RANDOM}
+    weights = read_weights(path)[1]
     known = {"objective": weights.task, "pretraining_dataset": weights.dataset,
              "pretraining_manifest_sha256": weights.manifest_sha256}  # fmt: skip
     checkpoint = CHECKPOINT.fullmatch(str(path))
     run = Path(checkpoint[1]) if checkpoint else path.parent
-    manifest = read_json(run / "manifest.json") if (run / "manifest.json").exists() else {}
-    if digest(manifest) != weights.manifest_sha256 or not (run / ARGUMENTS).exists():
+    manifest = _manifest(run / "manifest.json", weights)
+    if not manifest or not (run / ARGUMENTS).exists():
         return known
     arguments = read_json(run / ARGUMENTS)["arguments"]
     parts = [manifest[name]["patients"] for name in ("train", "validation")]
@@ -200,26 +191,16 @@ def _last_epoch(job: Path) -> int:
     return max(read_table(job / "history.csv")["epoch"].tolist())
 
 
-def _label_version(job: Path, train: str | None, weights: Contract | None) -> str | None:
-    """From the manifest of the prepared set, if it is the one that the weights were made from."""
-    path = train and _find(job, str(manifest_path(Path(train))))
-    manifest = read_json(path) if path and weights else {}
-    return (
-        manifest.get("labels") if manifest and digest(manifest) == weights.manifest_sha256 else None
-    )
+def _manifest(path: Path | None, weights: Metadata | None) -> dict[str, Any]:
+    """A manifest, if the weights were made from its data."""
+    manifest = read_json(path) if path and weights and path.exists() else {}
+    return manifest if manifest and digest(manifest) == weights.manifest_sha256 else {}
 
 
 def _find(job: Path, path: str) -> Path | None:
     """A path as the run was given it: from here, or from a folder above the job directory."""
     places = (folder / path for folder in (Path(), *job.resolve().parents))
     return next((place for place in places if place.is_file()), None)
-
-
-def _metadata(path: Path) -> Contract | None:
-    if not path.exists():
-        return None
-    with safe_open(path, framework="numpy") as file:
-        return Contract.from_metadata(file.metadata(), str(path))
 
 
 def _words(values: Mapping[str, Any] | None) -> str | None:
@@ -267,15 +248,15 @@ def load(folder: Path) -> Results:
     part = _part(folder)
     if not part:
         raise UserError(f"{folder} holds no saved results (*_predictions.csv.gz)")
-    history, predictions = (_read_saved(folder, name) for name in ("history", SAVED[part]))
+    history, predictions = (_load_tables(folder, name) for name in ("history", SAVED[part]))
     runs = predictions[RUN].drop_duplicates(ignore_index=True)
     if set(history[RUN].itertuples(index=False)) != set(runs.itertuples(index=False)):
         raise UserError(f"{folder} lacks files: its histories and predictions are of other runs")
-    if (path := folder / "runs.csv").exists():
-        try:
-            runs = runs.merge(read_table(path), how="left", on=RUN, validate="one_to_one")
-        except (KeyError, ValueError):
-            raise UserError(f"{path} is not a table of runs, each once") from None
+    path = folder / "runs.csv"
+    try:
+        runs = runs.merge(read_table(path), how="left", on=RUN, validate="one_to_one")
+    except (KeyError, ValueError):
+        raise UserError(f"{path} is not a table of runs, each once") from None
     return _comparable(Results(history, predictions, runs.reindex(columns=[*RUN, *COLUMNS]), part))
 
 
@@ -284,28 +265,25 @@ def load_all(folder: Path) -> dict[str, Results]:
     return {path.name: load(path) for path in sorted(folder.glob("*/")) if _part(path)}
 
 
-def _read_saved(folder: Path, name: str) -> pd.DataFrame:
-    paths = sorted(folder.glob(f"*_{name}.csv.gz"), key=lambda p: ("random" not in p.name, p))
-    tables = [read_history(path) if name == "history" else read_table(path) for path in paths]
-    for path, table in zip(paths, tables, strict=True):
+def _load_tables(folder: Path, name: str) -> pd.DataFrame:
+    tables = [pd.DataFrame(columns=RUN)]
+    for path in sorted(folder.glob(f"*_{name}.csv.gz"), key=lambda p: ("random" not in p.name, p)):
+        tables.append(read_history(path) if name == "history" else read_table(path))
         try:
-            values = table.drop(columns=RUN)
-            if name != "history":
-                split_columns(values)
+            values = tables[-1].drop(columns=RUN)
+            split_columns(values) if name != "history" else None
         except (KeyError, ValueError):
             raise UserError(f"{path} is not a saved table") from None
-    return pd.concat(tables or [pd.DataFrame(columns=RUN)], ignore_index=True)
+    return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
 def read_history(path: Path) -> pd.DataFrame:
     """With the column `macro_f1`, which earlier versions called `f1`."""
-    table = read_table(path)
+    table = read_table(path).rename(columns={"f1": "macro_f1"})
     try:
-        if "macro_f1" not in table:
-            table = table.rename(columns={"f1": "macro_f1"})
         return table.astype({"epoch": int, "macro_f1": float})
-    except (KeyError, ValueError):
-        raise UserError(f"{path} is not a history of fine-tuning") from None
+    except (KeyError, ValueError, OverflowError):
+        raise UserError(f"{path} is not a history of training") from None
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -320,10 +298,9 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def describe(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row per scenario, indexed by its name: `COLUMNS` of its first run, with `seeds` (list),
-    `network` (1-D or 2-D) and `fraction` (of the patients to pretrain on)."""
+    """One row per scenario, indexed by its name: `COLUMNS` of its first run, with `network`
+    (1-D or 2-D) and `fraction` (of the patients to pretrain on)."""
     table = runs.drop_duplicates("scenario").set_index("scenario").astype({"flags": object})
-    table["seeds"] = runs.groupby("scenario")["seed"].apply(sorted)
     spectral = [name in ENCODERS and ENCODERS[name].spectral for name in table["architecture"]]
     table["network"] = np.where(spectral, "2-D", "1-D")
     table["fraction"] = table["pretraining_fraction"].astype(float)

@@ -30,19 +30,13 @@ def image(text: str) -> Path:
 def main() -> None:
     parser = cli.Parser(prog="python -m report.compare", description=__doc__.split("\n")[0])
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--jobs",
-        type=scenario,
-        nargs="+",
-        metavar="NAME=DIR[,DIR]",
-        help="runs by scenario; several are averaged",
-    )
+    source.add_argument("--jobs", type=scenario, nargs="+", metavar="NAME=DIR[,DIR]",
+                        help="runs by scenario; several are averaged")  # fmt: skip
     source.add_argument("--results", type=cli.existing, help="folder written by --save")
-    parser.add_argument("--save", type=Path, help="folder for the predictions and histories")
-    parser.add_argument("--figure", type=image, help="image to write (.png, .pdf or .svg)")
-    parser.add_argument(
-        "--title", default="Transfer learning for AF classification", help="of the figure"
-    )
+    flag = parser.add_argument
+    flag("--save", type=Path, help="folder for the predictions and histories")
+    flag("--figure", type=image, help="image to write (.png, .pdf or .svg)")
+    flag("--title", default="Transfer learning for AF classification", help="of the figure")
     args = parser.parse_args()
     results = collect.load(args.results) if args.results else collect.from_jobs(args.jobs)
     if results.part != collect.TEST:

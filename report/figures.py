@@ -10,7 +10,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from sklearn.metrics import ConfusionMatrixDisplay, roc_curve
+from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
 
 from models.spectrogram import Spectrogram, SpectrogramSettings
 from recordings.synthetic import SINUS, Grid, draw_patient, draw_recording
@@ -23,6 +23,7 @@ from utils.files import atomic_path
 
 COLOURS = ("#7f7f7f", "#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e377c2")
 MIN_COUNT = 20  # predictions in a bin of the reliability diagram; fewer are not drawn
+FRACTIONS = (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)  # ticks
 AMOUNTS = {"records": "labelled recordings", "fraction": "share of the patients to pretrain on"}
 SAMPLES, SEED = 4096, 6  # of the sample; this seed draws no ectopic beats and no artefacts
 
@@ -70,8 +71,9 @@ def amounts(results: Results, column: str) -> Figure | None:
     same = ["network", *NETWORK, "flags", "objective", "fraction"]
     if column == "fraction":
         cells = cells[cells["objective"].isin([RANDOM, "beat"])]
+        cells = cells[cells["records"].fillna(0) == cells["records"].fillna(0).max()]
         cells = cells.assign(fraction=cells["fraction"].mask(cells["objective"] == RANDOM, 0))
-        same = ["network", *NETWORK, "flags", "records"]
+        same = ["network", *NETWORK, "flags"]
     groups = cells.dropna(subset=column).sort_values(column).groupby(same, dropna=False)
     lines = [line for _, line in groups if (line[column].unique() > 0).sum() > 1]
     if not lines:
@@ -90,7 +92,7 @@ def amounts(results: Results, column: str) -> Figure | None:
         label = ", ".join([*known, *collect.split_flags(cell["flags"])])
         axes.errorbar(line[column], line[MACRO_F1], line[f"{MACRO_F1} sd"].fillna(0), fmt="o-",
                       capsize=3, color=colour, label=label)  # fmt: skip
-    ticks = sorted({x for line in lines for x in line[column]})
+    ticks = FRACTIONS if column == "fraction" else sorted(cells[column].dropna().unique())
     axes.set_xticks(ticks, [f"{x:,.0f}" if x > 1 else f"{x:.3g}" for x in ticks])
     axes.minorticks_off()
     axes.set(xlabel=AMOUNTS[column], ylabel="test macro F1 (mean ± sd)")
@@ -162,23 +164,22 @@ def coverages(results: Results) -> Figure:
 def roc_curves(validations: tables.Tables) -> Figure | None:
     """ROC curves of external validation, a panel per kind of signal; the dot is the operating point
     of the most probable class."""
-    signals = {name: table["signal"].iloc[0] for name, table in validations.items()}
-    if not signals:
+    kinds = {}
+    for name, table in validations.items():
+        kinds.setdefault(table["signal"].iloc[0], []).append(name)
+    if not kinds:
         return None
-    kinds = list(dict.fromkeys(signals.values()))
     figure, panels = _panels(len(kinds), (4.6, 4.4))
-    for axes, kind in zip(panels, kinds, strict=True):
-        names = [name for name, signal in signals.items() if signal == kind]
+    for axes, (kind, names) in zip(panels, kinds.items(), strict=True):
         for name, colour in zip(names, cycle(COLOURS), strict=False):
             kept, true, predicted = tables.detections(validations[name])
             point = metrics.detection(true, predicted, kept["prob_A"].to_numpy())
-            false_rate, sensitivity, _ = roc_curve(true, kept["prob_A"])
-            label = f"{name}, AUC {point['AUC']:.3f}"
-            axes.plot(false_rate, sensitivity, color=colour, label=label)
+            RocCurveDisplay.from_predictions(
+                true, kept["prob_A"], name=name, ax=axes, curve_kwargs={"color": colour}
+            )
             axes.plot(1 - point["specificity"], point["sensitivity"], "o", color=colour, mec="k")
         axes.plot([0, 1], [0, 1], color="black", lw=0.8, ls="--")
         axes.set(title=f"signal {kind}", xlabel="1 − specificity", ylabel="sensitivity")
-        axes.set_aspect("equal")
         axes.legend(loc="lower right", fontsize="small")
     return figure
 

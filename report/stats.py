@@ -16,12 +16,9 @@ from report.collect import RUN
 from utils import metrics
 from utils.metrics import Predictions, split_columns
 
-COLUMNS = {"macro_f1": "macro F1", "cinc3": "CinC-3"}
-MACRO_F1 = COLUMNS["macro_f1"]
+MACRO_F1 = "macro F1"
 LAST_EPOCHS = 5
-RESAMPLES = 10_000  # bootstrap samples of seeds
-TEST_SETS = 1_000  # of recordings
-SUBJECT_SETS = 2_000  # of subjects
+SEED_SAMPLES, RECORDING_SAMPLES, SUBJECT_SAMPLES = 10_000, 1_000, 2_000  # of the bootstrap
 MIN_SEEDS, MIN_SEEDS_TEST = 3, 6  # with five seeds, Wilcoxon's smallest p is 0.06
 
 
@@ -62,10 +59,10 @@ def score_runs(predictions: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for scenario, seed, (_, classes, true, prob) in by_run(predictions):
         scores = metrics.scores(true.argmax(1), prob, classes)
-        row = {label: scores[key] for key, label in COLUMNS.items() if scores[key] is not None}
-        row |= {f"F1 {name}": value for name, value in scores["f1"].items()}
-        rows.append({"scenario": scenario, "seed": seed} | row)
-    return pd.DataFrame(rows)
+        row = {"scenario": scenario, "seed": seed, MACRO_F1: scores["macro_f1"]}
+        row |= {"CinC-3": scores["cinc3"]} | {f"F1 {c}": f1 for c, f1 in scores["f1"].items()}
+        rows.append(row)
+    return pd.DataFrame(rows).dropna(axis=1, how="all")  # CinC-3 of other classes
 
 
 def last_epochs(history: pd.DataFrame) -> pd.DataFrame:
@@ -79,10 +76,8 @@ def calibration(predictions: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for scenario, seed, run in by_run(predictions):
         errors = metrics.calibration_errors(run.true.argmax(1), run.prob)
-        rows.append(
-            {"scenario": scenario, "seed": seed, "ECE": errors["ece"], "NLL": errors["nll"]}
-        )
-    return pd.DataFrame(rows)
+        rows.append((scenario, seed, errors["ece"], errors["nll"]))
+    return pd.DataFrame(rows, columns=[*RUN, "ECE", "NLL"])
 
 
 def summarise(scores: pd.DataFrame) -> pd.DataFrame:
@@ -110,7 +105,7 @@ def over_seeds(values: Sequence[float]) -> Interval:
     values = np.asarray(values, dtype=float)
     if len(values) < MIN_SEEDS:
         return Interval(values.mean(), np.nan, np.nan)
-    drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
+    drawn = np.random.default_rng(0).integers(len(values), size=(SEED_SAMPLES, len(values)))
     return bootstrap_interval(values.mean(), values[drawn].mean(1))
 
 
@@ -118,22 +113,20 @@ def compare(scores: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFr
     """Differences in macro F1 of `pairs` (baseline, scenario), over the seeds that both have.
 
     Returns:
-        a row per pair: `baseline`, `scenario`, `seeds`, `difference` (an `Interval`), `wins` (seeds
-        with a positive difference), `p` of Wilcoxon's two-sided signed-rank test (NaN below six
-        seeds), and `p_holm`, corrected for the number of tests in the table.
+        a row per pair: `baseline`, `scenario`, `by_seed` (a series), `difference` (an `Interval`),
+        `p` of Wilcoxon's two-sided signed-rank test (NaN below six seeds), and `p_holm`, corrected
+        for the number of tests in the table.
     """
-    by_seed = scores.pivot(index="seed", columns="scenario", values=MACRO_F1)
-    rows = []
+    by_seed, rows = scores.pivot(index="seed", columns="scenario", values=MACRO_F1), []
     for baseline, scenario in pairs:
-        difference = (by_seed[scenario] - by_seed[baseline]).dropna().to_numpy()
-        if not len(difference):
+        gain = (by_seed[scenario] - by_seed[baseline]).dropna()
+        if gain.empty:
             continue
-        tested = len(difference) >= MIN_SEEDS_TEST
         # The test is undefined where all differences are zero.
-        p = (wilcoxon(difference).pvalue if difference.any() else 1.0) if tested else np.nan
-        wins = int((difference > 0).sum())
-        rows.append((baseline, scenario, len(difference), over_seeds(difference), wins, p))
-    table = pd.DataFrame(rows, columns=["baseline", "scenario", "seeds", "difference", "wins", "p"])
+        p = wilcoxon(gain).pvalue if len(gain) >= MIN_SEEDS_TEST and gain.any() else 1.0
+        p = p if len(gain) >= MIN_SEEDS_TEST else np.nan
+        rows.append((baseline, scenario, gain, over_seeds(gain), p))
+    table = pd.DataFrame(rows, columns=["baseline", "scenario", "by_seed", "difference", "p"])
     return table.assign(p_holm=holm(table["p"].to_numpy(float)))
 
 
@@ -157,7 +150,7 @@ def over_recordings(
         if drawn is None:
             # How often a sample holds each recording; the first row is the test set itself.
             share = np.full(len(names), 1 / len(names))
-            drawn = np.random.default_rng(0).multinomial(len(names), share, TEST_SETS)
+            drawn = np.random.default_rng(0).multinomial(len(names), share, RECORDING_SAMPLES)
             drawn = np.vstack([np.ones(len(names)), drawn]).astype(np.float32)
         order = np.argsort(names, kind="stable")
         cells = (true.argmax(1) * len(classes) + prob.argmax(1))[order]
@@ -185,7 +178,7 @@ def over_subjects(
     """
     names, index = np.unique(subjects, return_inverse=True)
     share = np.full(len(names), 1 / len(names))
-    drawn = np.random.default_rng(0).multinomial(len(names), share, SUBJECT_SETS)
+    drawn = np.random.default_rng(0).multinomial(len(names), share, SUBJECT_SAMPLES)
     weights = np.vstack([np.ones(len(names)), drawn])[:, index]  # first, the set itself
     intervals = {}
     for name, values in metrics.detection(true, predicted, score, weights).items():

@@ -11,7 +11,6 @@ from report import collect, stats
 from report.collect import NO_FLAGS, RUN, Results
 from report.stats import MACRO_F1
 from utils.cli import UserError
-from utils.files import read_json
 
 WINDOW = ["record", "subject", "start", "rhythms", "truth"]  # of a table of external validation
 Tables = dict[str, pd.DataFrame]
@@ -116,18 +115,15 @@ def _paired(results: Results, scores: pd.DataFrame, pairs: list) -> pd.DataFrame
     """A row per pair (baseline, scenario) with common seeds."""
     means = scores.groupby("scenario")[MACRO_F1].agg(stats.mean_and_sd)
     flags = collect.describe(results.runs)["flags"].map(collect.split_flags)
-    by_seed = scores.pivot(index="seed", columns="scenario", values=MACRO_F1)
     rows = []
-    for _, row in stats.compare(scores, pairs).iterrows():
-        name, baseline, difference = row["scenario"], row["baseline"], row["difference"]
-        gains = (by_seed[name] - by_seed[baseline]).dropna()
+    for row in stats.compare(scores, pairs).itertuples():
+        changes = [flag for flag in flags[row.scenario] if flag not in flags[row.baseline]]
         rows.append({
-            "scenario": name, "minus": baseline,
-            "changes": ", ".join(f for f in flags[name] if f not in flags[baseline]),
-            MACRO_F1: f"{means[name]} − {means[baseline]}",
-            "difference": f"{difference.mean:+.3f}", "95 %, seeds": difference.bounds(),
-            "by seed": ", ".join(f"{seed}: {gain:+.3f}" for seed, gain in gains.items()),
-            "p (Wilcoxon)": _p_value(row["p"]), "p, Holm": _p_value(row["p_holm"]),
+            "scenario": row.scenario, "minus": row.baseline, "changes": ", ".join(changes),
+            MACRO_F1: f"{means[row.scenario]} − {means[row.baseline]}",
+            "difference": f"{row.difference.mean:+.3f}", "95 %, seeds": row.difference.bounds(),
+            "by seed": ", ".join(f"{seed}: {gain:+.3f}" for seed, gain in row.by_seed.items()),
+            "p (Wilcoxon)": _p_value(row.p), "p, Holm": _p_value(row.p_holm),
         })  # fmt: skip
     return pd.DataFrame(rows) if rows else None
 
@@ -174,8 +170,9 @@ def external_scores(tables: Tables) -> pd.DataFrame | None:
     return pd.DataFrame(rows) if rows else None
 
 
-def external_classes(tables: Tables) -> pd.DataFrame | None:
-    """A row per table: how often each class was predicted, by the rhythm of the window."""
+def external_classes(tables: Tables, by: str) -> pd.DataFrame | None:
+    """A row per table: how often each class was predicted, `by` the rhythm of the windows, or by
+    the record of the windows with AF only."""
     rows = []
     for name, table in tables.items():
         rhythms = table["rhythms"].str.split()
@@ -187,90 +184,11 @@ def external_classes(tables: Tables) -> pd.DataFrame | None:
             "paced": rhythms.map(lambda names: "P" in names),
             "sinus only": table["rhythms"] == "N",
         }
-        kind = np.select(list(kinds.values()), list(kinds), "other")
+        rhythm = pd.Series(np.select(list(kinds.values()), list(kinds), "other"), table.index)
+        group = rhythm if by == "rhythm" else table["record"].where(rhythm == AF)
         classes, row = table.filter(like="prob_").columns.str[5:], {"weights": name}
-        for rhythm, group in table.groupby(kind, sort=False)["answer"]:
-            shares = [f"{label} {(group == label).mean():.0%}" for label in classes]
-            row[f"{rhythm} ({len(group)})"] = ", ".join(shares)
+        for label, answers in table["answer"].groupby(group, sort=False):
+            shares = [f"{c} {(answers == c).mean():.0%}" for c in classes]
+            row[f"{label} ({len(answers)})"] = ", ".join(shares)
         rows.append(row)
-    return pd.DataFrame(rows) if rows else None
-
-
-def external_records(tables: Tables) -> pd.DataFrame | None:
-    """A row per record with AF, and one for all others: AF windows that were detected of how many;
-    false alarms."""
-    columns = {}
-    for name, table in tables.items():
-        kept, true, predicted = detections(table)
-        group = kept["record"].where(kept["record"].isin(kept.loc[true, "record"]), "others")
-        cells = {"AF": true, "not AF": ~true, "hits": true & predicted, "false": ~true & predicted}
-        sums = pd.DataFrame(cells).groupby(group.to_numpy()).sum().astype(str)
-        columns |= {"AF": sums["AF"], "not AF": sums["not AF"]}
-        columns[name] = sums["hits"] + " of " + sums["AF"] + "; " + sums["false"]
-    return pd.DataFrame(columns).rename_axis("record").reset_index() if columns else None
-
-
-def precisions(folder: Path) -> pd.DataFrame | None:
-    """Validation scores of the same pretraining runs in bf16 and fp32 (`bf16_seed1.csv`, …), and
-    their differences, paired by seed."""
-    rows = {}
-    for path in sorted(folder.glob("*_seed*.csv")):
-        precision, _, seed = path.stem.partition("_seed")
-        history = collect.read_history(path)
-        chosen = history.loc[history["val_loss"].idxmin()]
-        for label, row in {"last epoch": history.iloc[-1], "chosen epoch": chosen}.items():
-            for score, column in {"loss": "val_loss", MACRO_F1: "macro_f1"}.items():
-                rows.setdefault(f"{score}, {label}", {})[precision, int(seed)] = row[column]
-    if not rows:
-        return None
-    bf16, fp32 = (pd.DataFrame(rows).loc[name] for name in ("bf16", "fp32"))
-    difference = (bf16 - fp32).dropna()
-    return pd.DataFrame({
-        "on validation": list(rows), "seeds": len(difference),
-        "bf16": bf16.agg(stats.mean_and_sd).array, "fp32": fp32.agg(stats.mean_and_sd).array,
-        "bf16 minus fp32, 95 % over seeds": [str(stats.over_seeds(difference[n])) for n in rows],
-    })  # fmt: skip
-
-
-def objectives(folder: Path) -> pd.DataFrame | None:
-    """Validation scores of each pretraining objective at the chosen epoch, beside those of a
-    prediction that ignores the signal."""
-    rows = []
-    for path in sorted(folder.glob("*_scores.json")):
-        scores = read_json(path)
-        row = {"objective": path.name.removesuffix("_scores.json"), "chosen epoch": scores["epoch"]}
-        for name, label in {"loss": "loss", "acc": "accuracy", "macro_f1": MACRO_F1}.items():
-            for part, words in {
-                "validation": label,
-                "without_input": f"{label}, no signal",
-            }.items():
-                # Earlier versions called macro F1 f1.
-                row[words] = f"{scores[part].get(name, scores[part].get('f1')):.3f}"
-        rows.append(row)
-    return pd.DataFrame(rows) if rows else None
-
-
-def benchmarks(folder: Path) -> pd.DataFrame | None:
-    """Every measured speed: median and range over its repeats."""
-    rows = []
-    for path in sorted(folder.glob("*.json")):
-        saved = read_json(path)
-        machine = f"{saved.get('machine', '')}, {saved.get('date', '')}"
-        for quantity, values in saved.items():
-            if quantity in ("date", "machine", "versions", "flags") or not isinstance(values, dict):
-                continue
-            if quantity == "by_patients":  # only cohorts that were measured, not extrapolated
-                cohorts = map(str, saved["flags"]["patients"])
-                values = {f"{n}: {key}": v for n in cohorts for key, v in values[n].items()}
-            for name, value in values.items():
-                repeats = value if isinstance(value, list) else [value]
-                median, low, high = (
-                    f"{v:,.0f}" if abs(v) >= 1000 else f"{v:.4g}"
-                    for v in (np.median(repeats), min(repeats), max(repeats))
-                )
-                rows.append({
-                    "benchmark": path.stem, "quantity": quantity.replace("_", " "), "of": name,
-                    "median": median, "range": f"{low} to {high}" if len(repeats) > 1 else "",
-                    "repeats": len(repeats), "machine": machine,
-                })  # fmt: skip
     return pd.DataFrame(rows) if rows else None

@@ -237,10 +237,10 @@ def test_external_validation():
     assert row[["windows", "AF windows", "subjects", "subjects with AF"]].tolist() == [
         79, 15, 10, 2]  # fmt: skip
     assert row["sensitivity"].startswith("0.533 [") and row["specificity"] == "1.000 [1.000, 1.000]"
-    classes = tables.external_classes(made).iloc[0]
+    classes = tables.external_classes(made, "rhythm").iloc[0]
     assert classes["flutter (16)"] == "A 0%, N 100%" and classes["AF (15)"] == "A 53%, N 47%"
-    records = tables.external_records(made)["one"].tolist()
-    assert records == ["4 of 7; 0", "4 of 8; 0", "0 of 0; 0"]
+    records = tables.external_classes(made, "record").iloc[0].to_dict()
+    assert records == {"weights": "one", "100 (7)": "A 57%, N 43%", "101 (8)": "A 50%, N 50%"}
     assert len(figures.roc_curves(made).axes) == 2
     # Intervals are over subjects: another window of the same subject adds nothing.
     twice = {"one": pd.concat([made["one"]] * 2, ignore_index=True)}
@@ -256,15 +256,3 @@ def test_tables_of_external_validation_that_cannot_be_used(tmp_path):
     (tmp_path / "all.csv.gz").write_bytes(gzip.compress(b"a,b\n1,2\n"))
     with pytest.raises(UserError, match="is no table of"):
         tables.load_external_validation(tmp_path)
-
-
-def test_other_measurements():
-    precisions = tables.precisions(SAVED / "precision").set_index("on validation")
-    assert precisions["seeds"].tolist() == [6] * 4
-    assert precisions.loc["macro F1, chosen epoch", "bf16"] == "0.409 ± 0.106"
-    objectives = tables.objectives(SAVED / "objectives").set_index("objective")
-    assert objectives["macro F1"].to_dict() == {
-        "beat": "0.388", "cpc": "0.717", "hr": "0.589", "rhythm": "0.338"}  # fmt: skip
-    speed = tables.benchmarks(SAVED / "benchmarks")
-    extrapolated = speed["benchmark"].eq("scale_50_segments") & speed["of"].str.contains("11000")
-    assert not extrapolated.any() and speed["of"].str.contains("11000").any()
