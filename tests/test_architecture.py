@@ -17,8 +17,7 @@ MAY_IMPORT = {  # besides itself
     "utils": {"models", "recordings"},
     "pretraining": {"utils", "models", "recordings"},
     "finetuning": {"utils", "models", "recordings"},
-    "study": {"utils", "models", "recordings", "pretraining", "finetuning"},
-    "report": {"utils", "models", "recordings", "pretraining", "finetuning", "study"},
+    "report": {"utils", "models", "recordings", "pretraining", "finetuning"},
     "benchmarks": {"utils", "models", "recordings", "pretraining", "finetuning"},
 }
 MODULES = {
