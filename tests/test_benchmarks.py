@@ -28,5 +28,5 @@ def test_prepare_needs_recordings():
 
 
 def test_a_command_that_fails_is_named():
-    with pytest.raises(speed.cli.UserError, match="finetuning[.]predict failed"):
+    with pytest.raises(speed.cli.UserError, match=r"finetuning\.predict failed"):
         speed.run_module("finetuning.predict", "nothing")
