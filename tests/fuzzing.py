@@ -188,12 +188,6 @@ def _insert(content: bytearray, rng: random.Random) -> bytearray:
     return content[:place] + rng.randbytes(rng.choice((1, 2, 4, 100))) + content[place:]
 
 
-def _swap(content: bytearray, rng: random.Random) -> bytearray:
-    first, second = _stretch(content, rng), _stretch(content, rng)
-    content[first], content[second] = content[second], content[first]
-    return content
-
-
 def _integer(content: bytearray, rng: random.Random) -> bytearray:
     """An integer of the file, wherever one may lie, becomes an extreme one."""
     size, order = rng.choice((1, 2, 4, 8)), rng.choice(("little", "big"))
@@ -203,20 +197,15 @@ def _integer(content: bytearray, rng: random.Random) -> bytearray:
     return content
 
 
-def _number(content: bytearray, rng: random.Random) -> bytearray:
-    return _replace(content, NUMBER, ODD_NUMBERS, rng)
+def _replace(pattern: re.Pattern, by: tuple[bytes, ...]):
+    """A mutation that replaces a match of `pattern`."""
 
+    def mutation(content: bytearray, rng: random.Random) -> bytearray:
+        matches = [match.span() for match in pattern.finditer(content, 0, 2**14)]
+        first, stop = rng.choice(matches or [(0, 0)])
+        return content[:first] + rng.choice(by) + content[stop:]
 
-def _word(content: bytearray, rng: random.Random) -> bytearray:
-    return _replace(content, WORD, ODD_WORDS, rng)
-
-
-def _replace(
-    content: bytearray, pattern: re.Pattern, by: tuple[bytes, ...], rng: random.Random
-) -> bytearray:
-    found = [match.span() for match in pattern.finditer(content, 0, 2**14)]
-    first, stop = rng.choice(found or [(0, 0)])
-    return content[:first] + rng.choice(by) + content[stop:]
+    return mutation
 
 
 def _line(content: bytearray, rng: random.Random) -> bytearray:
@@ -228,11 +217,7 @@ def _line(content: bytearray, rng: random.Random) -> bytearray:
     return bytearray(b"".join(lines))
 
 
-def _empty(content: bytearray, rng: random.Random) -> bytearray:
-    return content[:0] if rng.random() < 0.1 else content
-
-
+_NUMBER, _WORD = _replace(NUMBER, ODD_NUMBERS), _replace(WORD, ODD_WORDS)
 MUTATIONS = (
-    _flip, _cut, _remove, _repeat, _insert, _swap, _integer, _number, _number, _word, _word, _line,
-    _empty,
+    _flip, _cut, _remove, _repeat, _insert, _integer, _NUMBER, _NUMBER, _WORD, _WORD, _line,
 )  # fmt: skip

@@ -10,7 +10,6 @@ from recordings import Unusable
 from tests import fuzzing
 from tests.fuzz_targets import TARGETS
 from tests.fuzzing import EXECUTED, Target, attack
-from utils.cli import UserError
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -36,11 +35,9 @@ def fails(error):
     ("read", "words"),
     [
         (lambda path: None, "read"),
-        (fails(UserError("no")), "refused"),
         (fails(Unusable("no")), "refused"),
         (fails(Unusable("no\nno")), "no clear line"),
         (fails(ValueError("a bug")), "ValueError: a bug"),
-        (fails(MemoryError()), "MemoryError"),
         (lambda path: time.sleep(9), "more than 1 s"),
         (lambda path: np.ones(2**25), "memory: "),
         (lambda path: np.ones(2**40), "MemoryError"),
