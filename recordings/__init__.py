@@ -25,18 +25,11 @@ class Unusable(Exception):
 
 
 class Hints(NamedTuple):
-    """What a user states about a recording whose file does not.
-
-    Attributes:
-        fs: Hz. unit: one of `UNITS`. gain: units per mV, where the unit is "adu".
-    """
+    """Rate in Hz, unit (one of `UNITS`) and, where that is "adu", units per mV; None: unknown."""
 
     fs: float | None = None
     unit: str | None = None
     gain: float | None = None
-
-
-NO_HINTS = Hints()
 
 
 @dataclass(frozen=True)
@@ -98,12 +91,11 @@ class LazyRecording:
 
 
 def recording_of_values(
-    values: np.ndarray, hints: Hints, stated: Hints = NO_HINTS, leads: list[str] | None = None
+    values: np.ndarray, hints: Hints, stated: Hints, leads: list[str] | None = None
 ) -> LazyRecording:
     """A recording of plain numbers, whose longer axis is time.
 
-    Args:
-        hints: complete what the file itself has `stated`, and must not contradict it.
+    The user's `hints` complete what the file itself has `stated`, and must not contradict it.
 
     Raises:
         Unusable: no rate or unit, contradictory ones, or values that are not samples by leads.

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,20 +55,16 @@ def open_npy(path: Path, hints: Hints) -> LazyRecording:
         raise
     except Exception as error:  # a damaged header raises almost any error
         raise Unusable(f"not a plain array ({one_line(error)})") from None
-    return replace(recording_of_values(values, hints), mapped=(path, path.stat().st_size))
+    return replace(recording_of_values(values, hints, Hints()), mapped=(path, path.stat().st_size))
 
 
 def open_mat(path: Path, hints: Hints) -> LazyRecording:
     """Read the variable `val` of a MATLAB file."""
-    return recording_of_values(read_val(path.read_bytes()), hints)
+    return recording_of_values(read_val(path.read_bytes()), hints, Hints())
 
 
 def read_val(content: bytes) -> np.ndarray:
-    """The variable `val` of a MATLAB file of the PhysioNet Challenges.
-
-    Raises:
-        Unusable: not such a file.
-    """
+    """The variable `val` of a MATLAB file of the PhysioNet Challenges; raises `Unusable`."""
     try:
         return np.asarray(loadmat(io.BytesIO(content), variable_names=["val"])["val"])
     except KeyError:
@@ -107,8 +104,7 @@ def open_recording(
     """
     path = record_file(Path(path))
     suffix = path.suffix.lower()
-    if suffix in ("", ".dat"):  # a WFDB record whose header is missing
-        suffix = ".hea"
+    suffix = ".hea" if suffix in ("", ".dat") else suffix  # a WFDB record without a header
     if suffix not in FORMATS:
         raise Unusable(f"format {suffix} is not one of {', '.join(FORMATS)}")
     try:
@@ -116,11 +112,9 @@ def open_recording(
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise Unusable(f"file cannot be read ({one_line(error)})") from None
     _check_extent(recording.fs, recording.samples)
-    # Names in a line each, if there is one of its own for each lead.
     names = [" ".join(str(name).split()) for name in recording.leads or ()]
-    distinct = {name.lower() for name in names if name}
-    named = len(distinct) == len(names) == recording.count
-    return replace(recording, leads=names if named else None)
+    distinct = len({name.lower() for name in names if name}) == recording.count == len(names)
+    return replace(recording, leads=names if distinct else None)
 
 
 def read_whole(recording: LazyRecording) -> Recording:
@@ -216,11 +210,10 @@ def find_records(names: Sequence[str]) -> list[RecordFile]:
         Unusable: a name is none of these, or stands for no recording.
     """
     records: dict[str, RecordFile] = {}
-    for name in names:
-        for record in _find(str(name)):
-            key = os.path.realpath(record.path)
-            earlier = records.setdefault(key, record)
-            records[key] = earlier._replace(named=earlier.named or record.named)
+    for record in chain.from_iterable(_find(str(name)) for name in names):
+        earlier = records.setdefault(os.path.realpath(record.path), record)
+        named = earlier.named or record.named
+        records[os.path.realpath(record.path)] = earlier._replace(named=named)
     return list(records.values())
 
 
@@ -228,9 +221,8 @@ def _find(name: str) -> list[RecordFile]:
     path = Path(name)
     if name and path.is_dir():
         files = [Path(folder, file) for folder, _, held in os.walk(path) for file in held]
-        hidden = re.compile(r"(^|/)\.")
-        shown = [file for file in files if not hidden.search(file.relative_to(path).as_posix())]
-        return _scanned(name, shown)
+        hidden = [file for file in files if "/." in f"/{file.relative_to(path).as_posix()}"]
+        return _scanned(name, set(files) - set(hidden))
     if record_file(path).is_file():
         return [RecordFile(record_file(path), True)]
     if glob.has_magic(name):

@@ -58,7 +58,6 @@ def open_text(path: Path, hints: Hints) -> LazyRecording:
 
     Raises:
         Unusable: the file holds something else, or rate and unit are not known.
-        OSError: the file cannot be read.
     """
     with path.open(encoding="utf-8-sig") as file:
         try:
