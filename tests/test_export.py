@@ -29,20 +29,20 @@ def signals(leads: int = 1, samples: int = 256) -> np.ndarray:
 
 
 def by_hand(path, signal: np.ndarray) -> np.ndarray:
-    """Probabilities, as the contract says, one recording after the other."""
-    model, contract, *_ = Network.load(path, choose_hardware("cpu", "fp32"))
+    """Probabilities, computed in NumPy from the metadata, one recording after the other."""
+    model, metadata, *_ = Network.load(path, choose_hardware("cpu", "fp32"))
     answers = []
     for recording, length in zip(signal, VALID, strict=True):
         part = recording[:, -length:].astype(np.float64)
-        own = contract.mean is None
-        mean = part.mean(1, keepdims=True) if own else np.reshape(contract.mean, (-1, 1))
-        sd = part.std(1, keepdims=True) if own else np.reshape(contract.sd, (-1, 1))
+        own_moments = metadata.mean is None
+        mean = part.mean(1, keepdims=True) if own_moments else np.reshape(metadata.mean, (-1, 1))
+        sd = part.std(1, keepdims=True) if own_moments else np.reshape(metadata.sd, (-1, 1))
         x = np.zeros((1, *recording.shape), np.float32)
         x[0, :, -length:] = (part - mean) / sd
         with torch.no_grad():
-            logits = model.eval()(torch.from_numpy(x))[0].double().numpy() / contract.temperature
+            logits = model.eval()(torch.from_numpy(x))[0].double().numpy() / metadata.temperature
         odds = np.exp(logits)
-        answers.append(odds / (1 + odds) if contract.multi_label else odds / odds.sum())
+        answers.append(odds / (1 + odds) if metadata.multi_label else odds / odds.sum())
     return np.stack(answers)
 
 
@@ -91,12 +91,12 @@ def test_onnx_of_spectrograms(tmp_path):
     settings = {"window": 50, "hop": 20, "bins": 25, "scale": "db"}
     generator = torch.Generator().manual_seed(0)
     encoder = build_encoder("resnet18_2d", 1, 1, generator, settings)
-    contract = make_contract(
+    metadata = make_contract(
         architecture="resnet18_2d", spectrogram=settings, task="classification",
         temperature=100.0,  # else a new network is certain of everything, and all agree
     )  # fmt: skip
     path = tmp_path / "weights"
-    save_weights(path, Classifier(encoder, 4, generator).state_dict(), contract)
+    save_weights(path, Classifier(encoder, 4, generator).state_dict(), metadata)
     found = run_onnx(export.export(path, "onnx"), signals(), VALID)
     assert found.max() < 0.99
     np.testing.assert_allclose(found, by_hand(path, signals()), atol=1e-5)
@@ -125,7 +125,7 @@ def test_other_answers_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "max_difference", lambda *_: 2e-4)
     path = put(tmp_path / "weights")
     before = contents(tmp_path)
-    with pytest.raises(UserError, match=r"by up to 0\.0002; nothing is written"):
+    with pytest.raises(UserError, match=r"differ by up to 0\.0002"):
         export.export(path, "torch")
     assert contents(tmp_path) == before
 
@@ -143,8 +143,8 @@ def test_what_cannot_be_exported(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_no_number_is_no_agreement(tmp_path, size):
-    contract = make_contract(task="classification")
-    network = export.FromMillivolt(make_classifier(), contract).eval()
+    metadata = make_contract(task="classification")
+    network = export.FromMillivolt(make_classifier(), metadata).eval()
 
     def run(signal, valid):
         return network(signal, valid) * (float("nan") if len(signal) == size else 1)

@@ -159,9 +159,9 @@ def test_refused(database, weights, tmp_path):
     run(database, out, weights).refused("--overwrite")
     fine = {"task": "classification", "classes": list("ANO~x")}
     for changes, words in (
-        ({"classes": list("BNO~x")}, "no class A"),
-        ({"multi_label": True}, "no class A"),
-        ({"in_channels": 2}, "needs 2 leads"),
+        ({"classes": list("BNO~x")}, "does not detect A"),
+        ({"multi_label": True}, "does not detect A"),
+        ({"in_channels": 2}, "in one lead"),
         ({"dataset": "mitdb"}, "knows its subjects"),
     ):
         other = put_weights(tmp_path / "other", **fine | changes)

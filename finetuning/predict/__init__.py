@@ -1,8 +1,9 @@
 """Predictions for single recordings, from the weights files of `finetuning.trainer`.
 
-predictor = Predictor.load("weights/af_resnet18.safetensors", abstain=0.5)
-prediction = predictor.predict(signal, fs=500, unit="uV")
-prediction.classes, prediction.probabilities, prediction.shares()
+    predictor = Predictor.load("weights/af_resnet18.safetensors", abstain=0.5)
+    prediction = predictor.predict(signal, fs=500, unit="uV")
+
+`prediction.classes`, `.probabilities` and `.shares()` are the results.
 """
 
 import math
@@ -60,12 +61,8 @@ class Answer(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Prediction for a recording, as a whole and window by window.
-
-    Attributes:
-        names: classes, in the order of all probabilities.
-        windows: a short recording has one window, which equals `whole`.
-    """
+    """Prediction for a recording, as a whole and window by window; `names` are the classes in the
+    order of all probabilities. A short recording has one window, which equals the whole."""
 
     names: list[str]
     whole: Answer
@@ -92,13 +89,8 @@ class Prediction(NamedTuple):
 
 
 class Network(NamedTuple):
-    """A fine-tuned classifier and how it is applied.
-
-    Attributes:
-        metadata: metadata of its weights file.
-        tta: number of shifts over which logits are averaged.
-        band: pass band of the filter in Hz, or None.
-    """
+    """A fine-tuned classifier with the metadata of its weights file, the number of shifts over
+    which logits are averaged (`tta`), and the pass band in Hz of the filter in front, if any."""
 
     model: Classifier
     metadata: Metadata
@@ -113,10 +105,8 @@ class Network(NamedTuple):
         """Read a weights file of `finetuning.trainer`; raises `UserError` for any other file."""
         tensors, metadata = read_weights(path)
         if metadata.task != "classification":
-            raise UserError(
-                f"{path} was trained for {metadata.task}; name a best_model.safetensors of "
-                "finetuning.trainer"
-            )
+            trained = f"{path} was trained for {metadata.task}"
+            raise UserError(f"{trained}; name a best_model.safetensors of finetuning.trainer")
         model = build_classifier(metadata)
         load_strictly(model, tensors, path)
         dataset = DATA_SETS.get(metadata.dataset)
@@ -127,8 +117,7 @@ class Network(NamedTuple):
         """Filter, resample, normalise and left-pad a signal (samples, leads) in mV.
 
         Returns:
-            (1, C, frame_size) float32, and the number of samples at its end that are signal. Only
-            the end of a longer signal is kept.
+            (1, C, frame_size) float32, and how many samples at its end are signal.
         """
         metadata = self.metadata
         signal = band_pass(signal, fs, self.band) if self.band else signal
@@ -149,11 +138,10 @@ class Network(NamedTuple):
     def class_activation_map(self, signal: np.ndarray, fs: float) -> np.ndarray:
         """Evidence for each class along a signal (samples, leads) in mV (Zhou et al. 2016).
 
-        The mean of a row over the padded input, plus a constant, is the logit of the class. If
-        classes exclude each other only differences count, and their mean is subtracted.
+        The mean over the classes is subtracted if they exclude each other.
 
         Returns:
-            (classes, samples at the rate of the network).
+            (classes, samples at the rate of the network), in logits.
         """
         x, length = self.network_input(signal, fs)
         with torch.inference_mode(), self.hardware.autocast():
@@ -211,11 +199,6 @@ class Predictor(NamedTuple):
     def hardware(self) -> Hardware:
         return self.networks[0].hardware
 
-    @property
-    def capacity(self) -> float:
-        """Seconds of signal that fit into the input of every network."""
-        return min(network.metadata.frame_size / network.metadata.fs for network in self.networks)
-
     def predict(self, signal: np.ndarray, fs: float, unit: str = "mV") -> Prediction:
         """Predict the classes of a signal; a long one is read in windows.
 
@@ -240,8 +223,7 @@ class Predictor(NamedTuple):
     def select_leads(self, recording: LazyRecording, channel: str | None = None) -> LazyRecording:
         """The recording with the leads that the networks see, in their order.
 
-        Args:
-            channel: name or number of the lead, for networks of one lead; the first by default.
+        `channel` is the name or number of the lead for networks of one; the first by default.
 
         Raises:
             Unusable: there are no such leads.
@@ -256,16 +238,15 @@ class Predictor(NamedTuple):
         return recording.select(lead_order(recording, count, dataset.leads if dataset else None))
 
     def predict_recording(self, recording: LazyRecording) -> Prediction:
-        """Predict the classes of a recording with the leads of the networks; a few windows at a
-        time are in memory."""
+        """Predict the classes of a recording of `select_leads`, a few windows at a time."""
         fs, answers = recording.fs, []
-        least = min(SHORTEST, self.capacity)
-        filtered = all(network.band for network in self.networks)  # which removes an offset
-        windows = split_windows(recording.samples, fs, self.capacity)
+        capacity = min(n.metadata.frame_size / n.metadata.fs for n in self.networks)
+        filtered = all(network.band for network in self.networks)
+        windows = split_windows(recording.samples, fs, capacity)
         for first in range(0, len(windows), BATCH):
             spans = windows[first : first + BATCH]
             signals = [recording.read(*span) for span in spans]
-            reasons = [check_signal(signal, fs, least, filtered) for signal in signals]
+            reasons = [check_signal(signal, fs, capacity, filtered) for signal in signals]
             usable = [s for s, reason in zip(signals, reasons, strict=True) if not reason]
             probabilities = iter(self.probabilities(usable, fs) if usable else ())
             for (start, stop), reason in zip(spans, reasons, strict=True):
@@ -281,9 +262,9 @@ class Predictor(NamedTuple):
         """Mean of `Network.class_activation_map`, (classes, parts) in equal parts of the signal."""
         maps = [network.class_activation_map(signal, fs) for network in self.networks]
         grid = np.linspace(0, 1, maps[0].shape[1])
-        return np.mean(
-            [[np.interp(grid, np.linspace(0, 1, len(row)), row) for row in m] for m in maps], axis=0
-        )
+        places = [np.linspace(0, 1, m.shape[1]) for m in maps]
+        rows = [[np.interp(grid, x, row) for row in m] for x, m in zip(places, maps, strict=True)]
+        return np.mean(rows, axis=0)
 
     def answer(
         self, start: float, stop: float, probabilities: np.ndarray | None, reason: str | None = None
@@ -320,12 +301,7 @@ def split_windows(samples: int, fs: float, capacity: float) -> list[tuple[int, i
     """Split a recording into windows (start, stop) in samples; a short one is a single window.
 
     A last window shorter than `SHORTEST` is joined to the one before it, or begins earlier if the
-    joined window would exceed the capacity.
-
-    Args:
-        samples: length of the recording.
-        fs: Hz.
-        capacity: seconds of signal that fit into the network's input.
+    joined window would exceed the `capacity`, the seconds that fit into the networks' input.
     """
     if samples <= min(LONGEST, capacity) * fs:
         return [(0, samples)]
@@ -339,15 +315,16 @@ def split_windows(samples: int, fs: float, capacity: float) -> list[tuple[int, i
     return [*windows, (samples - round(length * fs), samples)]
 
 
-def check_signal(signal: np.ndarray, fs: float, least: float, filtered: bool = True) -> str | None:
-    """Reason why a signal (samples, leads) in mV cannot be used, or None.
+def check_signal(
+    signal: np.ndarray, fs: float, capacity: float = WINDOW, filtered: bool = True
+) -> str | None:
+    """Reason why a signal (samples, leads) in mV, as it was recorded, cannot be used, or None.
 
     Args:
-        signal: as it was recorded; filtered signals hide clipping.
-        fs: Hz.
-        least: seconds that a signal has to last.
-        filtered: whether a band-pass filter removes an offset before the networks see the signal.
+        capacity: seconds that fit into the networks' input.
+        filtered: whether a band-pass filter will remove an offset.
     """
+    least = min(SHORTEST, capacity)
     if len(signal) < int(least * fs):  # windows consist of whole samples
         return f"{len(signal) / fs:.1f} s are too short, below {least:g} s"
     if not np.isfinite(signal).all():

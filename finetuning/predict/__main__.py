@@ -31,31 +31,15 @@ def parse_arguments() -> argparse.Namespace:
     parser = cli.Parser(prog="python -m finetuning.predict", description=__doc__.split("\n")[0])
     flag = parser.add_argument
     flag("records", nargs="*", metavar="RECORD", help="file, WFDB record, folder or glob pattern")
-    flag(
-        "--weights",
-        type=cli.file,
-        action="append",
-        metavar="FILE",
-        help="weights file of finetuning.trainer; probabilities are averaged if there are several; "
-        f"the default is {SHIPPED.parent.name}/{SHIPPED.name} of this repository",
-    )
+    several = f"probabilities of several are averaged; {SHIPPED.name} by default"
+    flag("--weights", type=cli.file, action="append", metavar="FILE", help=several)
     flag("--fs", type=cli.positive, help="sampling rate in Hz, if the file does not state it")
     flag("--unit", type=as_unit, choices=UNITS, help="unit, if the file does not state it")
     flag("--gain", type=cli.positive, help="units per mV, for --unit adu")
     flag("--channel", help="lead, by name or by number from 0; the first by default")
-    flag(
-        "--abstain",
-        type=cli.share,
-        default=0.5,
-        help="probability below which the answer is 'cannot tell'; not for multi-label networks",
-    )
-    flag(
-        "--band-pass",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="filter signals to the band of the recordings that the network was trained on "
-        "(Challenge 2017: 0.5 to 40 Hz), which also removes an offset",
-    )
+    flag("--abstain", type=cli.share, default=0.5, help="cannot tell below this probability")
+    band = "filter signals to the band of the training data (Challenge 2017: 0.5 to 40 Hz)"
+    flag("--band-pass", action=argparse.BooleanOptionalAction, default=True, help=band)
     flag("--csv", type=Path, metavar="FILE", help="write a row for each recording and window")
     flag("--json", type=Path, metavar="FILE", help="write the same with details of the weights")
     flag("--plot", type=Path, metavar="DIR", help="draw each recording")

@@ -25,11 +25,10 @@ ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 class FromMillivolt(nn.Module):
-    """Network with normalisation in front and calibrated probabilities behind.
+    """Network with normalisation in front and calibrated probabilities (B, classes) behind.
 
-    The inputs are signals (B, C, frame_size) float32 in mV, left-padded with any finite values, and
-    the number of samples at the end that are signal, (B,) int64, at least 1. The output is
-    (B, classes) float32.
+    Its inputs are signals (B, C, frame_size) float32 in mV, left-padded with any finite values, and
+    the number of samples at the end that are signal, (B,) int64, at least 1.
     """
 
     def __init__(self, model: Classifier, metadata: Metadata):
@@ -50,7 +49,6 @@ def export(weights: Path, kind: str, out: Path | None = None) -> Path:
     its probabilities are compared with those of the network.
 
     Args:
-        weights: weights file of `finetuning.trainer`.
         kind: key of `FORMATS`.
         out: by default beside `weights`.
 
@@ -62,8 +60,7 @@ def export(weights: Path, kind: str, out: Path | None = None) -> Path:
     if out.exists():
         raise UserError(f"{out} exists; remove it or name another file with --out")
     if kind == "onnx" and not all(map(find_spec, ONNX_PACKAGES)):
-        names = ", ".join(ONNX_PACKAGES)
-        raise UserError(f"{names} are needed; pip install -r requirements-export.txt")
+        raise UserError("packages are missing; pip install -r requirements-export.txt")
     loaded = Network.load(weights, choose_hardware("cpu", "fp32"))
     network = FromMillivolt(loaded.model, loaded.metadata).eval().requires_grad_(False)
     with atomic_path(out) as temporary, torch.no_grad(), warnings.catch_warnings():
@@ -71,10 +68,7 @@ def export(weights: Path, kind: str, out: Path | None = None) -> Path:
         write(trace(network), temporary, loaded.metadata.to_header())
         error = max_difference(network, read(temporary))
         if not error <= TOLERANCE:  # also refuses NaN
-            raise UserError(
-                f"{weights}: probabilities of the exported network differ by up to {error:.2g}; "
-                "nothing is written"
-            )
+            raise UserError(f"{weights}: probabilities differ by up to {error:.2g} if exported")
     print(f"written: {out}; probabilities differ by up to {error:.2g} on random signals")
     return out
 
@@ -98,9 +92,7 @@ def max_difference(network: FromMillivolt, exported: Callable[[Tensor, Tensor], 
 
 def _examples(metadata: Metadata, count: int) -> tuple[Tensor, Tensor]:
     """Noise in mV (count, C, frame_size), and how many samples are signal: all, a half, a third.
-
-    The noise is about as large and slow as an ECG. With white noise probabilities would be 0 and 1.
-    """
+    It is about as large and slow as an ECG; white noise gives probabilities of 0 and 1."""
     shape = (count, metadata.in_channels, metadata.frame_size)
     noise = 0.4 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
     valid = metadata.frame_size // torch.arange(1, count + 1)

@@ -4,19 +4,17 @@
         --weights jobs/random_10/best_model.safetensors --records data/mitdb \\
         --out report/results/crosscheck/random_10.csv.gz
 
-Each record is cut into windows of 30 s, the usual length in Challenge 2017. The answer is the class
+Each record is cut into windows of 30 s, the usual length in Challenge 2017; the answer is the class
 with the highest probability, averaged over the weights. The rules:
 
 - The truth is the rhythm that the annotators marked; a mark holds until the next (Moody & Mark
   2001). A window is AF if all of it is fibrillation, and not AF if none of it is. Mixed windows,
   and those that begin before the first mark, are in the table but not in the scores.
-- Atrial flutter is not AF: class A of the Challenge is fibrillation alone, and flutter one of its
-  other rhythms (Clifford et al. 2017). The answers for windows with flutter are also printed.
+- Flutter is not AF: class A of the Challenge is fibrillation alone (Clifford et al. 2017).
 - The first lead of MIT-BIH is MLII, but V5 in records 102, 104 and 114; the Challenge has lead I.
 - MIT-BIH's signals lie 0.1 to 1.1 mV below zero, an offset that the device of the Challenge filters
   out; --band-pass filters each window alike (0.5 to 40 Hz).
-- Records 201 and 202 of MIT-BIH are one subject. Paced records (102, 104, 107, 217) are kept,
-  although the Challenge has no class for them.
+- Records 201 and 202 are one subject. Paced records (102, 104, 107, 217) are kept.
 - Weights whose encoder was pretrained on the same database know these subjects and are refused.
 """
 
@@ -90,18 +88,13 @@ def check_unseen(path: Path, metadata: Metadata, source: str) -> None:
     Raises:
         UserError: they were made with it, or the network does not detect fibrillation in one lead.
     """
-    if metadata.multi_label or CLASS not in metadata.classes:
-        raise UserError(f"{path} has no class {CLASS}; name weights fine-tuned on challenge17")
-    if metadata.in_channels != 1:
-        raise UserError(f"{path} needs {metadata.in_channels} leads; name weights for one")
+    if metadata.multi_label or CLASS not in metadata.classes or metadata.in_channels != 1:
+        raise UserError(f"{path} does not detect {CLASS} in one lead; use weights of challenge17")
     if source in metadata.lineage:
         raise UserError(f"{path} derives from {source} and knows its subjects; name other weights")
     if UNKNOWN in metadata.lineage:
-        print(
-            f"warning: {path} does not say what its encoder was pretrained on; if that was "
-            f"{source}, these scores are worthless",
-            file=sys.stderr,
-        )
+        warning = f"warning: {path} does not say what its encoder was pretrained on; if that was"
+        print(warning, f"{source}, these scores are worthless", file=sys.stderr)
 
 
 def predict_windows(predictor: Predictor, record: Path, source: str, channel: int) -> pd.DataFrame:
@@ -182,16 +175,14 @@ def print_scores(table: pd.DataFrame) -> None:
     counted = table[table["truth"].isin([AF, NOT_AF])]
     others = Counter(table["truth"].drop(counted.index))
     true, answered = counted["truth"] == AF, counted["answer"] == CLASS
-    print(
-        f"{counted['record'].nunique()} records of {counted['subject'].nunique()} subjects: "
-        f"{true.sum()} windows AF, {(~true).sum()} not; not counted: {_listed(others)}"
-    )
+    records, subjects = counted["record"].nunique(), counted["subject"].nunique()
+    print(f"{records} records of {subjects} subjects: {true.sum()} windows AF, "
+          f"{(~true).sum()} not; not counted: {_listed(others)}")  # fmt: skip
     columns = true, answered, counted[f"prob_{CLASS}"]
     scores = metrics.detection(*(column.to_numpy() for column in columns))
     print(", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
     flutter = counted[~true & counted["rhythms"].map(lambda names: FLUTTER in names.split())]
-    answers = _listed(Counter(flutter["answer"]))
-    print(f"{len(flutter)} windows with flutter, answered: {answers}")
+    print(f"{len(flutter)} windows with flutter, answered: {_listed(Counter(flutter['answer']))}")
 
 
 def _listed(counts: Counter) -> str:

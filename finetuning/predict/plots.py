@@ -14,13 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
 from finetuning.predict import Answer, Prediction, Predictor
-from finetuning.predict.results import (
-    CANNOT_TELL,
-    NONE,
-    class_descriptions,
-    describe,
-    format_time,
-)
+from finetuning.predict.results import CANNOT_TELL, class_descriptions, describe, format_time
 from recordings import LazyRecording
 from utils.files import atomic_path
 
@@ -36,7 +30,7 @@ LONGEST_TITLE = 95  # characters that fit on the page
 NOTICE = "research software, not a medical device"
 # Okabe & Ito: colours that colour-blind people can tell apart.
 COLOURS = ("#d55e00", "#0072b2", "#e69f00", "#cc79a7", "#009e73", "#56b4e9", "#f0e442", "#000000")
-UNKNOWN, NO_CLASS = "#bdbdbd", "#e8e8e8"
+GREY = "#bdbdbd"
 EVIDENCE = LinearSegmentedColormap.from_list("evidence", [COLOURS[1], "white", COLOURS[0]])
 # Seconds between the ticks of a time axis.
 STEPS = (5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 4 * 3600, 12 * 3600, 24 * 3600)
@@ -89,6 +83,7 @@ def headline(name: str, answer: Answer, descriptions: Mapping[str, str]) -> str:
     return title + (f", from {answer.start:.0f} s" if answer.start > 0 else "")
 
 
+@matplotlib.rc_context({"text.parse_math": False})
 def draw_recording(
     path: Path,
     signal: np.ndarray,
@@ -143,7 +138,7 @@ def draw_recording(
     def text(x: float, y: float, words: str, **style) -> None:
         """Write a line at so many mm from the left and from the top."""
         words = words if len(words) <= LONGEST_TITLE else words[: LONGEST_TITLE - 1] + "…"
-        figure.text(x / width, 1 - y / height, words, va="center", parse_math=False, **style)
+        figure.text(x / width, 1 - y / height, words, va="center", **style)
 
     text(MARGIN, 8, title, size=11, weight="bold")
     text(MARGIN, 13.5, f"lead {lead}, {fs:g} Hz, {SPEED} mm/s, {GAIN} mm/mV", size=8)
@@ -172,6 +167,7 @@ def _draw_row(ax: Axes, row: np.ndarray, start: float, fs: float, reach: float) 
                 color=COLOURS[0])  # fmt: skip
 
 
+@matplotlib.rc_context({"text.parse_math": False})
 def draw_timeline(
     path: Path,
     prediction: Prediction,
@@ -195,44 +191,34 @@ def draw_timeline(
     colours = COLOURS
     if len(names) > len(COLOURS):
         colours = matplotlib.colormaps["turbo"](np.linspace(0, 1, len(names)))
-    has_class = {name: np.array([name in w.classes for w in windows]) for name in names}
-    cannot_tell = np.array([window.reason is not None for window in windows])
-    lanes = [
-        (f"{descriptions[name]} ({name})" if descriptions[name] != name else name, colour, held)
-        for (name, held), colour in zip(has_class.items(), colours, strict=False)
-    ]
-    lanes.append((CANNOT_TELL, UNKNOWN, cannot_tell))
-    if multi_label:
-        nothing = ~cannot_tell & ~np.any(list(has_class.values()), axis=0)
-        lanes.append((NONE, NO_CLASS, nothing))
+    colours = dict(zip(names, colours, strict=False)) | {"": GREY}
 
-    figure = Figure((11, 3.4 + 0.17 * len(lanes)), dpi=DPI, layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 0.17 * len(lanes)))
-    figure.suptitle(title[:LONGEST_TITLE], parse_math=False)
-    unreadable = np.isnan(probabilities).any(1)
-    upper.broken_barh(spans[unreadable], (0, 1), color=UNKNOWN, lw=0)
+    figure = Figure((11, 3.4 + 0.17 * len(colours)), dpi=DPI, layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 0.17 * len(colours)))
+    figure.suptitle(title[:LONGEST_TITLE])
     tops = probabilities.cumsum(1)
-    for row, top, colour in zip(probabilities.T, tops.T, colours, strict=False):
+    for name, row, top in zip(names, probabilities.T, tops.T, strict=True):
         if multi_label:
-            upper.stairs(row, edges, baseline=None, color=colour)
+            upper.stairs(row, edges, baseline=None, color=colours[name])
         else:
-            upper.stairs(top, edges, baseline=top - row, fill=True, color=colour, lw=0)
+            upper.stairs(top, edges, baseline=top - row, fill=True, color=colours[name], lw=0)
     upper.set(ylim=(0, 1), ylabel="probability")
-    for number, (words, colour, held) in enumerate(lanes):
-        share = spans[held, 1].sum() / spans[:, 1].sum()
-        percent = "< 1" if 0 < share < 0.01 else f"{100 * share:.0f}"
+    shares = prediction.shares()
+    for number, (name, colour) in enumerate(colours.items()):
+        held = np.array([name in window.classes if name else window.reason is not None
+                         for window in windows])  # fmt: skip
+        words = descriptions[name] if name else CANNOT_TELL
+        words += f" ({name})" if name not in ("", words) else ""
         # With an edge even the shortest bar is a pixel wide.
         lower.broken_barh(spans[held], (number + 0.1, 0.8), facecolor=colour, edgecolor=colour,
-                          lw=0.6, label=f"{words}: {percent} %")  # fmt: skip
-    lower.hlines(range(1, len(lanes)), edges[0], edges[-1], "#dddddd", lw=0.5, zorder=0.5)
+                          lw=0.6, label=f"{words}: {shares[name]:.1%}")  # fmt: skip
+    lower.hlines(range(1, len(colours)), edges[0], edges[-1], "#dddddd", lw=0.5, zorder=0.5)
     lower.set(xlim=edges[[0, -1]], xlabel="from the start, h:mm:ss", ylabel="answer")
-    lower.set(ylim=(len(lanes), 0), yticks=[])
+    lower.set(ylim=(len(colours), 0), yticks=[])
     step = next((step for step in STEPS if np.ptp(edges) / step <= 13), STEPS[-1])
     lower.xaxis.set_major_locator(MultipleLocator(step))
     lower.xaxis.set_major_formatter(lambda second, _: format_time(second))
-    legend = figure.legend(loc="outside right upper", title="share of the time")
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    figure.legend(loc="outside right upper", title="share of the time")
     figure.text(0.005, 0.005, NOTICE, size=7, color="#555555")
     save(figure, path)
 
