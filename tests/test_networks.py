@@ -50,19 +50,6 @@ def whole():
     return network()
 
 
-def windows(x, kernel, stride, outside):
-    """(C, T) to (T / stride, C, kernel), one sample at a time."""
-    channels, length = x.shape
-    front, _ = PADDING[length, kernel, stride]
-    result = np.full((math.ceil(length / stride), channels, kernel), outside)
-    for position in range(len(result)):
-        for tap in range(kernel):
-            source = position * stride + tap - front
-            if 0 <= source < length:
-                result[position, :, tap] = x[:, source]
-    return result
-
-
 @pytest.mark.parametrize(
     ("architecture", "classes", "parameters"),
     [
@@ -82,44 +69,34 @@ def test_parameters_are_those_that_keras_counts(architecture, classes, parameter
 
 @pytest.mark.parametrize("case", PADDING)
 @pytest.mark.parametrize("dimensions", [3, 4])
-def test_1d_convolution_equals_the_sum_written_out(case, dimensions):
+def test_1d_convolutions_pad_as_tensorflow_does(case, dimensions):
     assert same_padding(*case) == PADDING[case]
     length, kernel, stride = case
     conv, x = SameConv1d(2, 3, kernel, stride), noise(1, 2, length)
     variance_scaling_(conv.weight, 1, generator())
-    taps = windows(x[0].numpy(), kernel, stride, outside=0.0)
-    expected = np.einsum("tck,ock->ot", taps, conv.weight.detach().numpy())
-    result = conv(x if dimensions == 3 else x.unsqueeze(2)).reshape(3, -1)
-    np.testing.assert_allclose(result.detach().numpy(), expected, atol=1e-5)
+    expected = F.conv1d(F.pad(x, PADDING[case]), conv.weight, stride=stride)
+    result = conv(x if dimensions == 3 else x.unsqueeze(2))
+    torch.testing.assert_close(result.reshape(expected.shape), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [(8, 9), (9, 8), (5, 5)])
-@pytest.mark.parametrize(("kernel", "stride"), [(7, 2), (3, 2), (3, 1), (1, 2)])
-def test_2d_convolution_equals_the_sum_written_out(size, kernel, stride):
-    conv, x = SameConv2d(2, 3, kernel, stride), noise(1, 2, *size)
+@pytest.mark.parametrize(("kernel", "stride"), [(7, 2), (3, 2), (5, 1), (1, 2)])
+def test_2d_convolutions_pad_as_tensorflow_does(kernel, stride):
+    conv, x = SameConv2d(2, 3, kernel, stride), noise(1, 2, 8, 9)
     variance_scaling_(conv.weight, 2, generator())
     torch.nn.init.normal_(conv.bias, generator=generator())
-    steps = [-(-length // stride) for length in size]
-    totals = [
-        max((n - 1) * stride + kernel - length, 0) for n, length in zip(steps, size, strict=True)
-    ]
-    padded = np.pad(x[0].numpy(), ((0, 0), *((total // 2, kernel) for total in totals)))
-    weight, bias = conv.weight.detach().numpy(), conv.bias.detach().numpy()
-    expected = np.empty((3, *steps))
-    for row, column in np.ndindex(*steps):
-        part = padded[:, row * stride :, column * stride :][:, :kernel, :kernel]
-        expected[:, row, column] = (weight * part).sum((1, 2, 3)) + bias
-    np.testing.assert_allclose(conv(x)[0].detach().numpy(), expected, atol=1e-5)
+    rows, columns = (PADDING.get((n, kernel, stride), (kernel // 2,) * 2) for n in (8, 9))
+    expected = F.conv2d(F.pad(x, (*columns, *rows)), conv.weight, conv.bias, stride)
+    torch.testing.assert_close(conv(x), expected)
 
 
 @pytest.mark.parametrize("length", [16, 17, 18])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_stem_equals_convolution_and_pooling_written_out(length, channels_last):
+def test_the_pool_pads_as_tensorflow_does(length, channels_last):
     encoder, x = ResNet1d(BasicBlock, (), 1, generator()).eval(), noise(1, 1, length)
     encoder.channels_last = channels_last
-    y = F.relu(encoder.bn1(encoder.conv1(x)))[0].detach().numpy()
-    expected = windows(y, 3, 2, outside=-np.inf).max(-1).mean(0)
-    np.testing.assert_allclose(encoder(x)[0].detach().numpy(), expected, atol=1e-5)
+    y = F.relu(encoder.bn1(encoder.conv1(x)))
+    padded = F.pad(y, PADDING[y.shape[-1], 3, 2], value=-math.inf)
+    torch.testing.assert_close(encoder(x), F.max_pool1d(padded, 3, 2).mean(-1))
 
 
 @pytest.mark.parametrize(
@@ -178,19 +155,6 @@ def test_every_parameter_has_a_gradient(architecture, leads, channels_last):
     without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     # Batch normalisation subtracts the biases of convolutions: their gradient is rounding.
     assert not [name for name in without if not ("conv" in name and name.endswith("bias"))]
-
-
-def test_kernels_and_strides_of_the_stages(whole):
-    convolutions = [
-        (conv.weight.shape[1], conv.weight.shape[0], conv.weight.shape[2], conv.stride)
-        for conv in whole.modules()
-        if isinstance(conv, SameConv1d)
-    ]
-    expected = [(1, 64, 7, 2)] + [(64, 64, 7, 1)] * 4
-    for before, filters, kernel in ((64, 128, 5), (128, 256, 5), (256, 512, 3)):
-        expected += [(before, filters, kernel, 2), (filters, filters, kernel, 1)]
-        expected += [(before, filters, 1, 2)] + [(filters, filters, kernel, 1)] * 2
-    assert convolutions == expected
 
 
 @pytest.mark.parametrize(("stages", "width"), [(1, 64), (2, 128), (3, 256)])
@@ -261,14 +225,12 @@ def test_a_frozen_encoder_keeps_weights_and_statistics(frozen):
 # Spectrograms
 
 
-@pytest.mark.parametrize(("samples", "columns"), [(4096, 128), (16384, 512), (300, 9)])
-def test_spectrograms_have_the_shapes_of_the_replication(samples, columns):
-    image = Spectrogram(SpectrogramSettings())(noise(2, 1, samples))
-    assert image.shape == (2, 1, 128, columns)
-
-
 @pytest.mark.parametrize("settings", [SpectrogramSettings(), SpectrogramSettings(64, 10, 20)])
 def test_magnitudes_equal_the_transform_written_out(settings):
+    assert Spectrogram(settings)(noise(2, 1, 4096)).shape[-2:] == (
+        settings.bins,
+        4096 // settings.hop,
+    )
     x = noise(1, 2, 500)
     image = Spectrogram(settings)(x)[0].numpy()
     window = scipy.signal.get_window("hann", settings.window, fftbins=True)  # periodic
@@ -286,14 +248,6 @@ def test_decibels_and_their_floor():
     linear = Spectrogram(SpectrogramSettings())(x)
     torch.testing.assert_close(decibels(x), 20 * linear.log10())
     assert (decibels(0 * x) == -100).all()
-
-
-def test_a_tone_lies_in_its_bin():
-    time = torch.arange(4096) / 250
-    tone = torch.sin(2 * torch.pi * 10 * time)[None, None]
-    image = Spectrogram(SpectrogramSettings())(tone)
-    # Bins are 250 / 256 Hz apart, the first one is number 1.
-    assert image[0, 0, :, 64].argmax().item() == round(10 * 256 / 250) - 1
 
 
 def test_spectrograms_are_computed_in_fp32():
@@ -326,8 +280,5 @@ def test_settings_travel_with_the_encoder():
     encoder = build_encoder("resnet18_2d", 1, 1, generator(), settings)
     assert encoder.spectrogram_settings == settings
     assert build_encoder("resnet18", 1, 1, generator()).spectrogram_settings is None
-
-
-def test_input_shorter_than_a_window():
-    with pytest.raises(NetworkError, match="255 samples are shorter"):
-        Spectrogram(SpectrogramSettings())(noise(1, 1, 255))
+    with pytest.raises(NetworkError, match="63 samples are shorter"):
+        encoder(noise(1, 1, 63))

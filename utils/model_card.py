@@ -273,9 +273,8 @@ def describe(tensors: Mapping[str, Tensor], metadata: Metadata) -> dict[str, str
     m = metadata
     part = "with its head" if _has_head(tensors) else "the encoder alone"
     stages = f", the first stages: {m.stages}" if m.stages else ""
-    padding = "; shorter recordings are padded with zeros in front, once normalised" * (
-        m.task == "classification"
-    )
+    padded = "; shorter recordings are normalised, then padded with zeros in front"
+    padding = padded if m.task == "classification" else ""
     squash = "sigmoid" if m.multi_label else "softmax"
     output = f"probabilities: {squash} of (logits / {m.temperature:.6g}, the temperature)"
     rows = {
