@@ -15,7 +15,7 @@ from typing import Any
 
 from finetuning import evaluation, recipe
 from finetuning.batches import Recordings, batches, load_parts
-from models import DEFAULT_ARCHITECTURE, Classifier, build_encoder, count_parameters, settings_of
+from models import DEFAULT_ARCHITECTURE, Classifier, build_encoder, count_parameters
 from utils import cli, distributed
 from utils.cli import UserError
 from utils.engine import Epochs, Training, choose_hardware
@@ -251,7 +251,7 @@ def build_model(
         manifest_sha256=digest(manifest),
         seed=seed,
         versions=versions(),
-        spectrogram=settings_of(encoder),
+        spectrogram=encoder.spectrogram_settings,
         multi_label=manifest.get("multi_label", False),
         derived_from=lineage,
     )

@@ -113,15 +113,6 @@ class Classifier(nn.Module):
         position = torch.arange(samples, device=activation.device) // self.encoder.stride
         return activation[..., position.clamp_max(activation.shape[-1] - 1)]
 
-    # Earlier names, until all callers are moved.
-    evidence = class_activation_map
-    by_sample = upsample_map
-
-
-def settings_of(encoder: nn.Module) -> dict[str, Any] | None:
-    """Earlier name of `spectrogram_settings`."""
-    return encoder.spectrogram_settings
-
 
 def count_parameters(model: nn.Module) -> int:
     """Count parameters as Keras does: batch normalisation's running mean and variance included."""

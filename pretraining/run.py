@@ -11,18 +11,17 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from models import DEFAULT_ARCHITECTURE, build_encoder, count_parameters, settings_of
+from models import DEFAULT_ARCHITECTURE, build_encoder, count_parameters
 from pretraining.batches import load
 from pretraining.data import Data, cache_validation, open_data
 from pretraining.tasks import TASKS, build_task
 from recordings.wfdb_files import ICENTIA_FS
 from utils import distributed, metrics
-from utils.card import write_card
 from utils.cli import spectrogram_settings
-from utils.contract import Contract
 from utils.distributed import Processes
 from utils.engine import Batch, Epochs, Hardware, Training, choose_hardware
 from utils.files import digest, read_json, write_json
+from utils.model_card import Metadata
 from utils.run import (
     CARD,
     SCORES,
@@ -33,7 +32,7 @@ from utils.run import (
     torch_generator,
     versions,
 )
-from utils.weights import load_encoder, read_weights, save_weights, strip_head
+from utils.weights import load_encoder, read_weights, save_weights, strip_head, write_card
 
 VALIDATED = {"loss": "val_loss", "acc": "val_acc", "f1": "macro_f1"}  # columns of the history
 
@@ -53,8 +52,8 @@ def run(args: argparse.Namespace) -> None:
                 claim.enter_context(run.claim())
             model = build_model(args)
             data = open_data(args, processes)
-            contract = describe(args, data, model)
-            training = make_training(args, run, data, model, contract, hardware, processes)
+            metadata = describe(args, data, model)
+            training = make_training(args, run, data, model, metadata, hardware, processes)
         training.resume()
         if processes.main_process:
             if args.cache_val:
@@ -62,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
             run.start(processes.describe(hardware), training.resumed)
             write_json(args.job_dir / "manifest.json", data.manifest)
         with training.interruptible():
-            train(args, data, training, contract)
+            train(args, data, training, metadata)
         if processes.main_process:
             conclude(args, data, training)
 
@@ -72,7 +71,7 @@ def make_training(
     run: Run,
     data: Data,
     model: nn.Module,
-    contract: Contract,
+    metadata: Metadata,
     hardware: Hardware,
     processes: Processes,
 ) -> Training:
@@ -84,7 +83,7 @@ def make_training(
     history = History(args.job_dir, chosen=VALIDATED[args.val_metric])
     return Training(
         run, history, model, optimizer, stream(args, data, hardware), TASKS[args.task].loss,
-        hardware, processes, asdict(contract), args.checkpoint_every, args.compile, args.sync_bn,
+        hardware, processes, asdict(metadata), args.checkpoint_every, args.compile, args.sync_bn,
     )  # fmt: skip
 
 
@@ -112,7 +111,7 @@ def build_model(args: argparse.Namespace) -> nn.Module:
         transfer = load_encoder(args.weights_file, args.arch, ICENTIA_FS, in_channels=1)
         print(transfer.report(args.weights_file))
         encoder = transfer.encoder
-        args.arch, args.stages = transfer.contract.architecture, transfer.contract.stages
+        args.arch, args.stages = transfer.metadata.architecture, transfer.metadata.stages
     else:
         args.arch = args.arch or DEFAULT_ARCHITECTURE
         settings = spectrogram_settings(args)
@@ -124,9 +123,9 @@ def build_model(args: argparse.Namespace) -> nn.Module:
     return model
 
 
-def describe(args: argparse.Namespace, data: Data, model: nn.Module) -> Contract:
+def describe(args: argparse.Namespace, data: Data, model: nn.Module) -> Metadata:
     """What the weights of this run will say of themselves."""
-    return Contract(
+    return Metadata(
         architecture=args.arch,
         stages=args.stages,
         in_channels=1,
@@ -141,7 +140,7 @@ def describe(args: argparse.Namespace, data: Data, model: nn.Module) -> Contract
         manifest_sha256=digest(data.manifest),
         seed=args.seed,
         versions=versions(),
-        spectrogram=settings_of(model.encoder),
+        spectrogram=model.encoder.spectrogram_settings,
         context={name: getattr(args, name) for name in TASKS[args.task].flags()} or None,
         derived_from=read_weights(args.weights_file)[1].lineage if args.weights_file else [],
     )
@@ -158,7 +157,7 @@ def about_data(args: argparse.Namespace, data: Data) -> dict[str, str]:
     }
 
 
-def train(args: argparse.Namespace, data: Data, training: Training, contract: Contract) -> None:
+def train(args: argparse.Namespace, data: Data, training: Training, metadata: Metadata) -> None:
     """Train all epochs, saving each."""
     scores_file = args.job_dir / SCORES
     for row in training.epochs():
@@ -167,7 +166,7 @@ def train(args: argparse.Namespace, data: Data, training: Training, contract: Co
         scores, ignorant = validate(args, data, training)
         row |= {column: scores.get(metric) for metric, column in VALIDATED.items()}
         state = training.model.state_dict()
-        save_weights(epoch_file(args.job_dir, training.epoch), state, contract)
+        save_weights(epoch_file(args.job_dir, training.epoch), state, metadata)
         frames = data.steps * args.batch_size / training.seconds
         if "chosen" in training.record(row, frames_per_second=frames) and scores:
             scores = {column.removeprefix("val_"): row[column] for column in VALIDATED.values()}

@@ -49,7 +49,7 @@ from tests import test_tensorflow, test_torrent
 from tests.fuzzing import Target
 from tests.helpers import (
     make_classifier,
-    make_contract,
+    make_metadata,
     noise,
     put_challenge,
     put_edf,
@@ -322,14 +322,14 @@ def put_classifier(folder: Path, name: str) -> Path:
     return put_weights(folder / name, **CLASSIFICATION)
 
 
-def put_contract(folder: Path, name: str) -> Path:
+def put_metadata(folder: Path, name: str) -> Path:
     spectrogram = {"window": 64, "hop": 8, "bins": 32, "scale": "db"}
-    contract = make_contract(**CLASSIFICATION, spectrogram=spectrogram)
-    (folder / name).write_text(contract.to_header()[KEY])
+    metadata = make_metadata(**CLASSIFICATION, spectrogram=spectrogram)
+    (folder / name).write_text(metadata.to_header()[KEY])
     return folder / name
 
 
-def read_contract(path: Path) -> None:
+def read_metadata(path: Path) -> None:
     metadata = {KEY: path.read_bytes().decode("utf-8", "replace")}
     save_file(classifier_state(), path.with_name("w.safetensors"), metadata)
     read_weights(path.with_name("w.safetensors"))
@@ -414,7 +414,7 @@ TARGETS: dict[str, Target] = {
     **_rows("prepared", put_prepared, read_prepared, "p_train.npz", "p_manifest.json"),
     **_rows("prepared, listed", put_prepared, read_prepared_listed, "p_train.npz"),
     **_rows("weights", put_classifier, read_weights, "weights.safetensors"),
-    **_rows("weights", put_contract, read_contract, "contract.json"),
+    **_rows("weights", put_metadata, read_metadata, "metadata.json"),
     **_rows("tensorflow", put_tensorflow, read_tensorflow, ".index", ".data-00000-of-00001"),
     **_rows("results", put_results, read_saved, "random_predictions.csv.gz",
             "random_history.csv.gz"),

@@ -15,9 +15,8 @@ from scipy.io import savemat
 
 from models import Classifier, build_encoder
 from utils import cli
-from utils.contract import Contract
-from utils.datasets import TWELVE_LEADS
 from utils.files import HOST
+from utils.model_card import TWELVE_LEADS, Metadata
 from utils.weights import save_weights
 
 ROOT = Path(__file__).parents[1]
@@ -65,13 +64,13 @@ def leftover(path: Path) -> Path:
     return path.with_name(f".{path.name}.{HOST}.{ended.pid}.tmp")
 
 
-def make_contract(**changes) -> Contract:
+def make_metadata(**changes) -> Metadata:
     values = {
         "architecture": "resnet18", "stages": 1, "in_channels": 1, "fs": 250, "unit": "mV",
         "mean": 0.1, "sd": 1.5, "frame_size": 256, "task": "beat", "classes": list("abcd"),
         "dataset": "made up", "manifest_sha256": "0" * 64, "seed": 0, "versions": {"torch": "2"},
     }  # fmt: skip
-    return Contract(**values | changes)
+    return Metadata(**values | changes)
 
 
 def make_classifier(stages: int = 1, classes: int = 4, in_channels: int = 1) -> Classifier:
@@ -114,7 +113,7 @@ def put_edf(path: Path, signal: np.ndarray, fs=500, leads=("ECG",), unit="mV") -
 
 def put_weights(path: Path, **changes) -> Path:
     """Weights of a network of one stage, with a classifier for five classes."""
-    contract = make_contract(**changes)
-    model = make_classifier(classes=5, in_channels=contract.in_channels)
-    save_weights(path, model.state_dict(), contract)
+    metadata = make_metadata(**changes)
+    model = make_classifier(classes=5, in_channels=metadata.in_channels)
+    save_weights(path, model.state_dict(), metadata)
     return path

@@ -14,8 +14,8 @@ from finetuning.prepared_set import load_prepared
 from report import compare
 from tests.helpers import command, noise, put_challenge, put_weights
 from utils import metrics
-from utils.datasets import TWELVE_LEADS
 from utils.metrics import calibration_scores, read_predictions
+from utils.model_card import TWELVE_LEADS
 from utils.weights import read_weights
 
 SINUS, AF, PAC = "426783006", "164889003", "284470004"
@@ -160,8 +160,8 @@ def test_training_on_several_labels(job, tmp_path):
     history = pd.read_csv(tmp_path / "job/history.csv")
     assert list(history)[3:] == ["val_loss", "val_acc", "macro_f1", "f_max", "auc"]
     assert 0 <= history["acc"][0] <= 1
-    contract = read_weights(tmp_path / "job/best_model.safetensors")[1]
-    assert contract.multi_label and contract.sd == list(challenge20.SD_MV)
+    metadata = read_weights(tmp_path / "job/best_model.safetensors")[1]
+    assert metadata.multi_label and metadata.sd == list(challenge20.SD_MV)
     table = read_predictions(tmp_path / "job/test_predictions.csv")
     test = load_prepared(tmp_path / "out/c_test.npz")
     assert np.array_equal(table.true, test.y) and table.record_names[0] == test.record_ids[0]
@@ -178,8 +178,8 @@ def test_training_on_several_labels(job, tmp_path):
 def test_one_lead_of_several(job, tmp_path):
     result = job("job", "--channel", 6)
     assert result.code == 0 and "repeated" not in result.out, result
-    contract = read_weights(tmp_path / "job/best_model.safetensors")[1]
-    assert (contract.in_channels, contract.sd) == (1, challenge20.SD_MV[6])
+    metadata = read_weights(tmp_path / "job/best_model.safetensors")[1]
+    assert (metadata.in_channels, metadata.sd) == (1, challenge20.SD_MV[6])
 
 
 def test_sets_of_both_kinds_are_not_mixed(job, tmp_path):

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from finetuning.predict import Network, export
 from models import Classifier, build_encoder
-from tests.helpers import contents, make_classifier, make_contract, put_weights
+from tests.helpers import contents, make_classifier, make_metadata, put_weights
 from utils.cli import UserError
 from utils.engine import choose_hardware
 from utils.model_card import Metadata
@@ -91,7 +91,7 @@ def test_onnx_of_spectrograms(tmp_path):
     settings = {"window": 50, "hop": 20, "bins": 25, "scale": "db"}
     generator = torch.Generator().manual_seed(0)
     encoder = build_encoder("resnet18_2d", 1, 1, generator, settings)
-    metadata = make_contract(
+    metadata = make_metadata(
         architecture="resnet18_2d", spectrogram=settings, task="classification",
         temperature=100.0,  # else a new network is certain of everything, and all agree
     )  # fmt: skip
@@ -116,7 +116,7 @@ def test_half_precision_is_computed_in_single(tmp_path):
     state = {name: value.half() for name, value in make_classifier(classes=5).state_dict().items()}
     path = tmp_path / "half"
     kept = {name: value for name, value in state.items() if not name.endswith("tracked")}
-    save_file(kept, path, make_contract(task="classification", classes=NAMES).to_header())
+    save_file(kept, path, make_metadata(task="classification", classes=NAMES).to_header())
     out = export.export(path, "torch")
     assert {value.dtype for value in torch.export.load(out).parameters()} == {torch.float32}
 
@@ -143,7 +143,7 @@ def test_what_cannot_be_exported(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_no_number_is_no_agreement(tmp_path, size):
-    metadata = make_contract(task="classification")
+    metadata = make_metadata(task="classification")
     network = export.FromMillivolt(make_classifier(), metadata).eval()
 
     def run(signal, valid):

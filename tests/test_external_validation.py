@@ -20,7 +20,7 @@ from finetuning.predict.external_validation import (
 )
 from recordings import Unusable
 from report import tables
-from tests.helpers import command, make_contract, put_weights
+from tests.helpers import command, make_metadata, put_weights
 from utils import metrics
 from utils.cli import UserError
 
@@ -175,10 +175,10 @@ def test_refused(database, weights, tmp_path):
     [([], True), (["icentia11k"], True), (None, False), (["unknown", "icentia11k"], False)],
 )
 def test_unknown_pretraining_data_is_a_warning(lineage, known, capsys):
-    metadata = make_contract(classes=["A"], dataset="challenge17", derived_from=lineage)
+    metadata = make_metadata(classes=["A"], dataset="challenge17", derived_from=lineage)
     check_unseen("w", metadata, "mitdb")
     assert ("does not say what" in capsys.readouterr().err) != known
-    seen = make_contract(classes=["A"], derived_from=[*(lineage or []), "mitdb"])
+    seen = make_metadata(classes=["A"], derived_from=[*(lineage or []), "mitdb"])
     with pytest.raises(UserError, match="knows its subjects"):
         check_unseen("w", seen, "mitdb")
 

@@ -115,17 +115,17 @@ def scripted(prepared, weights, tmp_path, monkeypatch):
 def test_the_saved_model_of_the_chosen_epoch_predicts(scripted, prepared, tmp_path):
     assert scripted([{"macro_f1": 0.9}, {"macro_f1": 0.1}]) == (2, 1)
     best = tmp_path / "job" / BEST
-    tensors, contract = read_weights(best)
-    model = Classifier(load_encoder(best).encoder, len(contract.classes), torch.Generator())
+    tensors, metadata = read_weights(best)
+    model = Classifier(load_encoder(best).encoder, len(metadata.classes), torch.Generator())
     load_strictly(model, tensors, best)
-    assert (contract.frame_size, contract.fs, contract.classes) == (512, 250, list("ANO~"))
+    assert (metadata.frame_size, metadata.fs, metadata.classes) == (512, 250, list("ANO~"))
     test = load_prepared(prepared / "p_test.npz")
     recordings = to_device(test, np.arange(len(test)), CPU)
     logits, _ = evaluate(model, batches(recordings, 5), Hardware(CPU, bf16=False))
     table = read_predictions(tmp_path / "job/test_predictions.csv")
     assert table.record_names.tolist() == test.record_ids.tolist()
     assert np.array_equal(table.true, test.y)
-    expected = (logits / contract.temperature).softmax(1).numpy()
+    expected = (logits / metadata.temperature).softmax(1).numpy()
     np.testing.assert_allclose(table.prob, expected, atol=1e-6)
 
 
@@ -208,12 +208,12 @@ def test_sizes_of_the_reproduction():
 @pytest.mark.parametrize("freeze", [False, True])
 def test_weights_are_transferred(prepared, weights, capsys, freeze):
     parts, manifest = load_parts({"train": prepared / "p_train.npz"}, CPU)
-    model, contract = trainer.build_model(
+    model, metadata = trainer.build_model(
         parts["train"], manifest, weights_file=weights, freeze=freeze, verbose=True
     )
     state = model.state_dict()
     assert all(torch.equal(state[name], value) for name, value in encoder_of(weights).items())
-    assert (contract.stages, model.head.out_features) == (1, 4)
+    assert (metadata.stages, model.head.out_features) == (1, 4)
     out = capsys.readouterr().out
     assert "25 encoder tensors transferred; dropped: head.bias, head.weight" in out
     assert "transferred encoder.stages.0.1.conv2.weight" in out

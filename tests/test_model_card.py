@@ -10,7 +10,7 @@ import finetuning.trainer
 import pretraining.trainer
 from finetuning.datasets import challenge17
 from finetuning.predict import Predictor
-from tests.helpers import ROOT, command, make_contract, put_weights
+from tests.helpers import ROOT, command, make_metadata, put_weights
 from utils import model_card
 from utils.files import sha256
 from utils.model_card import DATA_SETS, Metadata, render
@@ -78,13 +78,13 @@ def test_pretraining_ends_with_a_card(cohort_folder, tmp_path):
 
 
 def test_lineage():
-    assert make_contract(dataset="b").lineage == ["unknown", "b"]
-    assert make_contract(dataset="a+b", derived_from=[]).lineage == ["a", "b"]
-    assert make_contract(dataset="b", derived_from=["a", "b"]).lineage == ["a", "b"]
+    assert make_metadata(dataset="b").lineage == ["unknown", "b"]
+    assert make_metadata(dataset="a+b", derived_from=[]).lineage == ["a", "b"]
+    assert make_metadata(dataset="b", derived_from=["a", "b"]).lineage == ["a", "b"]
 
 
 def test_files_from_before_there_was_a_lineage():
-    header = json.loads(make_contract().to_header()["contract"])
+    header = json.loads(make_metadata().to_header()["contract"])
     del header["derived_from"]
     metadata = Metadata.from_header({"contract": json.dumps(header)}, "x")
     text = render("x", {}, metadata, {}, {})
@@ -103,7 +103,7 @@ def test_scores_that_are_absent():
 
 
 def test_other_inputs():
-    metadata = make_contract(
+    metadata = make_metadata(
         in_channels=2, mean=[0.5, -1e-3], sd=[1, 2.0], multi_label=True, temperature=1.25,
         spectrogram={"window": 256}, context={"ns": 4},
     )  # fmt: skip
@@ -111,7 +111,7 @@ def test_other_inputs():
     for words in ("minus 0.5, -0.001 mV, divided by 1, 2 mV", "any of a, b", "window 256", "ns 4",
                   "sigmoid of (logits / 1.25, the temperature)"):  # fmt: skip
         assert words in text
-    text = render("x", {}, make_contract(mean=None, sd=None), {}, {})
+    text = render("x", {}, make_metadata(mean=None, sd=None), {}, {})
     assert "each input by its own mean and standard deviation" in text and "features" in text
 
 

@@ -63,15 +63,15 @@ def test_a_run_of_every_objective(cohort, tmp_path, task, architecture):
     result = pretrain(cohort, tmp_path / "job", task, *flags)
     assert result.code == 0, result
     assert pd.read_csv(tmp_path / "job/history.csv").notna().all(axis=None)
-    contract = read_weights(tmp_path / "job/weights.safetensors")[1]
-    assert (contract.task, contract.architecture) == (task, architecture)
+    metadata = read_weights(tmp_path / "job/weights.safetensors")[1]
+    assert (metadata.task, metadata.architecture) == (task, architecture)
     layout = {"context_size": 2, "context_overlap": 0, "positive_offset": 0, "ns": 2}
-    assert contract.context == (layout if task == "cpc" else None)
+    assert metadata.context == (layout if task == "cpc" else None)
     transfer = load_encoder(tmp_path / "job/weights.safetensors", architecture)
     assert transfer.dropped == []
     if spectral:
         expected = {"window": 256, "hop": 16, "bins": 128, "scale": "db"}
-        assert contract.spectrogram == asdict(transfer.encoder.spectrogram.settings) == expected
+        assert metadata.spectrogram == asdict(transfer.encoder.spectrogram.settings) == expected
     dropped = load_encoder(tmp_path / "job/epoch_01/model.safetensors").dropped
     assert dropped and not [name for name in dropped if name.startswith("encoder.")]
 
@@ -98,14 +98,14 @@ def test_a_segment_shorter_than_an_example_is_left_out(cohort, tmp_path):
 def test_raw_spectrograms_are_of_millivolt(cohort, tmp_path):
     flags = ["--arch", "resnet18_2d", "--spectrogram-input", "raw"]
     assert pretrain(cohort, tmp_path / "job", "beat", *flags).code == 0
-    contract = read_weights(tmp_path / "job/weights.safetensors")[1]
-    assert (contract.mean, contract.sd) == (0, 1)
+    metadata = read_weights(tmp_path / "job/weights.safetensors")[1]
+    assert (metadata.mean, metadata.sd) == (0, 1)
 
 
 def test_frames_standardised_each_by_its_own(cohort, tmp_path):
     assert pretrain(cohort, tmp_path / "job", "cpc", "--standardise", "frame").code == 0
-    contract = read_weights(tmp_path / "job/weights.safetensors")[1]
-    assert (contract.mean, contract.sd) == (None, None)
+    metadata = read_weights(tmp_path / "job/weights.safetensors")[1]
+    assert (metadata.mean, metadata.sd) == (None, None)
 
 
 @pytest.mark.parametrize(

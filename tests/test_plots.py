@@ -11,7 +11,7 @@ from matplotlib.image import imread
 from finetuning.predict import Answer, Prediction, plots
 from finetuning.predict.plots import COLOURS, draw_recording, draw_timeline
 from recordings import LazyRecording
-from tests.helpers import make_contract
+from tests.helpers import make_metadata
 
 MM = 5  # pixels
 NAMES = {"A": "atrial fibrillation", "N": "normal rhythm"}
@@ -125,7 +125,7 @@ def test_each_class_of_a_long_recording_has_its_picture(tmp_path, monkeypatch):
     drawn = {}
 
     class Fake:
-        metadata = make_contract(classes=["AF", "PVC", "~"], dataset="mine", multi_label=True)
+        metadata = make_metadata(classes=["AF", "PVC", "~"], dataset="mine", multi_label=True)
 
         def class_activation_map(self, signal, fs):
             return np.array([1.0, 2.0, 3.0])

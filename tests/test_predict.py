@@ -27,7 +27,7 @@ from finetuning.predict.results import Result, Table
 from recordings import Unusable
 from recordings.formats import read_recording
 from recordings.synthetic import write_challenge17
-from tests.helpers import command, make_contract, put_edf, put_weights
+from tests.helpers import command, make_metadata, put_edf, put_weights
 from utils.cli import UserError
 from utils.model_card import TWELVE_LEADS
 
@@ -196,7 +196,7 @@ def test_cannot_tell_below_the_confidence_asked_for(predictor, weights):
 
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_from_probabilities_to_an_answer(multi_label):
-    metadata = make_contract(classes=["a", "b"], multi_label=multi_label)
+    metadata = make_metadata(classes=["a", "b"], multi_label=multi_label)
     predictor = Predictor([SimpleNamespace(metadata=metadata)], abstain=0.5)
     both, none = (predictor.answer(0, 1, np.float32(p)) for p in ([0.6, 0.7], [0.1, 0.2]))
     assert both.classes == (("a", "b") if multi_label else ("b",)) and not none.classes

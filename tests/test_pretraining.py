@@ -12,7 +12,7 @@ import torch
 from pretraining import run, trainer
 from pretraining.data import validation_frames
 from recordings.synthetic import write_icentia11k
-from tests.helpers import command, contents, make_classifier, make_contract
+from tests.helpers import command, contents, make_classifier, make_metadata
 from utils.cli import UserError
 from utils.weights import read_weights, save_weights, strip_head
 
@@ -83,12 +83,12 @@ def test_files_of_a_run(job):
     assert arguments["frame_size"] == FRAME and arguments["seed"] == 0
 
 
-def test_contract_of_the_weights(job):
-    _, contract = read_weights(job / "weights.safetensors")
-    assert (contract.architecture, contract.stages, contract.in_channels) == ("resnet18", 1, 1)
-    assert (contract.fs, contract.unit, contract.frame_size) == (250, "mV", FRAME)
-    assert (contract.mean, contract.sd, contract.dataset) == (0.0018, 1.3711, "icentia11k")
-    assert contract.classes == ["undefined", "normal", "pac", "aberrated", "pvc"]
+def test_metadata_of_the_weights(job):
+    _, metadata = read_weights(job / "weights.safetensors")
+    assert (metadata.architecture, metadata.stages, metadata.in_channels) == ("resnet18", 1, 1)
+    assert (metadata.fs, metadata.unit, metadata.frame_size) == (250, "mV", FRAME)
+    assert (metadata.mean, metadata.sd, metadata.dataset) == (0.0018, 1.3711, "icentia11k")
+    assert metadata.classes == ["undefined", "normal", "pac", "aberrated", "pvc"]
 
 
 def test_equal_seeds_give_equal_bytes_wherever_the_data_lies(cohort, job, tmp_path):
@@ -187,10 +187,10 @@ def test_the_metric_chooses_the_epoch(cohort, tmp_path, monkeypatch, metric, bes
 def test_a_weights_file_is_where_training_starts(cohort, job, tmp_path, monkeypatch):
     started = {}
 
-    def train(args, data, training, contract):
+    def train(args, data, training, metadata):
         state = training.model.state_dict()
         started.update({k: v.clone() for k, v in state.items()})
-        save_weights(epoch(args.job_dir, 1), state, make_contract())
+        save_weights(epoch(args.job_dir, 1), state, make_metadata())
         training.history.best["chosen"].epoch = 1
 
     monkeypatch.setattr(run, "train", train)
@@ -279,9 +279,9 @@ def test_weights_for_another_input_are_refused(cohort, tmp_path):
         ("twelve", {"in_channels": 12}, "is for 12 leads, the data has 1"),
         ("other", {"architecture": "resnet34"}, "holds resnet34, not --arch resnet18"),
     ):
-        contract = make_contract(**change)
-        model = make_classifier(in_channels=contract.in_channels)
-        save_weights(tmp_path / name, model.state_dict(), contract)
+        metadata = make_metadata(**change)
+        model = make_classifier(in_channels=metadata.in_channels)
+        save_weights(tmp_path / name, model.state_dict(), metadata)
         flags = ["--weights-file", tmp_path / name, "--arch", "resnet18"]
         pretrain(cohort, tmp_path / "job", *flags).refused(words)
     assert not (tmp_path / "job").exists()

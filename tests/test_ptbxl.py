@@ -9,7 +9,7 @@ from finetuning import prepare
 from finetuning.datasets import ptbxl
 from finetuning.prepared_set import load_prepared
 from tests.helpers import command, noise
-from utils.datasets import TWELVE_LEADS
+from utils.model_card import TWELVE_LEADS
 
 STATEMENTS = pd.DataFrame(
     {

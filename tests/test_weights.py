@@ -13,7 +13,7 @@ from finetuning.predict import Predictor
 from models import build_encoder
 from models.spectrogram import NetworkError
 from pretraining.utils import get_pretrained_weights
-from tests.helpers import ROOT, command, contents, make_classifier, make_contract, put_weights
+from tests.helpers import ROOT, command, contents, make_classifier, make_metadata, put_weights
 from utils import weights
 from utils.cli import UserError
 from utils.files import sha256
@@ -45,13 +45,13 @@ def model():
 @pytest.fixture
 def saved(tmp_path, model):
     path = tmp_path / "model.safetensors"
-    save_weights(path, model.state_dict(), make_contract())
+    save_weights(path, model.state_dict(), make_metadata())
     return path
 
 
 def test_round_trip_of_tensors_statistics_and_metadata(saved, model):
     tensors, metadata = read_weights(saved)
-    assert metadata == make_contract()
+    assert metadata == make_metadata()
     assert tensors["encoder.bn1.running_mean"].any()
     assert tensors["encoder.conv1.weight"].shape == (64, 1, 7)  # (out, in, k)
     other = make_classifier(classes=4)
@@ -64,9 +64,9 @@ def test_round_trip_of_tensors_statistics_and_metadata(saved, model):
 
 def test_equal_content_gives_equal_bytes(tmp_path, saved, model):
     backwards = dict(reversed(model.state_dict().items()))
-    save_weights(tmp_path / "again", backwards, make_contract())
+    save_weights(tmp_path / "again", backwards, make_metadata())
     assert (tmp_path / "again").read_bytes() == saved.read_bytes()
-    save_weights(tmp_path / "other", backwards, make_contract(seed=1))
+    save_weights(tmp_path / "other", backwards, make_metadata(seed=1))
     assert (tmp_path / "other").read_bytes() != saved.read_bytes()
 
 
@@ -86,7 +86,7 @@ def test_an_encoder_for_one_lead_serves_several(tmp_path, architecture):
     generator = torch.Generator().manual_seed(0)
     one = build_encoder(architecture, 1, 1, generator)
     state = {f"encoder.{name}": value for name, value in one.state_dict().items()}
-    save_weights(tmp_path / "one", state, make_contract(architecture=architecture))
+    save_weights(tmp_path / "one", state, make_metadata(architecture=architecture))
     transfer = load_encoder(tmp_path / "one", in_channels=12)
     x = torch.randn(2, 1, 512, generator=generator)
     torch.testing.assert_close(transfer.encoder.eval()(x.expand(2, 12, 512)), one.eval()(x))
@@ -144,7 +144,7 @@ def test_files_that_are_no_weights(tmp_path, saved):
      ("spectrogram", {"window": 64.0}), ("temperature", 0), ("derived_from", "a")],
 )  # fmt: skip
 def test_metadata_that_make_no_sense(tmp_path, saved, name, value):
-    save_weights(tmp_path / "w", read_weights(saved)[0], make_contract(**{name: value}))
+    save_weights(tmp_path / "w", read_weights(saved)[0], make_metadata(**{name: value}))
     with pytest.raises(UserError, match=rf"w holds no weights .*\(metadata: {name} "):
         load_encoder(tmp_path / "w")
 
@@ -162,7 +162,7 @@ def test_metadata_that_make_no_sense(tmp_path, saved, name, value):
 def test_metadata_of_no_network(tmp_path, saved, changes, words):
     if "spectrogram" in changes:
         changes["architecture"] = "resnet18_2d"
-    metadata = make_contract(**{"task": "classification"} | changes)
+    metadata = make_metadata(**{"task": "classification"} | changes)
     save_weights(tmp_path / "w", read_weights(saved)[0], metadata)
     for load in (load_encoder, Predictor.load):
         with pytest.raises(NetworkError, match=words):
@@ -184,11 +184,11 @@ def test_weights_for_another_network_or_input(tmp_path, saved):
 def test_stripped_weights(tmp_path, saved, model):
     strip_head(saved, tmp_path / "stripped")
     tensors, metadata = read_weights(tmp_path / "stripped")
-    assert metadata == make_contract()
+    assert metadata == make_metadata()
     expected = of_encoder(model.state_dict())
     assert of_encoder(tensors).keys() == expected.keys() and len(tensors) == len(expected)
     assert all(torch.equal(tensors[f"encoder.{name}"], expected[name]) for name in expected)
-    save_weights(tmp_path / "head", {"head.bias": torch.zeros(4)}, make_contract())
+    save_weights(tmp_path / "head", {"head.bias": torch.zeros(4)}, make_metadata())
     with pytest.raises(UserError, match="head holds no encoder"):
         strip_head(tmp_path / "head", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -234,7 +234,7 @@ def test_a_failed_write_leaves_the_previous_file(tmp_path, saved, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        save_weights(saved, make_classifier().state_dict(), make_contract(seed=1))
+        save_weights(saved, make_classifier().state_dict(), make_metadata(seed=1))
     assert contents(tmp_path) == before
 
 
@@ -289,7 +289,7 @@ def test_a_description_cannot_steer_the_terminal(tmp_path):
     path = tmp_path / "foreign"
     save_file({"x": torch.zeros(2)}, path)
     command(weights.main, path).refused("foreign", "no metadata")
-    save_weights(path, {"x\x1b[2J": torch.zeros(2)}, make_contract(dataset="\x1b[2J\n" * 9999))
+    save_weights(path, {"x\x1b[2J": torch.zeros(2)}, make_metadata(dataset="\x1b[2J\n" * 9999))
     out = show(path, "--tensors")
     assert "\x1b" not in out and len(out) < 10_000
 

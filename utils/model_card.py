@@ -175,8 +175,6 @@ class Metadata:
             raise UserError(f"{source} holds no weights of this project (metadata: {wrong})")
         return metadata
 
-    to_metadata, from_metadata = to_header, from_header  # earlier names
-
     def _invalid_fields(self) -> list[str]:
         types = get_type_hints(Metadata).items()
         wrong = [name for name, kind in types if not _has_type(getattr(self, name), kind)]

@@ -46,11 +46,6 @@ class Transfer(NamedTuple):
     dropped: list[str]
     repeated: int = 1
 
-    @property
-    def contract(self) -> Metadata:
-        """Earlier name, until all callers are moved."""
-        return self.metadata
-
     def report(self, path: Path) -> str:
         """One line for the log."""
         dropped = ", ".join(self.dropped) or "nothing"
