@@ -60,16 +60,18 @@ class Converted(NamedTuple):
     """What was written and what was read of one record.
 
     Attributes:
-        sums: of samples: their number, sum (mV) and sum of squares (mV²).
+        left_out: names of what cannot be used, and why.
+        sums: of the samples: their number, sum (mV) and sum of squares (mV²).
         clipped: samples beyond what int16 holds. uncalibrated: whether no gain was stated.
+        sha256: of the files that were read.
     """
 
     left_out: list[dict[str, str]]
     segments: int = 0
-    sums: np.ndarray = np.zeros(3)
+    sums: tuple[float, float, float] = (0, 0, 0)
     clipped: int = 0
     uncalibrated: bool = False
-    checksums: Mapping[str, str] = {}
+    sha256: Mapping[str, str] = {}
 
 
 def find_records(source: str, folder: Path) -> dict[int, Path]:
@@ -202,45 +204,40 @@ def convert_source(source: str, records: Mapping[int, Path], out: Path) -> dict[
     Raises:
         UserError: no record can be used.
     """
-    zipped = source == "torrent"
-    one = _convert_torrent if zipped else partial(_convert_wfdb, source)
-    with parallel_map(in_processes=zipped and len(records) > torrent.READ_ALONE) as run:
+    torrents = source == "torrent"
+    one = _convert_torrent if torrents else partial(_convert_wfdb, source)
+    with parallel_map(in_processes=torrents and len(records) > torrent.READ_ALONE) as run:
         parts = run(one, records.keys(), records.values(), repeat(out))
         parts = list(tqdm(parts, "converting", len(records), unit="record", disable=None))
-    left_out = [reason for part in parts for reason in part.left_out]
-    pairs = zip(records.items(), parts, strict=True)
-    converted = {record.name: patient for (patient, record), part in pairs if part.segments}
-    if not converted:
+    left_out = [out for part in parts for out in part.left_out]
+    by_name = {path.name: part for path, part in zip(records.values(), parts, strict=True)}
+    patients = {
+        path.name: patient for patient, path in records.items() if by_name[path.name].segments
+    }
+    if not patients:
         raise UserError(f"no record can be used ({summary(left_out)})")
-    samples, total, squares = sum(part.sums for part in parts)
+    samples, total, squares = map(sum, zip(*(part.sums for part in parts), strict=True))
     mean, sd = total / samples, math.sqrt(squares / samples - (total / samples) ** 2)
-    about = {
+    licence = DATA_SETS["icentia11k" if torrents else source].licence if source != "wfdb" else None
+    return {
         "name": source,
-        "mean_mv": ICENTIA11K.mean if zipped else mean,
-        "sd_mv": ICENTIA11K.sd if zipped else sd,
-        "patients": len(converted),
+        "mean_mv": ICENTIA11K.mean if torrents else mean,
+        "sd_mv": ICENTIA11K.sd if torrents else sd,
+        "patients": len(patients),
         "segments": sum(part.segments for part in parts),
         "samples": int(samples),
-        "patient_of_record": converted,
+        "clipped_samples": sum(part.clipped for part in parts),
+        "uncalibrated": [name for name, part in by_name.items() if part.uncalibrated],
+        "patient_of_record": patients,
         "left_out": left_out,
-        "source_sha256": {name: sha for part in parts for name, sha in part.checksums.items()},
+        "same_subject": {
+            patients[record]: patients[other]
+            for record, other in SAME_SUBJECT.get(source, {}).items()
+            if {record, other} <= patients.keys()
+        },
+        "source_sha256": {name: sha for part in parts for name, sha in part.sha256.items()},
+        "licence": licence and f"{licence.name}, {licence.url}",
     }
-    if zipped:
-        return about
-    uncalibrated = [
-        record.name
-        for record, part in zip(records.values(), parts, strict=True)
-        if part.uncalibrated
-    ]
-    same = {
-        converted[record]: converted[other]
-        for record, other in SAME_SUBJECT.get(source, {}).items()
-        if {record, other} <= converted.keys()
-    }
-    clipped = sum(part.clipped for part in parts)
-    return about | {
-        "clipped_samples": clipped, "uncalibrated": uncalibrated, "same_subject": same,
-    }  # fmt: skip
 
 
 def _convert_wfdb(source: str, patient: int, record: Path, out: Path) -> Converted:
@@ -255,14 +252,14 @@ def _convert_wfdb(source: str, patient: int, record: Path, out: Path) -> Convert
     ends = np.minimum(np.rint(ends * (ICENTIA_FS / recording.fs)).astype(np.int64), len(signal) - 1)
     for lead, samples in enumerate(digital.T.astype(np.int16)):
         write_segment(*segment_path(out, patient, lead), samples, GAIN, ends, symbols, zones)
-    files = [record.with_suffix(suffix) for suffix in (".hea", ".dat", ".atr")]
+    files = (record.with_suffix(suffix) for suffix in (".hea", ".dat", ".atr"))
     return Converted(
         left_out=[],
         segments=signal.shape[1],
-        sums=np.array([digital.size, digital.sum() / GAIN, (digital**2).sum() / GAIN**2]),
+        sums=(digital.size, digital.sum() / GAIN, (digital**2).sum() / GAIN**2),
         clipped=int((np.abs(signal * GAIN) > LIMIT).sum()),
         uncalibrated=recording.uncalibrated,
-        checksums={path.name: sha256(path) for path in files if path.exists()},
+        sha256={path.name: sha256(path) for path in files if path.exists()},
     )
 
 
@@ -304,16 +301,16 @@ def _convert_torrent(patient: int, record: Path, out: Path) -> Converted:
             intervals = np.searchsorted(segment.rhythm_ends, segment.beat_ends, "left")
             codes = np.append(segment.rhythm_codes, -1)[intervals].tolist()
             write_segment(
-                *segment_path(out, patient, number), torrent.to_units(signal[number]), ICENTIA_GAIN,
-                segment.beat_ends, [SYMBOLS[code] for code in segment.beat_codes.tolist()],
+                *segment_path(out, patient, number), torrent.to_units(signal[number]),
+                ICENTIA_GAIN, segment.beat_ends, [SYMBOLS[c] for c in segment.beat_codes.tolist()],
                 [ZONES.get(code, "") for code in codes],
             )  # fmt: skip
             samples.append(segment.header.samples)
     except Unusable as reason:
         left_out.append({"record": record.name, "reason": str(reason)})
-    read = torrent.files_read(record) if samples else []
-    sums = np.array([sum(samples), 0, 0])
-    return Converted(left_out, len(samples), sums, checksums={p.name: sha256(p) for p in read})
+    read = filter(None, torrent.files_read(record)) if samples else []
+    checksums = {path.name: sha256(path) for path in read}
+    return Converted(left_out, len(samples), (sum(samples), 0, 0), sha256=checksums)
 
 
 def describe(
@@ -323,34 +320,30 @@ def describe(
 
     Args:
         sources: see `convert_source`. subjects: see `read_subjects`.
-        same_subject: patients that are already known to be one person.
+        same_subject: duplicate patients of an earlier set, and the patients they are.
     """
-    records: dict[str, int] = {}
-    pairs = list(same_subject.items())
-    for source in sources:
-        records |= source["patient_of_record"]
-        pairs += source.get("same_subject", {}).items()
-    pairs = [(int(patient), other) for patient, other in pairs]
+    records = {name: n for source in sources for name, n in source["patient_of_record"].items()}
+    known = [*same_subject.items()]
+    known += [pair for source in sources for pair in source.get("same_subject", {}).items()]
+    pairs = [(int(patient), other) for patient, other in known]
     same = unite(pairs + (read_subjects(subjects, records) if subjects else []))
     counts = {name: sum(s[name] for s in sources) for name in ("patients", "segments", "samples")}
-    shares = [source["samples"] / counts["samples"] for source in sources]
-    mean = sum(n * s["mean_mv"] for n, s in zip(shares, sources, strict=True))
-    square = sum(
-        n * (s["sd_mv"] ** 2 + s["mean_mv"] ** 2) for n, s in zip(shares, sources, strict=True)
+    weighted = [(source["samples"] / counts["samples"], source) for source in sources]
+    mean = sum(share * source["mean_mv"] for share, source in weighted)
+    squares = (
+        share * (source["sd_mv"] * source["sd_mv"] + (source["mean_mv"] - mean) ** 2)
+        for share, source in weighted
     )
     names = ["icentia11k" if s["name"] == "torrent" else s["name"] for s in sources]
-    known = [DATA_SETS.get(name) for name in names]
-    licences = [k and f"{k.licence.name}, {k.licence.url}" for k in known]
-    one = len(sources) == 1
     return {
         "name": JOINED.join(dict.fromkeys(names)),
-        "mean_mv": sources[0]["mean_mv"] if one else mean,
-        "sd_mv": sources[0]["sd_mv"] if one else math.sqrt(square - mean**2),
+        "mean_mv": mean,
+        "sd_mv": math.sqrt(sum(squares)),  # exactly that of a single source
         "fs": ICENTIA_FS,
         **counts,
         "subjects": counts["patients"] - len(same),
         "same_subject": same,
-        "sources": [{**s, "licence": text} for s, text in zip(sources, licences, strict=True)],
+        "sources": sources,
         "versions": versions(),
     }
 

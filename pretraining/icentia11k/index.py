@@ -10,13 +10,14 @@ import hashlib
 import json
 import multiprocessing
 import sys
+from collections import ChainMap
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -31,7 +32,10 @@ from utils.files import atomic_folder, read_json, write_json
 VERSION = 5  # an index of another version is built again
 FOLDER = "annotation_index"
 DISTRIBUTIONS = (reader, torrent)  # modules with functions and constants of the same names
-ARRAYS = {"beat_ends": "<i4", "beat_codes": "i1", "rhythm_ends": "<i4", "rhythm_codes": "i1"}
+ARRAYS = {  # types, and the columns that count them
+    "beat_ends": ("<i4", "beats"), "beat_codes": ("i1", "beats"),
+    "rhythm_ends": ("<i4", "rhythms"), "rhythm_codes": ("i1", "rhythms"),
+}  # fmt: skip
 COLUMNS = {
     "path": "S", "samples": "i8", "gain": "f8", "baseline": "i4", "mapped": "?", "offset": "i8",
     "annotated": "?", "constant": "?", "clipped": "?", "beats": "i8", "rhythms": "i8",
@@ -52,29 +56,30 @@ class AnnotationIndex:
         distribution: the module that reads the records.
     """
 
-    def __init__(self, root: Path, folder: Path):
+    def __init__(self, root: Path, folder: Path, sha256: str | None = None):
         self.root, self.folder = root, folder
         self.about = read_json(folder / "index.json")
         # Plain arrays, though mapped: NumPy is slower with its own class of mapped ones.
         self.segments = np.asarray(torrent.map_npy(folder / "segments.npy"))
-        self.arrays = {name: _map(folder / name, dtype) for name, dtype in ARRAYS.items()}
         if self.about["sha256"] != checksum(self.about, self.segments):
             raise UserError(f"{folder} is damaged, or of another version; delete it")
-        self._stop = {kind: np.cumsum(self.segments[kind]) for kind in ("beats", "rhythms")}
+        if sha256 not in (None, self.about["sha256"]):
+            raise UserError(f"{folder} was built again during the run; start again")
         paths = self.segments["path"]
         inside = np.strings.isalnum(np.strings.translate(paths, None, b"/_#"))  # no dots, no NUL
-        if not (inside & ~np.strings.startswith(paths, b"/")).all() or any(
-            len(array) != self.segments[f"{name.partition('_')[0]}s"].sum()
-            for name, array in self.arrays.items()
-        ):
-            raise UserError(f"{folder} is damaged; delete it")
+        if not (inside & ~np.strings.startswith(paths, b"/")).all():
+            raise UserError(f"{folder} names files of other folders; delete it")
+        self._stop = {kind: np.cumsum(self.segments[kind]) for kind in ("beats", "rhythms")}
+        self.arrays = {
+            name: _map(folder / name, dtype, int(self.segments[kind].sum()))
+            for name, (dtype, kind) in ARRAYS.items()
+        }
         self.patients = set(map(int, self.about["patients"]))
         self.left_out: list[dict[str, Any]] = self.about["left_out"]
         self.distribution = distribution_of(self.record_path(0)) if len(paths) else reader
-        self._headers = self.segments[list(Header._fields)]
 
     def __reduce__(self):
-        return _open_same, (self.root, self.folder, self.about)
+        return AnnotationIndex, (self.root, self.folder, self.about["sha256"])
 
     def within(self, kind: str, segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where the `beats` or `rhythms` of segments begin and end in the arrays, (n,) each."""
@@ -85,8 +90,8 @@ class AnnotationIndex:
         """`beat_ends` and `beat_codes` of one segment, (beats,); `rhythm_ends` and `rhythm_codes`,
         (rhythms,): neighbouring intervals of one rhythm are merged."""
         return {
-            name: array[slice(*self.within(f"{name.partition('_')[0]}s", segment))]
-            for name, array in self.arrays.items()
+            name: self.arrays[name][slice(*self.within(kind, segment))]
+            for name, (_, kind) in ARRAYS.items()
         }
 
     def record_path(self, segment: int) -> Path:
@@ -94,7 +99,12 @@ class AnnotationIndex:
         return self.root / self.segments["path"][segment].decode()
 
     def header(self, segment: int) -> Header:
-        return Header(*self._headers[segment].item())
+        return Header(*self.segments[list(Header._fields)][segment].item())
+
+
+def _map(path: Path, dtype: str, length: int) -> np.ndarray:
+    # An empty file cannot be mapped.
+    return np.asarray(np.memmap(path, dtype, "r", shape=length)) if length else np.zeros(0, dtype)
 
 
 def checksum(about: dict[str, Any], segments: np.ndarray) -> str:
@@ -102,20 +112,6 @@ def checksum(about: dict[str, Any], segments: np.ndarray) -> str:
     content = {name: value for name, value in about.items() if name != "sha256"}
     text = json.dumps([VERSION, str(segments.dtype), content], sort_keys=True)
     return hashlib.sha256(text.encode() + segments.tobytes()).hexdigest()
-
-
-def _map(path: Path, dtype: str) -> np.ndarray:
-    if not path.stat().st_size:  # an empty file cannot be mapped
-        return np.zeros(0, dtype)
-    return np.asarray(np.memmap(path, dtype, "r"))
-
-
-def _open_same(root: Path, folder: Path, about: dict[str, Any]) -> AnnotationIndex:
-    """The index again, in another process."""
-    index = AnnotationIndex(root, folder)
-    if index.about != about:
-        raise UserError(f"{folder} was built again during the run; start again")
-    return index
 
 
 def distribution_of(path: Path) -> ModuleType:
@@ -200,7 +196,7 @@ def _open_current(root: Path, current: Path) -> AnnotationIndex | None:
 def _is_up_to_date(index: AnnotationIndex, patient_ids: Collection[int] | None) -> bool:
     if not (index.about["complete"] if patient_ids is None else index.patients >= set(patient_ids)):
         return False
-    times = index.about["times"]
+    times = dict(ChainMap(index.about["folders"], *index.about["patients"].values()))
     return times == _times(index.root, map(index.root.joinpath, times)) and not _completed(index)
 
 
@@ -223,14 +219,6 @@ def _sizes(record: Path) -> list[int]:
     return [path.stat().st_size if path.exists() else -1 for path in paths]
 
 
-class Part(NamedTuple):
-    """What the index holds of one patient; arrays run over the annotations of all segments."""
-
-    rows: list[tuple]  # of `COLUMNS`
-    arrays: list[dict[str, np.ndarray]]  # of each segment
-    left_out: list[dict[str, Any]]
-
-
 def _build(
     root: Path, current: Path, old: AnnotationIndex | None, patient_ids: Collection[int] | None
 ) -> None:
@@ -238,101 +226,90 @@ def _build(
     if patient_ids is not None:
         wanted = set(patient_ids) | (old.patients if old else set())
         records = {patient: paths for patient, paths in records.items() if patient in wanted}
-    watched = {
-        patient: sorted(
-            {path for record in paths for path in distribution_of(record).watched(record)}
+    # Taken first: what changes while the index is being built is seen next time.
+    patients = {
+        str(patient): _times(
+            root, chain.from_iterable(map(distribution_of(paths[0]).watched, paths))
         )
         for patient, paths in records.items()
     }
-    # Taken first: what changes while the index is being built is seen next time.
-    times = _times(root, {*folders, *chain.from_iterable(watched.values())})
-    names = {
-        str(patient): [str(path.relative_to(root)) for path in paths]
-        for patient, paths in watched.items()
-    }
+    about = {
+        "complete": patient_ids is None, "folders": _times(root, folders), "patients": patients,
+    }  # fmt: skip
     same = set()
     if old:
-        same = {
-            patient
-            for patient in records.keys() - _completed(old)
-            if old.about["patients"].get(str(patient)) == names[str(patient)]
-            and all(old.about["times"][name] == times[name] for name in names[str(patient)])
-        }
+        before = old.about["patients"]
+        same = {p for p in records if before.get(str(p)) == patients[str(p)]} - _completed(old)
     rows, left_out = [], []
-    with atomic_folder(current) as made:
-        files = {name: (made / name).open("wb") for name in ARRAYS}
-        for patient, part in _read(root, records, old, same):
-            rows += [(patient, *row) for row in part.rows]
-            left_out += part.left_out
-            for segment in part.arrays:
-                for name, array in segment.items():
-                    array.astype(ARRAYS[name]).tofile(files[name])
-        for file in files.values():
-            file.close()
+    with atomic_folder(current) as made, ExitStack() as stack:
+        files = {name: stack.enter_context((made / name).open("wb")) for name in ARRAYS}
+        for patient, segments in _read(root, records, old, same):
+            for segment in segments:
+                if isinstance(segment, dict):
+                    left_out.append(segment)
+                    continue
+                row, arrays = segment
+                rows.append((patient, *row))
+                for name, array in arrays.items():
+                    array.astype(ARRAYS[name][0]).tofile(files[name])
         longest = max((len(path) for _, path, *_ in rows), default=1)
         columns = [(n, f"S{longest}" if n == "path" else kind) for n, kind in COLUMNS.items()]
-        segments = np.array(rows, [("patient", "i4"), *columns])
-        np.save(made / "segments.npy", segments)
-        about = {
-            "complete": patient_ids is None, "patients": names, "times": times,
-            "left_out": left_out,
-        }  # fmt: skip
-        write_json(made / "index.json", about | {"sha256": checksum(about, segments)})
+        table = np.array(rows, [("patient", "i4"), *columns])
+        np.save(made / "segments.npy", table)
+        about["left_out"] = left_out
+        write_json(made / "index.json", about | {"sha256": checksum(about, table)})
+
+
+# A segment's row of `COLUMNS` and its arrays, or what `index.json` states where it is left out.
+Entry = tuple[tuple, dict[str, np.ndarray]] | dict[str, Any]
 
 
 def _read(
     root: Path, records: Records, old: AnnotationIndex | None, same: Collection[int]
-) -> Iterator[tuple[int, Part]]:
-    """Parts of all patients in order; those that are not the `same` as in `old` are read."""
+) -> Iterator[tuple[int, list[Entry]]]:
+    """Segments of all patients in order; those of patients that are not the `same` are read."""
     jobs = {patient: paths for patient, paths in records.items() if patient not in same}
     count = sum(map(len, jobs.values()))
     alone = max((distribution_of(paths[0]).READ_ALONE for paths in jobs.values()), default=0)
     progress = tqdm(total=count, desc="annotations", unit="record", disable=None)
     with progress, parallel_map(in_processes=count > alone) as run:
-        parts = run(_read_patient, [root] * len(jobs), jobs, jobs.values())
+        results = run(_read_patient, [root] * len(jobs), jobs, jobs.values())
         for patient, paths in records.items():
-            if patient in same:
-                yield patient, _part_of(old, patient)
-            else:
-                yield patient, next(parts)
-                progress.update(len(paths))
+            yield patient, _kept(old, patient) if patient in same else next(results)
+            progress.update(0 if patient in same else len(paths))
 
 
 @contextmanager
 def parallel_map(in_processes: bool) -> Iterator[Callable]:
     """Yield `map`, or the same in several processes. An exception on the way ends all of it."""
-    if not in_processes:
-        yield map
-        return
-    # Spawned, because a fork of a process that runs threads may hang.
+    # Spawned, because a fork of a process that runs threads may hang; not before there is work.
     executor = ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"))
     try:
-        yield executor.map
+        yield executor.map if in_processes else map
     finally:
         executor.shutdown(cancel_futures=True)
 
 
-def _part_of(old: AnnotationIndex, patient: int) -> Part:
-    numbers = range(*np.searchsorted(old.segments["patient"], [patient, patient + 1]))
-    rows = old.segments[numbers.start : numbers.stop][list(COLUMNS)].tolist()
-    left_out = [out for out in old.left_out if out["patient"] == patient]
-    return Part(rows, list(map(old.annotations, numbers)), left_out)
+def _kept(old: AnnotationIndex, patient: int) -> list[Entry]:
+    first, stop = np.searchsorted(old.segments["patient"], [patient, patient + 1])
+    rows = old.segments[first:stop][list(COLUMNS)].tolist()
+    entries = list(zip(rows, map(old.annotations, range(first, stop)), strict=True))
+    return entries + [out for out in old.left_out if out["patient"] == patient]
 
 
-def _read_patient(root: Path, patient: int, paths: list[Path]) -> Part:
-    part = Part([], [], [])
+def _read_patient(root: Path, patient: int, paths: list[Path]) -> list[Entry]:
+    entries = []
     for record, segment in chain.from_iterable(map(read_record, paths)):
         name = str(record.relative_to(root))
         if isinstance(segment, Exception):
-            reason = {"reason": one_line(segment), "sizes": _sizes(record)}
-            part.left_out.append({"record": name, "patient": patient, **reason})
+            out = {"record": name, "patient": patient, "reason": one_line(segment)}
+            entries.append(out | {"sizes": _sizes(record)})
             continue
         header, annotated, *beats, ends, codes, quality = segment
         arrays = dict(zip(ARRAYS, (*beats, *merge_runs(ends, codes)), strict=True))
         counts = len(arrays["beat_ends"]), len(arrays["rhythm_ends"])
-        part.rows.append((name.encode(), *header, annotated, *quality, *counts))
-        part.arrays.append(arrays)
-    return part
+        entries.append(((name.encode(), *header, annotated, *quality, *counts), arrays))
+    return entries
 
 
 def read_record(record: Path) -> Iterator[tuple[Path, reader.Segment | Exception]]:

@@ -73,9 +73,10 @@ def files(record: Path) -> list[Path]:
 watched = files  # patients share a folder
 
 
-def files_read(record: Path) -> list[Path]:
-    """Of `files`, those that are read: of signal and labels the first that exists."""
-    return [path for path in (_first(record, SIGNALS), _first(record, LABELS)) if path]
+def files_read(record: Path) -> list[Path | None]:
+    """The files of signal and labels that are read, each the first that exists, if one does."""
+    candidates = ([Path(f"{record}{suffix}") for suffix in kind] for kind in (SIGNALS, LABELS))
+    return [next((path for path in paths if path.exists()), None) for paths in candidates]
 
 
 def split(segment: Path) -> tuple[Path, int]:
@@ -111,7 +112,7 @@ def open_signal(record: Path, header: Header | None = None) -> np.ndarray:
     Raises:
         Unusable: there is no such file, or it holds something else.
     """
-    path = _first(record, SIGNALS)
+    path, _ = files_read(record)
     if path is None:
         raise Unusable("no signal (.pkl.gz or .npy)")
     with _unusable("signal: "):
@@ -141,7 +142,7 @@ def _load_labels(record: Path, segments: int) -> Any:
     Raises:
         Unusable: the file cannot be read, or is of another number of segments.
     """
-    path = _first(record, LABELS)
+    _, path = files_read(record)
     if path is None:
         return None
     with _unusable("labels: "):
@@ -156,36 +157,30 @@ def _load_labels(record: Path, segments: int) -> Any:
     return labels
 
 
-def _annotations(labels: Any, kind: str, number: int, samples: int) -> tuple:
+def _annotations(
+    labels: Any, kind: str, number: int, samples: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Ends (n,) int64, ascending, and codes (n,) int8 of one segment's `btype` or `rtype`."""
     classes = CLASSES[kind]
     try:
         if isinstance(labels, dict):
             ends, codes = labels[kind][number]
-            ends, codes = _whole_numbers(ends, samples), _whole_numbers(codes, classes)
         else:
-            by_class = [_whole_numbers(ends, samples) for ends in labels[number][kind]]
+            by_class = labels[number][kind]
+            # Nested lists could unfold into more than memory holds.
+            if len(by_class) != classes or not all(isinstance(e, np.ndarray) for e in by_class):
+                raise ValueError
             ends = np.concatenate(by_class)
             codes = np.repeat(np.arange(classes), list(map(len, by_class)))
-        order = np.argsort(ends, kind="stable")
-        if len(codes) != len(ends) > 0:
-            raise ValueError
-    except (IndexError, KeyError, TypeError, ValueError):
+        for values, stop in ((ends, samples), (codes, classes)):
+            # Whole numbers, even if an empty array of floats made floats of them.
+            valid = (values >= 0) & (values < stop) & (values == np.rint(values))
+            if values.ndim != 1 or len(values) != len(ends) or not valid.all():
+                raise ValueError
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise Unusable(f"{kind} is not of positions below {samples} in {classes} classes") from None
-    return ends[order], codes[order].astype(np.int8)
-
-
-def _whole_numbers(values: Any, stop: int) -> np.ndarray:
-    """(n,) int64 from 0 to below `stop`; empty arrays of floats made floats of others.
-
-    Raises:
-        ValueError, TypeError: anything else.
-    """
-    if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iuf":
-        raise TypeError
-    if not ((values >= 0) & (values < stop) & (values == np.rint(values))).all():
-        raise ValueError
-    return np.asarray(values, np.int64)
+    order = np.argsort(ends, kind="stable")
+    return np.asarray(ends, np.int64)[order], np.asarray(codes, np.int8)[order]
 
 
 def to_units(signal: np.ndarray) -> np.ndarray:
@@ -196,11 +191,6 @@ def to_units(signal: np.ndarray) -> np.ndarray:
     """
     units = np.rint(signal.astype(np.float32) * np.float32(ICENTIA_GAIN))
     return units.clip(-LARGEST, LARGEST).astype(np.int16)
-
-
-def _first(record: Path, suffixes: tuple[str, ...]) -> Path | None:
-    paths = (record.with_name(record.name + suffix) for suffix in suffixes)
-    return next((path for path in paths if path.exists()), None)
 
 
 @contextmanager
@@ -246,25 +236,17 @@ def _load_npz(file: BinaryIO) -> dict[str, Any]:
     with zipfile.ZipFile(file) as archive:
         if sum(member.file_size for member in archive.infolist()) > LIMIT:
             raise Unusable(f"larger than {LIMIT:,} bytes")
-        return {
-            name.removesuffix(".npy"): _parse_npy(archive.read(name)) for name in archive.namelist()
-        }
+        contents = {name.removesuffix(".npy"): archive.read(name) for name in archive.namelist()}
+    return {name: _parse_npy(io.BytesIO(content)) for name, content in contents.items()}
 
 
-def _parse_npy(content: bytes) -> Any:
-    file = io.BytesIO(content)
-    version = np.lib.format.read_magic(file)
-    shape, fortran, dtype = HEADERS[version](file)
+def _parse_npy(file: BinaryIO) -> Any:
+    np.lib.format.read_magic(file)  # of version 1: headers of arrays like these are short
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    content = file.read()
     if dtype.hasobject:
-        return unpickle(content[file.tell() :])
-    array = np.frombuffer(content, dtype, offset=file.tell())
-    return array.reshape(shape, order="F" if fortran else "C")
-
-
-HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
+        return unpickle(content)
+    return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def unpickle(content: bytes) -> Any:
@@ -300,13 +282,11 @@ class _Unpickler(pickle.Unpickler):
             raise Unusable(f"names {full[:80]!r}, no part of an array; nothing was run")
         return admitted[full]
 
-    def new_array(self, kind: str, *_: Any) -> np.ndarray:
-        if kind != "numpy.ndarray":
-            raise Unusable("no plain array")
+    def new_array(self, *_: Any) -> np.ndarray:
         return _Array(0, "b")
 
     def scalar(self, kind: "_Dtype", data: bytes | str) -> np.generic:
-        return self.from_buffer(self.encode(data), kind, (), "C")[()]
+        return np.frombuffer(self.encode(data), kind.dtype)[0]
 
     def from_buffer(self, data: bytes, kind: "_Dtype", shape: tuple, order: str) -> np.ndarray:
         return np.frombuffer(data, kind.dtype).reshape(shape, order=order)
@@ -328,15 +308,16 @@ class _Dtype:
 
 
 class _Array(np.ndarray):
-    """An array whose state is checked before NumPy takes it."""
+    """An array whose state is checked before NumPy, which trusts it, takes it."""
 
     def __setstate__(self, state: tuple):
         _, shape, kind, fortran, data = state
-        lengths = all(type(length) is int and length >= 0 for length in shape)
-        nested = kind.dtype.hasobject and any(
-            isinstance(value, np.ndarray) and value.dtype.hasobject for value in data
-        )
-        size = math.prod(shape) * (1 if kind.dtype.hasobject else kind.dtype.itemsize)
-        if not lengths or size != len(data) or self.size or nested:
+        objects = kind.dtype.hasobject
+        if self.size or not all(type(length) is int and length >= 0 for length in shape):
+            raise Unusable("array of an impossible shape")
+        if math.prod(shape) * (1 if objects else kind.dtype.itemsize) != len(data):
             raise Unusable("array and data differ in size")
+        # Deeply nested ones would overflow the stack when they are freed.
+        if objects and any(isinstance(v, np.ndarray) and v.dtype.hasobject for v in data):
+            raise Unusable("arrays of objects in an array of objects")
         super().__setstate__((1, shape, kind.dtype, bool(fortran), data))
