@@ -35,7 +35,8 @@ def draw_comparison(results: Results, title: str, path: Path) -> None:
     figure.suptitle(title)
     scores = stats.score_runs(results.predictions).set_index(["scenario", "seed"])
     colours = _colours(scores.index.unique("scenario"))
-    _draw_validation(left, results.history, colours)
+    _draw_ranges(left, results.history, "epoch", colours)
+    left.set(ylabel="validation macro F1", ylim=(0, 1))
     width = 0.8 / len(colours)
     for number, (scenario, colour) in enumerate(colours.items()):
         runs = scores.loc[scenario]
@@ -54,11 +55,7 @@ def learning_curves(results: Results) -> Figure:
     variant and its baseline; without variants, per network and number of labelled recordings."""
     pairs = collect.variant_pairs(collect.describe(results.runs))
     groups = {variant: [baseline, variant] for baseline, variant in pairs} or _groups(results)
-    figure, panels = _panels(len(groups), (5, 3.6), across=2)
-    for axes, (title, names) in zip(panels, groups.items(), strict=True):
-        _draw_validation(axes, results.history, _colours(names))
-        axes.set_title(title, fontsize="medium")
-    return figure
+    return _curves(groups, results.history, "epoch", "validation macro F1")
 
 
 def amounts(results: Results, column: str) -> Figure | None:
@@ -79,13 +76,11 @@ def amounts(results: Results, column: str) -> Figure | None:
     if not lines:
         return None
     figure, (axes,) = _panels(1, (8, 4.5))
+    axes.set_xscale("symlog", linthresh=0.01)
     if column == "fraction":
         theirs = tables.published().query("source == 'Team 1'").fillna({"fraction": 0})
         theirs = theirs.assign(objective="Team 1", flags=NO_FLAGS)
         lines += [line for _, line in theirs.groupby("network")]
-        axes.set_xscale("symlog", linthresh=0.01)
-    else:
-        axes.set_xscale("log")
     for line, colour in zip(lines, cycle(COLOURS[1:]), strict=False):
         cell = line.iloc[-1]
         known = cell.reindex(["objective", "network", *NETWORK]).dropna().map(str)
@@ -120,23 +115,19 @@ def calibration(results: Results) -> Figure:
     """Reliability diagram of each scenario over all its seeds, with the expected calibration error
     and the share of the predictions in each bin."""
     groups = results.predictions.groupby("scenario", sort=False)
+    temperatures = results.runs.groupby("scenario")["temperature"].agg(stats.mean_and_sd, digits=2)
     figure, panels = _panels(groups.ngroups, (3.1, 3.3))
     for axes, (name, predictions) in zip(panels, groups, strict=True):
         run = stats.pooled(predictions)
         bins = metrics.reliability(run.true.argmax(1), run.prob)
         table = pd.DataFrame(bins)
         shares, width = table["count"] / table["count"].sum(), 1 / metrics.BINS
-        axes.bar(
-            table.index * width, shares, width, align="edge", color="#ccc", label="predictions"
-        )
+        axes.bar(table.index * width, shares, width, align="edge", color="#ccc")
         axes.plot([0, 1], [0, 1], color="black", lw=0.8, ls="--")
         drawn = table[table["count"] >= MIN_COUNT]
         axes.plot(drawn["confidence"], drawn["accuracy"], "o-", color=COLOURS[1], label="accuracy")
-        temperature = stats.mean_and_sd(
-            results.runs.set_index("scenario")["temperature"][[name]], 2
-        )
-        axes.set_title(f"{name}, ECE {metrics.expected_calibration_error(bins):.3f}\n"
-                       f"temperature {temperature or 'none'}", fontsize="medium")  # fmt: skip
+        error = metrics.expected_calibration_error(bins)
+        axes.set_title(f"{name}, ECE {error:.3f}\ntemperature {temperatures[name] or 'none'}")
         axes.set(xlabel="confidence", ylabel="share", aspect="equal", xlim=(0, 1), ylim=(0, 1))
         axes.legend(loc="upper left", fontsize="small")
     return figure
@@ -149,16 +140,7 @@ def coverages(results: Results) -> Figure:
         pd.DataFrame(metrics.coverage(run.true.argmax(1), run.prob)).assign(scenario=name)
         for name, _, run in stats.by_run(results.predictions)
     )
-    groups = _groups(results)
-    figure, panels = _panels(len(groups), (5, 3.6), across=2)
-    for axes, (title, names) in zip(panels, groups.items(), strict=True):
-        for name, colour in _colours(names).items():
-            f1 = table[table["scenario"] == name].groupby("coverage")["macro_f1"]
-            _draw_range(axes, f1, colour, name)
-        axes.set_title(title, fontsize="medium")
-        axes.set(xlabel="share of the recordings, most confident first", ylabel="test macro F1")
-        axes.legend()
-    return figure
+    return _curves(_groups(results), table, "coverage", "test macro F1")
 
 
 def roc_curves(validations: tables.Tables) -> Figure | None:
@@ -174,9 +156,8 @@ def roc_curves(validations: tables.Tables) -> Figure | None:
         for name, colour in zip(names, cycle(COLOURS), strict=False):
             kept, true, predicted = tables.detections(validations[name])
             point = metrics.detection(true, predicted, kept["prob_A"].to_numpy())
-            RocCurveDisplay.from_predictions(
-                true, kept["prob_A"], name=name, ax=axes, curve_kwargs={"color": colour}
-            )
+            style = {"name": name, "curve_kwargs": {"color": colour}}
+            RocCurveDisplay.from_predictions(true, kept["prob_A"], ax=axes, **style)
             axes.plot(1 - point["specificity"], point["sensitivity"], "o", color=colour, mec="k")
         axes.plot([0, 1], [0, 1], color="black", lw=0.8, ls="--")
         axes.set(title=f"signal {kind}", xlabel="1 − specificity", ylabel="sensitivity")
@@ -193,27 +174,22 @@ def sample() -> Figure:
     image = Spectrogram(settings)(frames)[0, 0].numpy()  # (128, 128): frequency × time
     step = FS / settings.window  # Hz from one bin to the next; bin 0 is left out
     extent = (0, seconds, step / 2, (settings.bins + 0.5) * step)
-    figure, (above, below) = _panels(2, (9, 2.5), across=1, sharex=True)
+    figure, (above, below) = _panels(2, (9, 2.5), across=1)
     above.plot(np.arange(SAMPLES) / FS, signal, lw=0.8)
     above.set(ylabel="mV", title=f"A normal frame of {SAMPLES:,} samples at {FS} Hz (synthetic)")
-    above.grid(alpha=0.3)
-    shown = below.imshow(
-        image, "magma", PowerNorm(0.5), origin="lower", aspect="auto", extent=extent
-    )
-    below.set(xlabel="s", ylabel="Hz")
+    above.set_xlim(0, seconds)
+    shown = below.imshow(image, "magma", PowerNorm(0.5), origin="lower", extent=extent)
+    below.set(xlabel="s", ylabel="Hz", aspect="auto")
     figure.colorbar(shown, ax=below, label="magnitude (root scale)", pad=0.01)
     return figure
 
 
-def _panels(number: int, size: tuple[float, float], across: int = 4, **shared):
-    """A figure with `number` panels of `size` inches, row by row, and their axes."""
+def _panels(number: int, size: tuple[float, float], across: int = 4) -> tuple[Figure, list[Axes]]:
+    """A figure with `number` panels of `size` inches, row by row."""
     columns = min(number, across)
     rows = -(-number // columns)
     figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, **shared).flat
-    for axes in grid[number:]:
-        axes.remove()
-    return figure, grid[:number]
+    return figure, [figure.add_subplot(rows, columns, n + 1) for n in range(number)]
 
 
 def _groups(results: Results) -> dict[str, list[str]]:
@@ -232,18 +208,23 @@ def _colours(names: Iterable[str]) -> dict[str, str]:
     return {name: COLOURS[0] if name == grey else next(others) for name in names}
 
 
-def _draw_validation(axes: Axes, history: pd.DataFrame, colours: dict[str, str]) -> None:
+def _curves(groups: dict[str, list[str]], table: pd.DataFrame, x: str, ylabel: str) -> Figure:
+    """Macro F1 by `x`, a panel for each group of scenarios."""
+    figure, panels = _panels(len(groups), (5, 3.6), across=2)
+    limits = table["macro_f1"].min() - 0.02, table["macro_f1"].max() + 0.02
+    for axes, (title, names) in zip(panels, groups.items(), strict=True):
+        _draw_ranges(axes, table, x, _colours(names))
+        axes.set(title=title, ylabel=ylabel, ylim=limits)
+    return figure
+
+
+def _draw_ranges(axes: Axes, table: pd.DataFrame, x: str, colours: dict[str, str]) -> None:
+    """Mean macro F1 over the seeds, and a band from the smallest to the largest value."""
     for name, colour in colours.items():
-        f1 = history[history["scenario"] == name].groupby("epoch")["macro_f1"]
-        _draw_range(axes, f1, colour, name)
-    axes.set(xlabel="epoch", ylabel="validation macro F1", ylim=(0, 1))
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(loc="upper left")
-
-
-def _draw_range(axes: Axes, values, colour: str, label: str) -> None:
-    """Mean of each group, and a band from its smallest to its largest value."""
-    mean = values.mean()
-    axes.plot(mean, color=colour, label=label, marker=".")
-    axes.fill_between(mean.index, values.min(), values.max(), color=colour, alpha=0.2, lw=0)
+        f1 = table[table["scenario"] == name].groupby(x)["macro_f1"].agg(["mean", "min", "max"])
+        axes.plot(f1["mean"], color=colour, label=name, marker=".")
+        axes.fill_between(f1.index, f1["min"], f1["max"], color=colour, alpha=0.2, lw=0)
+    axes.set_xlabel(x)
+    axes.xaxis.get_major_locator().set_params(integer=x == "epoch")
     axes.grid(alpha=0.3)
+    axes.legend()

@@ -1,34 +1,12 @@
-"""Intervals and tests, against examples by hand and against what they must always fulfil."""
+"""Intervals and tests, against examples by hand."""
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.stats import false_discovery_control
 
 from report import stats
 from report.stats import MACRO_F1, Interval
-
-PROBABILITY = st.floats(0, 1)
-CLASSES = ["A", "N", "O", "~"]
-
-
-def predictions(scenario, seed, true, prob):
-    table = pd.DataFrame({"record_name": [f"A{i:05d}" for i in range(len(true))]})
-    for name, values in (("true", np.eye(4, dtype=int)[true]), ("prob", prob)):
-        table[[f"{name}_{c}" for c in CLASSES]] = values
-    table.insert(0, "scenario", scenario)
-    table.insert(1, "seed", seed)
-    return table
-
-
-def guesses(seed, skill, records=200):
-    """Made-up answers to the same recordings; the more `skill`, the more of them are right."""
-    true = np.random.default_rng(0).integers(4, size=records)
-    prob = np.random.default_rng([1, seed]).dirichlet(np.ones(4), records)
-    prob[np.arange(records), true] += skill
-    return true, prob / prob.sum(1, keepdims=True)
+from tests.test_report_tables import make_results
 
 
 def scores(**values):
@@ -43,16 +21,6 @@ def test_holm_by_hand():
     corrected = stats.holm(np.array([0.9, 0.01, np.nan, 0.03, 0.02]))
     assert corrected == pytest.approx([0.9, 0.04, np.nan, 0.06, 0.06], nan_ok=True)
     assert stats.holm(np.array([])).shape == (0,)
-
-
-@given(st.lists(PROBABILITY, min_size=1, max_size=20))
-def test_holm_lies_between_no_correction_and_bonferroni(p):
-    p = np.array(p)
-    corrected = stats.holm(p)
-    assert (corrected >= p).all() and (corrected <= np.minimum(p * len(p), 1)).all()
-    assert (corrected >= false_discovery_control(p) - 1e-12).all()  # which is less strict
-    order = np.argsort(p, kind="stable")
-    assert (np.diff(corrected[order]) >= 0).all()
 
 
 @pytest.mark.parametrize(("seeds", "tested"), [(2, False), (3, False), (5, False), (6, True)])
@@ -79,29 +47,13 @@ def test_no_difference_at_all():
     assert table["p"].item() == 1 and table["difference"].item() == (0, 0, 0)
 
 
-def test_p_is_corrected_for_the_tests_that_were_done():
-    base = np.linspace(0.5, 0.6, 6)
-    table = scores(random=base, beat=base + 0.1, hr=base + 0.2, few=base[:3] + 0.1)
-    pairs = [("random", name) for name in ("beat", "hr", "few")]
-    found = stats.compare(table, pairs)
-    assert found["p_holm"].tolist() == pytest.approx([4 / 64, 4 / 64, np.nan], nan_ok=True)
-
-
-@given(st.lists(st.floats(-1, 1), min_size=3, max_size=12))
-def test_interval_over_seeds_holds_the_mean_and_lies_within_the_values(values):
-    mean, low, high = stats.over_seeds(values)
-    slack = 1e-9
-    assert (
-        min(values) - slack <= low <= mean + slack and mean - slack <= high <= max(values) + slack
-    )
-    assert stats.over_seeds(values) == (mean, low, high)
-
-
 def test_interval_over_seeds_covers():
     drawn = np.random.default_rng(0).normal(0.7, 0.02, size=(100, 10))
     intervals = [stats.over_seeds(values) for values in drawn]
     covered = np.mean([low <= 0.7 <= high for _, low, high in intervals])
     assert 0.82 <= covered <= 0.98  # percentile intervals of ten values: about nine in ten
+    assert all(values.min() <= i.low <= i.mean <= i.high <= values.max()
+               for values, i in zip(drawn, intervals, strict=True))  # fmt: skip
 
 
 def test_summary_is_rounded_and_uses_the_sample_deviation():
@@ -119,29 +71,26 @@ def test_intervals_as_text():
 
 
 def test_interval_over_recordings():
-    table = pd.concat(
-        predictions(name, seed, *guesses(seed, skill))
-        for name, skill in (("random", 0), ("beat", 0.3))
-        for seed in (10, 20)
-    )
+    cells = {"random": {}, "beat": {"skill": 0.3}}
+    table = make_results(cells, (10, 20), records=200).predictions
     found = stats.over_recordings(table, [("random", "beat")])
-    by_run = stats.score_runs(table).groupby("scenario")[MACRO_F1].mean()
-    for name in ("random", "beat"):
-        assert found[name].mean == pytest.approx(by_run[name], abs=1e-6)
+    means = stats.score_runs(table).groupby("scenario")[MACRO_F1].mean()
+    for name in cells:
+        assert found[name].mean == pytest.approx(means[name], abs=1e-6)
         assert found[name].low < found[name].mean < found[name].high
-    difference = found["random", "beat"]
-    assert difference.mean == pytest.approx(by_run["beat"] - by_run["random"], abs=1e-6)
+    difference = means["beat"] - means["random"]
+    assert found["random", "beat"].mean == pytest.approx(difference, abs=1e-6)
     # The width of a share of 200: a few hundredths to each side.
     assert 0.04 < found["random"].high - found["random"].low < 0.2
-    shuffled = table.sample(frac=1, random_state=0)
-    assert stats.over_recordings(shuffled)["beat"] == pytest.approx(found["beat"], abs=1e-6)
+    shuffled = stats.over_recordings(table.sample(frac=1, random_state=0))
+    assert shuffled["beat"] == pytest.approx(found["beat"], abs=1e-6)
 
 
 def test_calibration_is_by_run():
+    table = make_results({"beat": {}}, (1, 2), records=4).predictions
+    columns = table.filter(like="prob_").columns
     sure, unsure = np.eye(4), np.full((4, 4), 0.2) + np.eye(4) * 0.2
-    table = pd.concat(
-        predictions("beat", seed, np.arange(4), prob) for seed, prob in ((1, sure), (2, unsure))
-    )
+    table[columns] = np.concatenate([sure, unsure])
     found = stats.calibration(table).set_index("seed")
     assert found["ECE"].tolist() == pytest.approx([0, 0.6])
     assert found["NLL"].tolist() == pytest.approx([0, -np.log(0.4)])
