@@ -6,8 +6,8 @@ The same command continues where it stopped, and checks files that were put ther
 """
 
 import argparse
-import fcntl
 import hashlib
+import os
 import re
 import shutil
 import sys
@@ -57,10 +57,6 @@ def download(
     url = (base_url or f"https://physionet.org/files/{folder}").rstrip("/")
     out.mkdir(parents=True, exist_ok=True)
     with (out / RECORD).open("a+", errors="replace", buffering=1) as record:
-        try:
-            fcntl.flock(record, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Unusable(f"another download to {out} is running; wait for it") from None
         if not (out / LIST).exists() and (failure := fetch(f"{url}/{LIST}", out / LIST, None, int)):
             raise Unusable(
                 f"{url}/{LIST}: {failure}; try again, name a mirror by --base-url, or put this file"
@@ -129,7 +125,7 @@ def fetch(url: str, path: Path, sha: str | None, progress: Callable[[int], objec
             if hashlib.file_digest(file, "sha256").hexdigest() == sha:
                 return None
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(PAUSE * 2 ** (attempt - 1))

@@ -68,13 +68,8 @@ CASES = {
     "~": [(NOISE, {})],
 }
 
-# Sizes of a cohort: default and meaning.
-SIZES = {
-    "patients": (24, "of Icentia11k"),
-    "segments": (2, "of each patient"),
-    "samples": (30_000, "of each segment"),
-    "recordings": (300, "of the Challenge"),
-}
+# Default sizes of a cohort: of Icentia11k, and recordings of the Challenge.
+SIZES = {"patients": 24, "segments": 2, "samples": 30_000, "recordings": 300}
 
 Stretches = list[tuple[int, float]]  # rhythm, seconds
 
@@ -240,17 +235,13 @@ def write_icentia11k(root: Path, patients: int, segments: int, samples: int, see
             spells = samples // ICENTIA_FS // 10 + 1
             rhythms, seconds = rng.choice(4, spells, p=burden), rng.uniform(10, 50, spells)
             stretches = list(zip(rhythms, seconds, strict=True))
-            recording = draw_recording(rng, patient, stretches, Grid(samples, ICENTIA_FS))
-            write_beats(*segment_path(root, number, segment), *recording)
-
-
-def write_beats(
-    folder: Path, name: str, signal: np.ndarray, beats: Beats, peaks: np.ndarray
-) -> None:
-    """Write a drawn recording as a segment of Icentia11k."""
-    units = np.rint(signal * ICENTIA_GAIN).astype(np.int16)
-    symbols = np.where(beats.rhythms == NOISE, "Q", SYMBOLS[beats.kinds])
-    write_segment(folder, name, units, ICENTIA_GAIN, peaks, symbols, ZONES[beats.rhythms])
+            grid = Grid(samples, ICENTIA_FS)
+            signal, beats, peaks = draw_recording(rng, patient, stretches, grid)
+            units = np.rint(signal * ICENTIA_GAIN).astype(np.int16)
+            symbols = np.where(beats.rhythms == NOISE, "Q", SYMBOLS[beats.kinds])
+            zones = ZONES[beats.rhythms]
+            place = segment_path(root, number, segment)
+            write_segment(*place, units, ICENTIA_GAIN, peaks, symbols, zones)
 
 
 def write_challenge17(
@@ -284,14 +275,10 @@ def write_challenge17(
 
 
 def write_cohort(out: Path, sizes: dict[str, int], seed: int, overwrite: bool) -> None:
-    """Write `out/icentia11k` and `out/training2017`, or nothing at all.
-
-    Args:
-        sizes: numbers of patients, segments, samples and recordings, see `SIZES`.
+    """Write `out/icentia11k` and `out/training2017` of these `SIZES`, or nothing at all.
 
     Raises:
-        Unusable: `out` holds other files, or a cohort and `overwrite` is not set; it is for
-            synthetic cohorts, never for real recordings.
+        Unusable: `out` holds other files, or a cohort and `overwrite` is not set.
     """
     out = out.resolve()
     if out.exists() and any(out.iterdir()):
@@ -302,8 +289,8 @@ def write_cohort(out: Path, sizes: dict[str, int], seed: int, overwrite: bool) -
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         made = Path(folder, "made")
-        patients, segments, samples, recordings = (sizes[name] for name in SIZES)
-        write_icentia11k(made / "icentia11k", patients, segments, samples, seed)
+        *icentia, recordings = (sizes[name] for name in SIZES)
+        write_icentia11k(made / "icentia11k", *icentia, seed)
         write_challenge17(made / "training2017", recordings, seed)
         (made / MARKER).write_text(json.dumps({**sizes, "seed": seed}, indent=1) + "\n")
         if out.exists():
@@ -319,8 +306,8 @@ def main() -> None:
     )  # fmt: skip
     parser.error = lambda message: parser.exit(2, f"error: {message} (see --help)\n")
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
-    for name, (default, words) in SIZES.items():
-        parser.add_argument(f"--{name}", type=int, default=default, help=words)
+    for name, default in SIZES.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help="size of the cohort")
     parser.add_argument("--seed", type=int, default=0, help="of the cohort")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier cohort")
     args = parser.parse_args()

@@ -166,14 +166,6 @@ def test_patients(tmp_path, server):
     assert loaded(tmp_path) == {name: FILES[name] for name in FILES if "p00001" not in name}
 
 
-def test_one_download_at_a_time(tmp_path, server):
-    import fcntl
-
-    with (tmp_path / RECORD).open("w") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        run(server, tmp_path).refused(str(tmp_path), "another download")
-
-
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

@@ -42,18 +42,6 @@ def challenge(tmp_path_factory):
     return root
 
 
-def test_segment_reads_back_as_drawn(tmp_path):
-    signal, beats, peaks = draw(SINUS, seconds=20, pac=(0.3, 0.3))
-    synthetic.write_beats(tmp_path, "p00000_s00", signal, beats, peaks)
-    record = wfdb.rdrecord(str(tmp_path / "p00000_s00"))
-    assert np.abs(record.p_signal[:, 0] - signal).max() <= 0.5 / wfdb_files.ICENTIA_GAIN + 1e-9
-    marks = wfdb.rdann(str(tmp_path / "p00000_s00"), "atr")
-    beat = np.array(marks.symbol) != "+"
-    np.testing.assert_array_equal(marks.sample[beat], peaks)
-    assert [s for s in marks.symbol if s != "+"] == ["NSV"[kind] for kind in beats.kinds]
-    assert {NORMAL, PAC} == set(beats.kinds)
-
-
 def test_icentia_layout_and_header(icentia):
     assert len(list(icentia.glob("p00/p0000?/p0000?_s0[01].dat"))) == 16
     lines = (icentia / "p00/p00003/p00003_s01.hea").read_text().splitlines()
