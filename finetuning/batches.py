@@ -12,7 +12,6 @@ from torch import Tensor
 
 from finetuning.prepared_set import PreparedSet, divide, load_prepared, report_absent
 from utils.cli import UserError
-from utils.distributed import ALONE, Processes
 from utils.engine import Batch, moments
 
 Constant = float | list[float] | None
@@ -192,26 +191,21 @@ def to_device(
 
 
 def batches(
-    recordings: Recordings,
-    batch_size: int,
-    order: np.ndarray | None = None,
-    processes: Processes = ALONE,
+    recordings: Recordings, batch_size: int, order: np.ndarray | None = None
 ) -> Iterator[Batch]:
     """Normalised, padded inputs (B, C, T) float32 and their labels.
 
     Args:
         order: indices of the recordings; as they are stored by default.
-        processes: each takes its share of every batch.
     """
     for indices in split_order(recordings, batch_size, order):
-        share = indices[processes.share]
-        x = normalize(*recordings.in_millivolt(share), recordings.mean, recordings.sd)
-        yield Batch(x, recordings.labels[share], len(indices))
+        x = normalize(*recordings.in_millivolt(indices), recordings.mean, recordings.sd)
+        yield Batch(x, recordings.labels[indices], len(indices))
 
 
 def split_order(
     recordings: Recordings, batch_size: int, order: np.ndarray | None = None
 ) -> Sequence[Tensor]:
-    """Indices of the recordings of each batch, of all processes together, on the device."""
+    """Indices of the recordings of each batch, on the device."""
     indices = torch.from_numpy(np.arange(len(recordings)) if order is None else order)
     return indices.to(recordings.signal.device).split(batch_size) if len(indices) else ()

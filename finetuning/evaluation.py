@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from finetuning.batches import Recordings
 from utils import metrics
 from utils.files import write_json
-from utils.metrics import calibration_errors, calibration_scores, write_predictions
 from utils.run import BEST, CARD, SCORES
 from utils.weights import read_weights, save_weights, write_card
 
@@ -25,16 +27,16 @@ class SingleLabel:
     Attributes:
         columns: of the history, for the validation recordings.
         summary: scores that are printed at the end, and their names.
+        loss: mean over the recordings, of logits (n, classes) and labels.
+        scores: by name, of labels, probabilities and the names of the classes.
+        probabilities: (n, classes), of logits.
     """
 
     columns = ("val_loss", "val_acc", "macro_f1", "cinc3", "auc")
     summary = (("macro_f1", "macro F1"), ("cinc3", "CinC-3"))
     loss = staticmethod(F.cross_entropy)
     scores = staticmethod(metrics.scores)
-
-    @staticmethod
-    def probabilities(logits: Tensor) -> Tensor:
-        return logits.softmax(1)
+    probabilities = staticmethod(partial(torch.softmax, dim=1))
 
     @staticmethod
     def num_correct(logits: Tensor, labels: Tensor) -> Tensor:
@@ -44,20 +46,15 @@ class SingleLabel:
 
 
 class MultiLabel:
-    """Targets of recordings with any number of classes; labels are (n, classes) float32 of 0 and 1.
-
-    The attributes are those of `SingleLabel`.
-    """
+    """As `SingleLabel`, for recordings with any number of classes; labels are (n, classes) float32
+    of 0 and 1."""
 
     columns = ("val_loss", "val_acc", "macro_f1", "f_max", "auc")
     summary = (("macro_f1", "macro F1"), ("auc", "macro AUC"), ("f_max", "F-max"),
                ("f_beta", "F-beta"), ("g_beta", "G-beta"))  # fmt: skip
     loss = staticmethod(F.binary_cross_entropy_with_logits)
     scores = staticmethod(metrics.multi_label_scores)
-
-    @staticmethod
-    def probabilities(logits: Tensor) -> Tensor:
-        return logits.sigmoid()
+    probabilities = staticmethod(torch.sigmoid)
 
     @staticmethod
     def num_correct(logits: Tensor, labels: Tensor) -> Tensor:
@@ -96,8 +93,6 @@ def fit_temperature(
     Args:
         logits: (n, classes). labels: as `loss_function` takes them.
     """
-    from scipy.optimize import minimize_scalar
-
     logits = logits.double()
     labels = labels.double() if labels.is_floating_point() else labels
 
@@ -137,12 +132,12 @@ def write_results(
         part, true = parts[name], labels.numpy()
         probabilities = targets.probabilities(logits / temperature).numpy()
         table = job_dir / f"{name}_predictions.csv"
-        write_predictions(table, part.record_ids, part.classes, part.y, probabilities)
+        metrics.write_predictions(table, part.record_ids, part.classes, part.y, probabilities)
         scores[name] = targets.scores(true, probabilities, part.classes)
-        scores[name] |= calibration_scores(true, probabilities)
+        scores[name] |= metrics.calibration_scores(true, probabilities)
         if name != "train":
             raw = targets.probabilities(logits).numpy()
-            scores[name]["uncalibrated"] = calibration_errors(true, raw)
+            scores[name]["uncalibrated"] = metrics.calibration_errors(true, raw)
     write_card(job_dir / CARD, best, describe_parts(parts, manifest), scores)
     write_json(job_dir / SCORES, {"epoch": epoch, "temperature": temperature, **scores})
     for name, values in scores.items():

@@ -41,18 +41,13 @@ def make_optimizer(model: nn.Module, lr: float, weight_decay: float = 0.0) -> to
         return torch.optim.Adam(model.parameters(), **settings)
     kernels = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups = [
-        {"params": kernels, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, **settings)
+    groups = [{"params": kernels}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, weight_decay=weight_decay, **settings)
 
 
 def learning_rate_factor(step: int, steps: int, schedule: str, warmup: float = 0) -> float:
-    """Share of `--lr` that a step has: it rises during the warm-up, then stays, or falls along half
-    a cosine towards 0 (Loshchilov & Hutter 2017).
-
-    It is a function of the position, so that a resumed run needs no state of it.
+    """Share of the learning rate that a step has: it rises during the warm-up, then stays, or falls
+    along half a cosine towards 0 (Loshchilov & Hutter 2017).
 
     Args:
         step: number of steps before this one. steps: of the whole run.
@@ -67,12 +62,8 @@ def learning_rate_factor(step: int, steps: int, schedule: str, warmup: float = 0
 
 
 def class_weights(y: np.ndarray) -> np.ndarray:
-    """Weights (classes,) that make classes count alike, with mean 1 over the recordings; 0 for
-    absent classes.
-
-    Args:
-        y: (n, classes), one-hot.
-    """
+    """Weights (classes,) that make the classes of one-hot `y` (n, classes) count alike, with mean 1
+    over the recordings; 0 for absent classes."""
     counts = y.sum(0, dtype=np.int64)
     present = np.count_nonzero(counts)
     return np.where(counts, len(y) / (present * np.maximum(counts, 1)), 0.0)
@@ -126,9 +117,6 @@ class TrainingBatches:
         """Batches of an epoch, counted from 1, without the first `done`."""
         recordings, share = self.recordings, self.processes.share
         order = self.order(epoch)[done * self.batch_size :]
-        if not (self.augmented or self.mixup):
-            yield from batches(recordings, self.batch_size, order, self.processes)
-            return
         # Every process makes whole batches, which therefore do not depend on their number.
         for step, indices in enumerate(split_order(recordings, self.batch_size, order), done + 1):
             (x, mask), labels = recordings.in_millivolt(indices), recordings.labels[indices]

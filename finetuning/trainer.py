@@ -17,7 +17,6 @@ from finetuning import evaluation, recipe
 from finetuning.batches import Recordings, batches, load_parts
 from models import DEFAULT_ARCHITECTURE, Classifier, build_encoder, count_parameters
 from utils import cli, distributed
-from utils.cli import UserError
 from utils.engine import Epochs, Training, choose_hardware
 from utils.files import digest
 from utils.model_card import Metadata
@@ -106,7 +105,7 @@ def main() -> None:
             processes.check(args.batch_size, args.sync_bn, len(parts["train"]))
             targets = evaluation.choose_targets(manifest.get("multi_label", False))
             if args.balance != "none" and targets is evaluation.MultiLabel:
-                raise UserError("--balance: recordings of several classes cannot be balanced")
+                raise cli.UserError("--balance: recordings of several classes cannot be balanced")
             weighted = args.balance == "loss"
             loss = recipe.weighted_cross_entropy(parts["train"]) if weighted else targets.loss
             model, metadata = build_model(
@@ -120,9 +119,7 @@ def main() -> None:
                 processes=processes,
             )  # fmt: skip
             history = History(
-                args.job_dir,
-                val=VAL_METRICS[args.val_metric],
-                stop=STOP_METRICS[args.stop_metric],
+                args.job_dir, val=VAL_METRICS[args.val_metric], stop=STOP_METRICS[args.stop_metric]
             )
             steps = args.epochs * len(data)
             training = Training(

@@ -1,12 +1,9 @@
-"""The temperature of the probabilities: how it is fitted, and where it is stored."""
-
-import json
+"""The temperature of the probabilities."""
 
 import numpy as np
 import pytest
 import torch
 
-from finetuning import evaluation, trainer
 from finetuning.evaluation import (
     MAX_TEMPERATURE,
     MIN_TEMPERATURE,
@@ -14,11 +11,6 @@ from finetuning.evaluation import (
     SingleLabel,
     fit_temperature,
 )
-from tests.helpers import command, put_weights
-from utils.files import read_json
-from utils.weights import read_weights
-
-BEST = "best_model.safetensors"
 
 
 def calibrated(targets, records):
@@ -61,45 +53,3 @@ def test_few_or_extreme_recordings_give_a_bounded_temperature(logits, labels, le
     one_hot = torch.nn.functional.one_hot(labels, 4).float()
     temperature = fit_temperature(logits, one_hot, MultiLabel.loss)
     assert MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE
-
-
-@pytest.fixture(scope="module")
-def flags(prepared, tmp_path_factory):
-    weights = put_weights(tmp_path_factory.mktemp("weights") / "weights.safetensors")
-    return [
-        "--train", prepared / "p_train.npz", "--test", prepared / "p_test.npz", "--val-size", 0.25,
-        "--weights-file", weights, "--epochs", 2, "--batch-size", 16, "--tta", 2,
-        "--device", "cpu", "--precision", "fp32",
-    ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def job(flags, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("calibration") / "job"
-    result = command(trainer.main, *flags, "--job-dir", folder)
-    assert result.code == 0, result
-    assert "\ntemperature " in result.out and ": ECE on validation 0." in result.out
-    return folder
-
-
-def test_weights_and_scores_agree(job):
-    scores = read_json(job / "scores.json")
-    assert scores["temperature"] == read_weights(job / BEST)[1].temperature != 1
-    assert scores["val"]["nll"] < scores["val"]["uncalibrated"]["nll"]
-    json.loads((job / "scores.json").read_text(), parse_constant=pytest.fail)  # no NaN
-
-
-def test_killed_between_weights_and_scores(flags, job, tmp_path, monkeypatch):
-    again = [*flags, "--job-dir", tmp_path / "job", "--resume"]
-
-    def dies(*_):
-        raise OSError(28, "No space left on device", "scores.json")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(evaluation, "write_json", dies)
-        command(trainer.main, *again).refused("No space left")
-    assert (tmp_path / "job" / BEST).read_bytes() == (job / BEST).read_bytes()
-    assert not (tmp_path / "job/scores.json").exists()
-    assert command(trainer.main, *again).code == 0
-    for name in (BEST, "scores.json", "history.csv", "test_predictions.csv"):
-        assert (tmp_path / "job" / name).read_bytes() == (job / name).read_bytes()

@@ -52,7 +52,7 @@ def finetune(prepared, weights, job_dir, *flags):
 
 
 def scores_of(job):
-    return json.loads((job / "scores.json").read_text())
+    return json.loads((job / "scores.json").read_text(), parse_constant=pytest.fail)  # no NaN
 
 
 def encoder_of(path):
@@ -83,6 +83,8 @@ def test_scores_can_be_computed_again_from_the_predictions(job):
         again = metrics.scores(true, prob, table.classes) | calibration_scores(true, prob)
         assert {name: scores[part][name] for name in again} == again
         assert ("uncalibrated" in scores[part]) == (part != "train")
+    assert scores["temperature"] == read_weights(job / BEST)[1].temperature != 1
+    assert scores["val"]["nll"] < scores["val"]["uncalibrated"]["nll"]
     history = pd.read_csv(job / "history.csv").set_index("epoch")
     assert scores["epoch"] == history["macro_f1"].idxmax()
     assert scores["val"]["macro_f1"] == history["macro_f1"].max()
@@ -223,18 +225,9 @@ def test_weights_are_transferred(prepared, weights, capsys, freeze):
     assert "resnet18: 4,494,532 parameters" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("changes", "flags", "words"),
-    [
-        ({"fs": 300}, [], "is for 300 Hz, the data has 250"),
-        ({"in_channels": 12}, [], "is for 12 leads, the data has 1"),
-        ({"architecture": "resnet34"}, ["--arch", "resnet18"], "holds resnet34, not --arch"),
-        ({"stages": 2}, [], "does not match the network"),
-    ],
-)
-def test_weights_for_something_else(prepared, tmp_path, changes, flags, words):
-    path = put_weights(tmp_path / "weights", **changes)
-    finetune(prepared, path, tmp_path / "job", *flags).refused(str(path), words)
+def test_weights_for_something_else(prepared, tmp_path):
+    path = put_weights(tmp_path / "weights", fs=300)
+    finetune(prepared, path, tmp_path / "job").refused(str(path), "is for 300 Hz, the data has 250")
     assert not (tmp_path / "job").exists()
 
 
@@ -305,6 +298,20 @@ def test_a_run_is_not_replaced_by_accident(prepared, weights, job, tmp_path):
     finetune(prepared, weights, job, "--overwrite", "--train", text).refused("finetuning.prepare")
     finetune(prepared, text, job, "--overwrite").refused("text.npz", "safetensors")
     assert contents(job) == before
+
+
+def test_a_full_disk_between_weights_and_scores(prepared, weights, job, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device", "scores.json")
+
+    again = tmp_path / "again"
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluation, "write_json", fail)
+        finetune(prepared, weights, again).refused("No space left")
+    assert (again / BEST).read_bytes() == (job / BEST).read_bytes()
+    assert not (again / "scores.json").exists()
+    assert finetune(prepared, weights, again, "--resume").code == 0
+    assert all(contents(again)[name] == contents(job)[name] for name in REPEATABLE)
 
 
 LENGTHS, LEADS, SHORT = (3, 10, 5), 2, 5

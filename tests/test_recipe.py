@@ -209,9 +209,8 @@ def test_balanced_classes():
 
 def test_the_order_is_a_permutation_or_balanced(recordings):
     plain = TrainingBatches(recordings, 16, 0, FS)
-    assert sorted(plain.order(1)) == list(range(48)) and list(plain.order(2)) != list(
-        plain.order(1)
-    )
+    assert sorted(plain.order(1)) == list(range(48))
+    assert list(plain.order(1)) != list(plain.order(2))
     balanced = TrainingBatches(recordings, 16, 0, FS, balanced=True)
     classes = torch.cat([batch.labels for batch in balanced.epoch(1)])
     assert len(classes) == 48 and torch.bincount(classes, minlength=4).min() >= 4  # of a dozen each
@@ -279,8 +278,7 @@ def test_several_labels_cannot_be_balanced(prepared, tmp_path):
     manifest = json.loads((tmp_path / "p_manifest.json").read_text())
     (tmp_path / "p_manifest.json").write_text(json.dumps(manifest | {"multi_label": True}))
     sets = ["--train", tmp_path / "p_train.npz", "--job-dir", tmp_path / "job"]
-    command(trainer.main, *sets, "--balance", "loss", "--val-size", 0).refused(
-        "--balance", "several classes"
-    )
+    refused = command(trainer.main, *sets, "--balance", "loss", "--val-size", 0)
+    refused.refused("--balance", "several classes")
     more = ["--mixup", 0.2, "--augment", "--epochs", 1, "--stages", 1, "--device", "cpu"]
     assert command(trainer.main, *sets, *more).code == 0
