@@ -1,11 +1,12 @@
 """Frames to tensors: read in blocks by a thread, ahead of their use, normalised on the device."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import cycle, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from recordings import Unusable
 from utils.cli import UserError
 from utils.distributed import ALONE, Processes
 from utils.engine import Batch, describe_examples, moments
+from utils.files import atomic_path, load_npz
 
 BLOCK_BYTES = 2**26  # read at once: many frames of each segment, few enough for memory
 SHARED_BYTES = 2**24  # by other processes: containers have little shared memory
@@ -257,3 +259,84 @@ def _ahead(read: Iterator[Frames], device: torch.device) -> Iterator[Frames]:
         while block := coming.result():
             coming = thread.submit(next, read, None)
             yield block
+
+
+# Arrays of a file of validation frames, in the order of `Frames` once the signal is in its order.
+STORED = {"signal": np.int16, "scale": np.float32, "shift": np.float32, "labels": np.int64}
+
+
+def store_frames(path: Path, batches: FrameBatches, about: Mapping[str, Any]) -> None:
+    """Write all examples to an `.npz` file, with `about` as JSON; see `StoredFrames`."""
+    parts = []
+    for numbers in blocks(batches, range(len(batches))):
+        frames = batches[numbers]
+        parts.append((frames.signal[frames.rows], frames.scale, frames.shift, frames.labels))
+    tensors = map(torch.cat, zip(*parts, strict=True))
+    arrays = dict(zip(STORED, (tensor.numpy() for tensor in tensors), strict=True))
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, about=json.dumps(about), **arrays)
+    print(f"{path}: {batches.total} validation frames")
+
+
+class StoredFrames(Dataset):
+    """Range of batch numbers -> `Frames` of a file by `store_frames`, which is read as a whole.
+
+    Args:
+        kind: what the file has to say of its frames.
+
+    Attributes:
+        about: `kind`, `dataset`, and the `patients` whose frames these are.
+
+    Raises:
+        UserError: not such a file, or its frames are of another kind.
+    """
+
+    def __init__(self, path: Path, task: Task, batch_size: int, kind: Mapping[str, Any]):
+        self.path, self.batch_size = path, batch_size
+        refusal = UserError(f"{path} holds no validation frames; write it with --cache-val")
+        try:
+            arrays = load_npz(path)
+            self.about = json.loads(str(arrays["about"]))
+            self.arrays = {name: arrays[name] for name in STORED}
+            patients, dataset = self.about["patients"], self.about["dataset"]
+        except (ValueError, KeyError, TypeError):
+            raise refusal from None
+        for name, value in kind.items():
+            if self.about.get(name) != value:
+                raise UserError(
+                    f"{path} was made with {name} {self.about.get(name)}, not {value}; make another"
+                    " with --cache-val"
+                )
+        known = isinstance(patients, list) and all(type(p) is int and p >= 0 for p in patients)
+        labels = self.arrays["labels"]
+        frames = (labels.size, task.num_frames)
+        shapes = {"signal": (*frames, task.frame_size), "labels": (labels.size,)}
+        alike = all(
+            array.dtype == STORED[name] and array.shape == shapes.get(name, (*frames, 1))
+            for name, array in self.arrays.items()
+        )
+        if not (known and patients and isinstance(dataset, str) and alike and labels.size):
+            raise refusal
+        finite = all(np.isfinite(self.arrays[name]).all() for name in ("scale", "shift"))
+        if not finite or labels.min() < 0 or labels.max() >= task.num_outputs:
+            raise refusal
+        self.share_size, self.batch_shape = batch_size, (batch_size * frames[1], task.frame_size)
+
+    def __len__(self) -> int:
+        return -(-len(self.arrays["labels"]) // self.batch_size)
+
+    def __getitem__(self, numbers: range) -> Frames:
+        part = slice(numbers.start * self.batch_size, numbers.stop * self.batch_size)
+        signal, *others = (torch.from_numpy(self.arrays[name][part]) for name in STORED)
+        signal, shape = signal.flatten(0, 1), signal.shape[:2]
+        return Frames(signal, torch.arange(len(signal)).view(shape), *others)
+
+    def read(self, numbers: range, signal: Tensor) -> Frames:
+        """Batches of these numbers; `signal` is not needed."""
+        return self[numbers]
+
+    def describe(self, number: int) -> str:
+        """Numbers of the examples of a batch, for errors."""
+        examples = range(len(self.arrays["labels"]))[number * self.batch_size :][: self.batch_size]
+        names = [f"{self.path.name} example {number}" for number in examples]
+        return describe_examples(names, np.ones(len(names), bool), "examples")

@@ -1,16 +1,29 @@
-"""Which patients and segments a run uses, which it leaves out and why, and who validates."""
+"""What a run trains and validates on: patients, segments, and the streams of batches.
 
+Segments that cannot be used are left out and listed with the reason.
+"""
+
+import sys
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from pretraining.icentia11k.index import AnnotationIndex
+from pretraining.batches import FrameBatches, StoredFrames
+from pretraining.icentia11k.index import AnnotationIndex, open_index
+from pretraining.icentia11k.reader import Constants
+from pretraining.sampler import Sampler
+from pretraining.tasks import Task
 from recordings.quality import Quality
 from utils.cli import UserError
-from utils.files import counted, summary
+from utils.distributed import ALONE, Processes
+from utils.files import counted, report_flagged, sha256, summary
 from utils.run import rng
 
+TRAINING, VALIDATION = 1, 2  # streams of random numbers
+STEPS_PER_EPOCH = 1000
 Cohort = dict[int, np.ndarray]  # patient: numbers of the segments used, (segments,) int64
 
 
@@ -124,3 +137,103 @@ def manifest(
         }
 
     return {"train": used(train), "validation": used(val), "left_out": left_out}
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which examples a run trains and validates on: the flags of the same names."""
+
+    train: Path
+    index: Path | None
+    patient_ids: list[int] | None
+    val_patients: float | int
+    val_patient_ids: list[int] | None
+    val_file: Path | None
+    val_size: int | None
+    val_samples_per_patient: int | None
+    samples_per_patient: int
+    batch_size: int
+    steps_per_epoch: int | None
+    epochs: int | None
+    seed: int
+
+    def validation_examples(self, patients: int, epoch: int) -> tuple[int, int]:
+        """Examples of each validation patient, and in all.
+
+        `val_size` alone is shared equally. Without either flag they are a quarter of the examples
+        of an `epoch`, so that validation does not take longer than training.
+        """
+        if self.val_samples_per_patient:
+            per_patient = self.val_samples_per_patient
+        else:
+            total = self.val_size or min(patients * self.samples_per_patient, epoch // 4)
+            per_patient = -(-total // patients)
+        return per_patient, self.val_size or patients * per_patient
+
+
+class Data(NamedTuple):
+    """Batches to train and to validate on, and what went into them."""
+
+    train: FrameBatches
+    validation: FrameBatches | StoredFrames | None
+    steps: int  # of an epoch
+    epochs: int
+    manifest: dict[str, Any]
+
+
+def open_data(
+    options: DataOptions,
+    task: Task,
+    constants: Constants,
+    stored: StoredFrames | None,
+    processes: Processes,
+) -> Data:
+    """Choose the segments, split the patients, lay out the streams of batches.
+
+    Args:
+        constants: for normalisation. stored: of `options.val_file`.
+
+    Raises:
+        UserError: the data set, or what the options ask of it, cannot be used.
+    """
+    needed = options.val_patient_ids or ()
+    named = options.patient_ids and sorted({*options.patient_ids, *needed})
+    index = open_index(options.train, options.index, named)
+    cohort, left_out = choose_segments(index, named, task.window, task.annotated, needed)
+    if left_out:
+        print(summary(left_out), file=sys.stderr)
+    if stored:
+        source = f"--val-file {options.val_file}"
+        patients = stored.about["patients"] if stored.about["dataset"] == constants.name else []
+    elif needed:
+        source, patients = "--val-patient-ids", needed
+    else:
+        source = f"--val-patients {options.val_patients}"
+        patients = draw_patients(cohort, options.val_patients, options.seed)
+    train, val = split_subjects(cohort, patients, constants.same_subject, source)
+    if stored:
+        print(f"{options.val_file}: {len(val)} of {len(cohort)} usable patients do not train")
+        val = {}
+    steps_in_pass = -(-len(train) * options.samples_per_patient // options.batch_size)
+    steps = options.steps_per_epoch or min(STEPS_PER_EPOCH, steps_in_pass)
+    epochs = options.epochs or -(-steps_in_pass // steps)
+
+    def batches(
+        cohort: Cohort, per_patient: int, stream: int, total: int, processes: Processes
+    ) -> FrameBatches:
+        patients, seed = list(cohort.values()), (options.seed, stream)
+        sampler = Sampler(patients, index.segments["samples"], task.window, per_patient, seed)
+        return FrameBatches(task, index, sampler, constants, options.batch_size, total, processes)
+
+    used, validation = manifest(index, train, val, left_out), stored
+    if stored:
+        used["validation"] = {**stored.about, "sha256": sha256(options.val_file)}
+    elif val:
+        per_patient, total = options.validation_examples(len(val), steps * options.batch_size)
+        validation = batches(val, per_patient, VALIDATION, total, ALONE)
+    validating = len(stored.about["patients"]) if stored else len(val)
+    print(f"{constants.name}: {len(train)} patients train, {validating} validate")
+    report_flagged(flagged(index, train | val))
+    total = steps * epochs * options.batch_size
+    training = batches(train, options.samples_per_patient, TRAINING, total, processes)
+    return Data(training, validation, steps, epochs, used)

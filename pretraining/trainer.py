@@ -2,18 +2,48 @@
 
     python -m pretraining.trainer --job-dir jobs/beat --task beat --train data/icentia11k
 
-Writes args.json, manifest.json, history.csv, timing.csv, epoch_NN/model.safetensors and
-weights.safetensors: the chosen epoch without its classifier.
+Writes args.json, manifest.json, history.csv, timing.csv, scores.json, epoch_NN/model.safetensors,
+and, of the chosen epoch without its head, weights.safetensors and MODEL_CARD.md.
 """
 
 import argparse
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
-from pretraining.tasks import TASKS
-from utils import cli
-from utils.run import ARGUMENTS
+import torch
+from torch import nn
+from tqdm import tqdm
 
-VALIDATION_FLAGS = ("val_size", "val_samples_per_patient", "cache_val")
+from models import DEFAULT_ARCHITECTURE, ENCODERS, build_encoder, count_parameters
+from pretraining.batches import FrameBatches, StoredFrames, load, store_frames
+from pretraining.cohort import Data, DataOptions, open_data
+from pretraining.icentia11k.reader import read_constants
+from pretraining.tasks import TASKS, Task, build_task
+from recordings.wfdb_files import ICENTIA_FS
+from utils import cli, distributed, metrics
+from utils.cli import UserError
+from utils.engine import Batch, Epochs, Training, choose_hardware
+from utils.files import digest, read_json, write_json
+from utils.model_card import Metadata
+from utils.run import (
+    ARGUMENTS,
+    CARD,
+    SCORES,
+    WEIGHTS,
+    History,
+    Run,
+    scores_in_words,
+    torch_generator,
+    versions,
+)
+from utils.weights import load_encoder, save_weights, strip_head, write_card
+
+Read = Callable[[FrameBatches | StoredFrames, range], Iterator[Batch]]
+
+METRICS = {"loss": "val_loss", "acc": "val_acc", "f1": "macro_f1"}  # --val-metric: its column
 
 
 def make_parser() -> cli.Parser:
@@ -22,99 +52,47 @@ def make_parser() -> cli.Parser:
     cli.add_run_flags(parser, "pretraining")
     flag = parser.add_argument
     flag("--task", choices=TASKS, required=True, help="objective")
-    add_data_flags(parser)
-    flag("--batch-size", type=cli.count, default=64, help="examples, of all processes together")
-    flag(
-        "--steps-per-epoch",
-        type=cli.count,
-        help="by default 1000, or one pass over the patients where that is less",
-    )
-    flag("--epochs", type=cli.count, help="by default as many as one pass over the patients takes")
-    flag("--val-metric", choices=("loss", "acc", "f1"), default="loss", help="chooses the epoch")
-    add_context_flags(parser)
-    cli.add_network_flags(parser)
-    flag(
-        "--spectrogram-input",
-        choices=("normalized", "raw"),
-        default="normalized",
-        help="[2-D] raw: millivolt as they are, as the replication pretrained",
-    )
-    flag(
-        "--standardise",
-        choices=("dataset", "frame"),
-        default="dataset",
-        help="by whose mean and deviation: frame: of each its own",
-    )
-    return parser
-
-
-def parse_arguments() -> argparse.Namespace:
-    """Values of the flags, checked."""
-    parser = make_parser()
-    args = parser.parse_with_preset("pretraining")
-    check(parser, args)
-    return args
-
-
-def add_data_flags(parser: cli.Parser) -> None:
-    """Which examples are trained and validated on."""
-    flag = parser.add_argument
-    flag("--train", type=cli.existing, required=True, help="Icentia11k, or a set in its layout")
-    flag(
-        "--unzipped",
-        action="store_true",
-        help="as in earlier commands; unzipped files of the torrent are found without it",
-    )
+    flag("--train", type=cli.folder, required=True, help="Icentia11k, or a set in its layout")
+    flag("--unzipped", action="store_true", help="no longer needed: unzipped files are found")
     flag("--index", type=Path, help="folder of the annotation index; by default in the data set")
     flag("--patient-ids", type=cli.id_list, help="such as 0,1,2 or 0-109; all by default")
-    flag(
-        "--val-patients",
-        type=cli.share_or_count,
-        default=0.05,
-        help="share or number of the patients that validate and never train; 0 for none",
-    )
-    flag(
-        "--val-patient-ids",
-        type=cli.id_list,
-        help="patients that validate, besides those of --patient-ids, which train",
-    )
+    flag("--val-patients", type=cli.share_or_count, default=0.05,
+         help="share or number of the patients that validate and never train; 0: none")  # fmt: skip
+    flag("--val-patient-ids", type=cli.id_list,
+         help="patients that validate, besides those of --patient-ids, which train")  # fmt: skip
     flag("--val-size", type=cli.count, help="examples to validate on, shared by those patients")
+    flag("--val-samples-per-patient", type=cli.count,
+         help="examples of each of them; by default so many that they are a quarter of an epoch,"
+         " at most --samples-per-patient")  # fmt: skip
     flag("--cache-val", type=Path, help="write them to this file (.npz), or --overwrite it")
     flag("--val-file", type=cli.file, help="validate on these; their patients never train")
     flag("--frame-size", type=cli.count, default=2048, help="samples at 250 Hz")
     flag("--samples-per-patient", type=cli.count, default=4096, help="examples of each in one pass")
-    flag(
-        "--val-samples-per-patient",
-        type=cli.count,
-        help="the same for validation; by default so many that they are a quarter of an epoch,"
-        " at most --samples-per-patient",
-    )
-    flag(
-        "--data-parallelism",
-        type=cli.count_or_zero,
-        default=0,
-        help="processes that read data; the frames do not depend on it",
-    )
-
-
-def add_context_flags(parser: cli.Parser) -> None:
-    """Frames of an example of CPC."""
-    flag = parser.add_argument
+    flag("--data-parallelism", type=cli.count_or_zero, default=0,
+         help="processes that read data; the frames do not depend on it")  # fmt: skip
+    flag("--batch-size", type=cli.count, default=64, help="examples, of all processes together")
+    flag("--steps-per-epoch", type=cli.count,
+         help="by default 1000, or one pass over the patients where that is less")  # fmt: skip
+    flag("--epochs", type=cli.count, help="by default as many as one pass over the patients takes")
+    flag("--val-metric", choices=METRICS, default="loss", help="chooses the epoch")
     flag("--context-size", type=cli.count, default=8, help="[cpc] frames of context")
-    flag(
-        "--context-overlap", type=cli.count_or_zero, default=0, help="[cpc] samples, of neighbours"
-    )
-    flag(
-        "--positive-offset",
-        type=cli.count_or_zero,
-        default=0,
-        help="[cpc] frames left out between the context and the frame to find",
-    )
-    flag("--ns", type=cli.count, default=1, help="[cpc] other frames that it is found among")
+    flag("--context-overlap", type=cli.count_or_zero, default=0,
+         help="[cpc] samples shared by neighbouring frames of the context")  # fmt: skip
+    flag("--positive-offset", type=cli.count_or_zero, default=0,
+         help="[cpc] frames left out between the context and the positive frame")  # fmt: skip
+    flag("--ns", type=cli.count, default=1, help="[cpc] negatives")
+    cli.add_network_flags(parser)
+    flag("--spectrogram-input", choices=("normalized", "raw"), default="normalized",
+         help="[2-D] raw: in millivolt, as the replication pretrained")  # fmt: skip
+    flag("--standardise", choices=("dataset", "frame"), default="dataset",
+         help="by mean and deviation of the data set, or of each frame")  # fmt: skip
+    return parser
 
 
-def check(parser: cli.Parser, args: argparse.Namespace) -> None:
-    """Refuse flags that contradict each other, or would do nothing."""
+def parse_arguments() -> argparse.Namespace:
+    """Values of the flags; those that contradict each other or have no effect are refused."""
+    parser = make_parser()
+    args = parser.parse_with_preset("pretraining")
     if args.task != "cpc":
         parser.refuse(TASKS["cpc"].flags(), "only for --task cpc")
     elif args.context_overlap >= args.frame_size:
@@ -122,29 +100,190 @@ def check(parser: cli.Parser, args: argparse.Namespace) -> None:
     cli.check_shared_flags(parser, args)
     if args.standardise == "frame":
         parser.refuse(["spectrogram_input"], "not with --standardise frame")
+    validation = ["val_size", "val_samples_per_patient", "cache_val"]
     if args.val_file:
-        others = ["val_patients", "val_patient_ids", *VALIDATION_FLAGS]
-        parser.refuse(others, "--val-file says who validates")
+        validation += ["val_patients", "val_patient_ids"]
+        parser.refuse(validation, "--val-file says who validates")
     elif args.val_patient_ids:
         parser.refuse(["val_patients"], "--val-patient-ids says who validates")
         both = set(args.val_patient_ids) & set(args.patient_ids or ())
         if both:
             parser.error(f"argument --val-patient-ids: {min(both)} is among --patient-ids, too")
     elif not args.val_patients:
-        parser.refuse(["val_metric", *VALIDATION_FLAGS], "nobody validates (--val-patients 0)")
+        parser.refuse(["val_metric", *validation], "nobody validates (--val-patients 0)")
     if args.cache_val and args.job_dir.resolve() in args.cache_val.resolve().parents:
         parser.error("argument --cache-val: must lie outside --job-dir")
-    begun = args.resume and (args.job_dir / ARGUMENTS).exists()  # by this run
+    begun = args.resume and (args.job_dir / ARGUMENTS).exists()  # the file may be of this run
     if args.cache_val and args.cache_val.exists() and not (args.overwrite or begun):
         parser.error(f"argument --cache-val: {args.cache_val} exists; see --overwrite")
+    return args
+
+
+def build_network(
+    task: Task,
+    architecture: str | None,
+    stages: int | None,
+    spectrogram: dict[str, int | str],
+    weights_file: Path | None,
+    seed: int,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Network of an objective, around the encoder of a weights file if one is given; and the
+    fields of its metadata that describe the encoder.
+
+    Raises:
+        UserError: the weights file is for another input or architecture.
+        NetworkError: there is no such network, or it cannot take frames of this size.
+    """
+    generator, lineage = torch_generator(seed), []
+    if weights_file:
+        transfer = load_encoder(weights_file, architecture, ICENTIA_FS, in_channels=1)
+        print(transfer.report(weights_file))
+        encoder, origin = transfer.encoder, transfer.metadata
+        architecture, stages, lineage = origin.architecture, origin.stages, origin.lineage
+    else:
+        architecture = architecture or DEFAULT_ARCHITECTURE
+        encoder = build_encoder(architecture, 1, stages, generator, spectrogram)
+    model = task.model(encoder, generator)
+    with torch.inference_mode():  # reports a frame that is too short before data is read
+        encoder.eval()(torch.zeros(1, 1, task.frame_size))
+    print(f"{architecture}: {count_parameters(model):,} parameters")
+    return model, {
+        "architecture": architecture, "stages": stages, "derived_from": lineage,
+        "spectrogram": encoder.spectrogram_settings,
+    }  # fmt: skip
+
+
+def validate(training: Training, task: Task, batches: Iterator[Batch]) -> dict[str, Any]:
+    """Scores on the validation patients, and those of answers that ignore the signal."""
+    logits, labels = training.evaluate(training.model, batches)
+    true, predicted = labels.numpy(), logits.argmax(1).numpy()
+    scores = {
+        "loss": task.loss(logits, labels).item(),
+        "acc": float((predicted == true).mean()),
+        "macro_f1": metrics.macro_f1(true, predicted),
+    }
+    ignorant = metrics.without_input(true)
+    return {"epoch": training.epoch, "validation": scores, "without_input": ignorant}
+
+
+def train(
+    training: Training, data: Data, task: Task, read: Read, metadata: Metadata, job_dir: Path
+) -> None:
+    """Train all epochs; the main process validates, and saves the weights of each."""
+    for row in training.epochs():
+        if not training.processes.main_process:
+            continue
+        scores = {}
+        if data.validation:
+            numbers = range(len(data.validation))
+            batches = read(data.validation, numbers)
+            with tqdm(batches, "validation", len(numbers), leave=False, disable=None) as progress:
+                scores = validate(training, task, progress)
+        values = scores["validation"].values() if scores else [None] * len(METRICS)
+        row |= dict(zip(METRICS.values(), values, strict=True))
+        save_weights(epoch_file(job_dir, training.epoch), training.model.state_dict(), metadata)
+        frames = data.steps * data.train.batch_size / training.seconds
+        chosen = training.record(row, frames_per_second=frames)
+        if chosen and scores:
+            write_json(job_dir / SCORES, scores)
+
+
+def epoch_file(job_dir: Path, epoch: int) -> Path:
+    """Weights of one epoch, with the head."""
+    return job_dir / f"epoch_{epoch:02d}" / "model.safetensors"
+
+
+def conclude(job_dir: Path, chosen: int, data: Data) -> None:
+    """Write the encoder of the chosen epoch, and its card."""
+    scores = read_json(job_dir / SCORES) if data.validation else {}
+    if scores:
+        print(f"answers that ignore the signal: {scores_in_words(scores['without_input'])}")
+    about = {}
+    for part in ("train", "validation"):
+        patients = data.manifest[part]["patients"]  # their number, or those of a file
+        count = len(patients) if isinstance(patients, list) else patients
+        about[f"patients, {part}"] = f"{count:,}"
+    about["frames, train"] = f"{data.train.total:,} in {data.epochs} epochs"
+    strip_head(epoch_file(job_dir, chosen), job_dir / WEIGHTS)
+    write_card(job_dir / CARD, job_dir / WEIGHTS, about, scores)
 
 
 def main() -> None:
+    """Pretrain, and in the main process write all files of the run."""
     args = parse_arguments()
-    # Only now, so that --help and a mistyped flag are answered at once.
-    from pretraining.run import run
+    job_dir, run = args.job_dir, Run(vars(args), last=WEIGHTS)
+    hardware = choose_hardware(args.device, run.precision())
+    task = build_task(args.task, vars(args))
+    by_frame = args.standardise == "frame"
+    with distributed.join(hardware.device) as processes, ExitStack() as claim:
+        hardware = hardware._replace(bf16=processes.broadcast(hardware.bf16))
+        if processes.broadcast(processes.main_process and run.finished()):
+            print(f"{job_dir / WEIGHTS}: this run is finished")
+            return
 
-    run(args)
+        def read(batches: FrameBatches | StoredFrames, numbers: range) -> Iterator[Batch]:
+            return load(batches, numbers, hardware.device, args.data_parallelism, by_frame)
+
+        with processes.main_process_first():
+            processes.check(args.batch_size, args.sync_bn)
+            if processes.main_process:
+                claim.enter_context(run.claim())
+            spectrogram = cli.spectrogram_settings(args)
+            model, encoder = build_network(
+                task, args.arch, args.stages, spectrogram, args.weights_file, args.seed
+            )
+            constants = read_constants(args.train)
+            spectral = ENCODERS[encoder["architecture"]].spectral
+            if by_frame or (spectral and args.spectrogram_input == "raw"):
+                constants = constants._replace(mean=0.0, sd=1.0)
+            context = {name: getattr(args, name) for name in TASKS[args.task].flags()}
+            kind = {
+                "task": args.task, "fs": ICENTIA_FS, "frame_size": args.frame_size,
+                "mean_mv": constants.mean, "sd_mv": constants.sd, **context,
+            }  # fmt: skip
+            stored = args.val_file and StoredFrames(args.val_file, task, args.batch_size, kind)
+            options = DataOptions(**{f.name: getattr(args, f.name) for f in fields(DataOptions)})
+            data = open_data(options, task, constants, stored, processes)
+            metadata = Metadata(
+                in_channels=1, fs=ICENTIA_FS, unit="mV", mean=None if by_frame else constants.mean,
+                sd=None if by_frame else constants.sd, frame_size=args.frame_size, task=args.task,
+                classes=list(task.classes), dataset=constants.name,
+                manifest_sha256=digest(data.manifest), seed=args.seed, versions=versions(),
+                context=context or None, **encoder,
+            )  # fmt: skip
+            parameters = hardware.place(model).parameters()
+            optimizer = torch.optim.Adam(parameters, args.lr, (0.9, 0.98), eps=1e-9, fused=True)
+            steps = data.steps
+            epochs = Epochs(
+                data.epochs, steps,
+                lambda epoch, done: read(
+                    data.train, range((epoch - 1) * steps + done, epoch * steps)
+                ),
+                lambda epoch, step: data.train.describe((epoch - 1) * steps + step - 1),
+            )  # fmt: skip
+            training = Training(
+                run, History(job_dir, chosen=METRICS[args.val_metric]), model, optimizer, epochs,
+                task.loss, hardware, processes, asdict(metadata), args.checkpoint_every,
+                args.compile, args.sync_bn,
+            )  # fmt: skip
+        training.resume()
+        if processes.main_process:
+            if args.cache_val:
+                if data.validation is None:
+                    raise UserError("--cache-val: nobody validates; use --val-patients above 0")
+                patients = [int(patient) for patient in data.manifest["validation"]["records"]]
+                about = {"dataset": constants.name, "patients": patients, **kind}
+                store_frames(args.cache_val, data.validation, about)
+            run.start(processes.describe(hardware), training.resumed)
+            write_json(job_dir / "manifest.json", data.manifest)
+        with training.interruptible():
+            train(training, data, task, read, metadata, job_dir)
+        if processes.main_process:
+            chosen = training.history.best["chosen"].epoch
+            conclude(job_dir, chosen, data)
+            training.finish()
+            by = f"validation {args.val_metric}" if data.validation else "being the last"
+            print(f"epoch {chosen} chosen by {by}; its encoder: {job_dir / WEIGHTS}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pandas as pd
 from finetuning.prepared_set import manifest_path
 from finetuning.trainer import make_parser
 from models import ENCODERS
-from pretraining.data import STEPS_PER_EPOCH
+from pretraining.cohort import STEPS_PER_EPOCH
 from utils.cli import SPECTROGRAM_FLAGS, UserError
 from utils.files import atomic_path, digest, read_json, write_text
 from utils.metrics import read_predictions, split_columns

@@ -4,6 +4,7 @@ python -m tests.distributed_steps OUT FLAGS…; see tests/test_distributed.py.
 """
 
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pretraining import trainer
 from pretraining.batches import load
-from pretraining.data import open_data
-from pretraining.run import build_model
+from pretraining.cohort import DataOptions, open_data
+from pretraining.icentia11k.reader import read_constants
+from pretraining.tasks import build_task
 from utils import distributed
 from utils.engine import Batch, Hardware, train_epoch
 
@@ -46,9 +48,12 @@ def main() -> None:
     out, sys.argv = Path(sys.argv[1]), sys.argv[:1] + sys.argv[2:]
     args = trainer.parse_arguments()
     with distributed.join(CPU) as processes:
-        model = freeze_statistics(build_model(args)).double()
+        task = build_task(args.task, vars(args))
+        model, _ = trainer.build_network(task, None, args.stages, {}, None, args.seed)
+        model = freeze_statistics(model).double()
+        options = DataOptions(**{f.name: getattr(args, f.name) for f in fields(DataOptions)})
         with processes.main_process_first():
-            data = open_data(args, processes)
+            data = open_data(options, task, read_constants(args.train), None, processes)
         trained = processes.wrap(model, sync_bn=False)
         read = list(load(data.train, range(STEPS), CPU))
         pretraining = [Batch(x.double(), y, total) for x, y, total in read]

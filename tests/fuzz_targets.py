@@ -24,7 +24,7 @@ from finetuning.datasets import Listing, challenge17, challenge20, ptbxl, table
 from finetuning.predict import Predictor
 from finetuning.prepared_set import load_prepared, manifest_path, write_prepared
 from pretraining import convert
-from pretraining.batches import FrameBatches
+from pretraining.batches import FrameBatches, StoredFrames, store_frames
 from pretraining.cohort import choose_segments
 from pretraining.icentia11k import reader as icentia11k
 from pretraining.icentia11k.index import (
@@ -37,7 +37,6 @@ from pretraining.sampler import Sampler
 from pretraining.tasks import TASKS
 from pretraining.tensorflow.checkpoint import read_checkpoint
 from pretraining.tensorflow.network import recognise
-from pretraining.validation import StoredFrames, write_frames
 from recordings import resampling
 from recordings.annotations import ALPHABETS
 from recordings.formats import read_recording
@@ -178,13 +177,12 @@ def put_frames(folder: Path, name: str) -> Path:
     index = open_index(folder)
     cohort, _ = choose_segments(index, None, FRAME, annotated=True)
     about = {"dataset": "icentia11k", "patients": [0], "task": "beat"}
-    write_frames(folder / name, batches(index, cohort, "beat"), about)
+    store_frames(folder / name, batches(index, cohort, "beat"), about)
     return folder / name
 
 
 def read_frames(path: Path) -> None:
-    stored = StoredFrames(path, 4)
-    stored.check(1, FRAME, 5)
+    stored = StoredFrames(path, TASKS["beat"](FRAME), 4, {"task": "beat"})
     for number in range(len(stored)):
         frames = stored[range(number, number + 1)]
         assert (frames.signal[frames.rows].float() * frames.scale).isfinite().all()

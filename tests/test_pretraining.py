@@ -1,38 +1,36 @@
-"""Pretraining from end to end, on a handful of synthetic patients and a short network."""
+"""Pretraining from end to end, on a handful of synthetic patients and short networks."""
 
-import argparse
 import json
 import shutil
+from dataclasses import asdict, fields
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from pretraining import run, trainer
-from pretraining.data import validation_frames
+from models import ENCODERS, build_encoder
+from pretraining import trainer
+from pretraining.batches import StoredFrames, load
+from pretraining.cohort import DataOptions
+from pretraining.tasks import TASKS, build_task
 from recordings.synthetic import write_icentia11k
 from tests.helpers import command, contents, make_classifier, make_metadata
-from utils.cli import UserError
-from utils.weights import read_weights, save_weights, strip_head
+from utils.engine import Training
+from utils.weights import load_encoder, read_weights, save_weights, strip_head
 
-FRAME, BATCH, STEPS = 256, 8, 4
-PATIENTS = 5
+FRAME, BATCH, STEPS, PATIENTS = 256, 8, 4, 5
 SMALL = [
-    "--task", "beat", "--frame-size", FRAME, "--batch-size", BATCH,
-    "--steps-per-epoch", STEPS, "--samples-per-patient", 16, "--epochs", 2, "--val-patients", 2,
-    "--device", "cpu", "--precision", "fp32",
+    "--frame-size", FRAME, "--batch-size", BATCH, "--steps-per-epoch", STEPS, "--epochs", 2,
+    "--samples-per-patient", 16, "--device", "cpu", "--precision", "fp32",
 ]  # fmt: skip
+VALIDATED = ["--val-patients", 2]
+CPC = {"context_size": 2, "context_overlap": 0, "positive_offset": 0, "ns": 2}
+CPC_FLAGS = ["--context-size", 2, "--ns", 2]
 REPEATABLE = (
-    "history.csv",
-    "manifest.json",
-    "scores.json",
-    "weights.safetensors",
-    "MODEL_CARD.md",
-    "epoch_01/model.safetensors",
-    "epoch_02/model.safetensors",
-)
-TIMED = ("args.json", "timing.csv")
+    "history.csv", "manifest.json", "scores.json", "weights.safetensors", "MODEL_CARD.md",
+    "epoch_01/model.safetensors", "epoch_02/model.safetensors",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +44,15 @@ def cohort(tmp_path_factory):
 def job(cohort, tmp_path_factory):
     """A run with seed 0, for other tests to read."""
     folder = tmp_path_factory.mktemp("job") / "beat"
-    result = pretrain(cohort, folder, "--seed", 0)
-    assert result.code == 0, result
+    assert pretrain(cohort, folder, "--seed", 0).code == 0
     return folder
 
 
-def pretrain(cohort, job_dir, *flags):
+def pretrain(cohort, job_dir, *flags, task="beat", small=(*SMALL, *VALIDATED)):
     """A later flag overrules an earlier one. Weights come with their number of stages."""
     stages = [] if "--weights-file" in flags else ["--stages", 1]
-    return command(trainer.main, "--train", cohort, "--job-dir", job_dir, *SMALL, *stages, *flags)
+    words = ["--train", cohort, "--job-dir", job_dir, "--task", task, *small, *stages, *flags]
+    return command(trainer.main, *words)
 
 
 def bytes_of(folder):
@@ -62,43 +60,49 @@ def bytes_of(folder):
     return {name: found[name] for name in REPEATABLE}
 
 
-def head_less(path):
+def encoder_of(path):
     return {k: v for k, v in read_weights(path)[0].items() if k.startswith("encoder.")}
 
 
-def same(state, other):
-    return state.keys() == other.keys() and all(torch.equal(state[k], other[k]) for k in state)
+def manifest_of(job):
+    return json.loads((job / "manifest.json").read_text())
 
 
-def test_files_of_a_run(job):
-    assert sorted(contents(job)) == sorted(REPEATABLE + TIMED)
+def epoch(job, number):
+    return job / f"epoch_{number:02}" / "model.safetensors"
+
+
+def test_files_of_a_run(job, cohort):
+    assert sorted(contents(job)) == sorted((*REPEATABLE, "args.json", "timing.csv"))
     history = pd.read_csv(job / "history.csv")
     assert list(history) == ["epoch", "loss", "acc", "val_loss", "val_acc", "macro_f1"]
-    assert history["epoch"].tolist() == [1, 2]
-    assert history.notna().all(axis=None)
+    assert history["epoch"].tolist() == [1, 2] and history.notna().all(axis=None)
     timing = pd.read_csv(job / "timing.csv")
     frames = timing["frames_per_second"] * timing["seconds"]
     assert frames.tolist() == pytest.approx([STEPS * BATCH] * 2, rel=0.05)
     arguments = json.loads((job / "args.json").read_text())["arguments"]
     assert arguments["frame_size"] == FRAME and arguments["seed"] == 0
-
-
-def test_metadata_of_the_weights(job):
     _, metadata = read_weights(job / "weights.safetensors")
     assert (metadata.architecture, metadata.stages, metadata.in_channels) == ("resnet18", 1, 1)
     assert (metadata.fs, metadata.unit, metadata.frame_size) == (250, "mV", FRAME)
     assert (metadata.mean, metadata.sd, metadata.dataset) == (0.0018, 1.3711, "icentia11k")
     assert metadata.classes == ["undefined", "normal", "pac", "aberrated", "pvc"]
+    scores = json.loads((job / "scores.json").read_text())
+    row = history.set_index("epoch").loc[scores["epoch"]]
+    assert list(scores["validation"].values()) == [row.val_loss, row.val_acc, row.macro_f1]
+    assert 0 < scores["without_input"]["acc"] <= 1
+    for content in bytes_of(job).values():  # no paths
+        assert str(cohort.parent).encode() not in content
+        assert str(job.parent).encode() not in content
 
 
 def test_equal_seeds_give_equal_bytes_wherever_the_data_lies(cohort, job, tmp_path):
-    elsewhere = shutil.copytree(
-        cohort, tmp_path / "moved", ignore=shutil.ignore_patterns("annotation_index")
-    )
-    again = tmp_path / "again"
-    assert pretrain(elsewhere, again, "--index", tmp_path / "index").code == 0  # seed 0 by default
-    assert bytes_of(again) == bytes_of(job)
-    assert not (elsewhere / "annotation_index").exists()
+    ignored = shutil.ignore_patterns("annotation_index")
+    moved = shutil.copytree(cohort, tmp_path / "moved", ignore=ignored)
+    flags = ["--index", tmp_path / "index", "--data-parallelism", 2]  # seed 0 by default
+    assert pretrain(moved, tmp_path / "again", *flags).code == 0
+    assert bytes_of(tmp_path / "again") == bytes_of(job)
+    assert not (moved / "annotation_index").exists()
 
 
 def test_another_seed_is_another_run(cohort, job, tmp_path):
@@ -107,63 +111,41 @@ def test_another_seed_is_another_run(cohort, job, tmp_path):
     assert all(other[name] != content for name, content in bytes_of(job).items())
 
 
-@pytest.mark.parametrize("readers", [1, 2])
-def test_frames_do_not_depend_on_the_number_of_readers(cohort, job, tmp_path, readers):
-    assert pretrain(cohort, tmp_path / "read", "--data-parallelism", readers).code == 0
-    assert bytes_of(tmp_path / "read") == bytes_of(job)
+def test_patients_that_validate_never_train(cohort, job, tmp_path, monkeypatch):
+    manifest = manifest_of(job)
+    train, validation = (manifest[part]["records"] for part in ("train", "validation"))
+    assert (len(train), len(validation)) == (PATIENTS - 2, 2)
+    assert sorted([*train, *validation]) == [str(patient) for patient in range(PATIENTS)]
 
+    def look(training, data, *_):
+        for batches, expected in ((data.train, train), (data.validation, validation)):
+            segments = batches.examples(range(len(batches))).segments[:, 0]
+            patients = set(batches.index.segments["patient"][segments].tolist())
+            assert patients == set(map(int, expected))
+        raise trainer.UserError("seen enough")
 
-def test_results_hold_no_paths(cohort, job):
-    for content in bytes_of(job).values():
-        assert str(cohort.parent).encode() not in content
-        assert str(job.parent).encode() not in content
-
-
-def test_patients_that_validate_never_train(job):
-    manifest = json.loads((job / "manifest.json").read_text())
-    train, validation = (manifest[part] for part in ("train", "validation"))
-    assert (train["patients"], validation["patients"]) == (PATIENTS - 2, 2)
-    used = [*train["records"], *validation["records"]]
-    assert sorted(used) == [str(patient) for patient in range(PATIENTS)]
-
-
-def test_only_frames_of_the_right_patients_are_read(cohort, tmp_path, monkeypatch):
-    read = {"train": set(), "validation": set()}
-
-    def train(args, data, *_):
-        for part, patients in read.items():
-            batches = getattr(data, part)
-            segments, *_ = batches.examples(range(len(batches)))
-            patients |= set(batches.index.segments["patient"][segments[:, 0]].tolist())
-        raise UserError("seen enough")
-
-    monkeypatch.setattr(run, "train", train)
+    monkeypatch.setattr(trainer, "train", look)
     pretrain(cohort, tmp_path / "job", "--steps-per-epoch", 50).refused("seen enough")
-    manifest = json.loads((tmp_path / "job" / "manifest.json").read_text())
-    for part, patients in read.items():
-        assert patients == set(map(int, manifest[part]["records"]))
 
 
 def test_only_the_patients_asked_for(cohort, tmp_path):
     flags = ["--patient-ids", "4,0-1", "--val-patients", 0, "--epochs", 1]
     assert pretrain(cohort, tmp_path / "job", *flags).code == 0
-    manifest = json.loads((tmp_path / "job" / "manifest.json").read_text())
+    manifest = manifest_of(tmp_path / "job")
     assert list(manifest["train"]["records"]) == ["0", "1", "4"]
     assert manifest["validation"]["patients"] == 0
 
 
 def test_without_validation_the_last_epoch_is_chosen(cohort, tmp_path):
     job = tmp_path / "job"
-    result = pretrain(cohort, job, "--val-patients", 0)
-    assert result.code == 0, result
+    flags = ["--val-patients", 0, "--steps-per-epoch", 10, "--batch-size", 16, "--epochs", 3]
+    assert pretrain(cohort, job, *flags).code == 0
     history = pd.read_csv(job / "history.csv")
     assert history[["val_loss", "val_acc", "macro_f1"]].isna().all(axis=None)
-    assert history[["loss", "acc"]].notna().all(axis=None)
-    assert same(head_less(job / "weights.safetensors"), head_less(epoch(job, 2)))
-
-
-def epoch(job, number):
-    return job / f"epoch_{number:02}" / "model.safetensors"
+    assert history["loss"].iloc[-1] < 0.9 * history["loss"].iloc[0]  # it learns
+    state, expected = encoder_of(job / "weights.safetensors"), encoder_of(epoch(job, 3))
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], expected[name]) for name in state)
 
 
 @pytest.mark.parametrize(("metric", "best"), [("loss", 1), ("acc", 2), ("f1", 3)])
@@ -173,44 +155,33 @@ def test_the_metric_chooses_the_epoch(cohort, tmp_path, monkeypatch, metric, bes
         "val_acc": [0, 1, 1, 0.5],
         "macro_f1": [0.1, 0, 0.9, 0],
     }
-    rows = iter(pd.DataFrame(columns).set_axis(["loss", "acc", "f1"], axis=1).to_dict("records"))
-    monkeypatch.setattr(run, "validate", lambda *_: (next(rows), {}))
+    rows = iter(pd.DataFrame(columns).to_dict("records"))
+    scores = {"without_input": {}}
+    monkeypatch.setattr(trainer, "validate", lambda *_: {"validation": next(rows)} | scores)
     job = tmp_path / "job"
     flags = ["--epochs", 4, "--steps-per-epoch", 1, "--val-metric", metric]
     assert pretrain(cohort, job, *flags).code == 0
     assert pd.read_csv(job / "history.csv")[list(columns)].to_dict("list") == columns
     strip_head(epoch(job, best), tmp_path / "expected")
     assert (job / "weights.safetensors").read_bytes() == (tmp_path / "expected").read_bytes()
-    assert len({epoch(job, number).read_bytes() for number in (1, 2, 3, 4)}) == 4
 
 
 def test_a_weights_file_is_where_training_starts(cohort, job, tmp_path, monkeypatch):
     started = {}
 
-    def train(args, data, training, metadata):
-        state = training.model.state_dict()
-        started.update({k: v.clone() for k, v in state.items()})
-        save_weights(epoch(args.job_dir, 1), state, make_metadata())
-        training.history.best["chosen"].epoch = 1
+    def epochs(self):
+        started.update({k: v.clone() for k, v in self.model.state_dict().items()})
+        raise trainer.UserError("seen enough")
 
-    monkeypatch.setattr(run, "train", train)
+    monkeypatch.setattr(Training, "epochs", epochs)
     weights = job / "weights.safetensors"
     result = pretrain(cohort, tmp_path / "job", "--weights-file", weights, "--seed", 3)
-    assert result.code == 0, result
-    assert "25 encoder tensors transferred; dropped: nothing" in result.out
-    expected = head_less(weights)
-    assert all(torch.equal(started[name], value) for name, value in expected.items())
-
-
-def test_loss_falls(cohort, tmp_path):
-    flags = ["--epochs", 3, "--steps-per-epoch", 10, "--batch-size", 16, "--val-patients", 0]
-    assert pretrain(cohort, tmp_path / "job", *flags).code == 0
-    loss = pd.read_csv(tmp_path / "job" / "history.csv")["loss"].tolist()
-    assert loss[2] < 0.9 * loss[0]
+    assert "25 encoder tensors transferred; dropped: nothing" in result.out, result
+    assert all(torch.equal(started[name], value) for name, value in encoder_of(weights).items())
 
 
 @pytest.mark.parametrize(
-    ("flags", "patients", "expected"),
+    ("options", "patients", "expected"),
     [
         ({}, 2, (800, 1600)),  # a quarter of an epoch
         ({}, 20, (80, 1600)),
@@ -218,13 +189,12 @@ def test_loss_falls(cohort, tmp_path):
         ({"val_size": 30}, 4, (8, 30)),  # of all four, not of the first only
         ({"val_samples_per_patient": 9}, 4, (9, 36)),
         ({"val_samples_per_patient": 9, "val_size": 30}, 4, (9, 30)),
-        ({}, 0, (1, 0)),
     ],
 )
-def test_validation_frames(flags, patients, expected):
-    defaults = {"val_size": None, "val_samples_per_patient": None, "samples_per_patient": 4096}
-    args = argparse.Namespace(**defaults | flags)
-    assert validation_frames(args, patients, epoch=6400) == expected
+def test_validation_examples(options, patients, expected):
+    values = dict.fromkeys(field.name for field in fields(DataOptions))
+    values |= {"samples_per_patient": 4096} | options
+    assert DataOptions(**values).validation_examples(patients, epoch=6400) == expected
 
 
 def test_a_run_is_not_replaced_by_accident(cohort, job, tmp_path):
@@ -238,22 +208,18 @@ def test_a_run_is_not_replaced_by_accident(cohort, job, tmp_path):
     assert contents(job) == before
 
 
-def test_files_of_no_run_are_never_removed(cohort, tmp_path):
+def test_overwrite_replaces_a_run_and_nothing_else(cohort, job, tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "manifest.json").write_text("from elsewhere")
-    pretrain(cohort, folder).refused(str(folder), "manifest.json of no run")
-    pretrain(cohort, folder, "--overwrite").refused(str(folder), "manifest.json of no run")
+    for flags in ([], ["--overwrite"]):
+        pretrain(cohort, folder, *flags).refused(str(folder), "manifest.json of no run")
     assert contents(folder) == {"manifest.json": b"from elsewhere"}
-
-
-def test_overwrite_replaces_a_run_and_nothing_else(cohort, job, tmp_path):
     copy = shutil.copytree(job, tmp_path / "copy")
     (copy / "notes.txt").write_text("mine")
     assert pretrain(cohort, copy, "--overwrite", "--epochs", 1, "--seed", 1).code == 0
     left = contents(copy)
-    assert left["notes.txt"] == b"mine"
-    assert "epoch_02/model.safetensors" not in left
+    assert left["notes.txt"] == b"mine" and "epoch_02/model.safetensors" not in left
     assert left["manifest.json"] != (job / "manifest.json").read_bytes()
 
 
@@ -268,23 +234,23 @@ def test_bad_input_is_one_line(cohort, tmp_path):
         (["--weights-file", text], ["text.safetensors", "safetensors"]),
         (["--weights-file", tmp_path / "absent"], ["absent does not exist"]),
         (["--train", text], ["text.safetensors is not a folder"]),
+        (["--val-patients", 0, "--cache-val", tmp_path / "val.npz"], ["--cache-val", "nobody"]),
     ):
         pretrain(cohort, job, *flags).refused(*words)
-    assert not job.exists()
-
-
-def test_weights_for_another_input_are_refused(cohort, tmp_path):
-    for name, change, words in (
-        ("fast", {"fs": 500}, "is for 500 Hz, the data has 250"),
-        ("twelve", {"in_channels": 12}, "is for 12 leads, the data has 1"),
-        ("other", {"architecture": "resnet34"}, "holds resnet34, not --arch resnet18"),
+    pretrain(cohort, job, "--context-size", 12, task="cpc").refused("an example of 3328 samples")
+    for change, words in (
+        ({"fs": 500}, "is for 500 Hz, the data has 250"),
+        ({"in_channels": 12}, "is for 12 leads, the data has 1"),
+        ({"architecture": "resnet34"}, "holds resnet34, not --arch resnet18"),
     ):
         metadata = make_metadata(**change)
         model = make_classifier(in_channels=metadata.in_channels)
-        save_weights(tmp_path / name, model.state_dict(), metadata)
-        flags = ["--weights-file", tmp_path / name, "--arch", "resnet18"]
-        pretrain(cohort, tmp_path / "job", *flags).refused(words)
-    assert not (tmp_path / "job").exists()
+        save_weights(tmp_path / "other", model.state_dict(), metadata)
+        flags = ["--weights-file", tmp_path / "other", "--arch", "resnet18"]
+        pretrain(cohort, job, *flags).refused(words)
+    assert not job.exists()
+    flags = ["--lr", "1e38", "--val-patients", 0, "--epochs", 1]
+    pretrain(cohort, job, *flags).refused("no longer finite", "--lr")
 
 
 def test_constant_and_clipped_signals_are_reported(cohort, tmp_path):
@@ -294,15 +260,184 @@ def test_constant_and_clipped_signals_are_reported(cohort, tmp_path):
         path = next(copy.rglob(f"{name}.dat"))
         np.fromfile(path, "<i2").clip(*limits).tofile(path)
     result = pretrain(copy, tmp_path / "job", "--epochs", 1, "--steps-per-epoch", 1)
-    assert result.code == 0, result
     line = "used, too: 1 constant signal, such as p00000_s00; 1 clipped signal, such as p00002_s01"
-    assert f"{line}\n" in result.err
-    parts = json.loads((tmp_path / "job" / "manifest.json").read_text())
-    parts = [parts[name] for name in ("train", "validation")]
+    assert result.code == 0 and f"{line}\n" in result.err, result
+    parts = [manifest_of(tmp_path / "job")[name] for name in ("train", "validation")]
     for kind in ("constant", "clipped"):
         assert sum(part[kind]["count"] for part in parts) == 1
 
 
-def test_a_learning_rate_that_is_too_high_is_one_line(cohort, tmp_path):
-    flags = ["--lr", "1e38", "--val-patients", 0, "--epochs", 1]
-    pretrain(cohort, tmp_path / "job", *flags).refused("no longer finite", "--lr")
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--ns", 1], "--ns: only for --task cpc"),
+        (["--spectrogram-hop", 32], "--spectrogram-hop: only for 2-D networks"),
+        (["--spectrogram-input", "raw"], "--spectrogram-input: only for 2-D"),
+        (
+            ["--arch", "resnet18_2d", "--spectrogram-input", "raw", "--standardise", "frame"],
+            "--spectrogram-input: not with --standardise frame",
+        ),
+        (["--arch", "resnet18_2d", "--spectrogram-bins", 129], "--spectrogram-bins 129"),
+        (["--val-size", 3, "--val-file", "FILE"], "--val-size: --val-file says who"),
+        (["--cache-val", "FILE"], "exists"),
+        (["--cache-val", "FILE", "--resume"], "exists"),
+        (["--cache-val", "JOB/args.json"], "--cache-val: must lie outside --job-dir"),
+        (["--val-patients", 0, "--val-size", 3], "--val-size: nobody validates"),
+        (["--val-metric", "f1", "--preset", "authors-code"], "--val-metric: nobody validates"),
+        (["--task", "cpc", "--context-overlap", 256], "--context-overlap: must be below"),
+        (["--arch", "resnet18_2d", "--spectrogram-window", 512], "256 samples are shorter"),
+        (["--weights-file", "FILE", "--stages", 2], "--stages: comes with --weights-file"),
+    ],
+)
+def test_flags_without_effect(cohort, tmp_path, flags, words):
+    file = tmp_path / "file.npz"
+    file.write_text("")
+    places = {"FILE": file, "JOB/args.json": tmp_path / "job" / "args.json"}
+    flags = [places.get(flag, flag) for flag in flags]
+    pretrain(cohort, tmp_path / "job", *flags, small=SMALL).refused(words)
+    assert not (tmp_path / "job").exists()
+
+
+# Objectives and architectures
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("architecture", ENCODERS)
+def test_every_objective_with_every_architecture(task, architecture):
+    objective = build_task(task, {"frame_size": 256, **CPC})
+    generator = torch.Generator().manual_seed(0)
+    encoder = build_encoder(architecture, 1, 1, generator)
+    model = objective.model(encoder, generator)
+    logits = model(torch.randn(3, objective.num_frames, 256, generator=generator))
+    assert logits.shape == (3, objective.num_outputs)
+    objective.loss(logits, torch.tensor([0, 1, 2])).backward()
+    assert encoder.conv1.weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("task", "architecture"), list(zip(TASKS, list(ENCODERS)[::-1], strict=True))
+)
+def test_a_run_of_every_objective(cohort, tmp_path, task, architecture):
+    spectral = ["--spectrogram-scale", "db", "--spectrogram-hop", 16] * architecture.endswith("2d")
+    flags = ["--arch", architecture, *spectral, *CPC_FLAGS * (task == "cpc"), "--epochs", 1]
+    result = pretrain(cohort, tmp_path / "job", *flags, task=task)
+    assert result.code == 0, result
+    assert pd.read_csv(tmp_path / "job/history.csv").notna().all(axis=None)
+    metadata = read_weights(tmp_path / "job/weights.safetensors")[1]
+    assert (metadata.task, metadata.architecture) == (task, architecture)
+    assert metadata.context == (CPC if task == "cpc" else None)
+    transfer = load_encoder(tmp_path / "job/weights.safetensors", architecture)
+    assert transfer.dropped == []
+    if spectral:
+        expected = {"window": 256, "hop": 16, "bins": 128, "scale": "db"}
+        assert metadata.spectrogram == asdict(transfer.encoder.spectrogram.settings) == expected
+    dropped = load_encoder(epoch(tmp_path / "job", 1)).dropped
+    assert dropped and not [name for name in dropped if name.startswith("encoder.")]
+
+
+@pytest.mark.parametrize(
+    ("flags", "normalisation"),
+    [
+        (["--arch", "resnet18_2d", "--spectrogram-input", "raw"], (0, 1)),
+        (["--standardise", "frame"], (None, None)),
+    ],
+)
+def test_frames_in_millivolt_and_standardised_by_themselves(cohort, tmp_path, flags, normalisation):
+    assert pretrain(cohort, tmp_path / "job", *flags, "--epochs", 1).code == 0
+    metadata = read_weights(tmp_path / "job/weights.safetensors")[1]
+    assert (metadata.mean, metadata.sd) == normalisation
+
+
+# Validation frames in a file
+
+
+@pytest.mark.parametrize(("task", "flags"), [("beat", []), ("cpc", CPC_FLAGS)])
+def test_stored_frames_validate_the_same(cohort, tmp_path, task, flags):
+    file, one, two = tmp_path / "val.npz", tmp_path / "one", tmp_path / "two"
+    flags = [*flags, "--epochs", 1]
+    assert pretrain(cohort, one, *flags, "--cache-val", file, task=task).code == 0
+    result = pretrain(cohort, two, *flags, "--val-file", file, task=task, small=SMALL)
+    assert result.code == 0, result
+    for name in ("history.csv", "scores.json"):
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+    one, two = manifest_of(one), manifest_of(two)
+    assert one["train"] == two["train"]
+    assert list(map(str, two["validation"]["patients"])) == list(one["validation"]["records"])
+
+
+@pytest.fixture(scope="module")
+def stored(cohort, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stored")
+    flags = ["--val-size", 10, "--cache-val", folder / "val.npz", "--epochs", 1]
+    assert pretrain(cohort, folder / "job", *flags).code == 0
+    return folder / "val.npz"
+
+
+def test_stored_frames_are_batches(stored):
+    frames = StoredFrames(stored, TASKS["beat"](FRAME), 4, {"task": "beat"})
+    names = ", ".join(f"val.npz example {number}" for number in (4, 5, 6))
+    assert frames.describe(1) == f"{names}, … (4 examples)"
+    one = list(load(frames, range(len(frames)), torch.device("cpu")))
+    two = list(load(frames, range(len(frames)), torch.device("cpu"), workers=1))
+    assert [(len(batch.labels), batch.total) for batch in one] == [(4, 4), (4, 4), (2, 2)]
+    for (x, y, _), (x2, y2, _) in zip(one, two, strict=True):
+        assert torch.equal(x, x2) and torch.equal(y, y2)
+
+
+def test_stored_frames_of_another_kind(cohort, stored, tmp_path):
+    for task, flags, words in (
+        ("rhythm", [], "task beat, not rhythm"),
+        ("beat", ["--frame-size", 128], "frame_size 256, not 128"),
+    ):
+        flags = [*flags, "--val-file", stored]
+        result = pretrain(cohort, tmp_path / "job", *flags, task=task, small=SMALL)
+        result.refused(str(stored), words)
+    with np.load(stored) as arrays:
+        patients = ",".join(map(str, json.loads(str(arrays["about"]))["patients"]))
+    flags = ["--patient-ids", patients, "--val-file", stored]
+    pretrain(cohort, tmp_path / "job", *flags, small=SMALL).refused("none to train")
+
+
+def test_files_that_hold_no_frames(cohort, stored, tmp_path):
+    with np.load(stored) as file:
+        arrays = dict(file)
+    about = json.loads(str(arrays["about"]))
+    (tmp_path / "text.npz").write_bytes(b"nothing")
+    (tmp_path / "cut.npz").write_bytes(stored.read_bytes()[:-100])
+    lacking = {name: array for name, array in arrays.items() if name != "labels"}
+    np.savez(tmp_path / "lacking.npz", **lacking)
+    changes = {
+        "shape": {"labels": arrays["labels"][1:]},
+        "type": {"signal": arrays["signal"].astype(float)},
+        "object": {"signal": np.array([{}], object)},
+        "class 5": {"labels": arrays["labels"] + 5},
+        "class -1": {"labels": arrays["labels"] - 5},
+        "short": {"signal": arrays["signal"][..., :10]},
+        "two": {name: arrays[name].repeat(2, axis=1) for name in ("signal", "scale", "shift")},
+        "nan": {"scale": arrays["scale"] * np.float32(np.nan)},
+    }
+    for name, change in {
+        "of no one": {"patients": []},
+        "below zero": {"patients": [-1]},
+        "no text": {"dataset": ["icentia11k"]},
+    }.items():
+        changes[name] = {"about": np.array(json.dumps(about | change))}
+    for name, change in changes.items():
+        np.savez(tmp_path / f"{name}.npz", **arrays | change)
+    for path in sorted(tmp_path.glob("*.npz")):
+        result = pretrain(cohort, tmp_path / "job", "--val-file", path, small=SMALL)
+        result.refused(f"{path} holds no validation frames")
+    assert not (tmp_path / "job").exists()
+
+
+def test_one_subject_twice_stays_out_of_training(cohort, tmp_path):
+    copy, file = shutil.copytree(cohort, tmp_path / "copy"), tmp_path / "val.npz"
+    about = {"name": "made up", "mean_mv": 0, "sd_mv": 1, "same_subject": {"4": 1}}
+    (copy / "dataset.json").write_text(json.dumps(about))
+    flags = ["--patient-ids", "0,2,3", "--val-patient-ids", "1,4", "--cache-val", file]
+    assert pretrain(copy, tmp_path / "one", *flags, small=SMALL).code == 0
+    with np.load(file) as arrays:
+        stored = json.loads(str(arrays["about"])) | {"patients": [1]}
+        np.savez(file, **dict(arrays) | {"about": json.dumps(stored)})
+    assert pretrain(copy, tmp_path / "two", "--val-file", file, small=SMALL).code == 0
+    assert list(manifest_of(tmp_path / "two")["train"]["records"]) == ["0", "2", "3"]

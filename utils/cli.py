@@ -159,6 +159,14 @@ def file(text: str) -> Path:
     return path
 
 
+def folder(text: str) -> Path:
+    """Type of a flag: a folder that exists."""
+    path = existing(text)
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is not a folder; name one")
+    return path
+
+
 def add_hardware_flags(parser: Parser) -> None:
     """Where and how to compute, for `utils.engine.choose_hardware`."""
     flag, devices = parser.add_argument, ("auto", "cpu", "cuda")
