@@ -1,22 +1,22 @@
-"""Other annotated databases in Icentia11k's layout."""
+"""Other annotated databases in Icentia11k's layout, one or several in a set."""
 
 import json
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
 import wfdb
 from scipy.signal import resample_poly
 
-from pretraining import convert
-from pretraining.icentia11k import reader as icentia11k
-from recordings.annotations import BEAT_CLASSES, RHYTHM_CLASSES
-from tests.helpers import command
+from pretraining import convert, trainer
+from pretraining.cohort import draw_patients, split_subjects
+from pretraining.icentia11k import reader
+from recordings.annotations import ALPHABETS, BEAT_CLASSES, RHYTHM_CLASSES
+from tests.helpers import command, contents
 from utils.files import sha256
 
-FS = 360
-RECORDS = ("100", "205")
-# (sample at 360 Hz, symbol, rhythm mark); `~` marks noise and is no beat
+# (sample, symbol, rhythm mark); `~` marks noise and is no beat
 MARKS = [
     (18, "+", "(N"), (77, "N", ""), (370, "L", ""), (500, "~", ""), (662, "A", ""),
     (940, "+", "(AFIB"), (946, "V", ""), (1231, "/", ""), (1515, "+", "(B"), (1520, "f", ""),
@@ -24,11 +24,13 @@ MARKS = [
 ]  # fmt: skip
 BEATS = ["normal", "normal", "pac", "pvc", "undefined", "undefined", "normal", "normal"]
 RHYTHMS = ["normal", "normal", "normal", "afib", "afib", "noise", "noise", "normal"]
+SOURCES = {"mitdb": (360, ("100", "201", "202")), "svdb": (128, ("800", "801"))}
+HINT = "(no gain in the header: 200 units per mV are assumed)\n"
 
 
-def put_record(folder, name, fs=FS, seed=0):
-    """Six seconds of two leads with offsets, in format 212."""
-    time = np.arange(6 * FS) / FS
+def put_record(folder, name, fs=360, seed=0):
+    """2,160 samples of two leads with offsets, in format 212."""
+    time = np.arange(2160) / 360
     leads = [np.sin(2 * np.pi * (1 + seed) * time) - 0.5, 0.4 * np.cos(2 * np.pi * 7 * time) + 1]
     wfdb.wrsamp(
         name, fs, ["mV"] * 2, ["MLII", "V1"], p_signal=np.stack(leads, 1), fmt=["212"] * 2,
@@ -40,9 +42,10 @@ def put_record(folder, name, fs=FS, seed=0):
 
 @pytest.fixture
 def source(tmp_path):
+    """Folder of two records of MIT-BIH."""
     folder = tmp_path / "source"
     folder.mkdir()
-    for seed, name in enumerate(RECORDS):
+    for seed, name in enumerate(("100", "205")):
         put_record(folder, name, seed=seed)
     return folder
 
@@ -55,11 +58,13 @@ def out(tmp_path):
 @pytest.fixture
 def call(out):
     def call(folder, *flags, source="mitdb"):
-        return command(
-            convert.main, "--source", source, "--from", folder, "--out", out, *flags
-        )  # fmt: skip
+        return run(out, "--source", source, "--from", folder, *flags)
 
     return call
+
+
+def run(out, *flags):
+    return command(convert.main, "--out", out, *flags)
 
 
 def described(out):
@@ -75,8 +80,14 @@ def signal(path):
     return np.fromfile(f"{path}.dat", "<i2") / 1000
 
 
-def names(codes, classes):
-    return [classes[code] for code in codes]
+def check_constants(out, name):
+    """Those of the set are of what was written."""
+    records, _ = reader.find_records(out)
+    written = np.concatenate([signal(path) for paths in records.values() for path in paths])
+    constants = reader.read_constants(out)
+    assert constants.name == name and described(out)["samples"] == len(written)
+    assert constants.mean == pytest.approx(written.mean(), rel=1e-9)
+    assert constants.sd == pytest.approx(written.std(), rel=1e-9)
 
 
 def check_signal(out, source, patient):
@@ -90,29 +101,46 @@ def check_signal(out, source, patient):
         assert written[[0, -1]] == pytest.approx(lead[[0, -1]], abs=0.1)  # no step at the ends
 
 
+def check_beats(out, source, folder):
+    """Every beat of each record, in each of its leads; returns how often each symbol was there."""
+    alphabet, symbols_found = ALPHABETS[source], Counter()
+    for path in sorted(folder.glob("*.atr")):
+        marks = wfdb.rdann(str(path.with_suffix("")), "atr")
+        fs = wfdb.rdheader(str(path.with_suffix(""))).fs
+        beats = np.isin(marks.symbol, list(alphabet.beats))
+        symbols = [symbol for symbol, beat in zip(marks.symbol, beats, strict=True) if beat]
+        symbols_found.update(symbols)
+        first, second = (segment(out, int(path.stem), lead) for lead in (0, 1))
+        ends, codes, _, _ = reader.read_annotations(first)
+        assert codes.tolist() == [reader.BEAT_CODES[alphabet.beats[s]] for s in symbols], path
+        assert np.abs(ends - marks.sample[beats] * 250 / fs).max() <= 1, path
+        assert first.with_suffix(".atr").read_bytes() == second.with_suffix(".atr").read_bytes()
+    return symbols_found
+
+
 def test_one_patient_per_record_one_segment_per_lead(call, source, out):
-    code, printed, _ = call(source)
-    assert code == 0
-    assert "2 patients, 4 segments" in printed
-    records, _ = icentia11k.find_records(out)
+    result = call(source)
+    assert result.code == 0 and "2 patients, 4 segments" in result.out
+    records, _ = reader.find_records(out)
     assert {patient: [path.name for path in paths] for patient, paths in records.items()} == {
         100: ["p00100_s00", "p00100_s01"], 205: ["p00205_s00", "p00205_s01"],
     }  # fmt: skip
-    for path in records[100] + records[205]:
-        assert icentia11k.read_header(path) == (1500, 1000.0, 0, True, 0)
-    for patient in records:
+    for patient, paths in records.items():
         check_signal(out, source, patient)
-
-
-def test_annotations_are_carried_over(call, source, out):
-    call(source)
-    for lead in (0, 1):
-        ends, codes, _, rhythm = icentia11k.read_annotations(segment(out, 100, lead))
-        places = [place for place, symbol, _ in MARKS if symbol not in "+~"]
-        assert np.abs(ends - np.array(places) * 250 / 360).max() <= 1
-        assert ends[-1] < 1500
-        assert names(codes, BEAT_CLASSES) == BEATS
-        assert names(rhythm, RHYTHM_CLASSES) == RHYTHMS
+        for path in paths:
+            assert reader.read_header(path) == (1500, 1000.0, 0, True, 0)
+            ends, codes, _, rhythm = reader.read_annotations(path)
+            places = [place for place, symbol, _ in MARKS if symbol not in "+~"]
+            assert np.abs(ends - np.array(places) * 250 / 360).max() <= 1 and ends[-1] < 1500
+            assert [BEAT_CLASSES[code] for code in codes] == BEATS
+            assert [RHYTHM_CLASSES[code] for code in rhythm] == RHYTHMS
+    check_constants(out, "mitdb")
+    (about,) = described(out)["sources"]
+    assert (about["clipped_samples"], about["uncalibrated"]) == (0, [])
+    assert about["patient_of_record"] == {"100": 100, "205": 205}
+    assert about["source_sha256"] == {path.name: sha256(path) for path in source.iterdir()}
+    assert len(about["source_sha256"]) == 6 and about["licence"].startswith("ODC-By 1.0, https")
+    assert str(source) not in json.dumps(described(out))
 
 
 def test_every_symbol_of_mitdb(call, source, out):
@@ -120,82 +148,39 @@ def test_every_symbol_of_mitdb(call, source, out):
     places = 50 * np.arange(1, len(symbols) + 1)
     wfdb.wrann("100", "atr", places, symbols, write_dir=str(source))
     call(source)
-    _, codes, _, rhythm = icentia11k.read_annotations(segment(out, 100, 0))
+    _, codes, _, rhythm = reader.read_annotations(segment(out, 100, 0))
     expected = ["normal"] * 5 + ["pac"] * 4 + ["pvc"] * 2 + ["undefined"] * 4
-    assert names(codes, BEAT_CLASSES) == expected
-    assert set(names(rhythm, RHYTHM_CLASSES)) == {"noise"}
+    assert [BEAT_CLASSES[code] for code in codes] == expected
+    assert {RHYTHM_CLASSES[code] for code in rhythm} == {"noise"}
 
 
-def test_description_states_what_was_measured_and_from_what(call, source, out):
-    call(source)
-    about = described(out)
-    records, _ = icentia11k.find_records(out)
-    written = np.concatenate([signal(path) for paths in records.values() for path in paths])
-    constants = icentia11k.read_constants(out)
-    assert constants.name == "mitdb"
-    assert constants.mean == pytest.approx(written.mean(), rel=1e-9)
-    assert constants.sd == pytest.approx(written.std(), rel=1e-9)
-    (only,) = about["sources"]
-    assert about["samples"] == only["samples"] == len(written)
-    assert (only["clipped_samples"], only["uncalibrated"]) == (0, [])
-    assert only["patient_of_record"] == {"100": 100, "205": 205}
-    assert only["source_sha256"] == {path.name: sha256(path) for path in source.iterdir()}
-    assert len(only["source_sha256"]) == 6 and only["licence"].startswith("ODC-By 1.0, https")
-    assert str(source) not in json.dumps(about)
-
-
-def test_records_at_250_hz_stay_as_they_are(call, tmp_path, out):
-    put_record(tmp_path, "1", fs=250)
-    assert call(tmp_path, source="wfdb")[0] == 0
-    original = wfdb.rdrecord(str(tmp_path / "1")).p_signal[:, 0]
-    np.testing.assert_allclose(signal(segment(out, 1, 0)), original, atol=1e-9)
-    ends, _, _, _ = icentia11k.read_annotations(segment(out, 1, 0))
-    assert ends[:3].tolist() == [77, 370, 662]
-
-
-def test_records_without_numbers_are_numbered(call, tmp_path, out):
+def test_records_of_other_names_and_at_250_hz(call, tmp_path, out):
     for name in ("b12", "a7"):
-        put_record(tmp_path, name)
-    assert call(tmp_path, source="wfdb")[0] == 0
+        put_record(tmp_path, name, fs=250)
+    assert call(tmp_path, source="wfdb").code == 0
     assert described(out)["sources"][0]["patient_of_record"] == {"a7": 0, "b12": 1}
+    original = wfdb.rdrecord(str(tmp_path / "b12")).p_signal[:, 0]
+    np.testing.assert_allclose(signal(segment(out, 1, 0)), original, atol=1e-9)
+    assert reader.read_annotations(segment(out, 1, 0))[0][:3].tolist() == [77, 370, 662]
 
 
-def test_records_of_one_subject_are_named(call, tmp_path, out):
-    for name in ("201", "202"):
-        put_record(tmp_path, name)
-    call(tmp_path)
-    assert icentia11k.read_constants(out).same_subject == {202: 201}
-    (tmp_path / "201.hea").unlink()
-    call(tmp_path, "--overwrite")
-    assert icentia11k.read_constants(out).same_subject == {}
-
-
-def test_existing_set_is_kept_without_overwrite(call, source, out):
-    call(source)
-    before = sha256(out / "dataset.json")
-    (source / "205.hea").unlink()
-    code, _, err = call(source)
-    assert code == 2 and err.startswith(f"error: {out} exists") and err.count("\n") == 1
-    assert sha256(out / "dataset.json") == before
-    assert call(source, "--overwrite")[0] == 0
-    assert described(out)["patients"] == 1
-
-
-def test_a_set_that_holds_the_source_is_never_replaced(call, source, out):
-    call(source)
-    inside = out / "source"
-    shutil.copytree(source, inside)
-    before = sorted(out.rglob("*"))
-    code, _, err = call(inside, "--overwrite")
-    assert code == 2 and "lies in --out" in err and err.count("\n") == 1
-    assert sorted(out.rglob("*")) == before
-
-
-def test_other_folder_is_never_overwritten(call, source, out):
+def test_what_may_not_be_replaced(call, source, out):
     out.mkdir(parents=True)
     (out / "thesis.txt").write_text("mine")
-    assert call(source, "--overwrite")[0] == 2
+    call(source, "--overwrite").refused(f"{out} exists")
     assert [path.name for path in out.iterdir()] == ["thesis.txt"]
+    shutil.rmtree(out)
+    assert call(source).code == 0
+    before = contents(out)
+    (source / "205.hea").unlink()
+    call(source).refused(f"{out} exists")
+    assert contents(out) == before
+    inside = shutil.copytree(source, out / "source")
+    call(inside, "--overwrite").refused("lies in --out")
+    shutil.rmtree(inside)
+    assert contents(out) == before
+    assert call(source, "--overwrite").code == 0
+    assert described(out)["patients"] == 1
 
 
 def damage_header(source):
@@ -215,36 +200,11 @@ def remove_annotations(source):
     (source / "100.atr").unlink()
 
 
-def keep_no_leads(source):
-    (source / "100.hea").write_text("100 0 360 2160\n")
-
-
-def keep_record_line(source):
-    (source / "100.hea").write_text("100 2 360 2160\n")
-
-
-def other_unit(source):
-    path = source / "100.hea"
-    path.write_text(path.read_text().replace("/mV", "/mmHg"))
-
-
 def lose_sample(source):
     leads = wfdb.rdrecord(str(source / "100")).p_signal
     leads[7, 1] = np.nan
-    wfdb.wrsamp(
-        "100",
-        FS,
-        ["mV"] * 2,
-        ["MLII", "V1"],
-        p_signal=leads,
-        fmt=["212"] * 2,
-        write_dir=str(source),
-    )
-
-
-def cut_annotations(source):
-    path = source / "100.atr"
-    path.write_bytes(path.read_bytes()[:20])
+    wfdb.wrsamp("100", 360, ["mV"] * 2, ["MLII", "V1"], p_signal=leads, fmt=["212"] * 2,
+                write_dir=str(source))  # fmt: skip
 
 
 def other_rate(source):
@@ -252,10 +212,21 @@ def other_rate(source):
     path.write_text(path.read_text().replace(" 360 ", " 300 "))
 
 
-DAMAGES = (
-    damage_header, remove_signal, cut_signal, remove_annotations, keep_no_leads, keep_record_line,
-    other_unit, lose_sample, cut_annotations, other_rate,
-)  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [damage_header, remove_signal, cut_signal, remove_annotations, lose_sample, other_rate],
+)
+def test_record_that_cannot_be_used_is_left_out_and_listed(call, source, out, damage):
+    damage(source)
+    result = call(source)
+    assert result.code == 0
+    (about,) = described(out)["sources"]
+    assert about["patient_of_record"] == {"205": 205}
+    (left_out,) = about["left_out"]
+    assert left_out["record"] == "100"
+    assert f"1 left out: 1 × {left_out['reason']}, such as 100" in result.err
+    assert str(source) not in json.dumps(described(out))
+    assert [path.name for path in (out / "p00").iterdir()] == ["p00205"]
 
 
 @pytest.mark.parametrize("lead", ["0(1024)/mV 12 0", "0(1024)", "0.0 12 1024 924 29760 0 I", ""])
@@ -264,86 +235,202 @@ def test_a_lead_without_a_gain_has_200_units_per_mv(call, source, out, lead):
     about, _, other, *_ = path.read_text().splitlines()
     path.write_text("\n".join([about, f"100.dat 212 {lead}", other]) + "\n")
     result = call(source)
-    assert result.code == 0, result
-    assert "mitdb: 1 records (no gain in the header: 200 units per mV are assumed)\n" in result.err
+    assert result.code == 0 and f"mitdb: 1 records {HINT}" in result.err, result
     assert described(out)["sources"][0]["uncalibrated"] == ["100"]
     digital = wfdb.rdrecord(str(source / "100"), physical=False).d_signal[:, 0]
     expected = resample_poly((digital - 1024 * bool(lead)) / 200, 25, 36, padtype="line")
     assert np.abs(signal(segment(out, 100, 0)) - expected).max() <= 0.5 / 1000 + 1e-9
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_record_that_cannot_be_used_is_left_out_and_listed(call, source, out, damage):
-    damage(source)
-    code, _, err = call(source)
-    assert code == 0
-    about = described(out)
-    (only,) = about["sources"]
-    assert only["patient_of_record"] == {"205": 205}
-    (left_out,) = only["left_out"]
-    assert left_out["record"] == "100"
-    assert f"1 left out: 1 × {left_out['reason']}, such as 100" in err
-    assert str(source) not in json.dumps(about)
-    assert [path.name for path in (out / "p00").iterdir()] == ["p00205"]
-
-
-def test_record_named_that_cannot_be_used_is_an_error(call, source, out):
+def test_nothing_is_half_made(call, source, out, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    call(tmp_path / "empty").refused("no .hea files")
     cut_signal(source)
     call(source, "--patient-ids", "205,100").refused("patient 100 cannot be used", "such as 100")
+    call(source, "--patient-ids", "100").refused("no record can be used (1 left out: ")
     assert not list(out.parent.iterdir())
-    assert call(source, "--patient-ids", "205").code == 0
-
-
-def test_nothing_usable_leaves_nothing(call, source, out):
-    for name in RECORDS:
-        (source / f"{name}.dat").unlink()
-    code, _, err = call(source)
-    assert code == 2 and "no record can be used (2 left out: " in err
-    assert not out.exists() and not list(out.parent.glob("*"))
-
-
-def test_empty_folder_is_refused(call, tmp_path, out):
-    code, _, err = call(tmp_path)
-    assert code == 2 and "no .hea files" in err
-    assert not out.exists()
-
-
-def test_error_on_the_way_leaves_nothing_half_made(call, source, out, monkeypatch):
-    call(source)
-    before = sorted(out.parent.rglob("*"))
-    real = convert.write_segment
+    put_record(source, "100")
+    assert call(source).code == 0
+    before, original = contents(out.parent), convert.write_segment
 
     def full(folder, name, *rest):
         if name == "p00205_s01":
             raise OSError(28, "No space left on device", name)
-        real(folder, name, *rest)
+        original(folder, name, *rest)
 
     monkeypatch.setattr(convert, "write_segment", full)
-    code, _, err = call(source, "--overwrite")
-    assert code == 2 and "No space left" in err
-    assert sorted(out.parent.rglob("*")) == before
-    shutil.rmtree(out)
-    assert call(source)[0] == 2
-    assert list(out.parent.iterdir()) == []
+    call(source, "--overwrite").refused("No space left")
+    assert contents(out.parent) == before
 
 
-def test_real_record(call, ecg_data, tmp_path, out):
+# Several sources
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """Flags for both sources."""
+    for name, (fs, records) in SOURCES.items():
+        (tmp_path / name).mkdir()
+        for seed, record in enumerate(records):
+            put_record(tmp_path / name, record, fs, seed)
+            if name == "svdb":
+                wfdb.wrann(
+                    record, "atr", np.array([50, 130, 300, 500]), list("NSVf"),
+                    write_dir=str(tmp_path / name),
+                )  # fmt: skip
+                path = tmp_path / name / f"{record}.hea"
+                path.write_text(path.read_text().replace("200.0(", "0("))
+    return {name: ["--source", name, "--from", tmp_path / name] for name in SOURCES}
+
+
+def test_together_or_one_after_the_other(sources, tmp_path):
+    out, later = tmp_path / "sets/out", tmp_path / "sets/later"
+    result = run(out, *sources["mitdb"], *sources["svdb"])
+    assert result.code == 0 and "5 patients, 10 segments" in result.out, result
+    assert result.err.endswith(f"svdb: 2 records {HINT}")
+    assert run(later, *sources["mitdb"]).code == 0
+    (later / "annotation_index").mkdir()
+    (later / "annotation_index/old").touch()
+    appended = run(later, *sources["svdb"], "--append")
+    assert appended.code == 0 and appended.out == result.out.replace("out", "later")
+    assert contents(later) == contents(out)
+    assert list(reader.find_records(out)[0]) == [100, 201, 202, 800, 801]
+    check_constants(out, "mitdb+svdb")
+    about = described(out)
+    assert reader.read_constants(out).same_subject == {202: 201}
+    assert (about["patients"], about["subjects"]) == (5, 4)
+    assert [source["uncalibrated"] for source in about["sources"]] == [[], ["800", "801"]]
+    for source, count in zip(about["sources"], (8 * 3, 4 * 2), strict=True):
+        assert source["licence"].startswith("ODC-By 1.0, https") and source["source_sha256"]
+        name = source["name"]
+        assert check_beats(out, name, tmp_path / name).total() == count
+    assert str(tmp_path) not in json.dumps(about)
+
+
+def test_what_cannot_be_joined_leaves_all_as_it_was(sources, tmp_path):
+    out = tmp_path / "sets/out"
+    same = ["--source", "wfdb", "--from", tmp_path / "mitdb"]
+    words = ["patient 100 of wfdb is also in mitdb", "--patient-ids"]
+    run(out, *sources["mitdb"], *same).refused(*words)
+    run(out, *sources["svdb"], "--append").refused("no set that --append can add to")
+    run(out, *sources["mitdb"], *same, "--patient-ids", 7).refused("patient 7 is not in")
+    assert not out.parent.exists()
+    assert run(out, *sources["mitdb"]).code == 0
+    before = contents(out.parent)
+    run(out, *same, "--append").refused(*words)
+    svdb = [*sources["svdb"], "--append"]
+    run(out, *svdb, "--patient-ids", 100).refused("svdb has none of the patients of --patient-ids")
+    (tmp_path / "svdb/800.dat").unlink()
+    run(out, *svdb, "--patient-ids", "800,801").refused("patient 800 cannot")
+    for flags, word in (
+        ([*svdb, "--overwrite"], "not with --overwrite"),
+        ([*sources["svdb"], "--source", "mitdb"], "2 --source but 1 --from"),
+        ([*sources["svdb"], "--source", "torrent", "--from", tmp_path], "converted by itself"),
+    ):
+        run(out, *flags).refused(word)
+    assert contents(out.parent) == before
+
+
+@pytest.fixture
+def joined(sources, tmp_path):
+    """A set in which 100 and 800 are one subject, as a file says."""
+    file, out = tmp_path / "subjects.csv", tmp_path / "sets/out"
+    file.write_text("patient,subject\n800,Ann\n201,Bob\n100,Ann\n")
+    assert run(out, *sources["mitdb"], "--subjects", file).code == 2  # there is no 800 yet
+    assert run(out, *sources["mitdb"], *sources["svdb"], "--subjects", file).code == 0
+    return out
+
+
+def test_subjects_of_a_file_are_added_to_what_is_known(joined, tmp_path):
+    assert reader.read_constants(joined).same_subject == {202: 201, 800: 100}
+    assert described(joined)["subjects"] == 3
+    put_record(tmp_path, "900")
+    file = tmp_path / "more.csv"
+    file.write_text("202,x\n900,x\n\n")  # 202 is 201 already
+    new = ["--source", "wfdb", "--from", tmp_path, "--append", "--subjects", file]
+    assert run(joined, *new).code == 0
+    constants = reader.read_constants(joined)
+    assert constants.same_subject == {202: 201, 800: 100, 900: 201}
+    assert described(joined)["subjects"] == 3 and constants.name == "mitdb+svdb+wfdb"
+
+
+@pytest.mark.parametrize(
+    "content", [b"100\n", b"100,a,b\n", b"777,a\n", b"100;a\n", b"\xff\xfe\n", b"100,\0\n77"]
+)
+def test_subjects_that_cannot_be_used(sources, tmp_path, content):
+    file = tmp_path / "subjects.csv"
+    file.write_bytes(content)
+    run(tmp_path / "sets/out", *sources["mitdb"], "--subjects", file).refused(str(file))
+    assert not list((tmp_path / "sets").iterdir())
+
+
+def test_patients_that_validate_by_number(joined, tmp_path):
+    job = tmp_path / "job"
+    start = ["--train", joined, "--job-dir", job, "--task", "beat", "--frame-size", 128,
+             "--device", "cpu"]  # fmt: skip
+    small = ["--stages", 1, "--batch-size", 4, "--epochs", 1, "--steps-per-epoch", 1,
+             "--val-size", 4]  # fmt: skip
+    for flags, expected in (
+        (["--val-patient-ids", "100,202"], [[801], [100, 201, 202, 800]]),
+        (["--val-patient-ids", "801", "--patient-ids", "100,201"], [[100, 201], [801]]),
+        (["--val-patient-ids", "100", "--patient-ids", "800-801"], [[801], [100, 800]]),
+    ):
+        result = command(trainer.main, *start, *small, *flags, "--overwrite")
+        assert result.code == 0, result
+        about = json.loads((job / "manifest.json").read_text())
+        parts = [list(map(int, about[part]["records"])) for part in ("train", "validation")]
+        assert parts == expected
+    shutil.rmtree(job)
+    file = tmp_path / "val.npz"
+    file.touch()
+    for flags, words in (
+        (["100,801", "--patient-ids", "801"], "801 is among --patient-ids"),
+        (["801", "--val-patients", 1], "--val-patient-ids says who"),
+        (["801", "--val-file", file], "--val-file says who"),
+        (["802"], "patient 802 is not in"),
+        (["100,201,801"], "--val-patient-ids takes all of 5 usable patients"),
+    ):
+        command(trainer.main, *start, "--val-patient-ids", *flags).refused(words)
+    assert not job.exists()
+
+
+# Real recordings
+
+
+def test_real_rhythm(call, ecg_data, tmp_path, out):
     for path in (ecg_data / "mitdb").glob("201.*"):
         shutil.copy(path, tmp_path)
-    assert call(tmp_path)[0] == 0
+    assert call(tmp_path).code == 0
     check_signal(out, tmp_path, 201)
     marks = wfdb.rdann(str(tmp_path / "201"), "atr")
-    symbols = np.array(marks.symbol)
-    beats = np.isin(symbols, list("NLRejAaJSVEQ/fF"))
-    ends, codes, _, rhythm = icentia11k.read_annotations(segment(out, 201, 0))
-    assert np.abs(ends - marks.sample[beats] * 250 / 360).max() <= 1
-    expected = {"N": "normal", "j": "normal", "a": "pac", "A": "pac", "J": "pac", "V": "pvc",
-                "F": "undefined"}  # fmt: skip
-    assert names(codes, BEAT_CLASSES) == [expected[symbol] for symbol in symbols[beats]]
     zone, zones = "", []
-    for symbol, note, beat in zip(symbols, marks.aux_note, beats, strict=True):
+    for symbol, note in zip(marks.symbol, marks.aux_note, strict=True):
         zone = note.strip("\0") if symbol == "+" else zone
-        if beat:
+        if symbol in "NLRejAaJSVEQ/fF":
             zones.append({"(N": "normal", "(AFIB": "afib"}.get(zone, "noise"))
-    assert names(rhythm, RHYTHM_CLASSES) == zones
+    rhythm = reader.read_annotations(segment(out, 201, 0))[3]
+    assert [RHYTHM_CLASSES[code] for code in rhythm] == zones
     assert set(zones) == {"normal", "afib", "noise"}
+
+
+def test_whole_databases(ecg_data, tmp_path):
+    out = tmp_path / "out"
+    flags = [flag for name in SOURCES for flag in ("--source", name, "--from", ecg_data / name)]
+    result = run(out, *flags)
+    assert result.code == 0, result
+    assert result.out == f"{out}: 126 patients, 252 segments, mean -0.1065 mV, sd 0.4538 mV\n"
+    assert result.err.endswith(f"svdb: 37 records {HINT}")
+    about, numbers = described(out), list(reader.find_records(out)[0])
+    assert (about["patients"], about["segments"], about["subjects"]) == (126, 252, 125)
+    assert [len(source["uncalibrated"]) for source in about["sources"]] == [0, 37]
+    assert len(numbers) == 126 and not any(source["left_out"] for source in about["sources"])
+    check_beats(out, "mitdb", ecg_data / "mitdb")
+    symbols = check_beats(out, "svdb", ecg_data / "svdb")
+    assert (symbols.total(), symbols["S"], symbols["V"]) == (184_583, 12_188, 9_943)
+    cohort, sides = {patient: np.zeros(1, np.int64) for patient in numbers}, set()
+    for seed in range(200):
+        drawn = draw_patients(cohort, 0.1, seed)
+        _, val = split_subjects(cohort, drawn, reader.read_constants(out).same_subject, "")
+        sides.add((201 in val, 202 in val))
+    assert sides == {(True, True), (False, False)}
+    shutil.rmtree(out)

@@ -1,6 +1,5 @@
 """Contrastive predictive coding: which frames an example takes, and the network."""
 
-import copy
 import math
 
 import numpy as np
@@ -16,7 +15,6 @@ from pretraining.icentia11k.index import open_index
 from pretraining.icentia11k.reader import Constants
 from pretraining.sampler import Sampler
 from pretraining.tasks import ContextPrediction
-from utils.cli import UserError
 
 SAMPLES = np.array([4000, 5000, 900])
 PATIENTS = [np.array([0]), np.array([1])]
@@ -131,10 +129,3 @@ def test_context_and_candidates_have_batch_statistics_of_their_own():
     model(frames)
     assert torch.equal(pooled["out"], before)
     assert encoder.bn1.num_batches_tracked == 4
-
-
-def test_widths_that_cannot_be_shared_among_the_heads():
-    encoder = copy.copy(build_encoder("resnet18", 1, 1, generator()))
-    encoder.out_features = 12
-    with pytest.raises(UserError, match="12"):
-        CPC(encoder, 8, generator())

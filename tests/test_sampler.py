@@ -64,9 +64,6 @@ def test_all_places_of_all_segments_are_drawn_and_no_others():
     drawn = {number: set(starts[segments == number].tolist()) for number in np.unique(segments)}
     assert drawn == {0: {0}, 1: {0, 1, 2}, 3: {0, 1}}
     assert 60 < (segments == 0).sum() < 140  # segments of one patient are equally likely
-
-
-def test_starts_are_uniform():
     segments, starts = make(per_patient=500).frames(0, PATIENTS * 500)
     places = starts / (SAMPLES[segments] - FRAME)
     assert np.histogram(places, 10, (0, 1))[0] / len(places) == pytest.approx(0.1, abs=0.02)
@@ -82,14 +79,8 @@ def test_any_stretch_in_any_order_is_the_same_stream(asked):
     sampler = make()
     for first, count in asked:
         np.testing.assert_array_equal(sampler.frames(first, count), whole[:, first : first + count])
-
-
-def test_seeds_streams_and_passes_differ():
-    streams = [make(*seed).frames(0, ALL) for seed in [(0, 1), (1, 1), (0, 2)]]
-    streams += [make(0, 1).frames(number * ALL, ALL) for number in (1, 2)]
-    for one in range(len(streams)):
-        assert not any(same(streams[one], other) for other in streams[one + 1 :])
-    assert same(make(0, 1).frames(0, ALL), streams[0])
+    assert same(pickle.loads(pickle.dumps(sampler)).frames(50, 400), whole[:, 50:450])
+    assert not np.array_equal(whole[:, :ALL], whole[:, ALL : 2 * ALL])
 
 
 def test_no_two_draws_share_a_generator(monkeypatch):
@@ -121,12 +112,6 @@ def test_other_frames_come_from_the_same_sixteen_patients():
     parts = [sampler.negatives(first, 10, 3, size) for first in range(105, 145, 10)]
     for whole, part in zip((segments, starts, place), zip(*parts, strict=True), strict=True):
         np.testing.assert_array_equal(np.concatenate(part), whole[105:145])
-
-
-def test_pickled_sampler_keeps_its_stream():
-    sampler = make(3, 1)
-    sampler.frames(0, 5)
-    assert same(pickle.loads(pickle.dumps(sampler)).frames(50, 400), sampler.frames(50, 400))
 
 
 @pytest.fixture(scope="module")
