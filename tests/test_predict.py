@@ -452,6 +452,7 @@ def test_many_classes_are_shown_without_probabilities():
         (["{source}", "--csv", "x.csv", "--json", "x.csv"], "name one file"),
         (["{source}", "--unit", "adu"], "--gain is of --unit adu"),
         (["{source}", "--gain", "200"], "--gain is of --unit adu"),
+        (["{source}", "--csv", "{source}", "--overwrite"], "is a folder; name a file"),
         (["{source}", "--csv", __file__], "exists; name another, or give --overwrite"),
         (["{source}", "--plot", "{source}"], "exists; name another, or give --overwrite"),
         (["{source}", "--unit", "kV"], "invalid choice"),

@@ -250,8 +250,8 @@ class Predictor(NamedTuple):
             usable = [s for s, reason in zip(signals, reasons, strict=True) if not reason]
             probabilities = iter(self.probabilities(usable, fs) if usable else ())
             for (start, stop), reason in zip(spans, reasons, strict=True):
-                found = None if reason else next(probabilities)
-                answers.append(self.answer(start / fs, stop / fs, found, reason))
+                values = None if reason else next(probabilities)
+                answers.append(self.answer(start / fs, stop / fs, values, reason))
         return Prediction(list(self.metadata.classes), self.whole_answer(answers), answers)
 
     def probabilities(self, signals: Sequence[np.ndarray], fs: float) -> np.ndarray:

@@ -63,6 +63,9 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("--gain is of --unit adu, and needed there")
     if args.csv and args.csv == args.json:
         parser.error("--csv and --json name one file")
+    for path in (args.csv, args.json):
+        if path and path.is_dir():
+            parser.error(f"{path} is a folder; name a file")
     outputs = [path for path in (args.csv, args.json) if path and path.exists()]
     outputs += args.plot.iterdir() if args.plot and args.plot.is_dir() else []
     if outputs and not args.overwrite:
@@ -76,7 +79,7 @@ def main() -> None:
     if args.export:
         export(args.weights[0], args.export, args.out)
         return
-    found = find_records(args.records)
+    records = find_records(args.records)
     for folder in (args.csv and args.csv.parent, args.json and args.json.parent, args.plot):
         if folder:  # made before any computing, so that no result is lost
             folder.mkdir(parents=True, exist_ok=True)
@@ -84,25 +87,25 @@ def main() -> None:
         *args.weights, device=args.device, precision=args.precision, tta=args.tta,
         abstain=args.abstain, band_pass=args.band_pass,
     )  # fmt: skip
-    names, results = short_names([record.path for record in found]), []
+    names, results = short_names([record.path for record in records]), []
     table = Table(class_descriptions(predictor), max(map(len, names)))
     print(table.header())
     try:
-        for name, record in zip(names, found, strict=True):
+        for name, record in zip(names, records, strict=True):
             hints = args.fs, args.unit, args.gain
             result = predict_file(predictor, name, record.path, hints, args.channel, args.plot)
             results.append(result)
             print("\n".join(map(plain, table.lines(result))))
     finally:  # an interruption does not lose the results so far
-        if len(results) < len(found):
-            print(f"stopped after {len(results)} of {len(found)} recordings")
+        if len(results) < len(records):
+            print(f"stopped after {len(results)} of {len(records)} recordings")
         if args.csv and results:
             write_csv(args.csv, predictor.metadata.classes, results)
             print(f"answers: {args.csv}")
         if args.json and results:
             write_results(args.json, args.weights, args.tta, predictor, results)
             print(f"answers: {args.json}")
-    report_unreadable(found, results)
+    report_unreadable(records, results)
 
 
 def predict_file(
@@ -145,19 +148,19 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     return [spelled(os.path.relpath(path, common)) for path in absolute]
 
 
-def report_unreadable(found: Sequence[RecordFile], results: Sequence[Result]) -> None:
-    """Count the unreadable recordings that a scan found.
+def report_unreadable(records: Sequence[RecordFile], results: Sequence[Result]) -> None:
+    """Print how many recordings of folders and patterns are unreadable.
 
     Raises:
         UserError: no recording can be read, or one that the user named cannot.
     """
-    unreadable = [record for record, r in zip(found, results, strict=True) if not r.prediction]
+    unreadable = [record for record, r in zip(records, results, strict=True) if not r.prediction]
     named = sum(record.named for record in unreadable)
     scanned = len(unreadable) - named
-    if scanned and len(unreadable) == len(found):
-        raise UserError(f"0 of {len(found)} recordings can be read, see above")
+    if scanned and len(unreadable) == len(records):
+        raise UserError(f"0 of {len(records)} recordings can be read, see above")
     if scanned:
-        print(f"{scanned} of {len(found)} recordings cannot be read, see above")
+        print(f"{scanned} of {len(records)} recordings cannot be read, see above")
     if named:
         raise UserError(f"{named} of the recordings named cannot be read, see above")
 

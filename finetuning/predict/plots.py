@@ -205,12 +205,12 @@ def draw_timeline(
     upper.set(ylim=(0, 1), ylabel="probability")
     shares = prediction.shares()
     for number, (name, colour) in enumerate(colours.items()):
-        held = np.array([name in window.classes if name else window.reason is not None
+        present = np.array([name in window.classes if name else window.reason is not None
                          for window in windows])  # fmt: skip
         words = descriptions[name] if name else CANNOT_TELL
         words += f" ({name})" if name not in ("", words) else ""
         # With an edge even the shortest bar is a pixel wide.
-        lower.broken_barh(spans[held], (number + 0.1, 0.8), facecolor=colour, edgecolor=colour,
+        lower.broken_barh(spans[present], (number + 0.1, 0.8), facecolor=colour, edgecolor=colour,
                           lw=0.6, label=f"{words}: {shares[name]:.1%}")  # fmt: skip
     lower.hlines(range(1, len(colours)), edges[0], edges[-1], "#dddddd", lw=0.5, zorder=0.5)
     lower.set(xlim=edges[[0, -1]], xlabel="from the start, h:mm:ss", ylabel="answer")
