@@ -29,16 +29,16 @@ RANDOM = "random"  # objective of runs without pretrained weights
 NO_FLAGS = "none"
 CHECKPOINT = re.compile(r"(.+)(?:_epoch|/epoch_)(\d+)(?:/model)?\.safetensors")
 PATIENTS = {"icentia11k": 11_000, "mitdb": 48}  # in a whole pretraining set
-TEXTS = (
-    "architecture", "spectrogram", "objective", "pretraining_dataset",
-    "pretraining_manifest_sha256", "flags", "dataset", "labels", "manifest_sha256", "device",
-    "command", "commit", "versions",
+COLUMNS = (  # of runs.csv; stages: where not all are used
+    "architecture", "stages", "spectrogram", "objective", "pretraining_dataset",
+    "pretraining_patients", "pretraining_fraction", "subset", "records", "chosen_epoch", "epochs",
+    "max_epochs", "wall_seconds", "temperature", "flags", "dataset", "labels", "manifest_sha256",
+    "pretraining_manifest_sha256", "device", "command", "commit", "versions",
 )  # fmt: skip
-NUMBERS = (  # stages: where not all are used. epochs: that were run, of at most max_epochs
-    "stages", "pretraining_patients", "pretraining_fraction", "subset", "records", "chosen_epoch",
-    "epochs", "max_epochs", "wall_seconds", "temperature",
+TEXTS = (  # that may look like numbers
+    "record_name", "scenario", "record", "subject", "commit", "manifest_sha256",
+    "pretraining_manifest_sha256",
 )  # fmt: skip
-COLUMNS = (*TEXTS, *NUMBERS)  # of runs.csv
 NETWORK = ["architecture", "stages", "spectrogram"]
 PRETRAINING = ["objective", "pretraining_manifest_sha256", "pretraining_fraction"]
 # Columns in which all runs of a scenario agree. The number of records is not among them: where
@@ -288,11 +288,10 @@ def read_history(path: Path) -> pd.DataFrame:
 
 def read_table(path: Path) -> pd.DataFrame:
     """Read CSV, compressed or not; raises `UserError` if it is not a table."""
-    texts = dict.fromkeys(["record_name", "scenario", "record", "subject", *TEXTS], str)
     compression = "gzip" if path.suffix == ".gz" else None
     try:  # Only an empty cell is missing: NA may be the name of a recording.
-        return pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""],
-                           compression=compression)  # fmt: skip
+        return pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False,
+                           na_values=[""], compression=compression)  # fmt: skip
     except (ValueError, EOFError, zlib.error, gzip.BadGzipFile):  # includes errors of pandas
         raise UserError(f"{path} is damaged, or not a table") from None
 

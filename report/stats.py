@@ -30,9 +30,8 @@ class Interval(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        """`0.731 [0.719, 0.740]`, or the mean alone where the bounds are unknown."""
-        bounds = "" if np.isnan(self.low) else f" [{self.low:.3f}, {self.high:.3f}]"
-        return f"{self.mean:.3f}{bounds}"
+        """`0.731 [0.719 to 0.740]`."""
+        return f"{self.mean:.3f} [{self.bounds()}]"
 
     def bounds(self) -> str:
         return "too few seeds" if np.isnan(self.low) else f"{self.low:.3f} to {self.high:.3f}"
@@ -122,9 +121,9 @@ def compare(scores: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFr
         gain = (by_seed[scenario] - by_seed[baseline]).dropna()
         if gain.empty:
             continue
-        # The test is undefined where all differences are zero.
-        p = wilcoxon(gain).pvalue if len(gain) >= MIN_SEEDS_TEST and gain.any() else 1.0
-        p = p if len(gain) >= MIN_SEEDS_TEST else np.nan
+        p = np.nan
+        if len(gain) >= MIN_SEEDS_TEST:  # the test is undefined where all differences are zero
+            p = wilcoxon(gain).pvalue if gain.any() else 1.0
         rows.append((baseline, scenario, gain, over_seeds(gain), p))
     table = pd.DataFrame(rows, columns=["baseline", "scenario", "by_seed", "difference", "p"])
     return table.assign(p_holm=holm(table["p"].to_numpy(float)))
@@ -182,6 +181,6 @@ def over_subjects(
     weights = np.vstack([np.ones(len(names)), drawn])[:, index]  # first, the set itself
     intervals = {}
     for name, values in metrics.detection(true, predicted, score, weights).items():
-        known = values[1:][np.isfinite(values[1:])]  # some samples have no positive subject
-        intervals[name] = bootstrap_interval(values[0], known if len(known) else np.array([np.nan]))
+        # Samples without a positive subject give NaN, which `quantile` leaves out.
+        intervals[name] = Interval(values[0], *pd.Series(values[1:]).quantile([0.025, 0.975]))
     return intervals

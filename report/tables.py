@@ -161,12 +161,13 @@ def external_scores(tables: Tables) -> pd.DataFrame | None:
         kept, true, predicted = detections(table)
         subjects, score = kept["subject"].to_numpy(), kept[f"prob_{CLASS}"].to_numpy()
         intervals = stats.over_subjects(subjects, true, predicted, score)
+        cells = {label: str(i) for label, i in intervals.items() if not np.isnan(i.mean)}
         rows.append({
             "weights": name, "signal": table["signal"].iloc[0], "windows": len(kept),
             "AF windows": true.sum(), "subjects": kept["subject"].nunique(),
             "subjects with AF": kept.loc[true, "subject"].nunique(),
-            "windows left out": len(table) - len(kept),
-        } | {score: str(interval) for score, interval in intervals.items()})  # fmt: skip
+            "windows left out": len(table) - len(kept), **cells,
+        })  # fmt: skip
     return pd.DataFrame(rows) if rows else None
 
 

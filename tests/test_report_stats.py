@@ -66,7 +66,7 @@ def test_summary_is_rounded_and_uses_the_sample_deviation():
 
 def test_intervals_as_text():
     known, unknown = Interval(0.25, 0.1, 0.4), Interval(0.25, np.nan, np.nan)
-    assert (str(known), str(unknown)) == ("0.250 [0.100, 0.400]", "0.250")
+    assert (str(known), str(unknown)) == ("0.250 [0.100 to 0.400]", "0.250 [too few seeds]")
     assert (known.bounds(), unknown.bounds()) == ("0.100 to 0.400", "too few seeds")
 
 

@@ -236,7 +236,9 @@ def test_external_validation():
     row = tables.external_scores(made).iloc[0]
     assert row[["windows", "AF windows", "subjects", "subjects with AF"]].tolist() == [
         79, 15, 10, 2]  # fmt: skip
-    assert row["sensitivity"].startswith("0.533 [") and row["specificity"] == "1.000 [1.000, 1.000]"
+    assert (
+        row["sensitivity"].startswith("0.533 [") and row["specificity"] == "1.000 [1.000 to 1.000]"
+    )
     classes = tables.external_classes(made, "rhythm").iloc[0]
     assert classes["flutter (16)"] == "A 0%, N 100%" and classes["AF (15)"] == "A 53%, N 47%"
     records = tables.external_classes(made, "record").iloc[0].to_dict()
