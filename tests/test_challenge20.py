@@ -186,5 +186,5 @@ def test_sets_of_both_kinds_are_not_mixed(job, tmp_path):
     other = shutil.copytree(tmp_path / "out", tmp_path / "other")
     path = other / "c_manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"multi_label": False}))
-    job("job", "--test", other / "c_test.npz").refused("--train", "--test", "multi-label")
+    job("job", "--test", other / "c_test.npz").refused("--train", "--test", "multi_label")
     job("job", "--train", other / "c_train.npz", "--test", other / "c_test.npz").refused("several")

@@ -167,10 +167,8 @@ def test_files_that_cannot_be_read(tmp_path):
     [
         (field(1, 1) + field(2, field(2, field(1, 2**40))) + field(5, 2**42), "buffer"),
         (field(1, 1) + field(2, field(2, field(1, 2**64 - 1))) + field(5, 4), "x.data"),
-        (field(1, 1) + field(2, field(2, field(1, 1)) * 100) + field(5, 4), "x.data"),
         (field(1, 1) + field(4, 2**63) + field(5, 4), "x.data"),
         (field(1, 8) + field(5, 8), "number 8"),
-        (field(1, b"1"), "number 0"),
         (field(1, 1) + varint(3 << 3 | 3), "field"),
         (varint(1 << 3) + b"\xff" * 11, "number"),
         (field(1, 1) + field(3, 2**60) + field(5, 4), f"x.data-{2**60}-of-00001 does not exist"),
@@ -244,9 +242,9 @@ def test_a_checkpoint_becomes_a_weights_file(checkpoint):
         ({"blocks/1/bn2/beta": zeros(2)}, "1 of 27 .*stages.0.1.bn2.bias"),
         ({"blocks/1/conv1/kernel": zeros(7, 64, 99)}, "does not match the network"),
         ({"layer_with_weights-0/conv1/kernel": None}, "no network known"),
-        ({"layer_with_weights-0/conv1/kernel": zeros(7, 8)}, "no network known"),
         ({"layer_with_weights-1/kernel": zeros(3, 5)}, "head.weight"),
         ({"layer_with_weights-1/bias": None}, "head.bias"),
+        ({"layer_with_weights-1/kernel": zeros()}, "no network known"),
         ({"blocks/1/bn2/beta": zeros(64) * np.nan}, "stages.0.1.bn2.bias are not finite"),
     ],
 )
@@ -266,21 +264,14 @@ def test_a_checkpoint_of_something_else(tmp_path):
     convert(tmp_path).refused(f"{tmp_path}.index does not exist")
 
 
-def test_flags_must_agree_with_the_network(checkpoint):
+def test_flags_must_agree_with_the_network(checkpoint, tmp_path):
+    write(tmp_path / "af", as_tensorflow(make_classifier(classes=3)))
+    convert(tmp_path / "af").refused("3 classes", "challenge17", "--dataset")
     convert(checkpoint, "--task", "rhythm").refused("--task rhythm", "pretraining classifier")
     convert(checkpoint, "--dataset", "mine", "--mean", "0.1").refused("--dataset mine", "--sd")
     assert convert(checkpoint, "--dataset", "mine", "--mean", "-0.1", "--sd", "2").code == 0
     metadata = read_weights(checkpoint.with_name("out"))[1]
     assert (metadata.dataset, metadata.mean, metadata.sd) == ("mine", -0.1, 2)
-
-
-def test_classes_of_a_fine_tuned_network(tmp_path):
-    write(tmp_path / "tf", as_tensorflow(make_classifier(classes=3)))
-    convert(tmp_path / "tf").refused("3 classes", "challenge17", "--dataset")
-    flags = ["--dataset", "mine", "--mean", "0", "--sd", "1"]
-    assert convert(tmp_path / "tf", *flags).code == 0
-    metadata = read_weights(tmp_path / "out")[1]
-    assert (metadata.task, metadata.classes) == ("classification", ["0", "1", "2"])
 
 
 def test_constants_are_those_of_fine_tuning():

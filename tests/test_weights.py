@@ -1,6 +1,5 @@
 """Weights files: the same tensors and metadata come back, or a line that says why not."""
 
-import os
 import subprocess
 import sys
 
@@ -94,25 +93,14 @@ def test_an_encoder_for_one_lead_serves_several(tmp_path, architecture):
     assert "repeated" not in load_encoder(tmp_path / "one").report(tmp_path / "one")
 
 
-def drop(tensors):
-    del tensors[KERNEL]
-
-
-def add(tensors):
-    tensors["encoder.unknown"] = torch.zeros(1)
-
-
-def reshape(tensors):
-    tensors[KERNEL] = tensors[KERNEL][:, :, 1:]
-
-
 @pytest.mark.parametrize(
-    ("change", "name"), [(drop, KERNEL), (add, "encoder.unknown"), (reshape, KERNEL)]
+    ("name", "value"),
+    [(KERNEL, None), ("encoder.unknown", torch.zeros(1)), (KERNEL, torch.zeros(64, 64, 6))],
 )
-def test_an_encoder_that_matches_in_part_only(tmp_path, saved, change, name):
+def test_an_encoder_that_matches_in_part_only(tmp_path, saved, name, value):
     tensors, metadata = read_weights(saved)
-    change(tensors)
-    save_weights(tmp_path / "changed", tensors, metadata)
+    changed = {k: v for k, v in (tensors | {name: value}).items() if v is not None}
+    save_weights(tmp_path / "changed", changed, metadata)
     with pytest.raises(UserError, match="changed does not match") as error:
         load_encoder(tmp_path / "changed")
     assert name.removeprefix("encoder.") in str(error.value)
@@ -170,12 +158,10 @@ def test_metadata_of_no_network(tmp_path, saved, changes, words):
 
 
 def test_weights_for_another_network_or_input(tmp_path, saved):
-    for arguments, words in (
-        ({"architecture": "resnet34"}, "holds resnet18, not --arch resnet34"),
-        ({"fs": 300}, "250 Hz, the data has 300"),
-    ):
-        with pytest.raises(UserError, match=words):
-            load_encoder(saved, **arguments)
+    with pytest.raises(UserError, match="holds resnet18, not --arch resnet34"):
+        load_encoder(saved, "resnet34")
+    with pytest.raises(UserError, match="250 Hz, the data has 300"):
+        load_encoder(saved, fs=300)
     path = put_weights(tmp_path / "two", in_channels=2, mean=[0, 0], sd=[1, 1])
     with pytest.raises(UserError, match="2 leads, the data has 1"):
         load_encoder(path, in_channels=1)
@@ -224,18 +210,6 @@ def test_pretrained_weights_from_the_command_line(tmp_path, saved):
     assert out.read_bytes() == (tmp_path / "stripped").read_bytes()
     absent = tmp_path / "absent"
     command(main, "--checkpoint", absent, "--out", out).refused("absent does not exist")
-
-
-def test_a_failed_write_leaves_the_previous_file(tmp_path, saved, monkeypatch):
-    before = contents(tmp_path)
-
-    def full(_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        save_weights(saved, make_classifier().state_dict(), make_metadata(seed=1))
-    assert contents(tmp_path) == before
 
 
 def test_a_file_that_grows_too_large_is_one_line_and_leaves_the_previous(tmp_path, saved):

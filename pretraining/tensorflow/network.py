@@ -80,7 +80,7 @@ def recognise(variables: Mapping[str, np.ndarray], path: Path) -> Network:
     """
     state = rename(variables, path)
     kernel, head = state.get(FIRST_KERNEL), state.get("head.weight", np.empty(0))
-    if kernel is None or kernel.ndim < 3:
+    if kernel is None or kernel.ndim < 3 or head.ndim < 1:
         raise UserError(
             f"{path} holds no network known here; first variable: {min(state, default='none')}"
         )
