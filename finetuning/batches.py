@@ -84,7 +84,7 @@ def load_parts(
     subset: float = 1.0,
     seed: int = 0,
     channel: int | None = None,
-    own_moments: bool = False,
+    per_recording: bool = False,
 ) -> tuple[dict[str, Recordings], dict[str, Any]]:
     """Read the prepared sets; draw the validation recordings, then the subset of the rest.
 
@@ -93,7 +93,7 @@ def load_parts(
         val_size: share of `train` that validates where `paths` has no `val`; 0 for none.
         subset: share of the remaining recordings that are trained on.
         channel: use this lead only; all by default.
-        own_moments: normalise each recording by its own mean and standard deviation.
+        per_recording: normalise each recording by its own mean and standard deviation.
 
     Returns:
         The parts, in the order `train`, `val`, `test`, and the manifest of the training set.
@@ -113,7 +113,7 @@ def load_parts(
     if subset < 1:
         chosen["train"], _ = draw(train, chosen["train"], seed, "--subset", train_size=subset)
     names = [name for name in ("train", "val", "test") if name in sets]
-    parts = {n: to_device(sets[n], chosen[n], device, channel, own_moments) for n in names}
+    parts = {n: to_device(sets[n], chosen[n], device, channel, per_recording) for n in names}
     for name, part in parts.items():
         report_absent(name, part.y, part.classes)
     print(", ".join(f"{name}: {len(part)} recordings" for name, part in parts.items()))
@@ -162,7 +162,7 @@ def to_device(
     indices: np.ndarray,
     device: torch.device,
     channel: int | None = None,
-    own_moments: bool = False,
+    per_recording: bool = False,
 ) -> Recordings:
     """Pad recordings to the manifest's length and move them to the device; see `load_parts`.
 
@@ -183,7 +183,7 @@ def to_device(
     lengths = np.minimum(np.diff(prepared.offsets)[indices], pad)
     labels = y.astype(np.float32) if prepared.multi_label else y.argmax(1)
     signal, lengths, labels = (torch.from_numpy(a).to(device) for a in (signal, lengths, labels))
-    mean, sd = (None, None) if own_moments else (manifest["mean_mv"], manifest["sd_mv"])
+    mean, sd = (None, None) if per_recording else (manifest["mean_mv"], manifest["sd_mv"])
     if channel is not None:
         mean, sd = (v[channel] if isinstance(v, list) else v for v in (mean, sd))
     names = prepared.record_ids[indices]

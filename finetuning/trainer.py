@@ -100,7 +100,7 @@ def main() -> None:
             parts, manifest = load_parts(
                 {name: path for name, path in paths.items() if path}, hardware.device,
                 val_size=args.val_size, subset=args.subset, seed=args.seed, channel=args.channel,
-                own_moments=args.standardise == "recording",
+                per_recording=args.standardise == "recording",
             )  # fmt: skip
             processes.check(args.batch_size, args.sync_bn, len(parts["train"]))
             targets = evaluation.choose_targets(manifest.get("multi_label", False))

@@ -293,10 +293,8 @@ def test_sets_with_other_leads(prepared, weights, tmp_path):
 def test_a_run_is_not_replaced_by_accident(prepared, weights, job, tmp_path):
     before = contents(job)
     finetune(prepared, weights, job).refused(str(job), "--overwrite")
-    text = tmp_path / "text.npz"
-    text.write_text("no arrays")
-    finetune(prepared, weights, job, "--overwrite", "--train", text).refused("finetuning.prepare")
-    finetune(prepared, text, job, "--overwrite").refused("text.npz", "safetensors")
+    (tmp_path / "text").write_text("no weights")
+    finetune(prepared, tmp_path / "text", job, "--overwrite").refused("text", "safetensors")
     assert contents(job) == before
 
 
