@@ -1,7 +1,4 @@
-"""Prepared sets: recordings as int16 arrays in an `.npz`, with a JSON manifest beside them.
-
-The trainer reads these, whatever data set the recordings came from.
-"""
+"""Prepared sets: recordings as int16 arrays in an `.npz`, with a JSON manifest beside them."""
 
 import sys
 from collections.abc import Sequence
@@ -17,7 +14,6 @@ from utils.files import atomic_path, load_npz, read_json, sha256
 from utils.model_card import MAX_FRAME, MAX_FS, MAX_NUMBER
 
 UNIT = "uV"
-AGAIN = "prepare the set again"
 
 
 @dataclass(frozen=True)
@@ -43,9 +39,25 @@ class PreparedSet:
     def patients(self) -> np.ndarray | None:
         """(records,) number of the patient, if patients are known."""
         numbers = self.manifest.get("patients")
-        if numbers is None:
-            return None
-        return np.array([numbers[record] for record in self.record_ids])
+        return None if numbers is None else np.array([numbers[name] for name in self.record_ids])
+
+    def is_consistent(self) -> bool:
+        """Whether the set keeps its contract; damaged values may also raise an error."""
+        signal, offsets, y, manifest = self.signal, self.offsets, self.y, self.manifest
+        mean, sd = (np.array(manifest[key], dtype=float) for key in ("mean_mv", "sd_mv"))
+        records, pad, patients = self.record_ids.tolist(), manifest["pad"], self.patients
+        return (
+            [array.dtype for array in (signal, offsets, y)] == [np.int16, np.int64, np.uint8]
+            and y.shape == (len(records), len(self.classes)) == (len(set(records)), y.shape[1])
+            and (signal.ndim == 2 and {mean.shape, sd.shape} <= {(), signal.shape[1:]})
+            and (offsets[0] == 0 and offsets[-1] == len(signal) and (np.diff(offsets) > 0).all())
+            and (len(offsets) == len(records) + 1 and y.max() <= 1)
+            and (manifest["classes"] == self.classes.tolist() and manifest["unit"] == UNIT)
+            and (0 < manifest["fs"] <= MAX_FS and type(pad) is int and 0 < pad <= MAX_FRAME)
+            and (abs(mean).max() < MAX_NUMBER and 1 / MAX_NUMBER < sd.min() <= sd.max())
+            and (isinstance(manifest["dataset"], str) and type(self.multi_label) is bool)
+            and (patients is None or patients.dtype.kind == "i")
+        )
 
 
 def manifest_path(path: Path) -> Path:
@@ -58,15 +70,12 @@ def write_prepared(
     path: Path,
     signals: Sequence[np.ndarray],
     y: np.ndarray,
-    record_ids: Sequence[str],
-    classes: Sequence[str],
+    record_ids: Sequence,
+    classes: Sequence,
 ) -> None:
-    """Write one split; equal arguments give equal bytes.
+    """Write one split; equal arguments give equal bytes. The caller writes the manifest afterwards.
 
-    The manifest, which lists the file's checksum, has to be written afterwards by the caller.
-
-    Args:
-        signals: int16 (samples, channels) in microvolt. y: (records, classes) of 0 and 1.
+    `signals` are int16 (samples, channels) in microvolt, `y` is (records, classes) of 0 and 1.
     """
     arrays = {
         "signal": np.concatenate(signals),
@@ -75,87 +84,35 @@ def write_prepared(
         "record_ids": np.array(record_ids, dtype=np.str_),
         "classes": np.array(classes, dtype=np.str_),
     }
-    # Given a name, NumPy would append ".npz" to it. Not compressed: ECG at 1 uV hardly shrinks, and
-    # reading would take several times as long.
+    # Given a name, NumPy would append ".npz". Not compressed: slower to read, and hardly smaller.
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 
 def load_prepared(path: Path) -> PreparedSet:
-    """Read one split and its manifest.
-
-    Raises:
-        UserError: the file is not a prepared set, or not the one that the manifest beside it lists.
-    """
+    """Read one split; raises `UserError` if it is not what the manifest beside it lists."""
     path, beside = Path(path), manifest_path(path)
     for file in (path, beside):
         if not file.is_file():
             raise UserError(f"{file} is missing; write it with python -m finetuning.prepare")
     manifest = read_json(beside)
-    files = manifest.get("files") if isinstance(manifest, dict) else None
-    files = files.values() if isinstance(files, dict) else ()
-    listed = [file for file in files if isinstance(file, dict) and file.get("name") == path.name]
-    if [file.get("sha256") for file in listed] != [sha256(path)]:
-        raise UserError(f"{beside} does not list {path.name} with its checksum; {AGAIN}")
     try:
+        listed = {file["name"]: file["sha256"] for file in manifest["files"].values()}
+        if listed.get(path.name) != sha256(path):
+            raise ValueError("other checksum")
         prepared = PreparedSet(**load_npz(path), manifest=manifest)
-    except (ValueError, TypeError):  # a damaged archive, or other arrays
-        prepared = None
-    if prepared is None or not _arrays_fit(prepared):
-        raise UserError(f"{path} does not hold the arrays of a prepared set; {AGAIN}")
-    for key, holds in _check_manifest(prepared).items():
-        if not holds:
-            raise UserError(f"{beside}: {key!r} is missing or cannot be used; {AGAIN}")
+        if not prepared.is_consistent():
+            raise ValueError("other values")
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        problem = f"{path} is not the prepared set of {beside.name} ({error})"
+        raise UserError(f"{problem}; prepare the set again") from None
     return prepared
-
-
-def _arrays_fit(prepared: PreparedSet) -> bool:
-    """Whether the arrays are as `PreparedSet` describes them, and no name occurs twice."""
-    signal, offsets, y = prepared.signal, prepared.offsets, prepared.y
-    names = (prepared.record_ids, prepared.classes)
-    if [signal.dtype, offsets.dtype, y.dtype] != [np.int16, np.int64, np.uint8]:
-        return False
-    if any(array.dtype.kind != "U" or array.ndim != 1 for array in names):
-        return False
-    if (signal.ndim, y.ndim) != (2, 2) or not signal.size or not y.size:
-        return False
-    if offsets.shape != (len(y) + 1,) or y.max() > 1:
-        return False
-    divided = offsets[0] == 0 and offsets[-1] == len(signal) and (np.diff(offsets) > 0).all()
-    unique = tuple(map(len, names)) == tuple(len(set(array)) for array in names) == y.shape
-    return bool(divided) and unique
-
-
-def _check_manifest(prepared: PreparedSet) -> dict[str, bool]:
-    """Whether the trainer can use each value of the manifest."""
-    manifest, leads = prepared.manifest, prepared.signal.shape[1]
-    fs, pad, mean, sd = (manifest.get(key) for key in ("fs", "pad", "mean_mv", "sd_mv"))
-    patients = manifest.get("patients", dict.fromkeys(prepared.record_ids.tolist(), 0))
-    return {
-        "dataset": isinstance(manifest.get("dataset"), str),
-        "unit": manifest.get("unit") == UNIT,
-        "classes": manifest.get("classes") == prepared.classes.tolist(),
-        "multi_label": type(prepared.multi_label) is bool,
-        "fs": _are_numbers([fs], 1) and 0 < fs <= MAX_FS,
-        "pad": type(pad) is int and 0 < pad <= MAX_FRAME,
-        "mean_mv": _are_numbers(mean, leads),
-        "sd_mv": _are_numbers(sd, leads) and np.min(sd) > 1 / MAX_NUMBER,
-        "patients": isinstance(patients, dict)
-        and all(type(patients.get(record)) is int for record in prepared.record_ids),
-    }
-
-
-def _are_numbers(value: Any, count: int) -> bool:
-    """Whether `value` is a number, or a list of `count` numbers."""
-    values = value if isinstance(value, list) else [value] * count
-    numbers = all(type(number) in (int, float) and abs(number) < MAX_NUMBER for number in values)
-    return numbers and len(values) == count
 
 
 def divide(
     y: np.ndarray, multi_label: bool, patients: np.ndarray | None, seed: int, **sizes: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split recordings at random in two parts; equal seeds give equal parts.
+    """Split recordings at random in two parts, returned as ascending indices.
 
     Known patients are kept together, whatever their classes. Otherwise the split is stratified by
     class, except in multi-label sets, where many combinations of classes occur only once.
@@ -164,31 +121,21 @@ def divide(
         y: (recordings, classes) of 0 and 1. patients: (recordings,).
         sizes: `train_size` or `test_size`, a share, of the first or the second part.
 
-    Returns:
-        The indices of the recordings of each part, ascending.
-
-    Raises:
-        ValueError: a part would be empty, or lack a class that it must have.
+    Raises `ValueError` if a part would be empty, or lack a class that it must have.
     """
     indices = np.arange(len(y))
-    stratified = patients is None and not multi_label
-    try:
-        if patients is None:
-            strata = y.argmax(1) if stratified else None
-            parts = train_test_split(indices, random_state=seed, stratify=strata, **sizes)
-        else:
-            splitter = GroupShuffleSplit(1, random_state=seed, **sizes)
-            parts = next(splitter.split(indices, groups=patients))
-    except ValueError:
-        needed = "every class needs two recordings and a place in both parts"
-        raise ValueError(needed if stratified else "a part would be empty") from None
+    if patients is None:
+        strata = None if multi_label else y.argmax(1)
+        parts = train_test_split(indices, random_state=seed, stratify=strata, **sizes)
+    else:
+        splitter = GroupShuffleSplit(1, random_state=seed, **sizes)
+        parts = next(splitter.split(indices, groups=patients))
     return np.sort(parts[0]), np.sort(parts[1])
 
 
 def report_absent(part: str, y: np.ndarray, classes: Sequence[str]) -> None:
-    """Print a line to stderr that names the classes of which `part` has no recording, if any."""
-    missing = [name for name, present in zip(classes, y.any(0), strict=True) if not present]
-    if missing:
+    """Name on stderr the classes of which `part` has no recording, if any."""
+    if missing := [name for name, count in zip(classes, y.sum(0), strict=True) if not count]:
         named = ", ".join(missing[:3] + ["…"] * (len(missing) > 3))
         count = f"{len(missing)} of {len(classes)} classes"
         print(f"{part} has no recording of {count}: {named}", file=sys.stderr)

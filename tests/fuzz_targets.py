@@ -252,7 +252,7 @@ def put_table(folder: Path, name: str) -> Path:
 
 
 def read_table(path: Path) -> None:
-    read_listed(table.read_listing(path, None, FS, "mV"))
+    read_listed(table.read_listing(path, None, FS, "mV", None))
 
 
 def put_ptbxl(folder: Path, name: str) -> Path:

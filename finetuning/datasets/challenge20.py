@@ -1,7 +1,7 @@
 """PhysioNet/CinC Challenge 2020: twelve leads, any number of diagnoses each.
 
-A folder of WFDB records (`A0001.hea` and `A0001.mat`, in folders of any depth) at 257, 500 or
-1000 Hz, whose headers end in comments such as `# Dx: 426783006,164889003` (SNOMED CT codes).
+WFDB records (`A0001.hea` and `A0001.mat`, in folders of any depth) at 257, 500 or 1000 Hz, whose
+headers hold comments such as `# Dx: 426783006,164889003` (SNOMED CT codes).
 """
 
 import hashlib
@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from finetuning.datasets import Listing, multi_hot
-from recordings import Unusable, one_line
 from recordings.formats import read_recording
 from utils import cli
 from utils.files import summary
@@ -23,7 +22,7 @@ SD_MV = (
     0.2137, 0.2356, 0.2205, 0.2086, 0.1962, 0.2139, 0.3359, 0.4167, 0.4489, 0.4828, 0.5230, 0.5614,
 )  # fmt: skip
 FLAGS = {"source": {"type": cli.existing, "required": True, "help": "folder of the recordings"}}
-_DIAGNOSES = re.compile(r"^#\s*Dx\s*:(.*)$", re.MULTILINE)
+_DIAGNOSES = re.compile(r"^#[ \t]*Dx[ \t]*:([\d, \t]*\d[\d, \t]*)\r?$", re.MULTILINE)
 
 
 def read_listing(source: Path) -> Listing:
@@ -33,36 +32,19 @@ def read_listing(source: Path) -> Listing:
     """
     labels, left_out, checksum = {}, [], hashlib.sha256()
     for path in sorted(source.rglob("*.hea")):
-        record = path.relative_to(source).with_suffix("").as_posix()
-        try:
-            content = path.read_bytes()
-            labels[record] = parse_diagnoses(content.decode("utf-8", "replace"))
+        record, content = path.relative_to(source).with_suffix("").as_posix(), path.read_bytes()
+        if diagnoses := _DIAGNOSES.search(content.decode("utf-8", "replace")):
+            labels[record] = set(re.findall(r"\d+", diagnoses[1]))
             checksum.update(f"{record}\n".encode() + content)
-        except (OSError, Unusable) as error:
-            left_out.append({"record": record, "reason": one_line(error)})
+        else:
+            left_out.append({"record": record, "reason": "header without codes of diagnoses (Dx)"})
     if not labels:
         reason = summary(left_out) if left_out else "it holds no .hea files"
         raise cli.UserError(f"{source}: no record is usable ({reason}); name the records' folder")
-    classes = sorted(set().union(*labels.values()))
+    classes = tuple(sorted(set().union(*labels.values())))
+    records, y = np.array(list(labels)), multi_hot(list(labels.values()), classes)
     return Listing(
-        records=np.array(list(labels)),
-        y=multi_hot(list(labels.values()), classes),
-        classes=tuple(classes),
-        read=lambda record: read_recording(source / f"{record}.hea"),
-        labels="Dx",
-        checksums={"headers": checksum.hexdigest()},
-        multi_label=True,
-        leads=TWELVE_LEADS,
+        records, y, classes, lambda record: read_recording(source / f"{record}.hea"), labels="Dx",
+        checksums={"headers": checksum.hexdigest()}, multi_label=True, leads=TWELVE_LEADS,
         left_out=left_out,
-    )
-
-
-def parse_diagnoses(header: str) -> set[str]:
-    """SNOMED CT codes of a header; raises `Unusable` if it states none."""
-    line = _DIAGNOSES.search(header)
-    codes = {code.strip() for code in line[1].split(",")} - {""} if line else set()
-    if not codes:
-        raise Unusable("header without a diagnosis (# Dx:)")
-    if not all(map(str.isdecimal, codes)):
-        raise Unusable(f"diagnosis {min(c for c in codes if not c.isdecimal())!r} is not a code")
-    return codes
+    )  # fmt: skip

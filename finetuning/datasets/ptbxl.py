@@ -6,15 +6,14 @@ Read as it is distributed: `ptbxl_database.csv`, `scp_statements.csv` and WFDB r
 """
 
 import ast
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from finetuning.datasets import Listing, multi_hot, read_table
+from finetuning.datasets import Listing, multi_hot
 from recordings.formats import read_recording
 from utils import cli
-from utils.cli import UserError
 from utils.files import sha256
 from utils.model_card import TWELVE_LEADS
 
@@ -44,63 +43,36 @@ def read_listing(
 
     Classes are the category's statements in the order of the file; any likelihood counts, also 0
     (unknown), as in the benchmark of Strodthoff et al. (2021). Records without one are left out.
-
-    Raises:
-        UserError: a column is missing, a row does not make sense, or folds overlap or are missing.
+    Raises `UserError` if a table is damaged, or folds overlap or are missing.
     """
-    both = set(val_folds) & set(test_folds)
-    if both:
-        raise UserError(f"fold {min(both)} is in --val-folds and in --test-folds; keep it in one")
+    if both := set(val_folds) & set(test_folds):
+        raise cli.UserError(f"fold {min(both)} is in --val-folds and in --test-folds")
     database, statements = source / "ptbxl_database.csv", source / "scp_statements.csv"
     columns = ["ecg_id", "patient_id", "scp_codes", "strat_fold", FILE_NAMES[ptbxl_rate]]
-    table = read_table(database, columns)
-    rows = {}
-    for ecg_id, _, *cells in table[columns].itertuples(index=False):
-        try:
-            rows[ecg_id] = parse_row(*cells)
-        except ValueError as error:
-            raise UserError(f"{database} ecg_id {ecg_id}: {error}; download it again") from None
-    if len(rows) < len(table):
-        raise UserError(f"{database} names an ecg_id twice; download it again")
-    known = read_table(statements, [category])
-    classes = known.iloc[:, 0][pd.to_numeric(known[category], errors="coerce") == 1].tolist()
-    labels, folds, _ = zip(*rows.values(), strict=True)
-    missing = set(val_folds + test_folds).difference(folds)
-    if missing:
-        raise UserError(f"{database} has no record in fold {min(missing)}; choose other folds")
-    records, y = np.array(list(rows)), multi_hot(labels, classes)
-    reason = f"no {category} statement"
+    try:
+        table = pd.read_csv(database, usecols=columns, dtype=str, keep_default_na=False)
+        _, patients, codes, folds, files = (table[name].to_numpy(np.str_) for name in columns)
+        paths = dict(zip(table["ecg_id"], files, strict=True))
+        if len(paths) < len(table):
+            raise ValueError("an ecg_id occurs twice")
+        if not pd.Series(files).str.fullmatch(r"\w+(/\w+)*").all():  # stays in the folder
+            raise ValueError("a file name is not one of the set")
+        folds = folds.astype(int)
+        # Dictionaries of statements and likelihoods, as Python writes them; nothing is executed.
+        labels = [ast.literal_eval(text).keys() for text in codes]
+        known = pd.read_csv(statements, index_col=0)
+        classes = tuple(known.index[known[category] == 1].astype(str))
+    except (ValueError, KeyError, TypeError, AttributeError, SyntaxError, RecursionError,
+            MemoryError) as error:  # fmt: skip
+        raise cli.UserError(f"{database} or {statements.name}: {error!r}; download both") from None
+    if missing := set(val_folds + test_folds).difference(folds.tolist()):
+        raise cli.UserError(f"{database} has no record in fold {min(missing)}; choose other folds")
     parts = np.where(np.isin(folds, val_folds), "val", "train")
     listing = Listing(
-        records=records,
-        y=y,
-        classes=tuple(classes),
-        read=lambda record: read_recording(source / f"{rows[record][2]}.hea"),
-        labels=category,
-        checksums={path.name: sha256(path) for path in (database, statements)},
-        multi_label=True,
-        leads=TWELVE_LEADS,
-        parts=np.where(np.isin(folds, test_folds), "test", parts),
-        patients=table["patient_id"].to_numpy(np.str_),
-        left_out=[{"record": name, "reason": reason} for name in records[~y.any(1)].tolist()],
-    )
-    return listing.keep(y.any(1))
-
-
-def parse_row(scp_codes: str, strat_fold: str, file_name: str) -> tuple[set[str], int, str]:
-    """Statements, fold, and path below the set's folder; raises `ValueError`.
-
-    `scp_codes` is a Python dictionary of statements and likelihoods; nothing in it is executed.
-    """
-    try:
-        codes = ast.literal_eval(scp_codes)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        codes = None
-    if not isinstance(codes, dict) or not all(isinstance(code, str) for code in codes):
-        raise ValueError("scp_codes is not a dictionary of statements")
-    if not strat_fold.isdecimal():
-        raise ValueError(f"strat_fold {strat_fold!r} is not a number")
-    path = PurePosixPath(file_name)
-    if not file_name or path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"{file_name!r} is not a file of the set")
-    return (set(codes), int(strat_fold), file_name)
+        np.array(list(paths)), multi_hot(labels, classes), classes,
+        lambda record: read_recording(source / f"{paths[record]}.hea"), category,
+        {path.name: sha256(path) for path in (database, statements)}, multi_label=True,
+        leads=TWELVE_LEADS, parts=np.where(np.isin(folds, test_folds), "test", parts),
+        patients=patients,
+    )  # fmt: skip
+    return listing.labelled(f"no {category} statement")

@@ -13,103 +13,82 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from finetuning.datasets import PARTS, Listing, multi_hot, read_table
-from recordings import ADU, UNITS, Unusable, as_unit, millivolt
+from finetuning.datasets import PARTS, Listing, multi_hot
+from recordings import ADU, UNITS, Unusable, as_unit, millivolt, one_line
 from recordings.formats import read_recording, record_file
 from utils import cli
-from utils.cli import UserError
 from utils.files import sha256
 
 PREFIX = "table"
 MEAN_MV = SD_MV = None  # measured
 FLAGS = {
-    "table": {
-        "type": cli.file,
-        "required": True,
-        "help": "CSV file with columns file, label, …",
-    },
+    "table": {"type": cli.file, "required": True, "help": "CSV file: columns file, label, …"},
     "source": {"type": cli.existing, "help": "where paths start, by default beside the table"},
     "record_fs": {"type": cli.positive, "help": "Hz, where neither table nor file says"},
     "unit": {"type": as_unit, "choices": UNITS, "help": "where neither table nor file says"},
     "gain": {"type": cli.positive, "help": "units per mV, with --unit adu"},
 }
+COLUMNS = ("file", "label", "fs", "unit", "gain", "split", "patient")
 
 
 def read_listing(
-    table: Path,
-    source: Path | None = None,
-    record_fs: float | None = None,
-    unit: str | None = None,
-    gain: float | None = None,
+    table: Path, source: Path | None, record_fs: float | None, unit: str | None, gain: float | None
 ) -> Listing:
     """Read the table. The classes are all that occur; if a row has several, the set is multi-label.
 
-    Args:
-        source: folder that the paths start from, by default that of the table. They may lead
-            anywhere, as the user wrote the table.
-        record_fs, unit, gain: for rows that do not say, as in `recordings.Hints`.
-
-    Raises:
-        UserError: the table does not make sense. Files are opened later: one that cannot be used
-            is left out, as is a row without a label.
+    Paths start from `source`, by default the folder of the table; `record_fs`, `unit` and `gain`
+    are for rows that do not say. Raises `UserError` if the table does not make sense. A file that
+    cannot be used is left out later.
     """
-    rows = read_table(table, ["file", "label"])
-    folder = table.parent if source is None else source
-    sources, places = {}, {}
-    for row in rows.to_dict("records"):
-        file, path = row["file"], folder / row["file"]
+    rows, folder, hints, places = read_table(table), source or table.parent, {}, set()
+    for row in rows.itertuples():
+        path = folder / row.file
         try:
-            row_fs = cli.positive(row["fs"]) if row.get("fs") else record_fs
-            row_gain = cli.positive(row["gain"]) if row.get("gain") else gain
-            row_unit = as_unit(row["unit"]) if row.get("unit") else unit
+            row_fs = cli.positive(row.fs) if row.fs else record_fs
+            row_gain = cli.positive(row.gain) if row.gain else gain
+            row_unit = as_unit(row.unit) or unit
             if row_unit:
                 millivolt(row_unit, row_gain)
+            if row_gain and row_unit not in (None, ADU):
+                raise Unusable(f"a gain is for the unit {ADU}, not {row_unit}")
         except (ArgumentTypeError, Unusable) as error:
-            raise UserError(f"{table}, {file!r}: {error}") from None
-        if row_gain and row_unit not in (None, ADU):
-            raise UserError(f"{table}, {file!r}: a gain is for the unit {ADU}, not {row_unit}")
-        sources[file] = path, row_fs, row_unit, row_gain
+            raise cli.UserError(f"{table}, {row.file!r}: {error}") from None
+        hints[row.file] = path, row_fs, row_unit, row_gain
         place = os.path.realpath(record_file(path))
         if place in places:
-            raise UserError(f"{table}: {file!r} is the recording {places[place]!r}; keep one row")
-        places[place] = file
+            raise cli.UserError(f"{table}: the recording {row.file!r} has two rows; keep one")
+        places.add(place)
     labels = [set(re.split(r"\s*[;|]\s*", text)) - {""} for text in rows["label"]]
-    classes = sorted(set().union(*labels))
+    classes = tuple(sorted(set().union(*labels)))
     if len(classes) < 2:
-        raise UserError(f"{table} names {len(classes)} classes; at least two are needed")
-    parts, patients = (read_column(table, rows, name) for name in ("split", "patient"))
-    if parts is not None:
-        check_parts(table, parts, patients)
-    records, y = rows["file"].to_numpy(np.str_), multi_hot(labels, classes)
+        raise cli.UserError(f"{table} names {len(classes)} classes; at least two are needed")
+    filled = rows[["split", "patient"]] != ""
+    for name in filled.columns[filled.any() & ~filled.all()]:
+        raise cli.UserError(f"{table}: {name} is empty in a row; fill it in or drop the column")
+    if unknown := set(rows["split"]) - {"", *PARTS}:
+        raise cli.UserError(f"{table}: unknown split {min(unknown)!r}; known: {', '.join(PARTS)}")
+    spread = rows.groupby("patient")["split"].nunique().drop("", errors="ignore")
+    if (spread > 1).any():
+        raise cli.UserError(f"{table}: patient {spread.idxmax()} is in several splits; keep to one")
+    parts, patients = (rows[n].to_numpy(np.str_) if filled[n].all() else None for n in filled)
     listing = Listing(
-        records=records,
-        y=y,
-        classes=tuple(classes),
-        read=lambda record: read_recording(*sources[record]),
-        labels=table.name,
-        checksums={"table": sha256(table)},
-        multi_label=any(len(present) > 1 for present in labels),
-        parts=parts,
-        patients=patients,
-        left_out=[{"record": name, "reason": "no label"} for name in records[~y.any(1)].tolist()],
-    )
-    return listing.keep(y.any(1))
+        rows["file"].to_numpy(np.str_), multi_hot(labels, classes), classes,
+        lambda record: read_recording(*hints[record]), table.name, {"table": sha256(table)},
+        multi_label=any(len(present) > 1 for present in labels), parts=parts, patients=patients,
+    )  # fmt: skip
+    return listing.labelled("no label")
 
 
-def read_column(table: Path, rows: pd.DataFrame, name: str) -> np.ndarray | None:
-    """A column that may be missing, but has no empty cells; raises `UserError`."""
-    if name not in rows:
-        return None
-    for file in rows["file"][rows[name] == ""]:
-        raise UserError(f"{table}, {file!r}: {name} is empty; fill it in or drop the column")
-    return rows[name].to_numpy(np.str_)
-
-
-def check_parts(table: Path, parts: np.ndarray, patients: np.ndarray | None) -> None:
-    """Raises `UserError` at an unknown part, or a patient in several."""
-    unknown = set(parts.tolist()) - set(PARTS)
-    if unknown:
-        raise UserError(f"{table}: unknown split {min(unknown)!r}; known: {', '.join(PARTS)}")
-    spread = pd.Series(parts).groupby(patients).nunique() if patients is not None else None
-    if spread is not None and spread.max() > 1:
-        raise UserError(f"{table}: patient {spread.idxmax()} is in several splits; keep to one")
+def read_table(path: Path) -> pd.DataFrame:
+    """`COLUMNS` of a CSV file with a header line, as stripped text; "" where one is missing."""
+    try:  # read without a header, pandas refuses rows that are longer than the first
+        if b"\0" in path.read_bytes():
+            raise ValueError("it holds a NUL")
+        text = {"dtype": str, "keep_default_na": False, "skipinitialspace": True}
+        cells = pd.read_csv(path, header=None, **text).apply(lambda column: column.str.strip())
+    except ValueError as error:
+        raise cli.UserError(f"{path} is not a CSV file ({one_line(error)})") from None
+    names = cells.iloc[0].tolist()
+    if not {"file", "label"} <= set(names) or any(names.count(name) > 1 for name in COLUMNS):
+        raise cli.UserError(f"{path} needs file, label and others once, has: {', '.join(names)}")
+    return pd.DataFrame({n: cells[names.index(n)][1:] if n in names else "" for n in COLUMNS})
