@@ -14,7 +14,6 @@ noise read back as noise, as in PhysioNet's files, and a segment without a beat 
 annotations.
 """
 
-import csv
 import math
 import os
 import shutil
@@ -182,14 +181,15 @@ def _choose(
     chosen = []
     for name, folder in sources:
         records = find_records(name, folder)
-        wanted = records.keys() if patient_ids is None else records.keys() & set(patient_ids)
-        for patient in sorted(wanted & source_of.keys()):
+        if patient_ids is not None:
+            records = {patient: records[patient] for patient in patient_ids if patient in records}
+        for patient in sorted(records.keys() & source_of.keys()):
             raise UserError(
                 f"patient {patient} of {name} is also in {source_of[patient]}; convert them to "
                 "sets of their own, or choose by --patient-ids"
             )
-        source_of |= dict.fromkeys(wanted, name)
-        chosen.append({patient: records[patient] for patient in sorted(wanted)})
+        source_of |= dict.fromkeys(records, name)
+        chosen.append(dict(sorted(records.items())))
     for patient in sorted(set(patient_ids or ()) - source_of.keys()):
         raise UserError(f"patient {patient} is not in {sources[-1][1]}")
     for (_, folder), records in zip(sources, chosen, strict=True):
@@ -363,26 +363,23 @@ def read_subjects(path: Path, patient_of_record: Mapping[str, int]) -> list[tupl
 
     Args:
         path: lines `patient,subject`, perhaps below that heading; a patient is a record's name or
-            the number of a patient, a subject any text.
+            the number of a patient, a subject any text without a comma.
 
     Raises:
         UserError: the file is no such text, or a line is no pair, or names no patient of the set.
     """
     numbers = {str(number): number for number in patient_of_record.values()} | patient_of_record
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
-    except (UnicodeDecodeError, csv.Error) as error:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
         raise UserError(f"{path} is no text of lines patient,subject: {error}") from None
-    if rows and rows[0] == ["patient", "subject"]:
-        rows = rows[1:]
     first: dict[str, int] = {}
     pairs = []
-    for row in rows:
-        if len(row) != 2 or row[0] not in numbers:
-            raise UserError(f"{path}: {','.join(row)!r} is not a patient of the set and a subject")
-        number = numbers[row[0]]
-        pairs.append((number, first.setdefault(row[1], number)))
+    for line in filter(str.strip, lines[lines[:1] == ["patient,subject"] :]):
+        patient, _, subject = map(str.strip, line.partition(","))
+        if patient not in numbers or not subject or "," in subject:
+            raise UserError(f"{path}: {line!r} is not a patient of the set and a subject")
+        pairs.append((numbers[patient], first.setdefault(subject, numbers[patient])))
     return pairs
 
 

@@ -132,9 +132,8 @@ def find_records(root: Path) -> tuple[Records, list[Path]]:
     results = [(records, folders) for records, folders in results if records]
     if not results:
         raise UserError(
-            f"{root} holds no records named pNNNNN_sMM.hea or NNNNN_batched.pkl.gz; name the "
-            "folder that holds p00 or those files, or convert another database first "
-            "(python -m pretraining.convert)"
+            f"{root} holds no records named pNNNNN_sMM.hea or NNNNN_batched.pkl.gz; name their "
+            "folder, or convert another database first (python -m pretraining.convert)"
         )
     if len(results) > 1:
         raise UserError(
