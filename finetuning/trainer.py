@@ -146,7 +146,7 @@ def main() -> None:
                 return
             if stopped:
                 print(f"no better {args.stop_metric} in {args.patience} epochs: stopped")
-            best, epoch = args.job_dir / BEST, history.best["val"].epoch
+            best, epoch = args.job_dir / BEST, history.best_epoch("val")
             load_strictly(training.trained, read_weights(best)[0], best)
             averaged = recipe.ShiftAverage(training.trained, args.tta)
             outputs = {
@@ -180,7 +180,7 @@ def train(
     """
 
     def ended() -> bool:
-        return training.epoch > training.history.best["stop"].epoch + patience
+        return training.epoch > training.history.best_epoch("stop") + patience
 
     for row in training.epochs(ended, not verbose):
         if not training.processes.main_process:

@@ -279,7 +279,7 @@ def main() -> None:
         with training.interruptible():
             train(training, data, task, read, metadata, job_dir)
         if processes.main_process:
-            chosen = training.history.best["chosen"].epoch
+            chosen = training.history.best_epoch("chosen")
             conclude(job_dir, chosen, data)
             training.finish()
             by = f"validation {args.val_metric}" if data.validation else "being the last"

@@ -104,7 +104,7 @@ def measured(monkeypatch):
 
     def measured(fp32, bf16, native=True):
         seconds = {torch.float32: fp32, torch.bfloat16: bf16}
-        monkeypatch.setattr(engine, "native_bf16", lambda device: native)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": native})
         monkeypatch.setattr(engine, "_product_seconds", seconds.__getitem__)
         engine.faster_bf16.cache_clear()
 

@@ -78,23 +78,13 @@ def test_classes_that_are_missing():
 
 
 @pytest.mark.parametrize(
-    ("metric", "value", "best", "expected"),
-    [
-        ("val_loss", 0.1, 0.2, True),
-        ("loss", 0.2, 0.1, False),
-        ("f1", 0.2, 0.1, True),
-        ("acc", 0.1, 0.2, False),
-        ("f1", 0.2, 0.2, False),
-        ("loss", 0.2, 0.2, False),
-        ("loss", 9.0, None, True),
-        ("loss", math.nan, None, False),
-        ("auc", math.nan, 0.1, False),
-        ("loss", math.nan, 0.1, False),
-        ("auc", 0.1, math.nan, True),
-        ("loss", math.nan, math.nan, False),
-    ],
-)
-def test_better(metric, value, best, expected):
+    ("metric", "falling", "expected"),
+    [("val_loss", [0.2, 0.1], True), ("macro_f1", [0.2, 0.1], False), ("acc", [0.2, 0.2], False),
+     ("loss", [0.2, 0.2], False), ("loss", [None, 9.0], True), ("loss", [None, math.nan], False),
+     ("auc", [0.1, math.nan], False), ("auc", [math.nan, 0.1], True)],
+)  # fmt: skip
+def test_better(metric, falling, expected):
+    best, value = falling
     assert metrics.better(metric, value, best) is expected
 
 
@@ -150,22 +140,7 @@ def slow_f_max(true, prob):
     return best
 
 
-def slow_challenge2020(true, predicted, beta=2):
-    f_betas, g_betas = [], []
-    for k in range(true.shape[1]):
-        tp = fp = fn = 0
-        for row, answers in zip(true, predicted, strict=True):
-            weight = 1 / max(sum(row), 1)
-            tp += weight * (row[k] == answers[k] == 1)
-            fp += weight * (row[k] == 0 and answers[k] == 1)
-            fn += weight * (row[k] == 1 and answers[k] == 0)
-        if tp or fp or fn:
-            f_betas.append((1 + beta**2) * tp / ((1 + beta**2) * tp + fp + beta**2 * fn))
-            g_betas.append(tp / (tp + fp + beta * fn))
-    return np.mean(f_betas), np.mean(g_betas)
-
-
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("empty", [False, True])
 def test_multi_label_scores_as_written_out(seed, empty):
     rng = np.random.default_rng(seed)
@@ -180,9 +155,6 @@ def test_multi_label_scores_as_written_out(seed, empty):
     scores = metrics.multi_label_scores(true, prob, list("abcde"))
     predicted = (prob > 0.5).astype(int)
     assert scores["f_max"] == pytest.approx(slow_f_max(true, prob))
-    assert (scores["f_beta"], scores["g_beta"]) == pytest.approx(
-        slow_challenge2020(true, predicted)
-    )
     each = [f1_score(true[:, k], predicted[:, k], zero_division=0) for k in range(5)]
     assert list(scores["f1"].values()) == pytest.approx(each)
     assert scores["macro_f1"] == pytest.approx(np.mean(each[: 4 if empty else 5]))

@@ -62,7 +62,6 @@ def run_notebook(folder, monkeypatch):
     """What the cells display, by kind, with `folder` for report/results."""
     shown = {"HTML": [], "Image": [], "Markdown": []}
     display = SimpleNamespace(**{name: values.append for name, values in shown.items()})
-    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=display))
     monkeypatch.setitem(sys.modules, "IPython.display", display)
     monkeypatch.chdir(ROOT)
     names = {"display": lambda _: None}

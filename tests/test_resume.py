@@ -106,7 +106,6 @@ def test_stopped_by_a_signal(flags, whole, tmp_path, module, number, code):
 def test_a_finished_run_is_left_alone(flags, whole, module):
     job, main, words = whole[module][0], MAIN[module], flags[module]
     before = contents(job)
-    (job / ".lock").touch()  # what a kill in the last moment leaves
     result = command(main, *words, "--job-dir", job, "--resume")
     assert result.code == 0 and "this run is finished" in result.out
     command(main, *words, "--job-dir", job).refused("holds a run", "--resume")

@@ -111,11 +111,7 @@ class Hardware(NamedTuple):
     bf16: bool
 
     def __str__(self) -> str:
-        return f"{self.device.type}, {self.precision}"
-
-    @property
-    def precision(self) -> str:
-        return "bf16" if self.bf16 else "fp32"
+        return f"{self.device.type}, {'bf16' if self.bf16 else 'fp32'}"
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
@@ -136,21 +132,16 @@ class Hardware(NamedTuple):
         return model
 
 
-def native_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 itself, without emulation."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
 @cache
 def faster_bf16(device: torch.device) -> bool:
     """Whether `auto` takes bf16: on CUDA where it is native, on a CPU where a matrix product is
     clearly faster in it. Having the instructions is not enough: Intel processors with avx512_bf16
     but without AMX multiply bf16 at half the rate of fp32."""
-    if device.type == "cuda" or not native_bf16(device):
-        return native_bf16(device)
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    has = torch.cpu.get_capabilities()
+    if not (has.get("avx512_bf16") or has.get("amx_bf16")):
+        return False
     return _product_seconds(torch.float32) > CLEARLY * _product_seconds(torch.bfloat16)
 
 
@@ -440,7 +431,7 @@ class Training:
         self._began = self._saved = time.monotonic()
         while self.epoch <= self.data.count and not self.processes.broadcast(ended()):
             yield self._train_epoch(model, quiet)
-            chosen = any(best.epoch == self.epoch for best in self.history.best.values())
+            chosen = self.epoch in map(self.history.best_epoch, self.history.columns)
             self.epoch, self.totals = self.epoch + 1, RunningTotals(self.hardware.device)
             self._earlier, self._began = 0.0, time.monotonic()
             if chosen and self.processes.main_process:
@@ -526,7 +517,8 @@ class Training:
             "epoch": self.epoch,
             "totals": self.totals.state(),
             "seconds": self.seconds,
-            "history": self.history.state(),
+            "history": self.history.rows,
+            "timing": self.history.timing,
             "model": self.model.state_dict(),
             "average": self.average.state_dict() if self.average else {},
             "optimizer": self.optimizer.state_dict(),
@@ -556,7 +548,7 @@ class Training:
         self.resumed = True
         self.epoch, self._earlier = state["epoch"], state["seconds"]
         self.totals = RunningTotals(self.hardware.device, **state["totals"])
-        self.history.restore(state["history"])
+        self.history.rows, self.history.timing = state["history"], state["timing"]
         self.model.load_state_dict(state["model"])
         if self.average:
             self.average.load_state_dict(state["average"])

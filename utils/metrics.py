@@ -1,8 +1,7 @@
 """Scores of predictions, their calibration, and the table that predictions are stored in.
 
 `true` is (n,) class numbers, or (n, classes) of 0 and 1 where a recording may have several classes;
-`probabilities` are (n, classes). scikit-learn is imported where it is used, as that takes half a
-second.
+`probabilities` are (n, classes).
 """
 
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import confusion_matrix, f1_score, roc_auc_score
 
 from utils.cli import UserError
 from utils.files import atomic_path
@@ -21,27 +21,21 @@ COVERAGES = (100, 90, 80, 70, 60, 50)  # percent
 SMALLEST = 1e-7  # probability that counts; next to 1 float32 knows no finer ones
 
 
-def f1_per_class(true: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """F1 of every class, (classes,); 0 for a class neither present nor predicted."""
-    from sklearn.metrics import f1_score
-
-    return f1_score(true, predicted, labels=range(classes), average=None, zero_division=0)
+def better(metric: str, value: float, best: float | None) -> bool:
+    """Whether `value` beats `best`: losses fall, all other metrics rise; NaN never wins."""
+    if best is None or best != best:
+        return value == value
+    return value < best if metric.endswith("loss") else value > best
 
 
 def macro_f1(true: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean F1 over the classes that are present or predicted, as scikit-learn counts them."""
-    from sklearn.metrics import f1_score
-
+    """Mean F1 over the classes that are present or predicted; both are (n,) class numbers."""
     return float(f1_score(true, predicted, average="macro", zero_division=0))
 
 
 def without_input(true: np.ndarray) -> dict[str, float]:
-    """What answers that ignore the input reach: `acc` and `macro_f1` of always the commonest class,
-    `loss` (cross-entropy) of always the shares of the classes.
-
-    Args:
-        true: (n,) class numbers.
-    """
+    """Scores of predictions that ignore the input: `acc` and `macro_f1` of always the commonest
+    class, `loss` (cross-entropy) of always the shares of the classes (n,)."""
     classes, counts = np.unique(true, return_counts=True)
     shares = counts / len(true)
     commonest = np.full_like(true, classes[counts.argmax()])
@@ -53,61 +47,54 @@ def without_input(true: np.ndarray) -> dict[str, float]:
 
 
 def macro_auc(true: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean one-against-rest AUC over the classes of which both sides are present, else NaN.
-
-    Args:
-        true: (n,) class numbers, or (n, classes) of 0 and 1. probabilities: (n, classes).
-    """
-    from sklearn.metrics import roc_auc_score
-
-    classes = range(probabilities.shape[1])
-    columns = true.T > 0 if true.ndim == 2 else [true == k for k in classes]
+    """Mean one-against-rest AUC over the classes of which both sides are present, else NaN."""
+    columns = true > 0 if true.ndim == 2 else true[:, None] == np.arange(probabilities.shape[1])
     areas = [
-        roc_auc_score(column, probabilities[:, k])
-        for k, column in zip(classes, columns, strict=True)
-        if 0 < np.sum(column) < len(column)
+        roc_auc_score(column, values)
+        for column, values in zip(columns.T, probabilities.T, strict=True)
+        if 0 < column.sum() < len(column)
     ]
     return float(np.mean(areas)) if areas else float("nan")
 
 
 def detection(
-    true: np.ndarray, answered: np.ndarray, score: np.ndarray, weights: np.ndarray | None = None
+    true: np.ndarray, predicted: np.ndarray, score: np.ndarray, weights: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """Scores of a yes-or-no question; NaN where there is nothing to divide by.
 
     Args:
-        true, answered: (n,) booleans. score: (n,), the higher the likelier; for the AUC.
-        weights: (…, n) how often each counts, such as in resampled sets; all once by default.
+        true, predicted: (n,) booleans. score: (n,), the higher the likelier; for the AUC.
+        weights: (…, n), how often each counts, such as in resampled sets; once by default.
 
     Returns:
         a value for each set, (…,), of each score.
     """
     weights = np.ones(len(true)) if weights is None else weights
-    hits, misses, false_alarms, rejections = (
+    tp, fn, fp, tn = (
         weights @ np.asarray(cell, float)
-        for cell in (true & answered, true & ~answered, ~true & answered, ~true & ~answered)
+        for cell in (true & predicted, true & ~predicted, ~true & predicted, ~true & ~predicted)
     )
     order = np.argsort(score, kind="stable")
     firsts = np.unique(score[order], return_index=True)[1]  # of equal scores
-    yes, no = (
+    positive, negative = (
         np.add.reduceat((weights * kind)[..., order], firsts, axis=-1) for kind in (true, ~true)
     )
-    above = (yes * (no.cumsum(-1) - no / 2)).sum(-1)  # pairs in the right order, equal ones half
+    # Pairs in the right order; those of equal scores count half.
+    ordered = (positive * (negative.cumsum(-1) - negative / 2)).sum(-1)
     with np.errstate(invalid="ignore"):
         return {
-            "sensitivity": hits / (hits + misses),
-            "specificity": rejections / (rejections + false_alarms),
-            "positive predictive value": hits / (hits + false_alarms),
-            "F1": 2 * hits / (2 * hits + misses + false_alarms),
-            "AUC": above / (yes.sum(-1) * no.sum(-1)),
+            "sensitivity": tp / (tp + fn),
+            "specificity": tn / (tn + fp),
+            "positive predictive value": tp / (tp + fp),
+            "F1": 2 * tp / (2 * tp + fn + fp),
+            "AUC": ordered / (positive.sum(-1) * negative.sum(-1)),
         }
 
 
 def cinc3(f1: Sequence[float], classes: Sequence[str]) -> float | None:
     """The Challenge 2017 score: mean F1 of N, A and O, None for other sets of classes.
 
-    The noisy class counts in the denominators of the three, not in the mean
-    (Clifford et al. 2017).
+    The noisy class counts in the denominators of the three, not in the mean (Clifford et al. 2017).
     """
     if not set(CINC3) <= set(classes):
         return None
@@ -115,22 +102,17 @@ def cinc3(f1: Sequence[float], classes: Sequence[str]) -> float | None:
 
 
 def scores(true: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> dict:
-    """Macro F1 over all classes, CinC-3, accuracy, AUC, F1 per class, confusion (rows: true).
-
-    Args:
-        true: (n,) class numbers. probabilities: (n, classes).
-    """
-    from sklearn.metrics import confusion_matrix
-
-    predicted = probabilities.argmax(1)
-    f1 = f1_per_class(true, predicted, len(classes))
+    """Scores of recordings with one class each: macro F1 over all classes, CinC-3, accuracy, AUC,
+    F1 per class (0 for a class neither present nor predicted), confusion (rows: true)."""
+    predicted, numbers = probabilities.argmax(1), range(len(classes))
+    f1 = f1_score(true, predicted, labels=numbers, average=None, zero_division=0)
     return {
         "macro_f1": float(f1.mean()),
         "cinc3": cinc3(f1, classes),
         "acc": float(np.mean(true == predicted)),
         "auc": macro_auc(true, probabilities),
         "f1": dict(zip(classes, map(float, f1), strict=True)),
-        "confusion": confusion_matrix(true, predicted, labels=range(len(classes))).tolist(),
+        "confusion": confusion_matrix(true, predicted, labels=numbers).tolist(),
         "records": len(true),
     }
 
@@ -140,9 +122,6 @@ def f_max(true: np.ndarray, probabilities: np.ndarray) -> float:
 
     At each threshold, precision is the mean over the records with any class predicted, recall the
     mean over those that have any (Strodthoff et al. 2021); NaN where none has.
-
-    Args:
-        true: (n, classes) of 0 and 1. probabilities: (n, classes).
     """
     true = true > 0
     labelled, best = true.any(1), 0.0
@@ -150,10 +129,10 @@ def f_max(true: np.ndarray, probabilities: np.ndarray) -> float:
         return float("nan")
     for threshold in np.linspace(0, 1, 100):
         predicted = probabilities > threshold
-        some, hits = predicted.any(1), (predicted & true).sum(1)
-        if hits.any():
-            precision = np.mean(hits[some] / predicted[some].sum(1))
-            recall = np.mean(hits[labelled] / true[labelled].sum(1))
+        some, correct = predicted.any(1), (predicted & true).sum(1)
+        if correct.any():
+            precision = np.mean(correct[some] / predicted[some].sum(1))
+            recall = np.mean(correct[labelled] / true[labelled].sum(1))
             best = max(best, 2 * precision * recall / (precision + recall))
     return float(best)
 
@@ -169,26 +148,21 @@ def challenge2020(true: np.ndarray, predicted: np.ndarray, beta: float = 2) -> t
     """
     true, predicted = true > 0, predicted > 0
     weights = 1 / np.maximum(true.sum(1, keepdims=True), 1)
+    seen = (true | predicted).any(0)
     tp, fp, fn = (
-        (weights * cases).sum(0)
+        (weights * cases).sum(0)[seen]
         for cases in (true & predicted, ~true & predicted, true & ~predicted)
     )
-    seen = (true | predicted).any(0)
     if not seen.any():
         return float("nan"), float("nan")
-    tp, fp, fn = tp[seen], fp[seen], fn[seen]
-    hits = (1 + beta**2) * tp
-    f_beta, g_beta = hits / (hits + fp + beta**2 * fn), tp / (tp + fp + beta * fn)
+    weighted = (1 + beta**2) * tp
+    f_beta, g_beta = weighted / (weighted + fp + beta**2 * fn), tp / (tp + fp + beta * fn)
     return float(f_beta.mean()), float(g_beta.mean())
 
 
 def f1_of_columns(true: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, float]:
     """F1 of every class, 0 for one neither present nor predicted, and the mean over the others; NaN
-    where there are none.
-
-    Args:
-        true, predicted: (n, classes), whether.
-    """
+    where there are none. Both arguments are (n, classes) booleans."""
     counts = true.sum(0) + predicted.sum(0)
     f1 = 2 * (true & predicted).sum(0) / np.maximum(counts, 1)
     return f1, float(f1[counts > 0].mean()) if counts.any() else float("nan")
@@ -198,11 +172,7 @@ def multi_label_scores(true: np.ndarray, probabilities: np.ndarray, classes: Seq
     """Scores where a record may have several classes; predicted are those above 0.5.
 
     Macro F1 is the mean over the classes present or predicted, macro AUC over those of which both
-    sides are present; F1 of a class neither present nor predicted is 0. Accuracy is the share of
-    right answers over all records and classes.
-
-    Args:
-        true: (n, classes) of 0 and 1. probabilities: (n, classes).
+    sides are present. Accuracy is the share of correct answers over all records and classes.
     """
     true, predicted = true > 0, probabilities > 0.5
     f1, mean = f1_of_columns(true, predicted)
@@ -219,54 +189,23 @@ def multi_label_scores(true: np.ndarray, probabilities: np.ndarray, classes: Seq
     }
 
 
-def better(metric: str, value: float, best: float | None) -> bool:
-    """Whether `value` beats `best`: losses fall, all other metrics rise; NaN never wins."""
-    if best is None or best != best:
-        return value == value
-    return value < best if metric.endswith("loss") else value > best
-
-
-class Answers(NamedTuple):
-    """What is predicted.
-
-    Attributes:
-        confidence: (n,) probability of the answer; of several classes to a recording, of the least
-            certain one.
-        true, predicted: (n, classes), whether.
-        right: (n,), or (n, classes) of several classes to a recording.
-    """
-
-    confidence: np.ndarray
-    true: np.ndarray
-    predicted: np.ndarray
-    right: np.ndarray
-
-
-def answers(true: np.ndarray, probabilities: np.ndarray) -> Answers:
-    """The most probable class of each recording, or the classes above probability 0.5."""
-    if true.ndim == 2:
-        true, predicted = true > 0, probabilities > 0.5
-        confidence = np.maximum(probabilities, 1 - probabilities).min(1)
-        return Answers(confidence, true, predicted, true == predicted)
-    best, classes = probabilities.argmax(1), np.arange(probabilities.shape[1])
-    one_hot = (numbers[:, None] == classes for numbers in (true, best))
-    return Answers(probabilities.max(1), *one_hot, true == best)
+# Calibration
 
 
 def reliability(true: np.ndarray, probabilities: np.ndarray) -> dict[str, list]:
-    """How often an answer is right, by the probability that it was given.
+    """How often predictions are correct, by their confidence.
 
-    Of several classes to a recording, each class of each recording counts, with the probability
+    With several classes to a recording, each class of each recording counts, with the probability
     that it is present and whether it is.
 
     Returns:
-        of each bin, from 0 to 1: `count` of answers, their mean `confidence`, and their `accuracy`;
+        by bin, from 0 to 1: `count` of predictions, their mean `confidence`, and their `accuracy`;
         both None where there are none.
     """
     if true.ndim == 2:
-        confidence, right = probabilities.ravel(), true.ravel() > 0
+        confidence, correct = probabilities.ravel(), true.ravel() > 0
     else:
-        confidence, right = probabilities.max(1), true == probabilities.argmax(1)
+        confidence, correct = probabilities.max(1), true == probabilities.argmax(1)
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     counts = np.bincount(bins, minlength=BINS).tolist()
 
@@ -274,17 +213,14 @@ def reliability(true: np.ndarray, probabilities: np.ndarray) -> dict[str, list]:
         sums = np.bincount(bins, values, BINS).tolist()
         return [total / count if count else None for total, count in zip(sums, counts, strict=True)]
 
-    return {"count": counts, "confidence": means(confidence), "accuracy": means(right)}
+    return {"count": counts, "confidence": means(confidence), "accuracy": means(correct)}
 
 
 def expected_calibration_error(bins: dict[str, list]) -> float:
-    """Mean distance between confidence and accuracy of bins, weighted by their counts.
-
-    Args:
-        bins: of `reliability`.
-    """
+    """Mean distance between confidence and accuracy of the bins of `reliability`, weighted by their
+    counts."""
     rows = zip(bins["count"], bins["confidence"], bins["accuracy"], strict=True)
-    gaps = sum(count * abs(sure - right) for count, sure, right in rows if count)
+    gaps = sum(count * abs(confidence - acc) for count, confidence, acc in rows if count)
     return float(gaps / sum(bins["count"]))
 
 
@@ -301,23 +237,31 @@ def log_loss(true: np.ndarray, probabilities: np.ndarray) -> float:
 def coverage(true: np.ndarray, probabilities: np.ndarray) -> dict[str, list]:
     """Scores of the most confident recordings alone, as if the others were left unanswered.
 
+    A recording with several classes is as certain as its least certain class.
+
     Returns:
         lists, by share answered: `coverage`, confidence from which on (`threshold`), how many that
         are (`records`, more than the share where several are as confident), `macro_f1` over the
         classes present or predicted among them, and `accuracy`.
     """
-    found = answers(true, probabilities)
-    falling = np.sort(found.confidence)[::-1]
+    if true.ndim == 2:
+        true, predicted = true > 0, probabilities > 0.5
+        confidence, correct = np.maximum(probabilities, 1 - probabilities).min(1), true == predicted
+    else:
+        confidence, best = probabilities.max(1), probabilities.argmax(1)
+        correct, numbers = true == best, np.arange(probabilities.shape[1])
+        true, predicted = true[:, None] == numbers, best[:, None] == numbers
+    falling = np.sort(confidence)[::-1]
     rows = []
     for percent in COVERAGES:
         threshold = falling[-(-len(falling) * percent // 100) - 1]
-        kept = found.confidence >= threshold
+        kept = confidence >= threshold
         rows.append({
             "coverage": percent / 100,
             "threshold": float(threshold),
             "records": int(kept.sum()),
-            "macro_f1": f1_of_columns(found.true[kept], found.predicted[kept])[1],
-            "accuracy": float(found.right[kept].mean()),
+            "macro_f1": f1_of_columns(true[kept], predicted[kept])[1],
+            "accuracy": float(correct[kept].mean()),
         })  # fmt: skip
     return {name: [row[name] for row in rows] for name in rows[0]}
 
@@ -329,12 +273,15 @@ def calibration_errors(true: np.ndarray, probabilities: np.ndarray) -> dict[str,
 
 
 def calibration_scores(true: np.ndarray, probabilities: np.ndarray) -> dict:
-    """All of the above, by name."""
+    """`calibration_errors`, `reliability` and `coverage`, by name."""
     return {
         **calibration_errors(true, probabilities),
         "reliability": reliability(true, probabilities),
         "coverage": coverage(true, probabilities),
     }
+
+
+# The predictions table: `record_name, true_A …, prob_A …`, one row per recording
 
 
 class Predictions(NamedTuple):
@@ -351,7 +298,7 @@ def write_predictions(
 ) -> None:
     """Write the table; `true` and `prob` are (n, classes)."""
     table = pd.DataFrame({"record_name": names})
-    # Nine digits tell any two float32 apart, so that scores counted from the table are the run's.
+    # Nine digits tell any two float32 apart, so that scores of the table are those of the run.
     table[[f"true_{name}" for name in classes]] = true.astype(np.uint8)
     table[[f"prob_{name}" for name in classes]] = prob
     with atomic_path(path) as temporary:
@@ -359,11 +306,7 @@ def write_predictions(
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Read what `write_predictions` wrote.
-
-    Raises:
-        UserError: not such a table.
-    """
+    """Read a table of predictions; raises `UserError` if the file is none."""
     try:
         table = pd.read_csv(path, dtype={"record_name": str}, keep_default_na=False)
         return split_columns(table)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -68,13 +67,7 @@ class Run:
         if not (self.resume and (self.job_dir / self.last).exists()):
             return False
         self._check_free()
-        if (self.job_dir / CHECKPOINT).exists():
-            return False
-        lock = self.job_dir / LOCK
-        if lock.exists():  # of a run that was killed at its very end
-            with suppress(Timeout), FileLock(lock, timeout=0):
-                lock.unlink(missing_ok=True)
-        return True
+        return not (self.job_dir / CHECKPOINT).exists()
 
     @contextmanager
     def claim(self) -> Iterator[None]:
@@ -192,25 +185,21 @@ class Run:
 def _environment(hardware: str) -> dict[str, Any]:
     main = sys.modules["__main__"].__spec__
     started = ["-m", main.name] if main else sys.argv[:1]
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40",
+           "--dirty=+", "--exclude=*"]  # fmt: skip
+    try:  # of this repository, with a `+` where files differ from the commit
+        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None
     return {
         "command": shlex.join(["python", *started, *sys.argv[1:]]),
-        "commit": _commit(),
+        "commit": commit,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "hardware": hardware,
         "threads": torch.get_num_threads(),
         **versions(),
     }
-
-
-def _commit() -> str | None:
-    """Commit of this repository, with a `+` where files differ from it; None outside of git."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40",
-               "--dirty=+", "--exclude=*"]  # fmt: skip
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def versions() -> dict[str, str]:
@@ -234,35 +223,17 @@ def scores_in_words(scores: Mapping[str, float | None]) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in scores.items() if value is not None)
 
 
-@dataclass
-class Best:
-    """The best value of a column of the history so far, and its epoch."""
-
-    column: str
-    value: float | None = None
-    epoch: int = 0
-
-    def update(self, epoch: int, value: float | None) -> bool:
-        """Take note of an epoch; returns whether it is the best. The first epoch is, and without a
-        value every epoch."""
-        best = value is None or epoch == 1 or better(self.column, value, self.value)
-        if best:
-            self.epoch, self.value = epoch, value
-        return best
-
-
 class History:
-    """Rows of history.csv and timing.csv, one per epoch, and the best epochs so far.
+    """Rows of history.csv and timing.csv, one per epoch.
 
     Args:
-        columns: by purpose, the column whose best value chooses an epoch.
+        columns: by purpose, the column of history.csv whose best value chooses an epoch.
     """
 
     def __init__(self, job_dir: Path, **columns: str):
-        self.job_dir = job_dir
+        self.job_dir, self.columns = job_dir, columns
         self.rows: list[dict[str, Any]] = []
         self.timing: list[dict[str, Any]] = []
-        self.best = {purpose: Best(column) for purpose, column in columns.items()}
 
     def add(
         self, epoch: int, scores: Mapping[str, float | None], timing: Mapping[str, float]
@@ -274,17 +245,19 @@ class History:
         for name, rows in (("history.csv", self.rows), ("timing.csv", self.timing)):
             with atomic_path(self.job_dir / name) as temporary:
                 pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")
-        return {p for p, best in self.best.items() if best.update(epoch, values[best.column])}
+        return {purpose for purpose in self.columns if self.best_epoch(purpose) == epoch}
 
-    def state(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint."""
-        best = {purpose: asdict(best) for purpose, best in self.best.items()}
-        return {"rows": self.rows, "timing": self.timing, "best": best}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continue from `state`."""
-        self.rows, self.timing = list(state["rows"]), list(state["timing"])
-        self.best = {purpose: Best(**state["best"][purpose]) for purpose in self.best}
+    def best_epoch(self, purpose: str) -> int:
+        """The best epoch so far, 0 without any; of epochs without a value the last."""
+        best, column = {"epoch": 0}, self.columns[purpose]
+        for row in self.rows:
+            if (
+                not best["epoch"]
+                or row[column] is None
+                or better(column, row[column], best[column])
+            ):
+                best = row
+        return best["epoch"]
 
 
 class Stop:
