@@ -133,9 +133,7 @@ def main() -> None:
                 ),
                 ema=args.ema, count_correct=targets.num_correct,
             )  # fmt: skip
-        training.resume()
-        if processes.main_process:
-            run.start(processes.describe(hardware), training.resumed)
+        training.begin()
         with training.interruptible():
             columns = [n for n in targets.columns if n != "auc" or args.val_metric == "auc"]
             stopped = train(

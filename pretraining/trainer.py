@@ -266,15 +266,14 @@ def main() -> None:
                 task.loss, hardware, processes, asdict(metadata), args.checkpoint_every,
                 args.compile, args.sync_bn,
             )  # fmt: skip
-        training.resume()
-        if processes.main_process:
-            if args.cache_val:
+            if args.cache_val and processes.main_process:
                 if data.validation is None:
                     raise UserError("--cache-val: nobody validates; use --val-patients above 0")
                 patients = [int(patient) for patient in data.manifest["validation"]["records"]]
                 about = {"dataset": constants.name, "patients": patients, **kind}
                 store_frames(args.cache_val, data.validation, about)
-            run.start(processes.describe(hardware), training.resumed)
+        training.begin()
+        if processes.main_process:
             write_json(job_dir / "manifest.json", data.manifest)
         with training.interruptible():
             train(training, data, task, read, metadata, job_dir)

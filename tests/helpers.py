@@ -1,7 +1,6 @@
 """What several test files share: commands run in this process, tiny networks, folders as bytes."""
 
 import io
-import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -15,7 +14,6 @@ from scipy.io import savemat
 
 from models import Classifier, build_encoder
 from utils import cli
-from utils.files import HOST
 from utils.model_card import TWELVE_LEADS, Metadata
 from utils.weights import save_weights
 
@@ -55,13 +53,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     """Every file below `folder`, hidden ones included."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-def leftover(path: Path) -> Path:
-    """What a killed process was just writing `path` as."""
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    return path.with_name(f".{path.name}.{HOST}.{ended.pid}.tmp")
 
 
 def make_metadata(**changes) -> Metadata:

@@ -141,7 +141,7 @@ def parse(monkeypatch, tmp_path):
     file.write_text("")
     job = ["--job-dir", "job", "--train", file]
     needed = {
-        "pretraining": (pretraining, [*job, "--task", "beat"]),
+        "pretraining": (pretraining, [*job[:3], tmp_path, "--task", "beat"]),
         "prepare": (prepare, ["--source", tmp_path, "--labels", "zip"]),
         "finetuning": (finetuning, job),
     }

@@ -13,7 +13,7 @@ import torch
 
 import finetuning.trainer
 import pretraining.trainer
-from tests.helpers import LONG_RUN, command, contents, leftover, put_weights
+from tests.helpers import LONG_RUN, command, contents, put_weights
 from tests.interrupting import PROCESSES, kill_and_continue, results, run_trainer, start
 from utils import engine
 from utils.run import CHECKPOINT
@@ -189,11 +189,9 @@ def test_without_a_checkpoint_it_starts_afresh(flags, tmp_path):
     words = [*flags[FINETUNING], "--job-dir", job, "--resume", "--epochs", 1]
     assert command(main, *words).code == 0
     (job / "scores.json").unlink()  # as if it had been killed before the end
-    left = [leftover(job / "history.csv"), leftover(job / "best_model.safetensors")]
-    for path in left:
-        path.write_bytes(b"half")
+    (job / ".history.csv.0.tmp").write_bytes(b"half")
     assert command(main, *words).code == 0
-    assert not any(path.exists() for path in left)
+    assert not list(job.glob(".*"))
 
 
 def test_two_runs_in_one_folder(flags, tmp_path):

@@ -23,19 +23,10 @@ LONGEST = 2000  # characters of an error
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "pretraining": {
         "paper": {"val_patients": 0.05},
-        "authors-code": {
-            "batch_size": 32,
-            "samples_per_patient": 1000,
-            "steps_per_epoch": 100,
-            "epochs": 1,
-            "val_patients": 0,
-        },
-        "team1": {
-            "frame_size": 4096,
-            "batch_size": 512,
-            "steps_per_epoch": 1024,
-            "spectrogram_input": "raw",
-        },
+        "authors-code": {"batch_size": 32, "samples_per_patient": 1000, "steps_per_epoch": 100,
+                         "epochs": 1, "val_patients": 0},
+        "team1": {"frame_size": 4096, "batch_size": 512, "steps_per_epoch": 1024,
+                  "spectrogram_input": "raw"},
         "recommended": {},
     },
     "prepare": {
@@ -50,7 +41,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "team1": {"batch_size": 128},
         "recommended": {"ema": 0.99},
     },
-}
+}  # fmt: skip
 
 
 class UserError(Exception):

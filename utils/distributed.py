@@ -39,10 +39,6 @@ class Processes(NamedTuple):
         """The examples of a batch that belong to this process."""
         return slice(self.rank, None, self.size)
 
-    def describe(self, hardware: object) -> str:
-        """`cpu, fp32`, or `2 × cpu, fp32`."""
-        return f"{hardware}" if self.size == 1 else f"{self.size} × {hardware}"
-
     def check(self, batch_size: int, sync_bn: bool, examples: int = 0) -> None:
         """Check the flags of a trainer against the number of processes.
 
@@ -127,15 +123,11 @@ def local_device(cuda: bool) -> torch.device:
     Raises:
         UserError: there are fewer CUDA devices than processes.
     """
-    if not cuda:
-        return torch.device("cpu")
     number = int(os.environ.get("LOCAL_RANK", 0))
-    if number >= torch.cuda.device_count():
-        raise UserError(
-            f"{torch.cuda.device_count()} CUDA devices for process {number + 1} of this machine; "
-            "lower --nproc-per-node or use --device cpu"
-        )
-    return torch.device("cuda", number)
+    if cuda and number >= torch.cuda.device_count():
+        raise UserError(f"no CUDA device for process {number + 1} of this machine; lower "
+                        "--nproc-per-node or use --device cpu")  # fmt: skip
+    return torch.device("cuda", number) if cuda else torch.device("cpu")
 
 
 @contextmanager

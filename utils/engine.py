@@ -343,7 +343,6 @@ class Training:
     Attributes:
         epoch: under way, from 1 on. totals: of it.
         average: moving average of the weights, if one is kept.
-        resumed: whether the run continues from a checkpoint.
     """
 
     def __init__(
@@ -369,7 +368,7 @@ class Training:
         self.hardware, self.processes = hardware, processes
         self.checkpoint_every, self.compile, self.sync_bn = checkpoint_every, compile, sync_bn
         self.epoch, self.totals = 1, RunningTotals(hardware.device)
-        self.resumed, self.stop = False, Stop()
+        self.stop = Stop()
         self.average = average_weights(model, ema, lambda: self.steps_done) if ema else None
         self._path = run.job_dir / CHECKPOINT
         self._identity = None
@@ -533,27 +532,29 @@ class Training:
             temporary.write_bytes(buffer.getbuffer())
         self._saved = time.monotonic()
 
-    def resume(self) -> None:
-        """Continue from the checkpoint, if there is one and `--resume` was given.
+    def begin(self) -> None:
+        """Continue from the checkpoint, if there is one and `--resume` was given; else start the
+        run, which removes the files of an earlier one.
 
         Raises:
-            UserError: it is damaged, or of another run.
+            UserError: the checkpoint is damaged, or of another run.
         """
         with self.processes.main_process_first():
             wanted = self.processes.main_process and self.run.resume and self._path.exists()
             state = self._read() if wanted else None
         state = self.processes.broadcast(state)
-        if state is None:
-            return
-        self.resumed = True
-        self.epoch, self._earlier = state["epoch"], state["seconds"]
-        self.totals = RunningTotals(self.hardware.device, **state["totals"])
-        self.history.rows, self.history.timing = state["history"], state["timing"]
-        self.model.load_state_dict(state["model"])
-        if self.average:
-            self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        print(f"continues after step {self.totals.step} of epoch {self.epoch}")
+        if state:
+            self.epoch, self._earlier = state["epoch"], state["seconds"]
+            self.totals = RunningTotals(self.hardware.device, **state["totals"])
+            self.history.rows, self.history.timing = state["history"], state["timing"]
+            self.model.load_state_dict(state["model"])
+            if self.average:
+                self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            print(f"continues after step {self.totals.step} of epoch {self.epoch}")
+        if self.processes.main_process:
+            several = f"{self.processes.size} × " if self.processes.size > 1 else ""
+            self.run.start(f"{several}{self.hardware}", resumed=bool(state))
 
     def _read(self) -> dict[str, Any]:
         try:

@@ -4,14 +4,11 @@ A manifest says what went into a data set or a run, and what was left out, as a 
 `{"record": …, "reason": …}`.
 """
 
-import glob
 import gzip
 import hashlib
 import json
 import math
 import os
-import platform
-import re
 import shutil
 import sys
 from collections import Counter
@@ -19,13 +16,14 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
 from utils.cli import UserError
 
 HINTS = {"uncalibrated": " (no gain in the header: 200 units per mV are assumed)"}
-HOST = re.sub(r"\W", "-", platform.node())  # folders may be shared by several machines
+TEMPORARY = ".tmp"  # how names end under which files are being written
 
 
 @contextmanager
@@ -66,35 +64,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def _temporary(path: Path) -> Path:
-    """A name for this process to write `path` under, once leftovers of it are removed."""
-    remove_leftovers(path.parent, path.name)
-    return path.with_name(f".{path.name}.{HOST}.{os.getpid()}.tmp")
-
-
-def remove_leftovers(folder: Path, name: str | None = None) -> None:
-    """Remove what processes of this machine that were killed left in `folder`, of file `name` or
-    of all; a folder that was just being replaced is put back."""
-    pattern = "*" if name is None else glob.escape(name)
-    for path in folder.glob(f".{pattern}.{HOST}.*.tmp"):
-        target, _, pid = path.name[1:].removesuffix(".tmp").rpartition(f".{HOST}.")
-        if not pid.isdecimal() or _runs(int(pid)):
-            continue
-        earlier = path / "earlier"
-        if earlier.exists() and not (folder / target).exists():
-            earlier.rename(folder / target)
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _runs(pid: int) -> bool:
-    if pid == os.getpid():
-        return False  # of a process that had this number before, as after the start of a container
-    try:
-        os.kill(pid, 0)  # sends nothing
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        pass
-    return True
+    """A hidden name that no other process uses, on whatever machine."""
+    return path.with_name(f".{path.name}.{uuid4().hex}{TEMPORARY}")
 
 
 def _flush(path: Path) -> None:

@@ -19,7 +19,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from utils.cli import UserError
-from utils.files import atomic_path, read_json, remove_leftovers, sha256, write_json
+from utils.files import TEMPORARY, atomic_path, read_json, sha256, write_json
 from utils.metrics import better
 
 # Files in a job directory.
@@ -162,8 +162,8 @@ class Run:
         Call it once the data has been read, so that a mistyped path costs no earlier result.
         """
         print(f"computing on {hardware}")
-        for folder in (self.job_dir, *self.job_dir.glob("epoch_*")):
-            remove_leftovers(folder)
+        for path in self.job_dir.rglob(f".*{TEMPORARY}"):  # of a run that was killed
+            path.unlink()
         arguments = {k: str(v) if isinstance(v, Path) else v for k, v in self.arguments.items()}
         about = {"arguments": arguments, "environment": _environment(hardware)}
         if resumed:
