@@ -47,8 +47,7 @@ def parse_arguments() -> argparse.Namespace:
     about = f"share to test on, by default {TEST_SIZE}, if the data has no split"
     flag("--test-size", type=cli.proper_share, help=about)
     flag("--seed", type=cli.seed, help=f"seed of this split, by default {SEED}")
-    about, default = "beginning of the file names", f"data/{DATASETS[name].PREFIX}"
-    flag("--out", type=Path, default=default, help=about)
+    flag("--out", type=Path, default=f"data/{DATASETS[name].PREFIX}", help="start of file names")
     flag("--overwrite", action="store_true", help="replace files that are there")
     cli.add_preset_flag(parser, "prepare")
     return parser.parse_with_preset("prepare")
@@ -60,15 +59,13 @@ def read_signals(
     """Read and resample every record; raises `UserError` if none is usable.
 
     Returns:
-        The listing of the usable records, with the others left out; their signals, int16 (samples,
-        leads) in microvolt; the records by what may be wrong with them, see `Quality`; and the
-        number of samples beyond int16, by record.
+        The listing of the usable records; their signals, int16 (samples, leads) in microvolt; the
+        records that may be of poor `Quality`; and by record the number of samples beyond int16.
     """
     kept, signals, clipped, left_out = [], [], {}, list(listing.left_out)
     flagged: dict[str, list[str]] = {kind: [] for kind in Quality._fields}
     leads, count = listing.leads, listing.leads and len(listing.leads)
-    records = tqdm(listing.records.tolist(), "reading", leave=False, disable=None)
-    for index, record in enumerate(records):
+    for index, record in enumerate(tqdm(listing.records.tolist(), leave=False, disable=None)):
         try:
             recording = listing.read(record)
             count, leads = count or recording.count, leads or recording.leads
@@ -110,16 +107,14 @@ def split(listing: Listing, test_size: float, seed: int) -> dict[str, np.ndarray
 
 
 def measure(signals: list[np.ndarray]) -> dict[str, Any]:
-    """Mean and standard deviation in mV over all samples of int16 (samples, leads) in microvolt:
-    numbers for one lead, lists for several."""
+    """Mean and sd in mV of int16 (samples, leads) in microvolt: of several leads as lists."""
     samples = sum(map(len, signals))
     mean = sum(signal.sum(0, dtype=np.float64) for signal in signals) / samples
     square = sum(np.square(signal - mean).sum(0) for signal in signals) / samples
-    means, sds = ((value / 1000).round(6).tolist() for value in (mean, np.sqrt(square)))
-    if 0 in sds:
-        raise cli.UserError(f"lead {sds.index(0)} is flat in every recording; leave it out")
-    means, sds = (means, sds) if len(sds) > 1 else (means[0], sds[0])
-    return {"mean_mv": means, "sd_mv": sds}
+    if not square.all():
+        raise cli.UserError(f"lead {square.argmin()} is flat in every recording; leave it out")
+    values = {"mean_mv": mean, "sd_mv": np.sqrt(square)}
+    return {name: (value / 1000).round(6).squeeze().tolist() for name, value in values.items()}
 
 
 def main() -> None:

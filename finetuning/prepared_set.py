@@ -42,9 +42,9 @@ class PreparedSet:
         return None if numbers is None else np.array([numbers[name] for name in self.record_ids])
 
     def is_consistent(self) -> bool:
-        """Whether the set keeps its contract; damaged values may also raise an error."""
+        """Whether the set keeps its contract; values of other kinds may also raise an error."""
         signal, offsets, y, manifest = self.signal, self.offsets, self.y, self.manifest
-        mean, sd = (np.array(manifest[key], dtype=float) for key in ("mean_mv", "sd_mv"))
+        mean, sd = (np.array(manifest[key]) for key in ("mean_mv", "sd_mv"))
         records, pad, patients = self.record_ids.tolist(), manifest["pad"], self.patients
         return (
             [array.dtype for array in (signal, offsets, y)] == [np.int16, np.int64, np.uint8]
@@ -54,7 +54,8 @@ class PreparedSet:
             and (len(offsets) == len(records) + 1 and y.max() <= 1)
             and (manifest["classes"] == self.classes.tolist() and manifest["unit"] == UNIT)
             and (0 < manifest["fs"] <= MAX_FS and type(pad) is int and 0 < pad <= MAX_FRAME)
-            and (abs(mean).max() < MAX_NUMBER and 1 / MAX_NUMBER < sd.min() <= sd.max())
+            and {mean.dtype.kind, sd.dtype.kind} <= {"i", "f"}
+            and (abs(mean).max() < MAX_NUMBER > sd.max() and sd.min() > 1 / MAX_NUMBER)
             and (isinstance(manifest["dataset"], str) and type(self.multi_label) is bool)
             and (patients is None or patients.dtype.kind == "i")
         )
@@ -62,16 +63,11 @@ class PreparedSet:
 
 def manifest_path(path: Path) -> Path:
     """`data/physionet_train.npz` → `data/physionet_manifest.json`."""
-    path = Path(path)
     return path.with_name(f"{path.stem.rpartition('_')[0]}_manifest.json")
 
 
 def write_prepared(
-    path: Path,
-    signals: Sequence[np.ndarray],
-    y: np.ndarray,
-    record_ids: Sequence,
-    classes: Sequence,
+    path: Path, signals: list[np.ndarray], y: np.ndarray, record_ids: Sequence, classes: Sequence
 ) -> None:
     """Write one split; equal arguments give equal bytes. The caller writes the manifest afterwards.
 
@@ -91,7 +87,7 @@ def write_prepared(
 
 def load_prepared(path: Path) -> PreparedSet:
     """Read one split; raises `UserError` if it is not what the manifest beside it lists."""
-    path, beside = Path(path), manifest_path(path)
+    beside = manifest_path(path)
     for file in (path, beside):
         if not file.is_file():
             raise UserError(f"{file} is missing; write it with python -m finetuning.prepare")
@@ -117,11 +113,8 @@ def divide(
     Known patients are kept together, whatever their classes. Otherwise the split is stratified by
     class, except in multi-label sets, where many combinations of classes occur only once.
 
-    Args:
-        y: (recordings, classes) of 0 and 1. patients: (recordings,).
-        sizes: `train_size` or `test_size`, a share, of the first or the second part.
-
-    Raises `ValueError` if a part would be empty, or lack a class that it must have.
+    `y` is (recordings, classes) of 0 and 1; of `sizes`, `train_size` is the share of the first
+    part, or `test_size` of the second. Raises `ValueError` if a part would lack what it must have.
     """
     indices = np.arange(len(y))
     if patients is None:

@@ -32,70 +32,59 @@ def put(folder, name, dx=f"# Dx: {SINUS}", **options):
 @pytest.fixture
 def source(tmp_path):
     """Twenty records, half of them in a folder of their own."""
-    folder = tmp_path / "training"
     for number in range(20):
-        name = f"{'g1/' if number % 2 else ''}A{number:04}"
-        mark = "#" if number % 3 else "# "
-        dx = f"{mark}Dx: {DIAGNOSES[number % 4]}"
-        put(folder, name, dx, seed=number, fs=RATES[number % 3])
-    return folder
+        dx = f"#{'' if number % 3 else ' '}Dx: {DIAGNOSES[number % 4]}"
+        name = f"training/{'g1/' if number % 2 else ''}A{number:04}"
+        put(tmp_path, name, dx, seed=number, fs=RATES[number % 3])
+    return tmp_path / "training"
 
 
 @pytest.fixture
 def command_on(tmp_path):
     def run(source, *flags):
         out = ["--out", tmp_path / "out/c", "--pad", 256]
-        return command(
-            prepare.main, "--dataset", "challenge20", "--source", source, *out, *flags
-        )  # fmt: skip
+        return command(prepare.main, "--dataset", "challenge20", "--source", source, *out, *flags)
 
     return run
+
+
+def load(tmp_path):
+    """The training part; the signals of all records and their labels, by name."""
+    parts = [load_prepared(tmp_path / f"out/c_{name}.npz") for name in ("train", "test")]
+    signals = {
+        record: part.signal[start:end]
+        for part in parts
+        for record, start, end in zip(part.record_ids, part.offsets, part.offsets[1:], strict=False)
+    }
+    return parts[0], signals, dict(zip(signals, np.concatenate([p.y for p in parts]), strict=True))
 
 
 def test_contract(source, command_on, tmp_path):
     result = command_on(source, "--test-size", 0.25, "--seed", 3)
     assert (result.code, result.err) == (0, ""), result
-    train, test = (load_prepared(tmp_path / f"out/c_{name}.npz") for name in ("train", "test"))
-    assert (len(train), len(test)) == (15, 5)
-    assert train.classes.tolist() == sorted([SINUS, AF, PAC])
-    found = dict(zip(train.record_ids, train.y, strict=True))
-    found |= dict(zip(test.record_ids, test.y, strict=True))
-    assert sorted(found) == sorted(f"{'g1/' * (n % 2)}A{n:04}" for n in range(20))
-    assert found["A0002"].tolist() == [1, 1, 0] and found["g1/A0003"].tolist() == [0, 1, 1]
+    train, signals, labels = load(tmp_path)
+    assert len(train) == 15 and train.classes.tolist() == sorted([SINUS, AF, PAC])
+    assert sorted(labels) == sorted(f"{'g1/' * (n % 2)}A{n:04}" for n in range(20))
+    assert labels["A0002"].tolist() == [1, 1, 0] and labels["g1/A0003"].tolist() == [0, 1, 1]
     manifest = train.manifest
     assert manifest["multi_label"] is True and manifest["labels"] == "Dx"
     assert (manifest["mean_mv"], manifest["sd_mv"]) == ([0.0] * 12, list(challenge20.SD_MV))
     assert manifest["class_counts"]["all"] == {AF: 10, PAC: 10, SINUS: 10}
-    assert result.out.startswith("train: 15 recordings (")
-
-
-def test_each_record_is_resampled_from_its_own_rate(source, command_on, tmp_path):
-    command_on(source)
-    part = load_prepared(tmp_path / "out/c_train.npz")
-    for record, start, end in zip(part.record_ids, part.offsets, part.offsets[1:], strict=False):
+    for record, signal in signals.items():  # each from its own rate
         number = int(record[-4:])
-        fs = RATES[number % 3]
-        assert end - start == -(-1100 * 250 // fs)
-        if fs == 500:
+        assert len(signal) == -(-1100 * 250 // RATES[number % 3])
+        if RATES[number % 3] == 500:
             microvolt = noise(seed=number, samples=1100).astype(float)
             expected = resample_poly(microvolt, 1, 2, axis=0, padtype="line")
-            assert np.abs(part.signal[start:end] - expected).max() <= 0.5001
+            assert np.abs(signal - expected).max() <= 0.5001
 
 
 def test_leads_are_put_in_order_by_name(tmp_path, command_on):
-    folder = tmp_path / "training"
-    put(folder, "A1", leads=[name.upper() for name in reversed(TWELVE_LEADS)])
-    put(folder, "A2", units=noise(1100)[:, ::-1])
-    put(folder, "A3", units=noise(1100)[:, ::-1], leads=["lead"] * 12)
-    assert command_on(folder).code == 0
-    parts = (load_prepared(tmp_path / f"out/c_{name}.npz") for name in ("train", "test"))
-    signals = {
-        record: part.signal[start:end]
-        for part in parts
-        for record, start, end in zip(
-            part.record_ids, part.offsets[:-1], part.offsets[1:], strict=True
-        )
-    }
+    put(tmp_path, "training/A1", leads=[name.upper() for name in reversed(TWELVE_LEADS)])
+    put(tmp_path, "training/A2", units=noise(1100)[:, ::-1])
+    put(tmp_path, "training/A3", units=noise(1100)[:, ::-1], leads=["lead"] * 12)
+    assert command_on(tmp_path / "training").code == 0
+    _, signals, _ = load(tmp_path)
     assert np.array_equal(signals["A1"], signals["A2"])
     assert np.array_equal(signals["A3"], signals["A2"])  # as it comes, where names tell nothing
 

@@ -233,7 +233,7 @@ def test_too_few_usable_records(source, command, tmp_path):
         ("REFERENCE.csv", LABELS + b"A00021,X\n", "the wrong line 'A00021,X'"),
         ("REFERENCE.csv", LABELS + b"A00021\n", "the wrong line 'A00021'"),
         ("REFERENCE.csv", LABELS + b"A00001,N\n", "lists a record twice"),
-        ("REFERENCE.csv", LABELS[18:] + b"A99999,N\n", "3 are in one only, such as A00001"),
+        ("REFERENCE.csv", LABELS[18:] + b"A99999,N\n", "RECORDS differ in A00001, A00002, A99999"),
         ("RECORDS", b"", "is empty"),
         ("RECORDS", b"../A00001\n", "the wrong line '../A00001'"),
         ("RECORDS", b"\xff\xfe\x00", "is not readable text"),

@@ -65,15 +65,13 @@ def test_several_labels_make_a_multi_label_set(make, tmp_path):
     assert make(rows(labels=("AF;PVC", "N", "AF | N")), *SAID).code == 0
     train, test = load(tmp_path)
     assert train.multi_label and train.classes.tolist() == ["AF", "N", "PVC"]
-    labels = {r: y.tolist() for part in (train, test)
-              for r, y in zip(part.record_ids, part.y, strict=True)}  # fmt: skip
-    assert labels["r0.npy"] == [1, 0, 1] and labels["r2.npy"] == [1, 1, 0]
+    labels = dict(zip([*train.record_ids, *test.record_ids], [*train.y, *test.y], strict=True))
+    assert labels["r0.npy"].tolist() == [1, 0, 1] and labels["r2.npy"].tolist() == [1, 1, 0]
 
 
 def test_split_of_the_table(make, tmp_path):
     parts = ["train"] * 6 + ["val", "val", "test", "test"]
-    patients = ["a", "b", "a", "b", "a", "b", "c", "c", "d", "d"]
-    assert make(rows(split=parts, patient=patients), *SAID).code == 0
+    assert make(rows(split=parts, patient=list("abababccdd")), *SAID).code == 0
     train, val, test = load(tmp_path, "train", "val", "test")
     assert [len(part) for part in (train, val, test)] == [6, 2, 2]
     assert val.record_ids.tolist() == ["r6.npy", "r7.npy"]
@@ -158,6 +156,9 @@ def test_a_wrong_unit_is_reported_with_the_record(make, tmp_path):
     result = make(rows(), *SAID, write=False)
     assert result.code == 0 and "of them in r4.npy (spans " in result.err, result
     assert "uV taken for mV" in result.err and len(result.err.splitlines()) == 1
+    for path in (tmp_path / "mine").glob("*.npy"):
+        np.save(path, np.load(path) * [1, 0])
+    make(rows(), *SAID, write=False).refused("lead 1 is flat")
 
 
 def test_what_is_left_out(make, tmp_path):
@@ -196,7 +197,6 @@ def test_what_is_left_out(make, tmp_path):
         (rows(split=["train", "test"]), SAID, "train has no record of class N"),
         (rows(split=["test"]), SAID, "train has no record of class AF"),
         (rows(split=["train"]), [*SAID, "--seed", 0], "--test-size and --seed draw a split"),
-        (rows(split=["train"]), [*SAID, "--test-size", 0.5], "--test-size and --seed draw a split"),
         (rows(patient=["a"]), SAID, "train set will be empty"),
         ([*rows(9), {"file": "x.npy", "label": "rare"}], SAID, "'rare': 1"),
         (rows(), ["--unit", "mV"], "10 × file without a sampling rate"),
@@ -240,20 +240,11 @@ def test_a_wfdb_record_by_several_names(make, tmp_path):
     assert (result.code, result.err) == (0, ""), result
 
 
-def test_a_flat_lead(make, tmp_path):
-    make(rows(), *SAID)
-    for path in (tmp_path / "mine").glob("*.npy"):
-        np.save(path, np.load(path) * [1, 0])
-    make(rows(), *SAID, write=False).refused("lead 1 is flat")
-
-
 def test_training_reports_a_class_that_a_part_lacks(make, tmp_path):
     assert make(rows(30, patient=list("abcdef")), *SAID).code == 0
     weights = put_weights(tmp_path / "one")
-    for part, flags in (
-        ("val", ["--val-size", 0.2]),
-        ("train", ["--subset", 0.3, "--val-size", 0]),
-    ):
+    drawn = {"val": ["--val-size", 0.2], "train": ["--subset", 0.3, "--val-size", 0]}
+    for part, flags in drawn.items():
         flags += ["--train", tmp_path / "out/t_train.npz", "--weights-file", weights]
         flags += ["--epochs", 1, "--device", "cpu", "--job-dir", tmp_path / part]
         result = command(trainer.main, *flags)

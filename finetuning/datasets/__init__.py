@@ -53,8 +53,8 @@ class Listing:
     def labelled(self, reason: str) -> "Listing":
         """The listing of the records that have a class; the others are left out for `reason`."""
         mask = self.y.any(1)
-        names = self.records[~mask].tolist()
-        return self.keep(mask, left_out=[{"record": name, "reason": reason} for name in names])
+        left_out = [{"record": name, "reason": reason} for name in self.records[~mask].tolist()]
+        return self.keep(mask, left_out=left_out)
 
 
 def multi_hot(labels: Sequence[Collection[str]], classes: Sequence[str]) -> np.ndarray:

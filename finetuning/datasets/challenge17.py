@@ -42,8 +42,7 @@ FLAGS = {
 
 
 def read_listing(source: Path, labels: str | Path) -> Listing:
-    """Read the names and labels of all recordings, in the order of RECORDS, which lies in `source`
-    or in its `training2017/`; for `labels` see the flag. Raises `UserError`."""
+    """Read names and labels in the order of RECORDS, from `source` or its `training2017/`."""
     try:
         outer = source if source.is_dir() else zipfile.Path(source)
     except _BAD_ZIP:
@@ -61,8 +60,7 @@ def read_listing(source: Path, labels: str | Path) -> Listing:
     records = list(_read_rows(files["records"], r"[\w-]+"))
     classes = _read_rows(labels_path, rf"[\w-]+,[{''.join(CLASSES)}]")
     if unmatched := sorted(classes.keys() ^ records):
-        example = f"{len(unmatched)} are in one only, such as {unmatched[0]}"
-        raise cli.UserError(f"{labels_path} and RECORDS list different recordings: {example}")
+        raise cli.UserError(f"{labels_path} and RECORDS differ in {', '.join(unmatched[:9])}")
     checksums = {key: hashlib.sha256(file.read_bytes()).hexdigest() for key, file in files.items()}
     if outer != source:
         checksums["zip"] = sha256(source)
@@ -92,10 +90,9 @@ def read_signal(root: Folder, record: str) -> Recording:
 def _read_rows(path: Folder, pattern: str) -> dict[str, str]:
     """Records of a list whose lines have to match `pattern`, and their labels, if it has any."""
     try:
-        text = re.sub('[ "]', "", path.read_bytes().decode("utf-8-sig"))
+        lines = re.sub('[ "]', "", path.read_bytes().decode("utf-8-sig")).split()
     except (UnicodeDecodeError, *_BAD_ZIP):
         raise cli.UserError(f"{path} is not readable text; unpack or download it again") from None
-    lines = text.split()
     for line in lines:
         if not re.fullmatch(pattern, line):  # the name becomes part of a path
             raise cli.UserError(f"{path} holds the wrong line {line[:40]!r}; correct it")

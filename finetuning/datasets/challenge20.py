@@ -26,10 +26,7 @@ _DIAGNOSES = re.compile(r"^#[ \t]*Dx[ \t]*:([\d, \t]*\d[\d, \t]*)\r?$", re.MULTI
 
 
 def read_listing(source: Path) -> Listing:
-    """Read the diagnoses of all records below the folder `source`; classes are all that occur.
-
-    A record is named by its path below `source`. Raises `UserError` if no header is usable.
-    """
+    """Read the diagnoses of all records, named by their paths below `source`; all are classes."""
     labels, left_out, checksum = {}, [], hashlib.sha256()
     for path in sorted(source.rglob("*.hea")):
         record, content = path.relative_to(source).with_suffix("").as_posix(), path.read_bytes()

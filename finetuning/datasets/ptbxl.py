@@ -43,7 +43,6 @@ def read_listing(
 
     Classes are the category's statements in the order of the file; any likelihood counts, also 0
     (unknown), as in the benchmark of Strodthoff et al. (2021). Records without one are left out.
-    Raises `UserError` if a table is damaged, or folds overlap or are missing.
     """
     if both := set(val_folds) & set(test_folds):
         raise cli.UserError(f"fold {min(both)} is in --val-folds and in --test-folds")

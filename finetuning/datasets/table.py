@@ -37,12 +37,11 @@ def read_listing(
     """Read the table. The classes are all that occur; if a row has several, the set is multi-label.
 
     Paths start from `source`, by default the folder of the table; `record_fs`, `unit` and `gain`
-    are for rows that do not say. Raises `UserError` if the table does not make sense. A file that
-    cannot be used is left out later.
+    are for rows that do not say. Raises `UserError` if the table does not make sense.
     """
-    rows, folder, hints, places = read_table(table), source or table.parent, {}, set()
+    rows, hints, places = read_table(table), {}, set()
     for row in rows.itertuples():
-        path = folder / row.file
+        path = (source or table.parent) / row.file
         try:
             row_fs = cli.positive(row.fs) if row.fs else record_fs
             row_gain = cli.positive(row.gain) if row.gain else gain
