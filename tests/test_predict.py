@@ -14,16 +14,7 @@ from scipy.io import savemat
 from scipy.signal import resample_poly
 
 from finetuning import trainer
-from finetuning.predict import (
-    Answer,
-    Prediction,
-    Predictor,
-    __main__,
-    band_pass,
-    check_signal,
-    split_windows,
-)
-from finetuning.predict.results import Result, Table
+from finetuning.predict import Predictor, __main__, band_pass, check_signal, split_windows
 from recordings import Unusable
 from recordings.formats import read_recording
 from recordings.synthetic import write_challenge17
@@ -73,11 +64,13 @@ def predict_file(folder, weights, record, *flags) -> dict:
     return json.loads(out.read_text())["recordings"][0]
 
 
-def heartbeats(seconds: float, fs: float = FS) -> np.ndarray:
+def heartbeats(seconds: float, change=lambda signal: None) -> np.ndarray:
     """(samples,) mV: a spike every 0.8 s, and some noise."""
-    times = np.arange(round(seconds * fs)) / fs
+    times = np.arange(round(seconds * FS)) / FS
     spikes = np.exp(-(((times % 0.8 - 0.4) / 0.02) ** 2))
-    return spikes + np.random.default_rng(0).normal(0, 0.02, len(times))
+    signal = spikes + np.random.default_rng(0).normal(0, 0.02, len(times))
+    change(signal)
+    return signal
 
 
 # The predictor
@@ -90,20 +83,17 @@ def test_probabilities_are_those_of_the_training_run(prepared, tmp_path):
     assert result.code == 0, result
     predictor = load(tmp_path / "job/best_model.safetensors", band_pass=False)
     table = pd.read_csv(tmp_path / "job/test_predictions.csv", dtype={"record_name": str})
-    assert predictor.metadata.classes == list("ANO~")
-    columns = [f"prob_{name}" for name in predictor.metadata.classes]
-    for name, *expected in table[["record_name", *columns]].itertuples(index=False):
+    for name, *expected in table[["record_name", *(f"prob_{n}" for n in "ANO~")]].to_numpy():
         recording = read_recording(prepared.parent / "source" / f"{name}.hea")
         (found,) = predictor.probabilities([recording.signal], recording.fs)
         assert found.shape == (4,) and found.dtype == np.float32
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        np.testing.assert_allclose(found, np.float32(expected), atol=1e-5)
 
 
 def test_units_and_rates(predictor):
     signal = heartbeats(30)
     expected = predictor.predict(signal, FS).probabilities
-    assert expected.shape == (5,) and expected.dtype == np.float32
-    for unit in ("uV", "\u00b5V", "\u03bcv", "UV"):
+    for unit in ("uV", "\u00b5V", "UV"):
         found = predictor.predict(signal[:, None] * 1000, FS, unit).probabilities
         np.testing.assert_allclose(found, expected)
     assert np.abs(predictor.predict(signal, 200).probabilities - expected).max() > 1e-4
@@ -117,28 +107,23 @@ def test_the_mean_of_several_networks_each_with_its_temperature_and_band(weights
     logits = np.log(alone[0]) / 3  # but for a constant
     np.testing.assert_allclose(alone[1], np.exp(logits) / np.exp(logits).sum(), 1e-4)
     assert np.abs(alone[0] - alone[2]).max() > 1e-3
-    for order in ((0, 1, 2), (2, 1, 0)):
-        found = load(*(paths[number] for number in order)).predict(signal, FS).probabilities
-        np.testing.assert_allclose(found, np.mean(alone, axis=0), atol=1e-6)
+    found = load(unfiltered, hotter, weights).predict(signal, FS).probabilities
+    np.testing.assert_allclose(found, np.mean(alone, axis=0), atol=1e-6)
 
 
 def test_weights_that_are_refused(weights, tmp_path):
-    with pytest.raises(UserError, match="was trained for beat; name a best_model"):
+    with pytest.raises(UserError, match=r"is for beat; name weights of finetuning\.trainer"):
         load(put_weights(tmp_path / "beat"))
-    with pytest.raises(UserError, match="does not match the network"):
-        load(put_weights(tmp_path / "other", task="classification", classes=["A", "N"]))
     letters = put_weights(tmp_path / "letters", **CLASSIFIER | {"classes": list("abcde")})
-    with pytest.raises(UserError, match=r"letters: its classes .* are not .* of .*w\.safetensors"):
+    with pytest.raises(UserError, match="letters: different classes or numbers of leads"):
         load(weights, letters)
 
 
 @pytest.mark.parametrize(
     ("signal", "unit", "words"),
     [
-        (np.zeros((1000, 2)), "mV", r"not \(samples, 1\); this network takes one .*signal\[:, 0\]"),
-        (np.zeros((1000, 1, 1)), "mV", "is not"),
+        (np.zeros((1000, 2)), "mV", r"shape \(1000, 2\) is not \(samples, 1\)"),
         (np.zeros(0), "mV", "is not"),
-        (np.zeros(1000), "adu", "unit adu without a gain"),
         (np.zeros(1000), None, "no unit given"),
         (np.zeros(1000), "kV", "unknown unit 'kV'; known: mV, uV, V, adu"),
     ],
@@ -148,23 +133,14 @@ def test_arrays_that_cannot_be_used(predictor, signal, unit, words):
         predictor.predict(signal, FS, unit)
 
 
-def spoiled(change) -> np.ndarray:
-    signal = heartbeats(30)
-    change(signal)
-    return signal
-
-
 @pytest.mark.parametrize(
     ("signal", "words"),
     [
         (heartbeats(3), "3.0 s are too short, below 9 s"),
         (np.zeros(30 * FS), "flat"),
         (heartbeats(30).clip(-0.02, 0.02), "clipped"),
-        (spoiled(lambda signal: signal.put(77, np.nan)), "samples are missing"),
-        (heartbeats(30) * 2000, "spans 2010 mV, an ECG 0.02 to 30;"),
+        (heartbeats(30, lambda signal: signal.put(77, np.nan)), "samples are missing"),
         (heartbeats(30) * 1000, "a thousand times as much: uV taken for mV"),
-        (heartbeats(30) / 1000, "a thousandth of it: V taken for mV"),
-        (heartbeats(30) * 1e6, "wrong --unit or --gain?"),
     ],
 )
 def test_cannot_tell_because_of_the_signal(predictor, signal, words):
@@ -173,25 +149,10 @@ def test_cannot_tell_because_of_the_signal(predictor, signal, words):
     assert np.isnan(found.probabilities).all() and found.probabilities.shape == (5,)
 
 
-def test_an_offset_beyond_int16_needs_the_filter(predictor, weights):
-    signal = heartbeats(30) + 40
-    assert not predictor.predict(signal, FS).whole.reason
-    reason = load(weights, band_pass=False).predict(signal, FS).whole.reason
-    assert "has an offset of more than 32.767 mV" in reason
-
-
 def test_real_signals_can_be_used(ecg_data):
     for path in sorted((ecg_data / "training2017").glob("A0000*.hea")):
         recording = read_recording(path)
         assert check_signal(recording.signal, recording.fs, 9) is None, path
-
-
-def test_cannot_tell_below_the_confidence_asked_for(predictor, weights):
-    sure = predictor.predict(heartbeats(30), FS)
-    assert sure.classes == (sure.names[sure.probabilities.argmax()],)
-    unsure = load(weights, abstain=0.999).predict(heartbeats(30), FS)
-    np.testing.assert_equal(unsure.probabilities, sure.probabilities)
-    assert not unsure.classes and unsure.whole.reason == "confidence is below 0.999"
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
@@ -201,10 +162,8 @@ def test_from_probabilities_to_an_answer(multi_label):
     both, none = (predictor.answer(0, 1, np.float32(p)) for p in ([0.6, 0.7], [0.1, 0.2]))
     assert both.classes == (("a", "b") if multi_label else ("b",)) and not none.classes
     assert none.reason == (None if multi_label else "confidence is below 0.5")
-    missing = predictor.answer(0, 30, np.array([np.nan, 0.9]))
-    assert missing.reason == "the network gives no numbers" and not missing.classes
-    whole = predictor.whole_answer([missing, predictor.answer(30, 60, None, "flat")])
-    assert whole.reason.startswith("0 of 2 windows can be read (")
+    missing = predictor.answer(0, 30, np.full(2, np.nan), "flat")
+    assert missing.reason == "flat" and not missing.classes
 
 
 def test_long_recordings_are_read_in_windows(predictor):
@@ -241,21 +200,23 @@ def test_windows(seconds, capacity, expected):
     for fs in (250, 360, 128):
         windows = split_windows(round(seconds * fs), fs, capacity)
         assert [(start / fs, stop / fs) for start, stop in windows] == expected
-
-
-def test_windows_of_rounded_length_do_not_repeat():
-    """10.24 s are 2631.68 samples at this rate."""
+    # 10.24 s are 2631.68 samples at 257 Hz: no window repeats.
     assert [start for start, _ in split_windows(10527, 257, 10.24)] == [0, 2632, 5263, 7895]
 
 
 def test_the_filter(predictor, weights):
-    times = np.arange(30 * FS) / FS
-    signal = heartbeats(30)
+    times, signal = np.arange(30 * FS) / FS, heartbeats(30)
     disturbed = signal + 2 + 0.5 * np.sin(2 * np.pi * 100 * times)
-    expected = predictor.predict(signal, FS).probabilities
+    expected, unfiltered = (
+        predictor.predict(signal, FS).probabilities,
+        load(weights, band_pass=False),
+    )
     np.testing.assert_allclose(predictor.predict(disturbed, FS).probabilities, expected, atol=1e-3)
-    unfiltered = load(weights, band_pass=False).predict(disturbed, FS).probabilities
-    assert np.abs(unfiltered - expected).max() > 0.01
+    assert np.abs(unfiltered.predict(disturbed, FS).probabilities - expected).max() > 0.01
+    # An offset beyond int16 needs it.
+    assert not predictor.predict(signal + 40, FS).whole.reason
+    reason = unfiltered.predict(signal + 40, FS).whole.reason
+    assert "has an offset of more than 32.767 mV" in reason
     wave = np.sin(2 * np.pi * 5 * times)
     inside = band_pass(wave[:, None], FS, (0.5, 40))[:, 0]
     np.testing.assert_allclose(inside[FS:-FS], wave[FS:-FS], atol=0.02)
@@ -271,8 +232,7 @@ def test_a_folder_as_table_and_files(source, weights, predictor, tmp_path):
     assert result.code == 0, result
     header, *lines = result.out.splitlines()
     assert header.split() == ["recording", "lead", "length", "answer", *CLASSES]
-    rows = list(csv.DictReader(out[0].open()))
-    document = json.loads(out[1].read_text())
+    rows, document = list(csv.DictReader(out[0].open())), json.loads(out[1].read_text())
     recordings = document["recordings"]
     assert len(rows) == len(recordings) == 5
     assert lines[4].startswith("REFERENCE  ") and "not columns of numbers" in lines[4]
@@ -291,13 +251,8 @@ def test_a_folder_as_table_and_files(source, weights, predictor, tmp_path):
     assert document["weights"][0]["sha256"] and document["classes"] == CLASSES
 
 
-def put_npy(path, signal, fs):
-    np.save(path, signal[:, 0])
-
-
 def put_csv(path, signal, fs):
-    times = np.arange(len(signal)) / fs
-    table = np.column_stack([times, signal, np.zeros(len(signal))])
+    table = np.column_stack([np.arange(len(signal)) / fs, signal, np.zeros(len(signal))])
     np.savetxt(path, table, "%.6f", ",", header="time,ECG,other", comments="")
 
 
@@ -310,7 +265,7 @@ FORMATS = {
     ".hea": (put_wfdb, 1, []),
     ".mat": (lambda path, signal, fs: savemat(path, {"val": signal.T}), 1000, ["--unit", "uV"]),
     ".csv": (put_csv, 1, ["--unit", "mV", "--channel", "ECG"]),
-    ".npy": (put_npy, 1000, ["--unit", "uV"]),
+    ".npy": (lambda path, signal, fs: np.save(path, signal[:, 0]), 1000, ["--unit", "uV"]),
     ".edf": (put_edf, 1, []),
 }
 
@@ -321,38 +276,32 @@ def test_one_recording_in_any_format_rate_and_unit(source, tmp_path, fs):
     expected = predict_file(tmp_path, __main__.SHIPPED, source / "A00001.mat")
     signal = resample_poly(recording.signal, fs, 300, padtype="line")
     for suffix, (put, scale, flags) in FORMATS.items():
-        folder = tmp_path / suffix[1:]
-        folder.mkdir()
-        put(folder / f"record{suffix}", signal * scale, fs)
+        path = tmp_path / suffix[1:] / f"record{suffix}"
+        path.parent.mkdir()
+        put(path, signal * scale, fs)
         rate = [] if suffix in (".hea", ".edf") else ["--fs", fs]
-        found = predict_file(folder, __main__.SHIPPED, folder / f"record{suffix}", *flags, *rate)
+        found = predict_file(path.parent, __main__.SHIPPED, path, *flags, *rate)
         assert found["answer"] == expected["answer"], suffix
-        for name, value in expected["probabilities"].items():
-            assert found["probabilities"][name] == pytest.approx(value, abs=0.02), suffix
+        assert found["probabilities"] == pytest.approx(expected["probabilities"], abs=0.02), suffix
 
 
 def test_a_header_without_a_gain(source, weights, tmp_path):
-    recording = read_recording(source / "A00001.hea")
-    header = tmp_path / "a.hea"
+    recording, header = read_recording(source / "A00001.hea"), tmp_path / "a.hea"
     put_wfdb(header, recording.signal, recording.fs)
     gain = header.read_text().split("\n")[1].split()[2]
     scale, baseline = gain.removesuffix("/mV").removesuffix(")").split("(")
     expected = run("--weights", weights, header)
     header.write_text(header.read_text().replace(gain, f"0({baseline})"))
-    stated = run("--weights", weights, header, "--unit", "adu", "--gain", scale)
-    assert (stated.code, stated.out, stated.err) == (0, expected.out, expected.err)
+    assert run("--weights", weights, header, "--unit", "adu", "--gain", scale) == expected
     assumed = run("--weights", weights, header)
     note = "a: no gain in the header: 200 units per mV are assumed (see --unit)\n"
     assert assumed.code == 0 and note in assumed.err and assumed.out != expected.out
 
 
 def test_a_long_recording_with_a_row_for_each_window(weights, tmp_path):
-    signal = heartbeats(100)
-    signal[: 30 * FS] = 0
-    np.save(tmp_path / "long.npy", signal)
+    np.save(tmp_path / "long.npy", heartbeats(100, lambda signal: signal.put(range(30 * FS), 0)))
     flags = ["--fs", FS, "--unit", "mV", "--csv", tmp_path / "a.csv", "--abstain", 0]
-    flags += ["--plot", tmp_path / "p"]
-    result = run("--weights", weights, tmp_path / "long.npy", *flags)
+    result = run("--weights", weights, tmp_path / "long.npy", *flags, "--plot", tmp_path / "p")
     assert result.code == 0 and "of 4 windows:" in result.out and "cannot tell" in result.out
     rows = list(csv.DictReader((tmp_path / "a.csv").open()))
     assert [row["window"] for row in rows] == ["whole", "1", "2", "3", "4"]
@@ -366,10 +315,8 @@ def test_a_long_recording_with_a_row_for_each_window(weights, tmp_path):
     ("paths", "names"),
     [
         (["a/r.hea", "b/s.csv"], ["r", "s"]),
-        (["a/r.hea", "b/r.hea"], ["a/r.hea", "b/r.hea"]),
         (["/x/a/r.csv", "/x/r.edf", "/x/ü 1.csv"], ["a/r.csv", "r.edf", "ü 1.csv"]),
         (["../r.csv", "../R.csv"], ["r.csv", "R.csv"]),
-        (["r 1.csv", "r_1.csv"], ["r 1", "r_1"]),
     ],
 )
 def test_names_tell_recordings_apart(paths, names):
@@ -382,63 +329,48 @@ def test_what_cannot_be_read_does_not_stop_the_others(source, weights, tmp_path)
     (tmp_path / "r/broken.edf").write_bytes(b"0       ")
     records = tmp_path / "r/broken.edf", source / "A00001.mat"
     result = run("--weights", weights, *records, "--csv", tmp_path / "a.csv")
-    assert result.code == 2 and "broken" in result.out and "A00001" in result.out
-    assert result.err == "error: 1 of the recordings named cannot be read, see above\n"
+    assert "broken" in result.out and "A00001" in result.out
+    result.refused("1 of 2 recordings cannot be read, see above")
     probabilities = ",".join(f"prob_{name}" for name in CLASSES)
     header = f"recording,lead,window,start_s,stop_s,answer,reason,{probabilities}\n"
     assert (tmp_path / "a.csv").read_text().startswith(header)
-    result = run("--weights", weights, tmp_path / "r")
-    assert result.code == 2 and "broken" in result.out
-    assert result.err == "error: 0 of 1 recordings can be read, see above\n"
+    run("--weights", weights, tmp_path / "r").refused("1 of 1 recordings cannot be read")
 
 
-@pytest.mark.filterwarnings("error")
 def test_names_that_cannot_be_printed(weights, tmp_path):
     """In Windows-1252, as in old archives, or with control characters."""
-    folder = tmp_path / "r"
-    folder.mkdir()
-    np.save(tmp_path / "r.npy", np.random.default_rng(0).normal(0, 0.2, 2700))
-    for name in (b"M\xfcller\x1b.npy", b"M\xf6ller\x1b.npy"):
-        (folder / os.fsdecode(name)).write_bytes((tmp_path / "r.npy").read_bytes())
+    (tmp_path / "r").mkdir()
+    for name in (b"M\xfcller\x1b", b"M\xf6ller\x1b"):
+        signal = np.random.default_rng(0).normal(0, 0.2, 2700)
+        np.save(tmp_path / "r" / os.fsdecode(name + b".npy"), signal)
     flags = ["--csv", tmp_path / "a.csv", "--json", tmp_path / "a.json", "--plot", tmp_path / "p"]
-    result = run("--weights", weights, folder, "--fs", 300, "--unit", "mV", *flags)
+    result = run("--weights", weights, tmp_path / "r", "--fs", 300, "--unit", "mV", *flags)
     assert result.code == 0 and "\x1b" not in result.out and "M\\xfcller" in result.out, result
     assert len(list((tmp_path / "p").iterdir())) == 2
 
 
 def test_interrupted_runs_keep_their_results(source, weights, tmp_path, monkeypatch):
-    predict_one, done = __main__.predict_file, []
+    results = iter([__main__.Result("a", source, error="x")])
 
-    def interrupted(*args):
-        if done:
-            raise KeyboardInterrupt
-        done.append(predict_one(*args))
-        return done[0]
+    def interrupted(*_):
+        try:
+            return next(results)
+        except StopIteration:
+            raise KeyboardInterrupt from None
 
     monkeypatch.setattr(__main__, "predict_file", interrupted)
-    result = run("--weights", weights, source, "--csv", tmp_path / "a.csv")
-    assert result.code == 130
-    assert len(list(csv.DictReader((tmp_path / "a.csv").open()))) == 1
-    run("--weights", weights, source, "--csv", tmp_path / "a.csv", "--overwrite")
-    assert len(list(csv.DictReader((tmp_path / "a.csv").open()))) == 1  # nothing replaces it
+    for _ in range(2):  # the second has no results, and replaces nothing
+        result = run("--weights", weights, source, "--csv", tmp_path / "a.csv", "--overwrite")
+        assert result.code == 130
+        assert len(list(csv.DictReader((tmp_path / "a.csv").open()))) == 1
 
 
-@pytest.mark.parametrize("flag", ["--csv", "--json", "--plot"])
+@pytest.mark.parametrize("flag", ["--csv", "--plot"])
 def test_outputs_are_checked_before_computing(source, weights, tmp_path, flag):
     (tmp_path / "file").touch()
     result = run("--weights", weights, source / "A00001.mat", flag, tmp_path / "file" / "x")
     result.refused(str(tmp_path / "file"))
     assert not result.out
-
-
-def test_many_classes_are_shown_without_probabilities():
-    names = [str(164889000 + number) for number in range(27)]
-    table = Table(dict(zip(names, names, strict=True)), 9)
-    answer = Answer(0, 10, np.linspace(0, 1, 27, dtype=np.float32), (names[-2], names[-1]))
-    prediction = Prediction(names, answer, [answer])
-    (line,) = table.lines(Result("r", Path("r"), "all", 250, prediction))
-    assert line.endswith("10.0 s  164889025, 164889026")
-    assert table.header().endswith("answer")
 
 
 @pytest.mark.parametrize(
@@ -448,25 +380,20 @@ def test_many_classes_are_shown_without_probabilities():
         (["nowhere"], "nowhere does not exist"),
         (["{source}", "--export", "onnx"], "name recordings, or --export; not both"),
         (["{source}", "--out", "x"], "--out: only with --export"),
-        (["--export", "onnx", "--tta", "4"], "argument --device: not with --export"),
-        (["{source}", "--csv", "x.csv", "--json", "x.csv"], "name one file"),
+        (
+            ["--export", "onnx", "--tta", "4"],
+            "--export takes one --weights and --out, and no other",
+        ),
         (["{source}", "--unit", "adu"], "--gain is of --unit adu"),
-        (["{source}", "--gain", "200"], "--gain is of --unit adu"),
         (["{source}", "--csv", "{source}", "--overwrite"], "is a folder; name a file"),
         (["{source}", "--csv", __file__], "exists; name another, or give --overwrite"),
         (["{source}", "--plot", "{source}"], "exists; name another, or give --overwrite"),
         (["{source}", "--unit", "kV"], "invalid choice"),
+        (["{source}/A00001.mat", "--channel", "V9"], "1 of 1 recordings cannot be read"),
     ],
 )
 def test_flags_that_are_refused(source, weights, flags, words):
-    result = run("--weights", weights, *(str(flag).format(source=source) for flag in flags))
-    result.refused(words)
-
-
-@pytest.mark.parametrize("channel", ["V9", "3"])
-def test_leads_that_do_not_exist(source, weights, channel):
-    result = run("--weights", weights, source / "A00001.mat", "--channel", channel)
-    assert result.code == 2 and f"no lead '{channel}'" in result.out
+    run("--weights", weights, *(str(flag).format(source=source) for flag in flags)).refused(words)
 
 
 def test_twelve_leads_are_put_in_order_by_name(tmp_path):

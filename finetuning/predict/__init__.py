@@ -1,9 +1,7 @@
 """Predictions for single recordings, from the weights files of `finetuning.trainer`.
 
-    predictor = Predictor.load("weights/af_resnet18.safetensors", abstain=0.5)
-    prediction = predictor.predict(signal, fs=500, unit="uV")
-
-`prediction.classes`, `.probabilities` and `.shares()` are the results.
+predictor = Predictor.load("weights/af_resnet18.safetensors", abstain=0.5)
+prediction = predictor.predict(signal, fs=500, unit="uV")
 """
 
 import math
@@ -11,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from statistics import mode
 from typing import NamedTuple
 
 import numpy as np
@@ -38,14 +37,10 @@ READABLE = 0.5  # least share of the windows for an answer about the whole recor
 
 
 class Answer(NamedTuple):
-    """Answer for a stretch of a recording.
+    """Answer for a recording from `start` to `stop`, in seconds.
 
-    Attributes:
-        start, stop: seconds.
-        probabilities: (classes,) float32, calibrated; NaN where the signal cannot be used.
-        classes: classes that are present. Empty if `reason` is set, or if a multi-label network
-            finds none.
-        reason: why the predictor cannot tell, or None.
+    The calibrated `probabilities`, (classes,) float32, are NaN where the signal cannot be used.
+    No `classes` are present if there is a `reason` why the predictor cannot tell.
     """
 
     start: float
@@ -99,14 +94,11 @@ class Network(NamedTuple):
     band: tuple[float, float] | None = None
 
     @classmethod
-    def load(
-        cls, path: Path, hardware: Hardware, tta: int = 1, band_pass: bool = False
-    ) -> "Network":
+    def load(cls, path: Path, hardware: Hardware, tta: int = 1, band_pass=False) -> "Network":
         """Read a weights file of `finetuning.trainer`; raises `UserError` for any other file."""
         tensors, metadata = read_weights(path)
         if metadata.task != "classification":
-            trained = f"{path} was trained for {metadata.task}"
-            raise UserError(f"{trained}; name a best_model.safetensors of finetuning.trainer")
+            raise UserError(f"{path} is for {metadata.task}; name weights of finetuning.trainer")
         model = build_classifier(metadata)
         load_strictly(model, tensors, path)
         dataset = DATA_SETS.get(metadata.dataset)
@@ -114,17 +106,14 @@ class Network(NamedTuple):
         return cls(hardware.place(model).eval(), metadata, hardware, tta, band)
 
     def network_input(self, signal: np.ndarray, fs: float) -> tuple[Tensor, int]:
-        """Filter, resample, normalise and left-pad a signal (samples, leads) in mV.
-
-        Returns:
-            (1, C, frame_size) float32, and how many samples at its end are signal.
-        """
-        metadata = self.metadata
+        """Filter, resample, normalise and left-pad a signal (samples, leads) in mV to
+        (1, C, frame_size) float32; also returns how many samples at its end are signal."""
+        metadata, size = self.metadata, self.metadata.frame_size
         signal = band_pass(signal, fs, self.band) if self.band else signal
         microvolt, _ = to_microvolt(Recording(signal, fs), metadata.fs, "polyphase", "constant")
-        length = min(len(microvolt), metadata.frame_size)
-        x = torch.from_numpy(pad_front(microvolt, metadata.frame_size))[None] / 1000
-        mask = signal_mask(torch.tensor([length]), metadata.frame_size)
+        length = min(len(microvolt), size)
+        x = torch.from_numpy(pad_front(microvolt, size))[None] / 1000
+        mask = signal_mask(torch.tensor([length]), size)
         return normalize(x, mask, metadata.mean, metadata.sd), length
 
     def probabilities(self, signals: Sequence[np.ndarray], fs: float) -> np.ndarray:
@@ -136,13 +125,8 @@ class Network(NamedTuple):
         return targets.probabilities(logits / self.metadata.temperature).numpy()
 
     def class_activation_map(self, signal: np.ndarray, fs: float) -> np.ndarray:
-        """Evidence for each class along a signal (samples, leads) in mV (Zhou et al. 2016).
-
-        The mean over the classes is subtracted if they exclude each other.
-
-        Returns:
-            (classes, samples at the rate of the network), in logits.
-        """
+        """Evidence for each class in logits, (classes, samples at the rate of the network), along a
+        signal (samples, leads) in mV (Zhou et al. 2016); minus the mean over exclusive classes."""
         x, length = self.network_input(signal, fs)
         with torch.inference_mode(), self.hardware.autocast():
             evidence = self.model.class_activation_map(x.to(self.hardware.device))
@@ -151,43 +135,27 @@ class Network(NamedTuple):
 
 
 class Predictor(NamedTuple):
-    """One or several networks whose probabilities are averaged.
-
-    Attributes:
-        abstain: probability below which no class is the answer; not used by multi-label networks.
-    """
+    """Networks whose probabilities are averaged; no class is the answer below the probability
+    `abstain`, which multi-label networks do not use."""
 
     networks: list[Network]
     abstain: float = 0.0
 
     @classmethod
     def load(
-        cls,
-        *paths: Path,
-        device: str = "auto",
-        precision: str = "auto",
-        tta: int = 1,
-        abstain: float = 0.0,
-        band_pass: bool = True,
-    ) -> "Predictor":
-        """Read weights files of `finetuning.trainer`.
+        cls, *paths: Path, device: str = "auto", precision: str = "auto", tta: int = 1,
+        abstain: float = 0.0, band_pass: bool = True,
+    ) -> "Predictor":  # fmt: skip
+        """Read weights files of `finetuning.trainer`, of the same classes and number of leads.
 
-        Args:
-            device, precision, tta: as the flags of the trainer.
-            abstain: see `Predictor`.
-            band_pass: filter signals to the band of each network's training data, if it is known.
-
-        Raises:
-            UserError: no such weights file or device, or networks of different classes or leads.
+        The settings are as the flags of the trainer; `band_pass` filters signals to the band of
+        each network's training data, if it is known.
         """
         hardware = choose_hardware(device, precision)
         networks = [Network.load(path, hardware, tta, band_pass) for path in paths]
-        first = networks[0].metadata
-        for path, network in zip(paths, networks, strict=True):
-            for name in ("classes", "multi_label", "in_channels"):
-                value, expected = getattr(network.metadata, name), getattr(first, name)
-                if value != expected:
-                    raise UserError(f"{path}: its {name} {value} are not {expected} of {paths[0]}")
+        metadata = [network.metadata for network in networks]
+        if len({(*m.classes, m.multi_label, m.in_channels) for m in metadata}) > 1:
+            raise UserError(f"{', '.join(map(str, paths))}: different classes or numbers of leads")
         return cls(networks, abstain)
 
     @property
@@ -195,51 +163,33 @@ class Predictor(NamedTuple):
         """Metadata of the first network; all have the same classes and leads."""
         return self.networks[0].metadata
 
-    @property
-    def hardware(self) -> Hardware:
-        return self.networks[0].hardware
-
     def predict(self, signal: np.ndarray, fs: float, unit: str = "mV") -> Prediction:
-        """Predict the classes of a signal; a long one is read in windows.
+        """Predict the classes of a signal (samples, leads), or (samples,) of one lead, at `fs` Hz.
 
-        Args:
-            signal: (samples, leads), or (samples,) of one lead; NaN where samples are missing.
-            fs: Hz.
-            unit: mV, uV or V; case does not matter.
-
-        Raises:
-            Unusable: unsuitable shape, sampling rate or unit.
+        Samples that are missing are NaN; the `unit` is mV, uV or V. Raises `Unusable`.
         """
         signal = np.asarray(signal, np.float64) * millivolt(unit, None)
         signal = signal[:, None] if signal.ndim == 1 else signal
-        leads = self.metadata.in_channels
-        if signal.ndim != 2 or signal.shape[1] != leads or not len(signal):
-            several = signal.ndim == 2 and signal.shape[1] > leads == 1
-            hint = "; this network takes one lead, choose a column: signal[:, 0]" if several else ""
-            raise Unusable(f"shape {signal.shape} is not (samples, {leads}){hint}")
+        if signal.shape[1:] != (self.metadata.in_channels,) or not len(signal):
+            raise Unusable(f"shape {signal.shape} is not (samples, {self.metadata.in_channels})")
         check_rate(fs)
         return self.predict_recording(LazyRecording.of_array(signal, 1, fs, None))
 
     def select_leads(self, recording: LazyRecording, channel: str | None = None) -> LazyRecording:
-        """The recording with the leads that the networks see, in their order.
-
-        `channel` is the name or number of the lead for networks of one; the first by default.
-
-        Raises:
-            Unusable: there are no such leads.
-        """
+        """The recording with the leads that the networks see, for those of one lead `channel` (name
+        or number), by default the first; raises `Unusable` if it lacks them."""
         count, dataset = self.metadata.in_channels, DATA_SETS.get(self.metadata.dataset)
-        if count > 1 and channel is not None:
-            raise Unusable(f"--channel is for networks of one lead, these take {count}")
-        if count == 1:
-            number = lead_number(recording, channel)
-            selected = recording.select([number])
-            return replace(selected, leads=selected.leads or [str(number)])
-        return recording.select(lead_order(recording, count, dataset.leads if dataset else None))
+        if count > 1:
+            if channel is not None:
+                raise Unusable(f"--channel is for networks of one lead, these take {count}")
+            return recording.select(lead_order(recording, count, dataset and dataset.leads))
+        number = lead_number(recording, channel)
+        selected = recording.select([number])
+        return replace(selected, leads=selected.leads or [str(number)])
 
     def predict_recording(self, recording: LazyRecording) -> Prediction:
         """Predict the classes of a recording of `select_leads`, a few windows at a time."""
-        fs, answers = recording.fs, []
+        fs, names, answers = recording.fs, list(self.metadata.classes), []
         capacity = min(n.metadata.frame_size / n.metadata.fs for n in self.networks)
         filtered = all(network.band for network in self.networks)
         windows = split_windows(recording.samples, fs, capacity)
@@ -247,39 +197,32 @@ class Predictor(NamedTuple):
             spans = windows[first : first + BATCH]
             signals = [recording.read(*span) for span in spans]
             reasons = [check_signal(signal, fs, capacity, filtered) for signal in signals]
-            usable = [s for s, reason in zip(signals, reasons, strict=True) if not reason]
-            probabilities = iter(self.probabilities(usable, fs) if usable else ())
-            for (start, stop), reason in zip(spans, reasons, strict=True):
-                values = None if reason else next(probabilities)
-                answers.append(self.answer(start / fs, stop / fs, values, reason))
-        return Prediction(list(self.metadata.classes), self.whole_answer(answers), answers)
+            usable = [n for n, reason in enumerate(reasons) if not reason]
+            probabilities = np.full((len(spans), len(names)), np.nan, np.float32)
+            if usable:
+                probabilities[usable] = self.probabilities([signals[n] for n in usable], fs)
+            for (start, stop), row, reason in zip(spans, probabilities, reasons, strict=True):
+                answers.append(self.answer(start / fs, stop / fs, row, reason))
+        return Prediction(names, self.whole_answer(answers), answers)
 
     def probabilities(self, signals: Sequence[np.ndarray], fs: float) -> np.ndarray:
         """Mean probabilities (n, classes) of signals (samples, leads) in mV, without any check."""
         return np.mean([network.probabilities(signals, fs) for network in self.networks], axis=0)
 
     def class_activation_map(self, signal: np.ndarray, fs: float) -> np.ndarray:
-        """Mean of `Network.class_activation_map`, (classes, parts) in equal parts of the signal."""
+        """Mean of `Network.class_activation_map`, (classes, samples of the first network)."""
         maps = [network.class_activation_map(signal, fs) for network in self.networks]
-        grid = np.linspace(0, 1, maps[0].shape[1])
-        places = [np.linspace(0, 1, m.shape[1]) for m in maps]
-        rows = [[np.interp(grid, x, row) for row in m] for x, m in zip(places, maps, strict=True)]
-        return np.mean(rows, axis=0)
+        count = maps[0].shape[1]  # networks of other rates have maps of other lengths
+        return np.mean([m[:, np.arange(count) * m.shape[1] // count] for m in maps], axis=0)
 
-    def answer(
-        self, start: float, stop: float, probabilities: np.ndarray | None, reason: str | None = None
-    ) -> Answer:
-        """Answer for a stretch, from probabilities (classes,) or the reason why there are none."""
-        if probabilities is None or not np.isfinite(probabilities).all():
-            missing = np.full(len(self.metadata.classes), np.nan, np.float32)
-            return Answer(start, stop, missing, (), reason or "the network gives no numbers")
-        if self.metadata.multi_label:
-            pairs = zip(self.metadata.classes, probabilities, strict=True)
-            return Answer(start, stop, probabilities, tuple(name for name, p in pairs if p > 0.5))
-        best = int(probabilities.argmax())
-        if probabilities[best] < self.abstain:
-            return Answer(start, stop, probabilities, (), f"confidence is below {self.abstain:g}")
-        return Answer(start, stop, probabilities, (self.metadata.classes[best],))
+    def answer(self, start: float, stop: float, probabilities: np.ndarray, reason=None) -> Answer:
+        """Answer from probabilities (classes,), or the `reason` why they are NaN."""
+        multi_label = self.metadata.multi_label
+        if not reason and not multi_label and probabilities.max() < self.abstain:
+            reason = f"confidence is below {self.abstain:g}"
+        present = probabilities > 0.5 if multi_label else [probabilities.argmax()]
+        classes = () if reason else tuple(np.array(self.metadata.classes)[present].tolist())
+        return Answer(start, stop, probabilities, classes, reason)
 
     def whole_answer(self, windows: Sequence[Answer]) -> Answer:
         """Answer for a recording: the mean over its windows, weighted by their length."""
@@ -288,10 +231,9 @@ class Predictor(NamedTuple):
         start, stop = windows[0].start, windows[-1].stop
         readable = [window for window in windows if window.readable]
         if len(readable) < READABLE * len(windows):
-            reasons = [window.reason for window in windows if not window.readable]
-            reason = max(sorted(set(reasons)), key=reasons.count)
+            reason = mode(window.reason for window in windows if not window.readable)
             share = f"{len(readable)} of {len(windows)} windows can be read ({reason})"
-            return self.answer(start, stop, None, share)
+            return Answer(start, stop, np.full_like(windows[0].probabilities, np.nan), (), share)
         lengths = [window.stop - window.start for window in readable]
         mean = np.average([window.probabilities for window in readable], axis=0, weights=lengths)
         return self.answer(start, stop, mean.astype(np.float32))
@@ -300,50 +242,42 @@ class Predictor(NamedTuple):
 def split_windows(samples: int, fs: float, capacity: float) -> list[tuple[int, int]]:
     """Split a recording into windows (start, stop) in samples; a short one is a single window.
 
-    A last window shorter than `SHORTEST` is joined to the one before it, or begins earlier if the
-    joined window would exceed the `capacity`, the seconds that fit into the networks' input.
+    A last window under `SHORTEST` is joined to the one before it, or begins earlier if that would
+    exceed `capacity`, the seconds that fit into the networks' input.
     """
     if samples <= min(LONGEST, capacity) * fs:
         return [(0, samples)]
     length = min(WINDOW, capacity)
     edges = [round(number * length * fs) for number in range(int(samples / fs / length) + 1)]
-    windows = list(pairwise(edges))
     if samples - edges[-1] >= SHORTEST * fs:
-        return [*windows, (edges[-1], samples)]
-    if samples - windows[-1][0] <= math.ceil(capacity * fs):
-        return [*windows[:-1], (windows[-1][0], samples)]
-    return [*windows, (samples - round(length * fs), samples)]
+        edges.append(samples)
+    elif samples - edges[-2] <= math.ceil(capacity * fs):
+        edges[-1] = samples
+    last = [(samples - round(length * fs), samples)] if edges[-1] < samples else []
+    return [*pairwise(edges), *last]
 
 
 def check_signal(
     signal: np.ndarray, fs: float, capacity: float = WINDOW, filtered: bool = True
 ) -> str | None:
-    """Reason why a signal (samples, leads) in mV, as it was recorded, cannot be used, or None.
-
-    Args:
-        capacity: seconds that fit into the networks' input.
-        filtered: whether a band-pass filter will remove an offset.
-    """
+    """Reason why a signal (samples, leads) in mV, as it was recorded, cannot be used, or None; the
+    networks take `capacity` seconds, and a filter removes an offset if they are `filtered`."""
     least = min(SHORTEST, capacity)
     if len(signal) < int(least * fs):  # windows consist of whole samples
         return f"{len(signal) / fs:.1f} s are too short, below {least:g} s"
     if not np.isfinite(signal).all():
         return "samples are missing"
     quality = assess_leads(signal)
-    if quality.constant:
-        return "flat"
-    if quality.clipped:
-        return "clipped"
+    if quality.constant or quality.clipped:
+        return "flat" if quality.constant else "clipped"
     if not filtered and (np.abs(np.median(signal, axis=0)) > INT16_RANGE).any():
         return f"has an offset of more than {INT16_RANGE:g} mV; subtract it"
     return implausible_amplitude(signal)
 
 
 def band_pass(signal: np.ndarray, fs: float, band: tuple[float, float]) -> np.ndarray:
-    """Filter a signal (samples, leads) to a band in Hz (Butterworth, forwards and backwards).
-
-    An upper edge beyond half of the sampling rate `fs` is left out.
-    """
+    """Filter a signal (samples, leads) to a band in Hz (Butterworth, forwards and backwards); an
+    upper edge beyond half of the sampling rate `fs` is left out."""
     kind, edges = ("bandpass", band) if band[1] < fs / 2 else ("highpass", band[0])
     sections = dsp.butter(2, edges, kind, fs=fs, output="sos")
     padding = min(len(signal) - 1, round(3 * fs))  # as long as the filter's memory

@@ -1,7 +1,8 @@
 """Predictions as a table on the terminal, as CSV and as JSON."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,17 +14,13 @@ from utils.model_card import DATA_SETS
 
 CANNOT_TELL, NONE = "cannot tell", "none of these"
 COLUMNS = ["recording", "lead", "window", "start_s", "stop_s", "answer", "reason"]
+LAYOUT = "{:{width}}  {:6.6} {:>9}  {:19} {}"  # name, lead, length, answer, probabilities
 MOST_CLASSES = 8  # with more classes the table shows no probabilities
 
 
 class Result(NamedTuple):
-    """Prediction for one recording, or the error if it cannot be read.
-
-    Attributes:
-        name: as it is printed.
-        lead: name or number of the lead.
-        fs: Hz.
-    """
+    """Prediction for the recording `path`, printed as `name`, or the error if it cannot be read;
+    `lead` is a name or number, `fs` in Hz."""
 
     name: str
     path: Path
@@ -42,67 +39,48 @@ def class_descriptions(predictor: Predictor) -> dict[str, str]:
 
 def describe(answer: Answer, descriptions: Mapping[str, str]) -> str:
     """The answer in words, without the reason."""
-    if answer.reason:
-        return CANNOT_TELL
-    return ", ".join(descriptions[name] for name in answer.classes) or NONE
+    present = ", ".join(descriptions[name] for name in answer.classes)
+    return CANNOT_TELL if answer.reason else present or NONE
 
 
-def format_time(seconds: float) -> str:
-    """`0:30:05` for 1805 seconds."""
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+def table_header(descriptions: Mapping[str, str], width: int) -> str:
+    """First line for the terminal; `width` is that of the longest name of a recording."""
+    classes = "".join(f"{name:>6.5}" for name in descriptions if len(descriptions) <= MOST_CLASSES)
+    return LAYOUT.format("recording", "lead", "length", "answer", classes, width=width).rstrip()
 
 
-class Table:
-    """Lines for the terminal; `width` is the length of the longest name of a recording."""
-
-    def __init__(self, descriptions: Mapping[str, str], width: int):
-        self.descriptions = descriptions
-        self.width = max(width, len("recording"))
-        self.answer_width = max(map(len, [*descriptions.values(), CANNOT_TELL]))
-        self.show_probabilities = len(descriptions) <= MOST_CLASSES
-
-    def _line(self, name: str, lead: str, length: str, answer: str, rest: str) -> str:
-        columns = f"{name:{self.width}}  {lead:6.6} {length:>9}  {answer:{self.answer_width}} "
-        return (columns + rest).rstrip()
-
-    def header(self) -> str:
-        classes = [f"{name:>6.5}" for name in self.descriptions if self.show_probabilities]
-        return self._line("recording", "lead", "length", "answer", "".join(classes))
-
-    def lines(self, result: Result) -> list[str]:
-        """The answer for a recording, and for a long one the share of the time by answer."""
-        if result.prediction is None:
-            answer = f"cannot be read: {result.error}"
-            return [self._line(result.name, result.lead, "", answer, "")]
-        _, whole, windows = result.prediction
-        length = f"{whole.stop:.1f} s" if whole.stop < 120 else format_time(whole.stop)
-        show = whole.readable and self.show_probabilities
-        rest = "".join(f"{p:6.2f}" for p in whole.probabilities if show)
-        rest += f"  {whole.reason}" if whole.reason else ""
-        answer = describe(whole, self.descriptions)
-        lines = [self._line(result.name, result.lead, length, answer, rest)]
-        if len(windows) > 1:
-            shares = [(share, name) for name, share in result.prediction.shares().items() if share]
-            named = [(share, self.descriptions.get(name, CANNOT_TELL)) for share, name in shares]
-            text = ", ".join(f"{name} {share:.1%}" for share, name in sorted(named, reverse=True))
-            lines.append(f"{'':{self.width}}  of {len(windows)} windows: {text}")
-        return lines
+def table_lines(result: Result, descriptions: Mapping[str, str], width: int) -> list[str]:
+    """The answer for a recording, and for a long one the share of the time by answer."""
+    if result.prediction is None:
+        error = f"cannot be read: {result.error}"
+        return [LAYOUT.format(result.name, result.lead, "", error, "", width=width).rstrip()]
+    _, whole, windows = result.prediction
+    length = (
+        f"{whole.stop:.1f} s" if whole.stop < 120 else str(timedelta(seconds=round(whole.stop)))
+    )
+    shown = whole.readable and len(descriptions) <= MOST_CLASSES
+    rest = "".join(f"{p:6.2f}" for p in whole.probabilities if shown)
+    rest += f"  {whole.reason}" if whole.reason else ""
+    answer = describe(whole, descriptions)
+    lines = [LAYOUT.format(result.name, result.lead, length, answer, rest, width=width).rstrip()]
+    if len(windows) > 1:
+        shares = sorted(result.prediction.shares().items(), key=lambda item: -item[1])
+        named = [(descriptions.get(name, CANNOT_TELL), share) for name, share in shares if share]
+        text = ", ".join(f"{name} {share:.1%}" for name, share in named)
+        lines.append(f"{'':{width}}  of {len(windows)} windows: {text}")
+    return lines
 
 
 def write_results(
     path: Path, weights: Sequence[Path], tta: int, predictor: Predictor, results: Sequence[Result]
 ) -> None:
     """Write all predictions as JSON, with the checksums of the weights and the settings."""
-    document = {
+    write_json(path, {
         "weights": [{"file": spelled(file), "sha256": sha256(file)} for file in weights],
-        "classes": predictor.metadata.classes,
-        "abstain": predictor.abstain,
-        "tta": tta,
+        "classes": predictor.metadata.classes, "abstain": predictor.abstain, "tta": tta,
         "band_pass_hz": [network.band for network in predictor.networks],
         "recordings": [json_entry(result) for result in results],
-    }
-    write_json(path, document)
+    })  # fmt: skip
 
 
 def json_entry(result: Result) -> dict[str, Any]:
@@ -111,36 +89,29 @@ def json_entry(result: Result) -> dict[str, Any]:
     if result.prediction is None:
         return entry | {"cannot_be_read": result.error}
     names, whole, windows = result.prediction
-
-    def of_answer(answer: Answer) -> dict[str, Any]:
-        values = [None if math.isnan(p) else round(float(p), 6) for p in answer.probabilities]
-        return {
-            "start_s": answer.start, "stop_s": answer.stop, "answer": list(answer.classes),
-            "cannot_tell": answer.reason, "probabilities": dict(zip(names, values, strict=True)),
-        }  # fmt: skip
-
-    entry |= {"fs": result.fs} | of_answer(whole)
+    answers = []
+    for start, stop, probabilities, classes, reason in (whole, *windows):
+        values = [None if math.isnan(p) else round(float(p), 6) for p in probabilities]
+        answers.append({
+            "start_s": start, "stop_s": stop, "answer": list(classes), "cannot_tell": reason,
+            "probabilities": dict(zip(names, values, strict=True)),
+        })  # fmt: skip
+    entry |= {"fs": result.fs} | answers[0]
     if len(windows) > 1:
-        entry["share_of_time"] = result.prediction.shares()
-        entry["windows"] = [of_answer(window) for window in windows]
+        entry |= {"share_of_time": result.prediction.shares(), "windows": answers[1:]}
     return entry
 
 
 def write_csv(path: Path, classes: Sequence[str], results: Sequence[Result]) -> None:
-    """Write a row for each recording, and one for each window of a long recording."""
-    columns = [*COLUMNS, *(f"prob_{name}" for name in classes)]
-    table = pd.DataFrame([row for result in results for row in csv_rows(result)], columns=columns)
+    """Write a row for each recording, and one for each window of a long one, from 1 on."""
+    rows = []
+    for entry in map(json_entry, results):
+        for number, answer in enumerate([entry, *entry.get("windows", [])]):
+            error = entry.get("cannot_be_read")
+            probabilities = answer.get("probabilities", {}).items()
+            rows.append(entry | answer | {f"prob_{name}": p for name, p in probabilities} | {
+                "window": number or "whole", "answer": ";".join(answer.get("answer", ())),
+                "reason": f"cannot be read: {error}" if error else answer["cannot_tell"],
+            })  # fmt: skip
+    table = pd.DataFrame(rows, columns=[*COLUMNS, *(f"prob_{name}" for name in classes)])
     write_text(path, table.to_csv(index=False, lineterminator="\n"))
-
-
-def csv_rows(result: Result) -> Iterator[dict[str, Any]]:
-    """Rows of a recording: the whole first, then its windows, numbered from 1."""
-    entry = json_entry(result)
-    for number, values in enumerate([entry, *entry.get("windows", [])]):
-        row = {"recording": result.name, "lead": result.lead, "window": number or "whole"}
-        if "cannot_be_read" in entry:
-            yield row | {"reason": f"cannot be read: {result.error}"}
-            continue
-        row |= {key: values[key] for key in ("start_s", "stop_s")}
-        row |= {"answer": ";".join(values["answer"]), "reason": values["cannot_tell"]}
-        yield row | {f"prob_{name}": p for name, p in values["probabilities"].items()}
