@@ -61,8 +61,8 @@ def read_listing(
         labels = [ast.literal_eval(text).keys() for text in codes]
         known = pd.read_csv(statements, index_col=0)
         classes = tuple(known.index[known[category] == 1].astype(str))
-    except (ValueError, KeyError, TypeError, AttributeError, SyntaxError, RecursionError,
-            MemoryError) as error:  # fmt: skip
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, SyntaxError,
+            RecursionError, MemoryError) as error:  # fmt: skip
         raise cli.UserError(f"{database} or {statements.name}: {error!r}; download both") from None
     if missing := set(val_folds + test_folds).difference(folds.tolist()):
         raise cli.UserError(f"{database} has no record in fold {min(missing)}; choose other folds")
