@@ -11,7 +11,7 @@ from models.spectrogram import NetworkError, SpectrogramSettings
 
 
 class Architecture(NamedTuple):
-    """Class of an encoder, its type of block, and the number of blocks in each stage."""
+    """An encoder: its class, its type of block, and the number of blocks in each stage."""
 
     network: type[ResNet]
     block: type[nn.Module]
@@ -45,8 +45,7 @@ def build_encoder(
         architecture: a key of `ENCODERS`.
         in_channels: number of leads.
         stages: keep only the first ones; None keeps all.
-        generator: source of the initial weights; None leaves the kernels unset, for an encoder
-            whose weights are loaded afterwards.
+        generator: source of the initial weights; None leaves the kernels unset.
         spectrogram: fields of `SpectrogramSettings`; ignored by 1-D networks.
 
     Raises:
@@ -88,13 +87,9 @@ class Classifier(nn.Module):
         return self.head(self.encoder(x))
 
     def class_activation_map(self, x: Tensor) -> Tensor:
-        """Contribution of each position to each logit (Zhou et al. 2016).
+        """Contribution of each position to each logit (Zhou et al. 2016), for x (B, C, T).
 
-        Only an average over positions and a dense layer follow the feature maps, so the map is
-        exact: its mean over positions, plus the bias, equals the logits.
-
-        Args:
-            x: (B, C, T).
+        The map is exact: its mean over positions, plus the bias, equals the logits.
 
         Returns:
             (B, classes, positions) float32; `upsample_map` turns positions into samples.
@@ -105,11 +100,8 @@ class Classifier(nn.Module):
             return self.head.weight @ over_time
 
     def upsample_map(self, activation: Tensor, samples: int) -> Tensor:
-        """Repeat each value of a map (…, positions) to give (…, samples).
-
-        Position i stands for the `encoder.stride` samples from i * stride on; its receptive field
-        extends further to both sides.
-        """
+        """Repeat each value of a map (…, positions) to give (…, samples): position i stands for the
+        `encoder.stride` samples from i * stride on."""
         position = torch.arange(samples, device=activation.device) // self.encoder.stride
         return activation[..., position.clamp_max(activation.shape[-1] - 1)]
 

@@ -1,14 +1,12 @@
 """1-D residual networks of Weimann & Conrad (2021), and the parts that the 2-D network shares.
 
 Padding and initial weights are those of TensorFlow and Keras, so that imported weights give the
-same outputs. Tensors are (batch, channels, samples). With `channels_last` the same kernels, stored
-(out, in, k), are applied as (1, k) 2-D convolutions in channels-last memory, the layout for which
-bf16 convolutions are fast.
+same outputs. With `channels_last`, kernels (out, in, k) are applied as (1, k) 2-D convolutions in
+channels-last memory, for which bf16 convolutions are fast.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -39,28 +37,11 @@ def glorot_(dense: nn.Linear, generator: torch.Generator) -> nn.Linear:
     return dense
 
 
-class Layers(NamedTuple):
-    """`conv(in_channels, out_channels, kernel, stride)`, with the `scale` of its initial kernels,
-    `norm(channels)`, and the source of the kernels."""
-
-    conv: Callable[..., nn.Module]
-    norm: Callable[[int], nn.Module]
-    generator: torch.Generator | None
-
-    def conv_norm(
-        self, in_channels: int, out_channels: int, kernel: int, stride: int = 1
-    ) -> tuple[nn.Module, nn.Module]:
-        """A convolution and the batch normalisation that follows it."""
-        conv = self.conv(in_channels, out_channels, kernel, stride)
-        if self.generator is not None:
-            variance_scaling_(conv.weight, conv.scale, self.generator)
-        return conv, self.norm(out_channels)
-
-    def shortcut(self, in_channels: int, out_channels: int, stride: int) -> nn.Module:
-        """A 1×1 convolution and batch normalisation where width or stride change."""
-        if stride == 1 and in_channels == out_channels:
-            return nn.Identity()
-        return nn.Sequential(*self.conv_norm(in_channels, out_channels, 1, stride))
+def make_shortcut(net: "ResNet", in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    """A 1×1 convolution and batch normalisation where width or stride change."""
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    return nn.Sequential(net.conv(in_channels, out_channels, 1, stride), net.norm(out_channels))
 
 
 class BasicBlock(nn.Module):
@@ -68,11 +49,11 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, layers: Layers, in_channels: int, filters: int, kernel: int, stride: int):
+    def __init__(self, net: "ResNet", in_channels: int, filters: int, kernel: int, stride: int):
         super().__init__()
-        self.conv1, self.bn1 = layers.conv_norm(in_channels, filters, kernel, stride)
-        self.conv2, self.bn2 = layers.conv_norm(filters, filters, kernel)
-        self.shortcut = layers.shortcut(in_channels, filters, stride)
+        self.conv1, self.bn1 = net.conv(in_channels, filters, kernel, stride), net.norm(filters)
+        self.conv2, self.bn2 = net.conv(filters, filters, kernel, 1), net.norm(filters)
+        self.shortcut = make_shortcut(net, in_channels, filters, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
@@ -84,13 +65,13 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, layers: Layers, in_channels: int, filters: int, kernel: int, stride: int):
+    def __init__(self, net: "ResNet", in_channels: int, filters: int, kernel: int, stride: int):
         super().__init__()
         width = filters * self.expansion
-        self.conv1, self.bn1 = layers.conv_norm(in_channels, filters, 1)
-        self.conv2, self.bn2 = layers.conv_norm(filters, filters, kernel, stride)
-        self.conv3, self.bn3 = layers.conv_norm(filters, width, 1)
-        self.shortcut = layers.shortcut(in_channels, width, stride)
+        self.conv1, self.bn1 = net.conv(in_channels, filters, 1, 1), net.norm(filters)
+        self.conv2, self.bn2 = net.conv(filters, filters, kernel, stride), net.norm(filters)
+        self.conv3, self.bn3 = net.conv(filters, width, 1, 1), net.norm(width)
+        self.shortcut = make_shortcut(net, in_channels, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
@@ -101,8 +82,9 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """Residual encoder, (B, in_channels, T) -> (B, out_features).
 
-    The first block of each stage but the first has stride 2. Subclasses define the types of layers
-    and the kernel size of each stage, and `feature_maps`.
+    The first block of each stage but the first has stride 2. Subclasses define `feature_maps`, the
+    kernel size of each stage, `conv(in_channels, out_channels, kernel, stride)` with the `scale` of
+    its initial kernels, and `norm(channels)`.
 
     Args:
         blocks: number of blocks in each stage; fewer than four stages make a shorter network.
@@ -126,25 +108,25 @@ class ResNet(nn.Module):
         generator: torch.Generator | None,
     ):
         super().__init__()
-        layers = Layers(self.conv, self.norm, generator)
         self.channels_last = False
         self.stride = STEM_STRIDE * 2 ** max(len(blocks) - 1, 0)
-        self.conv1, self.bn1 = layers.conv_norm(in_channels, FILTERS[0], 7, 2)
+        self.conv1, self.bn1 = self.conv(in_channels, FILTERS[0], 7, 2), self.norm(FILTERS[0])
         self.stages, channels = nn.Sequential(), FILTERS[0]
         for stage, count in enumerate(blocks):
             filters, kernel = FILTERS[stage], self.kernels[stage]
             self.stages.append(nn.Sequential())
             for number in range(count):
                 stride = 2 if stage > 0 and number == 0 else 1
-                self.stages[stage].append(block(layers, channels, filters, kernel, stride))
+                self.stages[stage].append(block(self, channels, filters, kernel, stride))
                 channels = filters * block.expansion
         self.out_features = channels
+        if generator is not None:
+            for module in self.modules():
+                if isinstance(module, self.conv):
+                    variance_scaling_(module.weight, module.scale, generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.pool(self.feature_maps(x))
-
-    def pool(self, maps: Tensor) -> Tensor:
-        """Average over positions, (B, D, …) -> (B, D)."""
+        maps = self.feature_maps(x)
         return maps.mean(tuple(range(2, maps.ndim)))
 
 

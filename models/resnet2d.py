@@ -49,5 +49,4 @@ class ResNet2d(ResNet):
         if self.channels_last:
             image = image.to(memory_format=torch.channels_last)
         x = F.relu(self.bn1(self.conv1(image)))
-        x = F.max_pool2d(x, 2, ceil_mode=True)
-        return self.stages(x)
+        return self.stages(F.max_pool2d(x, 2, ceil_mode=True))

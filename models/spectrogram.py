@@ -16,16 +16,12 @@ class NetworkError(ValueError):
 
 @dataclass(frozen=True)
 class SpectrogramSettings:
-    """Settings of a spectrogram; the defaults are the replication's.
+    """Settings of a spectrogram, by default the replication's; `NetworkError` if they do not fit.
 
     Attributes:
-        window: samples of a Hann window.
-        hop: samples from one window to the next.
+        window, hop: samples of a Hann window, and from one window to the next.
         bins: number of frequencies kept, from bin 1 on: bin 0, the mean, is dropped.
         scale: `linear` magnitude, or `db`.
-
-    Raises:
-        NetworkError: the settings are of the wrong type or do not fit together.
     """
 
     window: int = 256
@@ -48,13 +44,9 @@ class SpectrogramSettings:
 
 
 class Spectrogram(nn.Module):
-    """(B, C, T) -> (B, C, bins, T // hop), in fp32.
+    """(B, C, T) -> (B, C, bins, T // hop), in fp32; `NetworkError` if T is less than a window.
 
     Windows are centred on every `hop`-th sample, with zeros beyond the ends, as librosa does.
-    With the default settings 4,096 samples give 128 × 128.
-
-    Raises:
-        NetworkError: the input is shorter than a window.
     """
 
     def __init__(self, settings: SpectrogramSettings):
@@ -73,7 +65,6 @@ class Spectrogram(nn.Module):
                 x.flatten(0, 1).float(), window, hop, window=self.window, center=True,
                 pad_mode="constant", return_complex=True,
             )  # fmt: skip
-            # (B * C, window / 2 + 1, 1 + T // hop)
             magnitude = spectrum[:, 1 : bins + 1, : x.shape[-1] // hop].abs()
             if self.settings.scale == "db":
                 magnitude = 20 * magnitude.clamp_min(FLOOR).log10()
