@@ -236,7 +236,7 @@ def convert_source(source: str, records: Mapping[int, Path], out: Path) -> dict[
             if {record, other} <= patients.keys()
         },
         "source_sha256": {name: sha for part in parts for name, sha in part.sha256.items()},
-        "licence": licence and f"{licence.name}, {licence.url}",
+        "licence": licence,
     }
 
 

@@ -1,68 +1,134 @@
-"""Convert weights of the earlier TensorFlow code to a weights file; TensorFlow is not needed.
+"""Convert a TensorFlow checkpoint (Keras 2, object-based) to a weights file, without TensorFlow:
+networks and CPC of Weimann & Conrad, and the 2-D network of the replication."""
 
-    python -m pretraining.import_tensorflow --checkpoint PREFIX --out weights.safetensors
-
-PREFIX is the path of a checkpoint without `.index` and `.data-00000-of-00001`.
-"""
-
-import hashlib
+import itertools
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
-from models import ENCODERS
+import numpy as np
+import torch
+from torch import nn
+
+from models import ENCODERS, Classifier, build_encoder, count_parameters
+from models.resnet1d import FILTERS
+from pretraining.cpc import CPC
 from pretraining.icentia11k.reader import ICENTIA11K
 from pretraining.tasks import TASKS
-from pretraining.tensorflow.checkpoint import read_checkpoint
-from pretraining.tensorflow.network import (
-    CPC_MODEL,
-    ENCODER,
-    FINE_TUNED,
-    PRETRAINING,
-    Network,
-    recognise,
-)
+from pretraining.tensorflow_checkpoint import read_checkpoint
 from recordings.wfdb_files import ICENTIA_FS
 from utils import cli
 from utils.cli import UserError
-from utils.model_card import Metadata
+from utils.model_card import DATA_SETS, Metadata
 from utils.run import versions
-from utils.weights import card_beside, check_free, save_weights, write_card
+from utils.weights import card_beside, check_free, load_strictly, save_weights, write_card
 
-CHALLENGE17 = ("challenge17", 0.0075, 0.2373)  # with mean and sd in mV of Weimann & Conrad's code
-RAW = (ICENTIA11K.name, 0.0, 1.0)  # the replication's spectrograms are of raw mV
-AF_CLASSES = ("A", "N", "O", "~")  # of Challenge 2017, in the order of the logits
+ENCODER, CPC_MODEL = "encoder", "CPC model"
+PRETRAINING, FINE_TUNED = "pretraining classifier", "fine-tuned classifier"
+# Name, mean and sd in mV, and samples of one input. The replication's spectrograms are of raw mV.
+CHALLENGE17, RAW = ("challenge17", 0.0075, 0.2373, 16384), (ICENTIA11K.name, 0.0, 1.0, 4096)
+OF_TRAINING = re.compile(r"(optimizer|keras_api|save_counter)/|.*/\.OPTIMIZER_SLOT/")
+IN_CLASSIFIER = "layer_with_weights-0/layer_with_weights-0/"  # encoder of a pretraining classifier
+RENAMES = (  # applied in this order
+    (r"/\.ATTRIBUTES/VARIABLE_VALUE$", ""),
+    (r"^(layer_with_weights-0/|signal_embedding/)?layer_with_weights-0/", "encoder/"),
+    (r"^layer_with_weights-1/", "head/"),
+    (r"^attn_pooling/pool_token_embedding$", "pool_token"),
+    (r"^attn_pooling/transformer/enc_layers/", "layers/"),
+    (r"/mha/W_([qkvo])/", lambda match: f"/{ATTENTION[match[1]]}/"),
+    (r"/layernorm(\d)/", r"/norm\1/"),
+    (r"/res_(\d+)_(\d+)/", lambda match: f"/stages/{int(match[1]) - 1}/{int(match[2]) - 1}/"),
+    (r"/(conv|bn)_(\d)/", r"/\1\2/"),
+    (r"/init_bn/", "/bn1/"),
+    (r"/(proj|res)_conv/", "/shortcut/0/"),
+    (r"/(proj|res)_bn/", "/shortcut/1/"),
+    (r"/(kernel|gamma)$", "/weight"),
+    (r"/beta$", "/bias"),
+    (r"/moving_(mean|var)(iance)?$", r"/running_\1"),
+)
+ATTENTION = {"q": "query", "k": "key", "v": "value", "o": "out"}
+AXES = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1)}  # to PyTorch's order, by number of axes
 
 
-def find_task(network: Network, task: str | None, dataset: str) -> tuple[str, list[str]]:
-    """Objective and classes of a network.
+def rename(variables: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+    """Variables of a network, without those of its training, in PyTorch's names and layout."""
+    renamed = []
+    for name, value in variables.items():
+        if not OF_TRAINING.match(name):
+            for pattern, replacement in RENAMES:
+                name = re.sub(pattern, replacement, name)
+            renamed.append((name, value.transpose(AXES.get(value.ndim))))
+    # 1-D blocks are numbered through all stages: their filters tell which stage they belong to.
+    filters = {name: len(value) for name, value in renamed if value.ndim}
+    stages, first, state = {}, {}, {}
+    for block in itertools.count():
+        width = filters.get(f"encoder/blocks/{block}/conv1/weight")
+        if width not in FILTERS:
+            break
+        stage = FILTERS.index(width)
+        stages[str(block)] = f"stages/{stage}/{block - first.setdefault(stage, block)}"
+    for name, value in renamed:
+        name = re.sub(r"\bblocks/(\d+)", lambda match: stages.get(match[1], match[0]), name)
+        if (name := name.replace("/", ".")) in state:
+            raise UserError(f"{path} holds two variables for {name}")
+        state[name] = value
+    return state
 
-    Args:
-        task: the objective if known; an encoder alone does not show it.
+
+def recognise(variables: Mapping[str, np.ndarray], path: Path) -> tuple[str, str, int, nn.Module]:
+    """Find the network that has exactly the variables of the checkpoint `path`: one of the four
+    kinds above, its architecture, its number of stages, and itself, with its weights.
 
     Raises:
-        UserError: the network has another task, or not the classes of the data set.
+        UserError: there is no such network, or a value is not finite.
     """
+    state = rename(variables, path)
+    kernel, head = state.get("encoder.conv1.weight"), state.get("head.weight", np.empty(0))
+    if kernel is None or kernel.ndim < 3 or head.ndim < 1:
+        first = min(state, default="none")
+        raise UserError(f"{path} holds no network known here; first variable: {first}")
+    kind = CPC_MODEL if "pool_token" in state else ENCODER
+    if len(head):
+        kind = PRETRAINING if any(n.startswith(IN_CLASSIFIER) for n in variables) else FINE_TUNED
+    numbers = {name.split(".")[2] for name in state if name.startswith("encoder.stages.")}
+    stages = min(max(len(numbers), 1), len(FILTERS))
+    state = {name: torch.tensor(np.asarray(value, np.float32)) for name, value in state.items()}
+    stored, candidates = {(name, value.shape) for name, value in state.items()}, []
+    with torch.device("meta"):  # drawing initial weights would take seconds
+        for architecture in ENCODERS:
+            encoder = build_encoder(architecture, kernel.shape[1], stages, None)
+            if kind == CPC_MODEL:
+                model = CPC(encoder, 1, torch.Generator())
+            elif kind == ENCODER:
+                model = nn.ModuleDict({"encoder": encoder})
+            else:
+                model = Classifier(encoder, len(head), torch.Generator())
+            shapes = {(name, value.shape) for name, value in model.state_dict().items()}
+            candidates.append((len(shapes ^ stored), architecture, model))
+    _, architecture, model = min(candidates, key=lambda candidate: candidate[0])
+    load_strictly(model, state, path, assign=True)
+    if not all(value.isfinite().all() for value in state.values()):
+        raise UserError(f"{path} holds values that are not finite")
+    return kind, architecture, stages, model
+
+
+def find_task(kind: str, classes: int, task: str | None, dataset: str) -> tuple[str, list[str]]:
+    """Objective and classes of a network; `task` is the objective of an encoder alone, if known."""
     by_classes = {len(row.classes): name for name, row in TASKS.items()}
-    shown = {
-        ENCODER: task or "unknown",
-        CPC_MODEL: "cpc",
-        PRETRAINING: by_classes.get(network.classes, "unknown"),
-        FINE_TUNED: "classification",
-    }[network.kind]
+    shown = {ENCODER: task, CPC_MODEL: "cpc", PRETRAINING: by_classes.get(classes)}
+    shown = "classification" if kind == FINE_TUNED else shown[kind] or "unknown"
     if task not in (None, shown):
-        raise UserError(f"--task {task}: this is a {network.kind} of task {shown}")
-    if shown in TASKS:
-        return shown, list(TASKS[shown].classes)
-    if network.kind == FINE_TUNED and dataset == CHALLENGE17[0]:
-        if network.classes != len(AF_CLASSES):
-            raise UserError(f"{network.classes} classes are not those of {dataset}; name --dataset")
-        return shown, list(AF_CLASSES)
-    return shown, [str(number) for number in range(network.classes)]
+        raise UserError(f"--task {task}: this is a {kind} of task {shown}")
+    names = TASKS[shown].classes if shown in TASKS else map(str, range(classes))
+    if kind == FINE_TUNED and dataset == CHALLENGE17[0]:
+        names = DATA_SETS[dataset].classes
+        if classes != len(names):
+            raise UserError(f"{classes} classes are not those of {dataset}; name --dataset")
+    return shown, list(names)
 
 
 def main() -> None:
-    parser = cli.Parser(
-        prog="python -m pretraining.import_tensorflow", description=__doc__.split("\n")[0]
-    )
+    parser = cli.Parser(prog="python -m pretraining.import_tensorflow", description=__doc__)
     flag = parser.add_argument
     flag("--checkpoint", type=Path, required=True, help="without .index and .data-…")
     flag("--out", type=Path, required=True, help="weights file")
@@ -75,44 +141,29 @@ def main() -> None:
     flag("--frame-size", type=cli.count, help=length)
     args = parser.parse_args()
     check_free(args.out, args.overwrite)
-    variables, files = read_checkpoint(args.checkpoint)
-    network = recognise(variables, args.checkpoint)
-    known = ENCODERS[network.architecture]
-    if network.kind == FINE_TUNED:
-        (name, mean, sd), frame_size = CHALLENGE17, 16384
-    elif known.spectral:
-        (name, mean, sd), frame_size = RAW, 4096
-    else:
-        (name, mean, sd), frame_size = ICENTIA11K[:3], 2048
+    variables, checksum = read_checkpoint(args.checkpoint)
+    kind, architecture, stages, model = recognise(variables, args.checkpoint)
+    known, encoder = ENCODERS[architecture], model.encoder
+    classes = len(model.head.bias) if hasattr(model, "head") else 0
+    defaults = RAW if known.spectral else (*ICENTIA11K[:3], 2048)
+    name, mean, sd, frame_size = CHALLENGE17 if kind == FINE_TUNED else defaults
     dataset = args.dataset or name
     if dataset != name and None in (args.mean, args.sd):
         raise UserError(f"--dataset {dataset}: its --mean and --sd in mV are needed, too")
-    task, classes = find_task(network, args.task, dataset)
+    task, names = find_task(kind, classes, args.task, dataset)
     metadata = Metadata(
-        architecture=network.architecture,
-        stages=None if network.stages == len(known.blocks) else network.stages,
-        in_channels=network.state["encoder.conv1.weight"].shape[1],
-        fs=ICENTIA_FS,
-        unit="mV",
-        mean=mean if args.mean is None else args.mean,
-        sd=args.sd or sd,
-        frame_size=args.frame_size or frame_size,
-        task=task,
-        classes=classes,
-        dataset=dataset,
-        # As `cat PREFIX.index PREFIX.data-* | sha256sum`.
-        manifest_sha256=hashlib.sha256(b"".join(map(Path.read_bytes, files))).hexdigest(),
-        seed=None,
-        versions=versions(),
-        spectrogram=network.encoder.spectrogram_settings,
-    )
-    save_weights(args.out, network.state, metadata)
+        architecture, None if stages == len(known.blocks) else stages,
+        in_channels=encoder.conv1.weight.shape[1], fs=ICENTIA_FS, unit="mV",
+        mean=mean if args.mean is None else args.mean, sd=args.sd or sd,
+        frame_size=args.frame_size or frame_size, task=task, classes=names, dataset=dataset,
+        manifest_sha256=checksum, seed=None, versions=versions(),
+        spectrogram=encoder.spectrogram_settings,
+    )  # fmt: skip
+    save_weights(args.out, model.state_dict(), metadata)
     write_card(card_beside(args.out), args.out)
-    print(
-        f"{network.kind}: {network.architecture}, {network.stages} of {len(known.blocks)} stages, "
-        f"{sum(value.numel() for value in network.state.values()):,} parameters\n"
-        f"{args.out}: task {task}, {network.classes or 'no'} classes"
-    )
+    total = f"{count_parameters(model):,} parameters"
+    print(f"{kind}: {architecture}, {stages} of {len(known.blocks)} stages, {total}")
+    print(f"{args.out}: task {task}, {classes or 'no'} classes")
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ def build_network(
     """
     generator, lineage = torch_generator(seed), []
     if weights_file:
-        transfer = load_encoder(weights_file, architecture, ICENTIA_FS, in_channels=1)
+        transfer = load_encoder(weights_file, architecture, ICENTIA_FS, leads=1)
         print(transfer.report(weights_file))
         encoder, origin = transfer.encoder, transfer.metadata
         architecture, stages, lineage = origin.architecture, origin.stages, origin.lineage

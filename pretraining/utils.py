@@ -1,7 +1,4 @@
-"""Pretrained weights without their head, from any epoch of a run.
-
-python -m pretraining.utils --checkpoint jobs/beat/epoch_02/model.safetensors --out FILE
-"""
+"""Pretrained weights of any epoch of a run, without their head."""
 
 from pathlib import Path
 
@@ -12,14 +9,8 @@ from utils.weights import card_beside, check_free, load_encoder, strip_head, wri
 
 
 def get_pretrained_weights(checkpoint_file: Path, out_file: Path | None = None) -> nn.Module:
-    """Encoder of a checkpoint, (B, C, T) -> (B, D), in evaluation mode.
-
-    Args:
-        out_file: where to write its weights, with their card beside them, if anywhere.
-
-    Raises:
-        UserError: the file is no weights file, or its encoder is incomplete.
-    """
+    """Encoder of a checkpoint, (B, C, T) -> (B, D), in evaluation mode; its weights are written to
+    `out_file`, if given, with their card beside them."""
     transfer = load_encoder(checkpoint_file)
     if out_file:
         strip_head(checkpoint_file, out_file)
@@ -29,7 +20,7 @@ def get_pretrained_weights(checkpoint_file: Path, out_file: Path | None = None) 
 
 
 def main() -> None:
-    parser = cli.Parser(prog="python -m pretraining.utils", description=__doc__.split("\n")[0])
+    parser = cli.Parser(prog="python -m pretraining.utils", description=__doc__)
     parser.add_argument("--checkpoint", type=cli.file, required=True, help="model.safetensors")
     parser.add_argument("--out", type=Path, required=True, help="file for the encoder")
     parser.add_argument("--overwrite", action="store_true", help="replace --out")

@@ -33,10 +33,10 @@ from pretraining.icentia11k.index import (
     open_index,
     read_record,
 )
+from pretraining.import_tensorflow import recognise
 from pretraining.sampler import Sampler
 from pretraining.tasks import TASKS
-from pretraining.tensorflow.checkpoint import read_checkpoint
-from pretraining.tensorflow.network import recognise
+from pretraining.tensorflow_checkpoint import read_checkpoint
 from recordings import resampling
 from recordings.annotations import ALPHABETS
 from recordings.formats import read_recording

@@ -29,13 +29,6 @@ from utils.weights import (
 KERNEL = "encoder.stages.0.0.conv1.weight"
 
 
-def of_encoder(state):
-    """Encoder tensors under the names that a bare encoder gives them."""
-    counters = "num_batches_tracked"
-    kept = {k: v for k, v in state.items() if k.startswith("encoder.") and counters not in k}
-    return {name.removeprefix("encoder."): value for name, value in kept.items()}
-
-
 @pytest.fixture
 def model():
     return make_classifier()
@@ -65,19 +58,23 @@ def test_equal_content_gives_equal_bytes(tmp_path, saved, model):
     backwards = dict(reversed(model.state_dict().items()))
     save_weights(tmp_path / "again", backwards, make_metadata())
     assert (tmp_path / "again").read_bytes() == saved.read_bytes()
-    save_weights(tmp_path / "other", backwards, make_metadata(seed=1))
-    assert (tmp_path / "other").read_bytes() != saved.read_bytes()
 
 
-def test_load_encoder_reports_what_it_took(saved, model):
+def test_the_encoder_alone(tmp_path, saved, model):
     transfer = load_encoder(saved, "resnet18", 250, 1)
-    encoder = of_encoder(model.state_dict())
-    assert {f"encoder.{name}" for name in encoder} == set(transfer.transferred)
     assert sorted(transfer.dropped) == ["head.bias", "head.weight"]
+    assert f"{len(transfer.transferred)} encoder tensors" in transfer.report(saved)
+    strip_head(saved, tmp_path / "stripped")
+    tensors, metadata = read_weights(tmp_path / "stripped")
+    assert metadata == make_metadata() and tensors.keys() == set(transfer.transferred)
     x = torch.randn(2, 1, 64)
-    assert torch.equal(transfer.encoder.eval()(x), model.encoder.eval()(x))
-    report = transfer.report(saved)
-    assert f"{len(encoder)} encoder tensors" in report and "head.weight" in report
+    get_pretrained_weights(saved, tmp_path / "out")
+    for path in (saved, tmp_path / "stripped", tmp_path / "out"):
+        assert torch.equal(get_pretrained_weights(path)(x), model.encoder.eval()(x))
+    assert {"out", "out.md"} <= contents(tmp_path).keys()
+    save_weights(tmp_path / "head", {"head.bias": torch.zeros(4)}, make_metadata())
+    with pytest.raises(UserError, match="head holds no encoder"):
+        strip_head(tmp_path / "head", tmp_path / "new")
 
 
 @pytest.mark.parametrize("architecture", ["resnet18", "resnet18_2d"])
@@ -86,11 +83,10 @@ def test_an_encoder_for_one_lead_serves_several(tmp_path, architecture):
     one = build_encoder(architecture, 1, 1, generator)
     state = {f"encoder.{name}": value for name, value in one.state_dict().items()}
     save_weights(tmp_path / "one", state, make_metadata(architecture=architecture))
-    transfer = load_encoder(tmp_path / "one", in_channels=12)
+    transfer = load_encoder(tmp_path / "one", leads=12)
     x = torch.randn(2, 1, 512, generator=generator)
     torch.testing.assert_close(transfer.encoder.eval()(x.expand(2, 12, 512)), one.eval()(x))
     assert "encoder.conv1.weight of one lead repeated over 12" in transfer.report(tmp_path / "one")
-    assert "repeated" not in load_encoder(tmp_path / "one").report(tmp_path / "one")
 
 
 @pytest.mark.parametrize(
@@ -107,12 +103,10 @@ def test_an_encoder_that_matches_in_part_only(tmp_path, saved, name, value):
 
 
 def test_files_that_are_no_weights(tmp_path, saved):
-    text, cut, empty = tmp_path / "text", tmp_path / "cut", tmp_path / "empty"
-    text.write_text("These are no weights, whatever their name says.\n")
-    cut.write_bytes(saved.read_bytes()[:-100])
-    empty.touch()
-    for path in (text, cut, empty):
-        with pytest.raises(UserError, match=f"{path.name} is not a readable safetensors file"):
+    path = tmp_path / "no weights"
+    for content in (b"These are no weights.\n", b"", saved.read_bytes()[:-100]):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="no weights is not a readable safetensors file"):
             read_weights(path)
     for path in (tmp_path / "missing", tmp_path):
         with pytest.raises(UserError, match=f"{path.name} does not exist"):
@@ -142,7 +136,6 @@ def test_metadata_that_make_no_sense(tmp_path, saved, name, value):
     [
         ({"architecture": "resnet99"}, "unknown architecture 'resnet99'"),
         ({"stages": -1}, "stages -1"),
-        ({"stages": 9}, "stages 9"),
         ({"spectrogram": {"window": 10**9, "bins": 1}}, "not settings of a spectrogram"),
         ({"spectrogram": {"eval": "1"}}, "not settings of a spectrogram"),
     ],
@@ -158,34 +151,14 @@ def test_metadata_of_no_network(tmp_path, saved, changes, words):
 
 
 def test_weights_for_another_network_or_input(tmp_path, saved):
-    with pytest.raises(UserError, match="holds resnet18, not --arch resnet34"):
-        load_encoder(saved, "resnet34")
-    with pytest.raises(UserError, match="250 Hz, the data has 300"):
-        load_encoder(saved, fs=300)
-    path = put_weights(tmp_path / "two", in_channels=2, mean=[0, 0], sd=[1, 1])
-    with pytest.raises(UserError, match="2 leads, the data has 1"):
-        load_encoder(path, in_channels=1)
-
-
-def test_stripped_weights(tmp_path, saved, model):
-    strip_head(saved, tmp_path / "stripped")
-    tensors, metadata = read_weights(tmp_path / "stripped")
-    assert metadata == make_metadata()
-    expected = of_encoder(model.state_dict())
-    assert of_encoder(tensors).keys() == expected.keys() and len(tensors) == len(expected)
-    assert all(torch.equal(tensors[f"encoder.{name}"], expected[name]) for name in expected)
-    save_weights(tmp_path / "head", {"head.bias": torch.zeros(4)}, make_metadata())
-    with pytest.raises(UserError, match="head holds no encoder"):
-        strip_head(tmp_path / "head", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_pretrained_weights_from_python(tmp_path, saved, model):
-    encoder = get_pretrained_weights(saved, tmp_path / "out")
-    x = torch.randn(2, 1, 64)
-    assert torch.equal(encoder.eval()(x), model.encoder.eval()(x))
-    get_pretrained_weights(saved)
-    assert sorted(contents(tmp_path)) == ["model.safetensors", "out", "out.md"]
+    two = put_weights(tmp_path / "two", in_channels=2, mean=[0, 0], sd=[1, 1])
+    for path, flags, words in (
+        (saved, ("resnet34",), "holds resnet18, not --arch resnet34"),
+        (saved, (None, 300), "250 Hz, the data has 300"),
+        (two, (None, None, 1), "2 leads, the data has 1"),
+    ):
+        with pytest.raises(UserError, match=words):
+            load_encoder(path, *flags)
 
 
 def test_pretrained_weights_from_the_command_line(tmp_path, saved):
@@ -196,20 +169,15 @@ def test_pretrained_weights_from_the_command_line(tmp_path, saved):
     assert "encoder tensors transferred; dropped: head.bias, head.weight" in result.out
     card = out.with_suffix(".md")
     assert 'load_encoder("weights.safetensors")' in card.read_text()
-    strip_head(saved, tmp_path / "stripped")
-    assert out.read_bytes() == (tmp_path / "stripped").read_bytes()
+    before = out.read_bytes()
     command(main, *flags).refused("exists", "--overwrite")
-    out.unlink()
-    command(main, *flags).refused("weights.md exists", "--overwrite")
     assert command(main, *flags, "--overwrite").code == 0
     command(main, "--checkpoint", saved, "--out", card).refused("weights.md", ".safetensors")
-    text = tmp_path / "text"
-    text.write_text("no weights")
-    flags = ["--checkpoint", text, "--out", out, "--overwrite"]
-    command(main, *flags).refused("text", "safetensors")
-    assert out.read_bytes() == (tmp_path / "stripped").read_bytes()
-    absent = tmp_path / "absent"
-    command(main, "--checkpoint", absent, "--out", out).refused("absent does not exist")
+    (tmp_path / "text").write_text("no weights")
+    for name in ("text", "absent"):
+        flags = ["--checkpoint", tmp_path / name, "--out", out, "--overwrite"]
+        command(main, *flags).refused(name)
+    assert out.read_bytes() == before
 
 
 def test_a_file_that_grows_too_large_is_one_line_and_leaves_the_previous(tmp_path, saved):
@@ -233,13 +201,6 @@ def test_a_file_that_grows_too_large_is_one_line_and_leaves_the_previous(tmp_pat
 
 # The command, and half precision
 
-AF = {"task": "classification", "dataset": "challenge17", "classes": list("ANO~x")}
-
-
-@pytest.fixture
-def fine_tuned(tmp_path):
-    return put_weights(tmp_path / "af.safetensors", **AF, derived_from=["icentia11k"])
-
 
 def show(*flags) -> str:
     result = command(weights.main, *flags)
@@ -247,35 +208,30 @@ def show(*flags) -> str:
     return result.out
 
 
-def test_a_description_of_a_file(fine_tuned):
-    out = show(fine_tuned)
+def test_a_description_of_a_file(tmp_path):
+    af = {"task": "classification", "dataset": "challenge17", "classes": list("ANO~x")}
+    path = put_weights(tmp_path / "af.safetensors", **af, derived_from=["icentia11k"])
+    out = show(path)
     for words in (
-        "resnet18, the first stages: 1, with its head", "A (atrial fibrillation)", "of float32",
-        "CC BY-NC-SA 4.0", "ODC-By 1.0", "for non-commercial use only",
-        f"{fine_tuned.stat().st_size:,} bytes", sha256(fine_tuned),
+        "encoder, head", "A (atrial fibrillation)", "of float32", "CC BY-NC-SA 4.0", "ODC-By 1.0",
+        "non-commercial use only", f"{path.stat().st_size:,} bytes", sha256(path),
     ):  # fmt: skip
         assert words in out, words
     assert "encoder.conv1" not in out
-    assert "encoder.conv1.weight" in show(fine_tuned, "--tensors")
-
-
-def test_a_description_cannot_steer_the_terminal(tmp_path):
-    path = tmp_path / "foreign"
-    save_file({"x": torch.zeros(2)}, path)
-    command(weights.main, path).refused("foreign", "no metadata")
+    assert "encoder.conv1.weight" in show(path, "--tensors")
+    # A description cannot steer the terminal.
     save_weights(path, {"x\x1b[2J": torch.zeros(2)}, make_metadata(dataset="\x1b[2J\n" * 9999))
     out = show(path, "--tensors")
     assert "\x1b" not in out and len(out) < 10_000
 
 
-def test_half_precision(fine_tuned, tmp_path):
+def test_half_precision(tmp_path):
+    path, out = put_weights(tmp_path / "af.safetensors"), tmp_path / "weights/half.safetensors"
     (tmp_path / "MODEL_CARD.md").write_text("# Title\n\nLoad af.safetensors.\n")
-    out = tmp_path / "weights" / "half.safetensors"
-    assert "float16" in show(fine_tuned, "--half", out)
-    card = (tmp_path / "weights/half.md").read_text()
-    assert card.startswith("# Title\n\nThe kernels are stored in half precision")
-    assert "Load half.safetensors." in card
-    (full, metadata), (tensors, again) = read_weights(fine_tuned), read_weights(out)
+    assert "float16" in show(path, "--half", out)
+    card = out.with_suffix(".md").read_text()
+    assert "Load half.safetensors." in card and "in half precision" in card
+    (full, metadata), (tensors, again) = read_weights(path), read_weights(out)
     assert again == metadata and tensors.keys() == full.keys()
     stored = read_tensors(out)[0]
     for name, tensor in tensors.items():
@@ -283,15 +239,10 @@ def test_half_precision(fine_tuned, tmp_path):
         assert tensor.dtype == torch.float32
         assert stored[name].dtype == (torch.float16 if kernel else torch.float32)
         torch.testing.assert_close(tensor, full[name], rtol=2**-11, atol=2**-25 if kernel else 0)
-    assert out.stat().st_size < 0.6 * fine_tuned.stat().st_size
     before = contents(out.parent)
-    command(weights.main, fine_tuned, "--half", out).refused("half.safetensors exists")
+    command(weights.main, path, "--half", out).refused("half.safetensors exists")
     show(out, "--half", out, "--overwrite")
     assert contents(out.parent) == before
-    (tmp_path / "MODEL_CARD.md").unlink()
-    show(fine_tuned, "--half", tmp_path / "new/half.safetensors")
-    card = (tmp_path / "new/half.md").read_text()
-    assert 'Predictor.load("half.safetensors")' in card and "non-commercial" in card
 
 
 def test_kernels_that_half_precision_cannot_hold_stay():

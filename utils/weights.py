@@ -1,16 +1,14 @@
 """Weights files: safetensors with metadata, written whole and loaded strictly.
 
-    python -m utils.weights jobs/af/best_model.safetensors
     python -m utils.weights jobs/af/best_model.safetensors --half weights/af.safetensors
 
-The command describes a weights file. A half-precision copy is written with its card, here
-`weights/af.md`.
+describes a file, and writes a half-precision copy with its card, here `weights/af.md`.
 """
 
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import safetensors.torch
 import torch
@@ -21,24 +19,19 @@ from models import Classifier, build_encoder
 from utils import cli
 from utils.cli import UserError, plain
 from utils.files import atomic_path, sha256, write_text
-from utils.model_card import CARD, Metadata, describe, licence_notices, render
+from utils.model_card import Metadata, describe, licence_notices, render
+from utils.run import CARD
 
 ENCODER = "encoder."
 FIRST_KERNEL = "encoder.conv1.weight"  # (out, leads, …)
+COUNTER = "num_batches_tracked"  # of batch normalisation; not stored, for nothing here needs it
 HALF_ROUNDING = 2**-11  # largest relative rounding error in float16's normal range
-HALF_NOTE = (
-    "The kernels are stored in half precision (float16) and computed with in float32; scores are "
-    "those of the weights before they were rounded."
-)
+HALF_NOTE = "Kernels are stored in half precision; the scores are those before they were rounded."
 
 
 class Transfer(NamedTuple):
-    """An encoder built from a weights file.
-
-    Attributes:
-        transferred, dropped: names of the file's tensors.
-        repeated: number of leads that share the first kernel of an encoder for one lead.
-    """
+    """An encoder built from a weights file, and the names of the file's tensors that were
+    transferred or dropped; `repeated` leads share the first kernel of an encoder for one."""
 
     encoder: nn.Module
     metadata: Metadata
@@ -56,29 +49,22 @@ class Transfer(NamedTuple):
 
 def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Metadata) -> None:
     """Write a state_dict with its metadata, whole or not at all; equal content, equal bytes."""
-    state = _without_counters(state)
+    state = {name: value for name, value in state.items() if not name.endswith(COUNTER)}
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     with atomic_path(path) as temporary:
         temporary.write_bytes(safetensors.torch.save(tensors, metadata.to_header()))
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], Metadata]:
-    """Read all tensors of a weights file, as float32 on the CPU, and its metadata.
-
-    Raises:
-        UserError: as `read_tensors`, or invalid metadata.
-    """
+    """Read all tensors of a weights file, as float32 on the CPU, and its metadata; `UserError` if
+    the file is missing or damaged, or not of this project."""
     tensors, header = read_tensors(path)
     metadata = Metadata.from_header(header, str(path))
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, metadata
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read all tensors of a safetensors file, of the stored types on the CPU, and its header.
-
-    Raises:
-        UserError: missing file, not safetensors, or cut short.
-    """
+    """Read all tensors of a safetensors file, of the stored types, and its header."""
     if not Path(path).is_file():
         raise UserError(f"weights file {path} does not exist")
     try:
@@ -89,78 +75,53 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def load_encoder(
-    path: Path,
-    architecture: str | None = None,
-    fs: float | None = None,
-    in_channels: int | None = None,
+    path: Path, architecture: str | None = None, fs: float | None = None, leads: int | None = None
 ) -> Transfer:
     """Build the encoder that a weights file holds; a head is dropped.
 
     An encoder for one lead can serve several: its first kernel is repeated over them and divided by
     their number, so that equal leads give the features of one.
 
-    Args:
-        architecture, fs, in_channels: required architecture, sampling rate in Hz and number of
-            leads, if any.
-
     Raises:
-        UserError: the file is for another input or architecture, or a tensor of the encoder is
-            missing, unknown or of another shape.
+        UserError: the file is incomplete, or for another architecture, rate in Hz or leads.
     """
-    tensors, metadata = read_weights(path)
-    if architecture not in (None, metadata.architecture):
-        raise UserError(f"{path} holds {metadata.architecture}, not --arch {architecture}")
-    if fs not in (None, metadata.fs):
-        raise UserError(f"{path} is for {metadata.fs} Hz, the data has {fs}")
-    leads = in_channels or metadata.in_channels
-    if metadata.in_channels not in (1, leads):
-        raise UserError(f"{path} is for {metadata.in_channels} leads, the data has {leads}")
-    encoder = _build_encoder(metadata, leads)
+    tensors, m = read_weights(path)
+    leads = leads or m.in_channels
+    if architecture not in (None, m.architecture):
+        raise UserError(f"{path} holds {m.architecture}, not --arch {architecture}")
+    if fs not in (None, m.fs):
+        raise UserError(f"{path} is for {m.fs} Hz, the data has {fs}")
+    if m.in_channels not in (1, leads):
+        raise UserError(f"{path} is for {m.in_channels} leads, the data has {leads}")
+    encoder = build_encoder(m.architecture, leads, m.stages, None, m.spectrogram)
     state = {name: value for name, value in tensors.items() if name.startswith(ENCODER)}
     transferred, dropped = list(state), [name for name in tensors if name not in state]
-    repeated = leads // metadata.in_channels
+    repeated = leads // m.in_channels
     if repeated > 1 and FIRST_KERNEL in state:
         state[FIRST_KERNEL] = torch.cat([state[FIRST_KERNEL]] * repeated, 1) / repeated
     load_strictly(encoder, {k.removeprefix(ENCODER): v for k, v in state.items()}, path)
-    return Transfer(encoder, metadata, transferred, dropped, repeated)
+    return Transfer(encoder, m, transferred, dropped, repeated)
 
 
-def build_classifier(metadata: Metadata) -> Classifier:
-    """Build the network of a fine-tuned weights file; its weights are to be loaded.
-
-    Raises:
-        NetworkError: as `models.build_encoder`.
-    """
-    encoder = _build_encoder(metadata, metadata.in_channels)
-    return Classifier(encoder, len(metadata.classes), torch.Generator())
+def build_classifier(m: Metadata) -> Classifier:
+    """Build the network of a fine-tuned weights file; its weights are to be loaded."""
+    encoder = build_encoder(m.architecture, m.in_channels, m.stages, None, m.spectrogram)
+    return Classifier(encoder, len(m.classes), torch.Generator())
 
 
-def _build_encoder(metadata: Metadata, leads: int) -> nn.Module:
-    architecture, spectrogram = metadata.architecture, metadata.spectrogram
-    return build_encoder(architecture, leads, metadata.stages, None, spectrogram)
-
-
-def load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Load every tensor of `model`; raises `UserError` as `check_match` does."""
-    check_match(model, state, path)
-    model.load_state_dict(state, strict=False)
-
-
-def check_match(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Compare the names and shapes of `state`, read from `path`, with those of a model.
-
-    Raises:
-        UserError: a tensor is missing, unknown or of another shape.
-    """
-    expected = _without_counters(model.state_dict())
-    wrong = sorted(expected.keys() ^ state.keys())
-    common = expected.keys() & state.keys()
-    wrong += sorted(name for name in common if expected[name].shape != state[name].shape)
+def load_strictly(
+    model: nn.Module, state: Mapping[str, Tensor], path: Path, assign: bool = False
+) -> None:
+    """Load every tensor of `model` from `state`, which was read from `path`; `UserError` where a
+    tensor is missing, unknown or of another shape."""
+    expected = {(k, v.shape) for k, v in model.state_dict().items() if not k.endswith(COUNTER)}
+    wrong = {name for name, _ in expected ^ {(k, v.shape) for k, v in state.items()}}
     if wrong:
         raise UserError(
             f"{path} does not match the network: {len(wrong)} of {len(expected)} tensors missing, "
-            f"unknown or of another shape, first {wrong[0]}"
+            f"unknown or of another shape, first {min(wrong)}"
         )
+    model.load_state_dict(state, strict=False, assign=assign)
 
 
 def strip_head(checkpoint: Path, out: Path) -> None:
@@ -170,11 +131,6 @@ def strip_head(checkpoint: Path, out: Path) -> None:
     if not state:
         raise UserError(f"{checkpoint} holds no encoder")
     save_weights(out, state, metadata)
-
-
-def _without_counters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Batch normalisation's batch counters are not stored: nothing here needs them."""
-    return {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
 
 
 def card_beside(weights: Path) -> Path:
@@ -191,38 +147,24 @@ def check_free(out: Path, overwrite: bool) -> None:
             raise UserError(f"{path} exists; name another file or pass --overwrite")
 
 
-def write_card(
-    path: Path,
-    weights: Path,
-    data: Mapping[str, str] | None = None,
-    scores: Mapping[str, Any] | None = None,
-) -> None:
-    """Write the model card of a weights file to `path`; `data` and `scores` as for `render`."""
-    write_text(path, render(weights.name, *read_weights(weights), data or {}, scores or {}))
+def write_card(card: Path, weights: Path, data: Mapping = {}, scores: Mapping = {}) -> None:
+    """Write the model card of a weights file; `data` and `scores` as for `render`."""
+    write_text(card, render(weights.name, *read_weights(weights), data, scores))
 
 
 def store_half(weights: Path, out: Path) -> None:
     """Write a half-precision copy and its card; `read_weights` gives float32 again."""
     tensors, metadata = read_weights(weights)
-    cards = [p for p in (card_beside(weights), weights.with_name(CARD)) if p.is_file()]
-    if cards:
-        card = cards[0].read_text(encoding="utf-8").replace(weights.name, out.name)
-    else:
-        card = render(out.name, tensors, metadata, {}, {})
-    if HALF_NOTE not in card:
-        title, _, rest = card.partition("\n")
-        card = f"{title}\n\n{HALF_NOTE}\n{rest}"
+    text = render(weights.name, tensors, metadata, {}, {})
+    for path in (weights.with_name(CARD), card_beside(weights)):
+        text = path.read_text(encoding="utf-8") if path.is_file() else text
+    text = text.replace(weights.name, out.name)
     save_weights(out, {name: to_half(tensor) for name, tensor in tensors.items()}, metadata)
-    write_text(card_beside(out), card)
+    write_text(card_beside(out), text if HALF_NOTE in text else f"{text}\n{HALF_NOTE}\n")
 
 
 def to_half(tensor: Tensor) -> Tensor:
-    """Convert a kernel to float16 where nothing but rounding is lost.
-
-    Vectors stay as they are: batch statistics and biases are few and may be tiny or huge. So do
-    kernels that change by more than rounding: those with a number beyond 65,504, or so small that
-    too few digits are left.
-    """
+    """Convert a kernel to float16 unless more than rounding is lost; vectors stay as they are."""
     half, exact = tensor.half(), tensor.double()
     change = (half.double() - exact).norm()  # not finite where a number is out of range
     return half if tensor.ndim > 1 and change <= HALF_ROUNDING * exact.norm() else tensor
@@ -242,12 +184,10 @@ def main() -> None:
     path = args.half or args.file
     tensors, header = read_tensors(path)
     metadata = Metadata.from_header(header, str(path))
-    rows = describe(tensors, metadata)
     types = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
-    counts = ", ".join(f"{count} of {kind}" for kind, count in Counter(types.values()).items())
-    rows["tensors"] = f"{len(tensors)}: {counts}"
-    rows["size"] = f"{path.stat().st_size:,} bytes"
-    rows["SHA-256"] = sha256(path)
+    rows = describe(tensors, metadata)
+    rows["types"] = ", ".join(f"{n} of {kind}" for kind, n in Counter(types.values()).items())
+    rows |= {"size": f"{path.stat().st_size:,} bytes", "SHA-256": sha256(path)}
     if args.tensors:
         rows |= {name: f"{types[name]} {list(tensors[name].shape)}" for name in tensors}
     width = max(map(len, rows))

@@ -4,11 +4,11 @@ The index is LevelDB's sorted string table of protobuf messages. Lengths that it
 against the file; checksums are not.
 """
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -18,68 +18,32 @@ MAGIC = bytes.fromhex("57fb808b247547db")
 FOOTER, TRAILER = 48, 5  # bytes
 MAX_INDEX, MAX_KEY = 2**18, 512  # bytes; the networks here need 10,000 to 60,000, and 150
 DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8", 19: "<f2"}  # numbers of `types.proto`
-STRING = 7
 
 
-class Entry(NamedTuple):
-    """Place of a variable: `BundleEntryProto` of `tensor_bundle.proto`, offset in bytes."""
-
-    shard: int
-    name: str
-    dtype: np.dtype
-    shape: list[int]
-    offset: int
-    size: int
-
-
-def read_checkpoint(prefix: Path) -> tuple[dict[str, np.ndarray], list[Path]]:
-    """Read all variables by name, without strings, and list the files that they come from.
-
-    Args:
-        prefix: path without `.index` and `.data-…`, or that of the index.
-
-    Raises:
-        UserError: a file is missing, cut short, damaged, compressed or no checkpoint.
-    """
+def read_checkpoint(prefix: Path) -> tuple[dict[str, np.ndarray], str]:
+    """Read all numeric variables by name, and the SHA-256 of `cat PREFIX.index PREFIX.data-*`;
+    `UserError` if a file is damaged, compressed or no checkpoint."""
     prefix = str(prefix).removesuffix(".index")
-    files, variables = [Path(f"{prefix}.index")], {}
+    path = Path(f"{prefix}.index")
+    index, shards, variables = path.read_bytes(), {}, {}
     try:
-        table = dict(_read_table(_read(files[0])))
+        table = dict(_read_table(index))
         header, _ = _read_message(table.pop(b"", b""))
-        if header[2] or not header[1]:
-            raise ValueError("no header, or numbers of a big-endian machine")
-        entries = [_read_entry(key, value) for key, value in table.items()]
-        for entry in sorted(filter(None, entries)):
-            path = Path(f"{prefix}.data-{entry.shard:05}-of-{header[1]:05}")
-            if path != files[-1]:
-                files.append(path)
-                data = _read(path)
-            count = entry.size // entry.dtype.itemsize
-            values = np.frombuffer(data, entry.dtype, count, entry.offset)
-            variables[entry.name] = values.reshape(entry.shape)
+        for key, value in table.items():
+            numbers, parts = _read_message(value)  # `BundleEntryProto` of `tensor_bundle.proto`
+            kind, shard, offset, size = (numbers[field] for field in (1, 3, 4, 5))
+            if kind in DTYPES:
+                path = Path(f"{prefix}.data-{shard:05}-of-{header[1]:05}")
+                if path not in shards:
+                    shards[path] = path.read_bytes()
+                dimensions = (dim for shape in parts[2] for dim in _read_message(shape)[1][2])
+                shape = [_read_message(dimension)[0][1] for dimension in dimensions]
+                dtype = np.dtype(DTYPES[kind])
+                values = np.frombuffer(shards[path], dtype, size // dtype.itemsize, offset)
+                variables[key.decode()] = values.reshape(shape)
     except (IndexError, OverflowError, ValueError) as error:
-        raise UserError(
-            f"{files[-1]} is not readable as a TensorFlow checkpoint ({error})"
-        ) from None
-    return variables, files
-
-
-def _read(path: Path) -> bytes:
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; a checkpoint is PREFIX.index and PREFIX.data-…")
-    return path.read_bytes()
-
-
-def _read_entry(key: bytes, value: bytes) -> Entry | None:
-    """Entry of a variable; None of a string."""
-    name, (numbers, parts) = key.decode(errors="backslashreplace"), _read_message(value)
-    if numbers[1] == STRING:
-        return None
-    if not name.isprintable() or numbers[1] not in DTYPES:
-        raise ValueError(f"variable {name!r} is of type number {numbers[1]}")
-    dimensions = (dim for shape in parts[2] for dim in _read_message(shape)[1][2])
-    shape = [_read_message(dimension)[0][1] for dimension in dimensions]
-    return Entry(numbers[3], name, np.dtype(DTYPES[numbers[1]]), shape, numbers[4], numbers[5])
+        raise UserError(f"{path} is not readable as a TensorFlow checkpoint ({error})") from None
+    return variables, hashlib.sha256(index + b"".join(map(shards.get, sorted(shards)))).hexdigest()
 
 
 def _read_table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
