@@ -30,14 +30,13 @@ from tqdm import tqdm
 from pretraining.icentia11k import torrent
 from pretraining.icentia11k.index import FOLDER, parallel_map
 from pretraining.icentia11k.reader import BEAT_CODES, DESCRIPTION, ICENTIA11K, RHYTHM_CODES
-from recordings import Hints, Unusable
+from recordings import Unusable
 from recordings.annotations import ALPHABETS, SAME_SUBJECT, Alphabet
-from recordings.formats import Recording, read_whole
+from recordings.formats import Recording, open_recording, read_whole
 from recordings.resampling import resample
 from recordings.wfdb_files import (
     ICENTIA_FS,
     ICENTIA_GAIN,
-    open_wfdb,
     read_atr,
     segment_path,
     write_segment,
@@ -271,7 +270,7 @@ def read_annotated(
     Raises:
         Unusable: it cannot be read, samples are missing, or the rate is not the alphabet's.
     """
-    recording = read_whole(open_wfdb(Path(f"{record}.hea"), Hints()))
+    recording = read_whole(open_recording(Path(f"{record}.hea")))
     if alphabet.fs not in (None, recording.fs):
         raise Unusable(f"header says {recording.fs} Hz, not {alphabet.fs}")
     if not np.isfinite(recording.signal).all():

@@ -1,11 +1,8 @@
-"""One ECG recording from a file of any format, in millivolt; knows nothing of training.
-
-`recordings.formats.open_recording` opens a file as a `LazyRecording`.
-"""
+"""One ECG recording from a file of any format, in mV: see `recordings.formats.open_recording`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import isclose
+from math import inf, isclose
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,23 +31,16 @@ class Hints(NamedTuple):
 
 @dataclass(frozen=True)
 class LazyRecording:
-    """A recording whose samples are read on demand.
+    """A recording whose samples are read on demand."""
 
-    Attributes:
-        fs: sampling rate in Hz. samples: of each lead. count: number of leads.
-        leads: names of the leads, where there are any.
-        read_mv: function (start, stop, numbers of leads) to (n, leads) float64 in mV, writable.
-        uncalibrated: whether the header states no gain for a lead and WFDB's default is assumed.
-        mapped: path and size in bytes of the file that is memory-mapped, if one is.
-    """
-
-    fs: float
-    samples: int
-    count: int
-    leads: list[str] | None
+    fs: float  # Hz
+    samples: int  # of each lead
+    count: int  # of leads
+    leads: list[str] | None  # their names, where there are any
+    # From start, stop and numbers of leads to (n, leads) float64 in mV, writable.
     read_mv: Callable[[int, int, list[int]], np.ndarray]
-    uncalibrated: bool = False
-    mapped: tuple[Path, int] | None = None
+    uncalibrated: bool = False  # a lead has no gain in the header, so WFDB's default is assumed
+    mapped: tuple[Path, int] | None = None  # path and bytes of the memory-mapped file, if any
 
     @classmethod
     def of_array(cls, values: np.ndarray, scale: float, fs: float, leads: list[str] | None):
@@ -61,14 +51,31 @@ class LazyRecording:
 
         return cls(fs, *values.shape, leads, read)
 
+    @classmethod
+    def of_values(cls, values: np.ndarray, hints: Hints, stated: Hints, leads=None):
+        """A recording of plain numbers, whose longer axis is time.
+
+        The user's `hints` complete what the file itself has `stated`, and must not contradict it:
+        `Unusable` otherwise, and if a rate or unit is missing, or the values are no such table.
+        """
+        fs, unit = hints.fs or stated.fs, as_unit(hints.unit or stated.unit or "")
+        if not fs:
+            raise Unusable("file without a sampling rate; give --fs, in a table a column fs")
+        if stated.fs and not isclose(fs, stated.fs, rel_tol=RATE_TOLERANCE):
+            raise Unusable(f"file says {stated.fs:g} Hz, but --fs or the table {fs:g}")
+        if stated.unit and unit != stated.unit:
+            raise Unusable(f"file says {stated.unit}, but --unit or the table {unit}")
+        values = values[:, None] if values.ndim == 1 else values
+        if values.ndim != 2 or values.dtype.kind not in "iuf" or len(set(values.shape)) == 1:
+            raise Unusable(f"{values.dtype} of shape {values.shape} is not samples by leads")
+        values = values if values.shape[0] > values.shape[1] else values.T
+        return cls.of_array(values, millivolt(unit, hints.gain), fs, leads)
+
     def read(self, start: int, stop: int, lead: int | None = None) -> np.ndarray:
-        """Read the samples from `start` up to `stop`, as in a slice, of one lead or of all.
+        """Samples from `start` up to `stop`, as in a slice, of one lead or of all.
 
-        Returns:
-            (n, leads) float64 in mV. Samples that are missing, or beyond `LARGEST`, are NaN.
-
-        Raises:
-            Unusable: the file cannot be read there, or has become shorter.
+        Returns (n, leads) float64 in mV; what is missing, or beyond `LARGEST`, is NaN. Raises
+        `Unusable` if the file cannot be read there.
         """
         start, stop, _ = slice(start, stop).indices(self.samples)
         if self.mapped:  # reading a map beyond the end of its file would end the process
@@ -90,31 +97,6 @@ class LazyRecording:
         return replace(self, count=len(numbers), leads=names, read_mv=read)
 
 
-def recording_of_values(
-    values: np.ndarray, hints: Hints, stated: Hints, leads: list[str] | None = None
-) -> LazyRecording:
-    """A recording of plain numbers, whose longer axis is time.
-
-    The user's `hints` complete what the file itself has `stated`, and must not contradict it.
-
-    Raises:
-        Unusable: no rate or unit, contradictory ones, or values that are not samples by leads.
-    """
-    fs, unit = hints.fs or stated.fs, as_unit(hints.unit or stated.unit or "")
-    if stated.fs and not isclose(fs, stated.fs, rel_tol=RATE_TOLERANCE):
-        raise Unusable(f"file says {stated.fs:g} Hz, but --fs or the table {fs:g}; leave that out")
-    if stated.unit and unit != stated.unit:
-        raise Unusable(f"file says {stated.unit}, but --unit or the table {unit}; leave that out")
-    if not fs:
-        raise Unusable("file without a sampling rate; give --fs, in a table a column fs")
-    columns = values[:, None] if values.ndim == 1 else values
-    square = columns.ndim == 2 and columns.shape[0] == columns.shape[1]
-    if columns.ndim != 2 or columns.dtype.kind not in "iuf" or square:
-        raise Unusable(f"{values.dtype} of shape {values.shape} is not samples by leads")
-    columns = columns if columns.shape[0] > columns.shape[1] else columns.T
-    return LazyRecording.of_array(columns, millivolt(unit, hints.gain), fs, leads)
-
-
 def as_unit(text: str) -> str:
     """A unit as `UNITS` spells it, whatever its capitals and its µ; another text unchanged."""
     plain = text.strip().casefold().replace("\u03bc", "u")  # casefold makes one of both µ
@@ -122,22 +104,23 @@ def as_unit(text: str) -> str:
 
 
 def millivolt(unit: str | None, gain: float | None) -> float:
-    """One of `unit` in mV, of "adu" by its `gain` per mV; raises `Unusable` where that is not
-    known."""
+    """One of `unit` in mV, of "adu" by its `gain` per mV; raises `Unusable` if unknown."""
     unit = as_unit(unit or "")
-    if unit not in (*UNITS, ""):
-        raise Unusable(f"unknown unit {unit!r}; known: {', '.join(UNITS)}")
     if not unit:
         raise Unusable("no unit given; give --unit, in a table a column unit")
+    if unit not in UNITS:
+        raise Unusable(f"unknown unit {unit!r}; known: {', '.join(UNITS)}")
     if unit == ADU and not gain:
         raise Unusable("unit adu without a gain; give --gain, in a table a column gain")
     return 1 / gain if unit == ADU else MILLIVOLT[unit]
 
 
-def check_rate(fs: float) -> None:
-    """Raises `Unusable` at a rate in Hz that is no ECG's."""
+def check_rate(fs: float, samples: float = inf) -> None:
+    """Raises `Unusable` at a rate in Hz that is no ECG's, or if `samples` last under a second."""
     if not RATES[0] <= fs <= RATES[1]:
         raise Unusable(f"{fs:g} Hz is not from {RATES[0]} to {RATES[1]}")
+    if samples < fs:
+        raise Unusable(f"{samples} samples are shorter than 1 s")
 
 
 def one_line(error: Exception) -> str:

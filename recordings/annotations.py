@@ -15,13 +15,10 @@ ICENTIA_RHYTHMS = {"(N": "normal", "(AFIB": "afib", "(AFL": "aflut"}
 
 
 class Alphabet(NamedTuple):
-    """How another database's marks read as Icentia11k's.
+    """How another database's marks read as Icentia11k's."""
 
-    A symbol that is not listed is no beat; a rhythm that is not listed opens no zone.
-    """
-
-    beats: dict[str, str]
-    rhythms: dict[str, str]
+    beats: dict[str, str]  # a symbol that is not listed is no beat
+    rhythms: dict[str, str]  # one that is not listed opens no zone
     fs: float | None  # Hz, where all records have the same
 
 

@@ -9,10 +9,9 @@ import argparse
 import hashlib
 import os
 import re
-import shutil
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
@@ -27,8 +26,6 @@ ATTEMPTS, PAUSE = 4, 1.0  # for each file; seconds before the second, doubled be
 TIMEOUT = (10, 60)  # seconds for the connection, and for the next bytes
 HEADERS = {"Accept-Encoding": "identity"}  # bytes as they were when their checksum was taken
 GIVE_UP = 20  # files that could not be downloaded
-
-
 ICENTIA = r"p\d{2}/p(?P<patient>\d{5})/p(?P=patient)_s\d{2,}\.(dat|hea|atr)"
 # Folder on PhysioNet, pattern of the files that are wanted (none of which leads out of the folder),
 # and their mean size in bytes.
@@ -44,46 +41,32 @@ def download(
     dataset: str, out: Path, patients: Collection[int] = (), base_url: str | None = None,
     workers: int = 8,
 ) -> None:  # fmt: skip
-    """Complete the files of `dataset` in the folder `out`.
+    """Complete the files of `dataset` in `out`; those of these Icentia11k `patients`, or of all.
 
-    Args:
-        patients: of Icentia11k; all by default. base_url: folder of a mirror.
-
-    Raises:
-        Unusable: no list of the files, or one that lacks some; too small a disk; files that could
-            not be downloaded. Those that could are kept.
+    Raises `Unusable` if the list of the files lacks some, or if files could not be downloaded from
+    PhysioNet or the mirror `base_url`; those that could are kept.
     """
     folder, wanted, size = DATASETS[dataset]
     url = (base_url or f"https://physionet.org/files/{folder}").rstrip("/")
     out.mkdir(parents=True, exist_ok=True)
+    if not (out / LIST).exists() and (failure := fetch(f"{url}/{LIST}", out / LIST, None)):
+        hint = f"try again, name a mirror by --base-url, or put the files into {out} by hand"
+        raise Unusable(f"{url}/{LIST}: {failure}; {hint}")
+    files = read_list(out / LIST, wanted, patients)
     with (out / RECORD).open("a+", errors="replace", buffering=1) as record:
-        if not (out / LIST).exists() and (failure := fetch(f"{url}/{LIST}", out / LIST, None, int)):
-            raise Unusable(
-                f"{url}/{LIST}: {failure}; try again, name a mirror by --base-url, or put this file"
-                f" and those that it lists into {out} by hand and run this command to check them"
-            )
-        files = read_list(out / LIST, wanted, patients)
         record.seek(0)
         verified = {line.rstrip("\n").partition(" ")[2] for line in record}
         absent = {name for name in files if not (out / name).exists()}
         pending = [name for name in files if name in absent or name not in verified]
-        needed, free = len(absent) * size, shutil.disk_usage(out).free
-        print(f"{dataset}: {len(files):,} files, {len(pending) - len(absent):,} to check,"
-              f" {len(absent):,} to download, about {needed / 1e6:,.0f} MB")  # fmt: skip
-        if needed > free:
-            raise Unusable(
-                f"{out}: about {needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free; free some"
-                " space, or choose another --out or fewer --patients"
-            )
-        bar = tqdm(total=needed, unit="B", unit_scale=True, leave=False, disable=None)
+        needed = f"{len(absent):,} to download, about {len(absent) * size / 1e6:,.0f} MB"
+        print(f"{dataset}: {len(files):,} files, {len(pending) - len(absent):,} to check, {needed}")
+        failures = []
         # Unlike those of an executor, the threads of a ThreadPool do not delay the exit on Ctrl-C.
-        with bar, ThreadPool(workers) as pool:
-
-            def complete(name: str) -> tuple[str, str | None]:
-                return name, fetch(f"{url}/{name}", out / name, files[name], bar.update)
-
-            failures = []
-            for name, failure in pool.imap_unordered(complete, pending):
+        with ThreadPool(workers) as pool:
+            jobs = [(f"{url}/{name}", out / name, files[name]) for name in pending]
+            fetched = pool.imap(lambda job: fetch(*job), jobs)
+            progress = tqdm(fetched, total=len(jobs), leave=False, disable=None)
+            for name, failure in zip(pending, progress, strict=True):
                 if failure:
                     failures.append(f"{name} ({failure})")
                 else:
@@ -91,10 +74,8 @@ def download(
                 if len(failures) == GIVE_UP:
                     break
     if failures:
-        raise Unusable(
-            f"{len(failures)} files could not be downloaded, such as {failures[0]}; the others are"
-            f" kept in {out}, and the same command continues"
-        )
+        text = f"{len(failures)} files could not be downloaded, such as {failures[0]}"
+        raise Unusable(f"{text}; the others are kept in {out}, and the same command continues")
     print(f"{out}: {len(files):,} files, all verified")
 
 
@@ -114,43 +95,35 @@ def read_list(path: Path, wanted: str, patients: Collection[int]) -> dict[str, s
     return files
 
 
-def fetch(url: str, path: Path, sha: str | None, progress: Callable[[int], object]) -> str | None:
-    """Download a file, whole or not at all, unless it is there and right; why that failed, or None.
-
-    Args:
-        sha: SHA-256 that it has to have, if known. progress: is given the number of bytes received.
-    """
+def fetch(url: str, path: Path, sha: str | None) -> str | None:
+    """Download a file, whole or not at all, unless it is there with this SHA-256 (None: unknown,
+    one attempt); returns why that failed, or None."""
     if sha and path.is_file():
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() == sha:
                 return None
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            time.sleep(PAUSE * 2 ** (attempt - 1))
+    for attempt in range(ATTEMPTS if sha else 1):
+        time.sleep(PAUSE * 2 ** (attempt - 1) if attempt else 0)
         digest = hashlib.sha256()
         try:
-            answer = requests.get(url, stream=True, timeout=TIMEOUT, headers=HEADERS)
-            with answer, part.open("wb") as file:
-                answer.raise_for_status()
-                for chunk in answer.iter_content(2**18):
+            response = requests.get(url, stream=True, timeout=TIMEOUT, headers=HEADERS)
+            with response, part.open("wb") as file:
+                response.raise_for_status()
+                for chunk in response.iter_content(2**18):
                     file.write(chunk)
                     digest.update(chunk)
-                    progress(len(chunk))
             if sha in (None, digest.hexdigest()):
                 part.replace(path)
                 return None
-            reason, final = "wrong checksum", False
+            reason = "wrong checksum"
         except requests.HTTPError:
-            reason, final = f"HTTP {answer.status_code}", answer.status_code in (401, 403, 404)
+            reason = f"HTTP {response.status_code}"
         except requests.RequestException as error:
-            # At the very first request nothing is reached.
-            reason, final = f"no connection ({type(error).__name__})", sha is None
+            reason = f"no connection ({type(error).__name__})"
         finally:
             part.unlink(missing_ok=True)
-        if final:
-            break
     return reason
 
 

@@ -7,60 +7,43 @@ import glob
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from scipy.io import loadmat
 
-from recordings import (
-    LARGEST,
-    Hints,
-    LazyRecording,
-    Unusable,
-    check_rate,
-    one_line,
-    recording_of_values,
-)
+from recordings import LARGEST, Hints, LazyRecording, Unusable, check_rate, one_line
 from recordings.edf import open_edf
 from recordings.text import open_text
 from recordings.wfdb_files import open_wfdb
 
-SHOWN = 300  # characters of the names of leads that an error lists
-
 
 class Recording(NamedTuple):
-    """A recording in memory: `signal` (samples, leads) float64 in mV, `fs` in Hz, names of the
-    leads where there are any, and `uncalibrated` as in `LazyRecording`."""
+    """A recording in memory; leads and uncalibrated are as in `LazyRecording`."""
 
-    signal: np.ndarray
-    fs: float
+    signal: np.ndarray  # (samples, leads) float64 in mV
+    fs: float  # Hz
     leads: list[str] | None = None
     uncalibrated: bool = False
 
     @property
-    def count(self) -> int:
-        """Number of leads."""
+    def count(self) -> int:  # of leads
         return self.signal.shape[1]
 
 
 def open_npy(path: Path, hints: Hints) -> LazyRecording:
     """Map the array of a `.npy` file; samples that are not asked for are not read."""
-    try:
-        values = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except OSError:
-        raise
-    except Exception as error:  # a damaged header raises almost any error
-        raise Unusable(f"not a plain array ({one_line(error)})") from None
-    return replace(recording_of_values(values, hints, Hints()), mapped=(path, path.stat().st_size))
+    values = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    recording = LazyRecording.of_values(values, hints, Hints())
+    return replace(recording, mapped=(path, path.stat().st_size))
 
 
 def open_mat(path: Path, hints: Hints) -> LazyRecording:
     """Read the variable `val` of a MATLAB file."""
-    return recording_of_values(read_val(path.read_bytes()), hints, Hints())
+    return LazyRecording.of_values(read_val(path.read_bytes()), hints, Hints())
 
 
 def read_val(content: bytes) -> np.ndarray:
@@ -76,14 +59,9 @@ def read_val(content: bytes) -> np.ndarray:
 
 
 FORMATS: dict[str, Callable[[Path, Hints], LazyRecording]] = {
-    ".hea": open_wfdb,
-    ".csv": open_text,
-    ".txt": open_text,
-    ".npy": open_npy,
-    ".mat": open_mat,
-    ".edf": open_edf,
-    ".bdf": open_edf,
-}
+    ".hea": open_wfdb, ".csv": open_text, ".txt": open_text, ".npy": open_npy, ".mat": open_mat,
+    ".edf": open_edf, ".bdf": open_edf,
+}  # fmt: skip
 
 
 def open_recording(
@@ -93,14 +71,8 @@ def open_recording(
 
     A WFDB record is named by its `.hea`, by its `.dat` or `.mat` beside that, or without any
     ending. WFDB and EDF headers state rate and unit; for other formats the arguments give what
-    the file does not. Text and `.mat` are read at once, the others when samples are asked for.
-
-    Args:
-        fs, unit, gain: as in `recordings.Hints`.
-
-    Raises:
-        Unusable: missing, damaged, shorter than a second, of unknown format, rate or unit, or in
-            contradiction to the arguments.
+    the file does not, as in `recordings.Hints`. Raises `Unusable` if the file is missing, damaged,
+    shorter than a second, of unknown format, rate or unit, or contradicts the arguments.
     """
     path = record_file(Path(path))
     suffix = path.suffix.lower()
@@ -109,9 +81,11 @@ def open_recording(
         raise Unusable(f"format {suffix} is not one of {', '.join(FORMATS)}")
     try:
         recording = FORMATS[suffix](path, Hints(fs, unit, gain))
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise Unusable(f"file cannot be read ({one_line(error)})") from None
-    _check_extent(recording.fs, recording.samples)
+    except Unusable:
+        raise
+    except Exception as error:  # the libraries raise almost any error on damaged files
+        raise Unusable(f"unreadable {suffix} file ({one_line(error)})") from None
+    check_rate(recording.fs, recording.samples)
     names = [" ".join(str(name).split()) for name in recording.leads or ()]
     distinct = len({name.lower() for name in names if name}) == recording.count == len(names)
     return replace(recording, leads=names if distinct else None)
@@ -124,11 +98,7 @@ def read_whole(recording: LazyRecording) -> Recording:
 
 
 def read_recording(path: Path, *hints: float | str | None) -> Recording:
-    """Read one recording whole; arguments and errors as of `open_recording`.
-
-    Raises:
-        Unusable: as there, and if samples are missing.
-    """
+    """Read one recording whole, as `open_recording` does; `Unusable` if samples are missing."""
     recording = read_whole(open_recording(path, *hints))
     check_signal(recording)
     return recording
@@ -136,23 +106,13 @@ def read_recording(path: Path, *hints: float | str | None) -> Recording:
 
 def check_signal(recording: Recording) -> None:
     """Raises `Unusable` at a rate that is no ECG's, under a second, or if samples are missing."""
-    _check_extent(recording.fs, len(recording.signal))
+    check_rate(recording.fs, len(recording.signal))
     if not (np.abs(recording.signal) <= LARGEST).all():
         raise Unusable("signal holds NaN or infinite values")
 
 
-def _check_extent(fs: float, samples: int) -> None:
-    check_rate(fs)
-    if samples < fs:
-        raise Unusable(f"{samples} samples are shorter than 1 s")
-
-
 def lead_number(recording: LazyRecording, channel: str | None) -> int:
-    """Number of the lead that `channel` names, in any capitals, or numbers from 0; None: the first.
-
-    Raises:
-        Unusable: there is no such lead.
-    """
+    """Number of the lead that `channel` names, or numbers from 0 (None: 0); else `Unusable`."""
     if channel is None:
         return 0
     wanted, names = channel.strip().lower(), [name.lower() for name in recording.leads or ()]
@@ -160,7 +120,7 @@ def lead_number(recording: LazyRecording, channel: str | None) -> int:
         return names.index(wanted)
     if wanted.isdecimal() and int(wanted) < recording.count:
         return int(wanted)
-    named = ", ".join(recording.leads or ["without names"])[:SHOWN]
+    named = ", ".join(recording.leads or ["without names"])[:300]
     raise Unusable(f"no lead {channel!r}; there are {recording.count}, from 0 on: {named}")
 
 
@@ -170,10 +130,7 @@ def lead_order(
     """Numbers of the recording's leads in the order in which `leads` names them.
 
     Capitals do not matter, nor does the name of an only lead. If either side has no names, the
-    leads stay in their order.
-
-    Raises:
-        Unusable: not `count` leads, or other names.
+    leads stay in their order. Raises `Unusable` at another `count` of leads, or other names.
     """
     if recording.count != count:
         raise Unusable(f"number of leads is {recording.count}, not {count}")
@@ -204,43 +161,30 @@ def find_records(names: Sequence[str]) -> list[RecordFile]:
 
     A name is a file, a WFDB record without ending, a folder, which is searched to any depth, or a
     glob. What a folder or a glob holds is sorted, numbers by value; hidden files and those of
-    other formats are left out.
-
-    Raises:
-        Unusable: a name is none of these, or stands for no recording.
+    other formats are left out. Raises `Unusable` where a name stands for no recording.
     """
     records: dict[str, RecordFile] = {}
-    for record in chain.from_iterable(_find(str(name)) for name in names):
-        earlier = records.setdefault(os.path.realpath(record.path), record)
-        named = earlier.named or record.named
-        records[os.path.realpath(record.path)] = earlier._replace(named=named)
+    for name in map(str, names):
+        folder, named = Path(name), False
+        if name and folder.is_dir():
+            inside = [path.relative_to(folder) for path in folder.rglob("*")]
+            paths = [folder / path for path in inside if "/." not in f"/{path.as_posix()}"]
+        elif named := record_file(folder).is_file():
+            paths = [folder]
+        elif glob.has_magic(name):
+            paths = map(Path, glob.glob(name, recursive=True))  # noqa: PTH207 (absolute ones, too)
+        else:
+            raise Unusable(f"{name} does not exist; name a recording, a folder or a glob")
+        files = {record_file(path) for path in paths if named or path.is_file()}
+        files = [path for path in files if named or path.suffix.lower() in FORMATS]
+        if not files:
+            raise Unusable(f"{name} holds no recording ({', '.join(sorted(FORMATS))})")
+        for path in sorted(files, key=_by_number):
+            earlier = records.setdefault(os.path.realpath(path), RecordFile(path, named))
+            records[os.path.realpath(path)] = earlier._replace(named=earlier.named or named)
     return list(records.values())
 
 
-def _find(name: str) -> list[RecordFile]:
-    path = Path(name)
-    if name and path.is_dir():
-        files = [Path(folder, file) for folder, _, held in os.walk(path) for file in held]
-        hidden = [file for file in files if "/." in f"/{file.relative_to(path).as_posix()}"]
-        return _scanned(name, set(files) - set(hidden))
-    if record_file(path).is_file():
-        return [RecordFile(record_file(path), True)]
-    if glob.has_magic(name):
-        matches = glob.glob(name, recursive=True)  # noqa: PTH207 (absolute ones, too)
-        return _scanned(name, map(Path, matches))
-    raise Unusable(f"{name} does not exist; name a recording, a WFDB record, a folder or a glob")
-
-
-def _scanned(name: str, files: Iterable[Path]) -> list[RecordFile]:
-    """The recordings among `files`."""
-    paths = {record_file(path) for path in files if path.is_file()}
-    kept = [path for path in paths if path.suffix.lower() in FORMATS]
-    if not kept:
-        raise Unusable(f"{name} holds no recording ({', '.join(sorted(FORMATS))})")
-    return [RecordFile(path, False) for path in sorted(kept, key=_by_number)]
-
-
-def _by_number(path: Path) -> list[tuple[int, str]]:
+def _by_number(path: Path) -> list[str | int]:
     """Sorts r2 before r10."""
-    parts = re.findall(r"\d+|\D+", str(path))
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]

@@ -1,4 +1,4 @@
-"""Signals that say nothing, or not all: constant, or clipped by what recorded them."""
+"""Constant signals, signals clipped by the recorder, and implausible amplitudes."""
 
 from typing import NamedTuple
 
@@ -10,8 +10,6 @@ INT16_RANGE = 32.767  # mV, of int16 microvolt, in which signals are stored
 # mV from the 1st to the 99th percentile of a lead. The recordings of Challenge 2017 span 0.19 to
 # 8.8 mV; a factor of 1,000 lies clearly outside.
 SPAN = (0.02, 30.0)
-TOO_SMALL = "a thousandth of it: V taken for mV, or mV for uV?"
-TOO_LARGE = "a thousand times as much: uV taken for mV, or mV for V?"
 
 
 class Quality(NamedTuple):
@@ -24,21 +22,18 @@ class Quality(NamedTuple):
 def assess(signal: np.ndarray) -> Quality:
     """Constant: all samples are equal. Clipped: held at its own largest or smallest value.
 
-    Clipped is a signal of which `SHARE` or more lies there in runs of `RUN` samples or more, and
-    more than at the values next to these: coarse steps make the tops of waves flat as well, but
-    what lies beside them, too. It has to be as it was recorded: resampled or filtered it no longer
-    stays where it was held.
+    A signal is clipped if `SHARE` or more of it lies there in runs of `RUN` samples or more, and
+    more than at the values next to these (with coarse steps, the tops of waves are flat as well).
+    It must not be resampled or filtered before.
 
     Args:
         signal: one lead, (samples,), finite, at least one; any unit.
     """
     low, high = signal.min(), signal.max()
-    if low == high:
-        return Quality(constant=True, clipped=False)
     at_limits = (signal == low) | (signal == high)
     enough = SHARE * len(signal)
-    if np.count_nonzero(at_limits) < enough:
-        return Quality(constant=False, clipped=False)
+    if low == high or np.count_nonzero(at_limits) < enough:
+        return Quality(constant=bool(low == high), clipped=False)
     edges = np.flatnonzero(np.diff(at_limits, prepend=False, append=False))
     runs = edges[1::2] - edges[::2]
     held = runs[runs >= RUN].sum()
@@ -54,17 +49,15 @@ def assess_leads(signal: np.ndarray) -> Quality:
 
 
 def implausible_amplitude(signal: np.ndarray) -> str | None:
-    """Describe an amplitude that no ECG has, and the units that may be mixed up; else None.
-
-    Args:
-        signal: (samples, leads) in mV, finite.
-    """
+    """Describe an amplitude that no ECG has; None if all leads of (samples, leads) mV are fine."""
     low, high = SPAN
     for span in np.subtract(*np.percentile(signal, [99, 1], axis=0)):
-        if low <= span <= high:
-            continue
-        factor, mixed_up = (1000, TOO_LARGE) if span > high else (1 / 1000, TOO_SMALL)
-        hint = mixed_up if low <= span / factor <= high else "wrong --unit or --gain?"
-        text = np.format_float_positional(span, 3, fractional=False, trim="-")
-        return f"spans {text} mV, an ECG {low:g} to {high:g}; {hint}"
+        if span < low or span > high:
+            hint = "wrong --unit or --gain?"
+            if low <= span / 1000 <= high:
+                hint = "a thousand times as much: uV taken for mV, or mV for V?"
+            elif low <= span * 1000 <= high:
+                hint = "a thousandth of it: V taken for mV, or mV for uV?"
+            text = np.format_float_positional(span, 3, fractional=False, trim="-")
+            return f"spans {text} mV, an ECG {low:g} to {high:g}; {hint}"
     return None

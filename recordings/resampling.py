@@ -16,9 +16,7 @@ def resample(
 ) -> np.ndarray:
     """(samples, leads) at `fs` Hz, taken to a millionth or better, to `to` Hz.
 
-    Args:
-        padtype: what the signal is beyond its ends, as in `scipy.signal.resample_poly`; fft always
-            takes it to be periodic. method: one of `METHODS`.
+    `padtype` is as in `scipy.signal.resample_poly`; fft takes a signal to be periodic.
     """
     # Exact for whole rates. The filter is as long as the larger number, ten times on each side.
     ratio = (Fraction(to) / Fraction(fs)).limit_denominator(RATES[1])
@@ -33,9 +31,6 @@ def to_microvolt(
     """Resample a recording to int16 microvolt at `fs` Hz, (samples, leads).
 
     Also returns how many samples were clipped to the range of int16, ±32.767 mV.
-
-    Args:
-        method, padtype: as in `resample`.
     """
     microvolt = np.rint(resample(recording.signal, recording.fs, fs, padtype, method) * 1000)
     limits = np.iinfo(np.int16)

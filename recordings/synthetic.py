@@ -2,10 +2,9 @@
 
     python -m recordings.synthetic --out demo/data
 
-For the demo, the tests and the benchmarks only: the waves are caricatures, so scores reached on
-them say nothing about real ECG. Beats are sums of Gaussian waves (after McSharry et al. 2003) on a
-drawn RR series; atrial activity is a sawtooth of wandering rate (after Stridh & Sörnmo 2001). The
-ranges of rates and amplitudes are chosen to look plausible; they are not fitted to recordings.
+For demos, tests and benchmarks: scores reached on it say nothing about real ECG. Beats are sums of
+Gaussian waves (after McSharry et al. 2003); atrial activity is a sawtooth (after Stridh & Sörnmo
+2001). Rates and amplitudes are plausible, but not fitted to recordings.
 """
 
 import argparse
@@ -14,7 +13,6 @@ import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
@@ -22,21 +20,16 @@ from scipy.io import savemat
 from scipy.ndimage import uniform_filter1d
 from tqdm import tqdm
 
-from recordings import Unusable
 from recordings.wfdb_files import ICENTIA_FS, ICENTIA_GAIN, segment_path, write_segment
 
 CHALLENGE_HZ, CHALLENGE_GAIN = 300, 1000
 MARKER = "synthetic.json"  # tells a folder made here from one with real recordings
-
 SINUS, AFIB, FLUTTER, NOISE = range(4)
 NORMAL, PAC, PVC = range(3)
-
 P, Q, R, S, T = range(5)
-AMPLITUDES = [0.12, -0.08, 1.0, -0.2, 0.25]  # mV
-CENTRES = [-0.17, -0.028, 0.0, 0.03, 0.28]  # s from the R peak
-WIDTHS = [0.022, 0.009, 0.011, 0.011, 0.05]  # s, standard deviation
-WAVES = np.transpose([AMPLITUDES, CENTRES, WIDTHS])
-
+# Of these waves: amplitude (mV), centre (s from the R peak), standard deviation (s).
+WAVES = np.array([[0.12, -0.17, 0.022], [-0.08, -0.028, 0.009], [1.0, 0.0, 0.011],
+                  [-0.2, 0.03, 0.011], [0.25, 0.28, 0.05]])  # fmt: skip
 # What differs between people, uniform in these ranges.
 FEATURES = {
     "rate": (54, 96),  # sinus beats per minute
@@ -56,46 +49,19 @@ FEATURES = {
 
 ZONES = np.array(["(N", "(AFIB", "(AFL", ""])  # of SINUS, AFIB, FLUTTER, NOISE
 SYMBOLS = np.array(["N", "S", "V"])  # of NORMAL, PAC, PVC
-
 # Challenge classes: percentage of the recordings; cases (one is drawn), each a rhythm with the
 # features that make it.
 PERCENT = {"N": 45, "A": 25, "O": 20, "~": 10}
-OTHER = [("pac", (0.3, 0.5)), ("pvc", (0.3, 0.5)), ("rate", (38, 50)), ("rate", (108, 130))]
-CASES = {
-    "N": [(SINUS, {})],
-    "A": [(AFIB, {})],
-    "O": [(FLUTTER, {}), *((SINUS, {feature: ends}) for feature, ends in OTHER)],
-    "~": [(NOISE, {})],
-}
-
+OTHER = [{"pac": (0.3, 0.5)}, {"pvc": (0.3, 0.5)}, {"rate": (38, 50)}, {"rate": (108, 130)}]
+OTHER = [(FLUTTER, {}), *((SINUS, features) for features in OTHER)]
+CASES = {"N": [(SINUS, {})], "A": [(AFIB, {})], "O": OTHER, "~": [(NOISE, {})]}
 # Default sizes of a cohort: of Icentia11k, and recordings of the Challenge.
 SIZES = {"patients": 24, "segments": 2, "samples": 30_000, "recordings": 300}
 
-Stretches = list[tuple[int, float]]  # rhythm, seconds
-
-
-class Grid(NamedTuple):
-    samples: int
-    hertz: int
-
-
-class Beats(NamedTuple):
-    """A series of beats; every array has shape (beats,)."""
-
-    times: np.ndarray  # R peaks, s
-    rr: np.ndarray  # interval before each beat, s
-    kinds: np.ndarray  # NORMAL, PAC or PVC
-    rhythms: np.ndarray  # of the interval that ends at the beat: SINUS, AFIB, FLUTTER or NOISE
-
-    def where(self, chosen: np.ndarray) -> "Beats":
-        return Beats(*(part[chosen] for part in self))
-
 
 def draw_patient(rng: Generator, **ranges: tuple[float, float]) -> SimpleNamespace:
-    """Draw a person's `FEATURES` (`ranges` replace those named) and wave `shapes`.
-
-    `shapes` is (3 kinds of beat, 5 waves, 3): amplitude in mV, centre and width in s.
-    """
+    """Draw a person's `FEATURES` (`ranges` replace those named) and wave `shapes`: (3 kinds of
+    beat, 5 waves, 3), amplitude in mV, centre and width in s."""
     features = {name: rng.uniform(*ends) for name, ends in (FEATURES | ranges).items()}
     normal = WAVES * np.exp([0.3, 0.08, 0.12] * rng.standard_normal(WAVES.shape))
     # An electrode pair worn the other way round turns every wave over.
@@ -110,9 +76,19 @@ def draw_patient(rng: Generator, **ranges: tuple[float, float]) -> SimpleNamespa
     return SimpleNamespace(shapes=np.stack([normal, pac, pvc]), **features)
 
 
-def draw_beats(rng: Generator, patient: SimpleNamespace, stretches: Stretches) -> Beats:
-    """Draw the beats of consecutive stretches; time 0 is their start."""
-    parts = [_draw_rr(rng, patient, rhythm, seconds) for rhythm, seconds in stretches]
+def draw_recording(
+    rng: Generator, patient: SimpleNamespace, stretches: list[tuple[int, float]], samples: int,
+    hertz: int,
+) -> tuple[np.ndarray, np.recarray, np.ndarray]:  # fmt: skip
+    """Draw a recording that passes through `stretches` (rhythm, s), the last as long as needed.
+
+    Returns the signal (samples,) in mV, the beats within it, and their R peaks as sample numbers.
+    Beats have `times` and `rr` (the interval before) in s, `kinds` (NORMAL, PAC or PVC) and
+    `rhythms` (of the interval before: SINUS, AFIB, FLUTTER or NOISE).
+    """
+    seconds = samples / hertz
+    stretches = [*stretches, (stretches[-1][0], seconds + 4)]
+    parts = [_draw_rr(rng, patient, rhythm, duration) for rhythm, duration in stretches]
     rhythms = np.repeat([rhythm for rhythm, _ in stretches], [len(part) for part in parts])
     kinds = rng.choice(3, len(rhythms), p=[1 - patient.pac - patient.pvc, patient.pac, patient.pvc])
     kinds[rhythms != SINUS] = NORMAL
@@ -122,7 +98,12 @@ def draw_beats(rng: Generator, patient: SimpleNamespace, stretches: Stretches) -
     pause = np.where(kinds == PVC, 2 - early, np.where(kinds == PAC, 1.05, 1))
     rr = np.concatenate(parts) * early * np.concatenate([[1], pause[:-1]])
     rhythms[rng.random(len(rr)) < patient.glitches] = NOISE
-    return Beats(np.cumsum(rr), rr, kinds, rhythms)
+    times = np.cumsum(rr) - 1  # waves reach in from beats outside
+    beats = np.rec.fromarrays([times, rr, kinds, rhythms], names="times,rr,kinds,rhythms")
+    beats = beats[times < seconds + 2]
+    peaks = np.rint(beats.times * hertz).astype(int)
+    inside = (peaks >= 0) & (peaks < samples)
+    return _draw_signal(rng, patient, beats, samples, hertz), beats[inside], peaks[inside]
 
 
 def _draw_rr(rng: Generator, patient: SimpleNamespace, rhythm: int, seconds: float) -> np.ndarray:
@@ -141,82 +122,57 @@ def _draw_rr(rng: Generator, patient: SimpleNamespace, rhythm: int, seconds: flo
     return rr[: max(1, np.searchsorted(np.cumsum(rr), seconds))]
 
 
-def draw_signal(rng: Generator, patient: SimpleNamespace, beats: Beats, grid: Grid) -> np.ndarray:
-    """Draw the ECG of `beats` in mV, shape (samples,)."""
-    fib = patient.fib_size * _atrial_waves(rng, grid, patient.fib_hertz, 0.12)
-    flutter = 0.1 * _atrial_waves(rng, grid, patient.flutter_hertz, 0.004)
-    signal = _beat_waves(rng, patient, beats, grid)
-    signal += _gate(beats, AFIB, grid) * fib + _gate(beats, FLUTTER, grid) * flutter
-    kept, artefact = _draw_artefact(rng, grid)
-    noisy = _gate(beats, NOISE, grid)
+def _draw_signal(rng, patient, beats: np.recarray, samples: int, hertz: int) -> np.ndarray:
+    def gate(rhythm: int) -> np.ndarray:
+        """1 within the intervals of `rhythm`, 0 elsewhere, with ramps of 0.2 s."""
+        following = np.searchsorted(beats.times, np.arange(samples) / hertz)
+        here = beats.rhythms[following.clip(max=len(beats.times) - 1)] == rhythm
+        return uniform_filter1d(here.astype(float), hertz // 5)
+
+    def band(low: float, high: float) -> np.ndarray:
+        """Gaussian noise between two frequencies (Hz), about unit standard deviation."""
+        spectrum = np.fft.rfft(rng.standard_normal(samples))
+        frequencies = np.fft.rfftfreq(samples, 1 / hertz)
+        inside = (frequencies >= low) & (frequencies < high)
+        power = max(inside.mean(), 1 / samples)  # no band at all in a very short signal
+        return np.fft.irfft(spectrum * inside, samples) / np.sqrt(power)
+
+    def atrial_waves(rate: float, spread: float) -> np.ndarray:
+        """Sawtooth of three harmonics; its rate (Hz) wanders by `spread`; about unit size."""
+        rates = rate * (1 + spread * band(0.1, 1))
+        phase = 2 * np.pi * (np.cumsum(rates) / hertz + rng.random())
+        saw = sum(np.sin(k * phase) / k for k in (1, 2, 3))
+        return saw * (1 + 2 * spread * band(0.1, 1))
+
+    fib = patient.fib_size * atrial_waves(patient.fib_hertz, 0.12)
+    flutter = 0.1 * atrial_waves(patient.flutter_hertz, 0.004)
+    signal = _beat_waves(rng, patient, beats, samples, hertz)
+    signal += gate(AFIB) * fib + gate(FLUTTER) * flutter
+    # Motion, muscle or a lost electrode: share of the ECG that is left, size (mV), frequencies.
+    sources = [(1, 0.9, 0.4, 5), (0.8, 0.5, 4, 60), (0.04, 0.12, 0.5, 60)]
+    kept, size, low, high = sources[rng.integers(3)]
+    bursts = size * rng.uniform(0.7, 1.4) * (0.5 + np.abs(band(0.1, 0.8)))
+    artefact, noisy = bursts * band(low, high), gate(NOISE)
     signal = signal * (1 - noisy * (1 - kept)) + noisy * artefact
-    signal += patient.wander * _band(rng, grid, 0.05, 0.5)
-    signal += patient.noise * _band(rng, grid, 0.5, 60)
+    signal += patient.wander * band(0.05, 0.5)
+    signal += patient.noise * band(0.5, 60)
     return signal - signal.mean()  # the recorders are AC-coupled
 
 
-def _beat_waves(rng: Generator, patient: SimpleNamespace, beats: Beats, grid: Grid) -> np.ndarray:
+def _beat_waves(rng, patient, beats: np.recarray, samples: int, hertz: int) -> np.ndarray:
     shapes = patient.shapes[beats.kinds]  # (beats, 5, 3)
     shapes[np.isin(beats.rhythms, (AFIB, FLUTTER)), P, 0] = 0
     shapes[:, :, 0] *= 1 + 0.06 * rng.standard_normal(shapes.shape[:2])
     # The T wave follows the heart rate as the QT interval does (Bazett 1920).
     shapes[:, T, 1:] *= np.sqrt(beats.rr).clip(0.7, 1.15)[:, None]
-    window = np.arange(int(-0.35 * grid.hertz), int(0.65 * grid.hertz))
-    at = np.rint(beats.times * grid.hertz).astype(int)[:, None] + window  # (beats, window)
-    since = at / grid.hertz - beats.times[:, None]
+    window = np.arange(int(-0.35 * hertz), int(0.65 * hertz))
+    at = np.rint(beats.times * hertz).astype(int)[:, None] + window  # (beats, window)
+    since = at / hertz - beats.times[:, None]
     waves = np.zeros(at.shape)
     for amplitude, centre, width in shapes.transpose(1, 2, 0)[..., None]:  # each (beats, 1)
         waves += amplitude * np.exp(-0.5 * ((since - centre) / width) ** 2)
-    inside = (at >= 0) & (at < grid.samples)
-    return np.bincount(at[inside], waves[inside], minlength=grid.samples)
-
-
-def _atrial_waves(rng: Generator, grid: Grid, rate: float, spread: float) -> np.ndarray:
-    """Sawtooth of three harmonics; `rate` (Hz) wanders by `spread`, relative; about unit size."""
-    rates = rate * (1 + spread * _band(rng, grid, 0.1, 1))
-    phase = 2 * np.pi * (np.cumsum(rates) / grid.hertz + rng.random())
-    saw = sum(np.sin(k * phase) / k for k in (1, 2, 3))
-    return saw * (1 + 2 * spread * _band(rng, grid, 0.1, 1))
-
-
-def _draw_artefact(rng: Generator, grid: Grid) -> tuple[float, np.ndarray]:
-    """Motion, muscle or a lost electrode: share of the ECG that is left, and the artefact in mV."""
-    sources = [(1, 0.9, 0.4, 5), (0.8, 0.5, 4, 60), (0.04, 0.12, 0.5, 60)]
-    kept, size, low, high = sources[rng.integers(3)]
-    bursts = size * rng.uniform(0.7, 1.4) * (0.5 + np.abs(_band(rng, grid, 0.1, 0.8)))
-    return kept, bursts * _band(rng, grid, low, high)
-
-
-def _band(rng: Generator, grid: Grid, low: float, high: float) -> np.ndarray:
-    """Gaussian noise between two frequencies (Hz), about unit standard deviation."""
-    spectrum = np.fft.rfft(rng.standard_normal(grid.samples))
-    frequencies = np.fft.rfftfreq(grid.samples, 1 / grid.hertz)
-    inside = (frequencies >= low) & (frequencies < high)
-    power = max(inside.mean(), 1 / grid.samples)  # no band at all in a very short signal
-    return np.fft.irfft(spectrum * inside, grid.samples) / np.sqrt(power)
-
-
-def _gate(beats: Beats, rhythm: int, grid: Grid) -> np.ndarray:
-    """1 within the intervals of `rhythm`, 0 elsewhere, with ramps of 0.2 s; shape (samples,)."""
-    following = np.searchsorted(beats.times, np.arange(grid.samples) / grid.hertz)
-    here = beats.rhythms[following.clip(max=len(beats.times) - 1)] == rhythm
-    return uniform_filter1d(here.astype(float), grid.hertz // 5)
-
-
-def draw_recording(
-    rng: Generator, patient: SimpleNamespace, stretches: Stretches, grid: Grid
-) -> tuple[np.ndarray, Beats, np.ndarray]:
-    """Draw a recording that passes through `stretches`, the last one as long as needed.
-
-    Returns the signal (samples,) in mV, the beats within it, and their R peaks as sample numbers.
-    """
-    seconds = grid.samples / grid.hertz
-    beats = draw_beats(rng, patient, [*stretches, (stretches[-1][0], seconds + 4)])
-    beats = beats._replace(times=beats.times - 1)  # waves reach in from beats outside
-    beats = beats.where(beats.times < seconds + 2)
-    peaks = np.rint(beats.times * grid.hertz).astype(int)
-    inside = (peaks >= 0) & (peaks < grid.samples)
-    return draw_signal(rng, patient, beats, grid), beats.where(inside), peaks[inside]
+    inside = (at >= 0) & (at < samples)
+    return np.bincount(at[inside], waves[inside], minlength=samples)
 
 
 def write_icentia11k(root: Path, patients: int, segments: int, samples: int, seed: int) -> None:
@@ -235,22 +191,18 @@ def write_icentia11k(root: Path, patients: int, segments: int, samples: int, see
             spells = samples // ICENTIA_FS // 10 + 1
             rhythms, seconds = rng.choice(4, spells, p=burden), rng.uniform(10, 50, spells)
             stretches = list(zip(rhythms, seconds, strict=True))
-            grid = Grid(samples, ICENTIA_FS)
-            signal, beats, peaks = draw_recording(rng, patient, stretches, grid)
+            signal, beats, peaks = draw_recording(rng, patient, stretches, samples, ICENTIA_FS)
             units = np.rint(signal * ICENTIA_GAIN).astype(np.int16)
             symbols = np.where(beats.rhythms == NOISE, "Q", SYMBOLS[beats.kinds])
-            zones = ZONES[beats.rhythms]
             place = segment_path(root, number, segment)
-            write_segment(*place, units, ICENTIA_GAIN, peaks, symbols, zones)
+            write_segment(*place, units, ICENTIA_GAIN, peaks, symbols, ZONES[beats.rhythms])
 
 
 def write_challenge17(
     root: Path, recordings: int, seed: int, seconds: tuple[float, float] = (9.0, 15.0)
 ) -> None:
-    """Write `root/A00001.{mat,hea}` …, `RECORDS` and `REFERENCE.csv`, at 300 Hz.
-
-    `seconds` bounds the durations; the classes have their `PERCENT`, rounded down, the rest is N.
-    """
+    """Write `root/A00001.{mat,hea}` …, `RECORDS` and `REFERENCE.csv`, at 300 Hz; `seconds` bounds
+    the durations. The classes have their `PERCENT`, rounded down; the rest is N."""
     counts = {label: recordings * percent // 100 for label, percent in PERCENT.items()}
     counts["N"] += recordings - sum(counts.values())
     in_order = np.repeat(list(counts), list(counts.values()))
@@ -262,8 +214,8 @@ def write_challenge17(
         cases = CASES[labels[number]]
         rhythm, features = cases[rng.integers(len(cases))]
         patient = draw_patient(rng, **{"pac": (0, 0), "pvc": (0, 0)} | features)
-        grid = Grid(int(rng.uniform(*seconds) * CHALLENGE_HZ), CHALLENGE_HZ)
-        signal, _, _ = draw_recording(rng, patient, [(rhythm, 1)], grid)
+        samples = int(rng.uniform(*seconds) * CHALLENGE_HZ)
+        signal, _, _ = draw_recording(rng, patient, [(rhythm, 1)], samples, CHALLENGE_HZ)
         units = np.rint(signal * CHALLENGE_GAIN).astype(np.int16)
         savemat(root / f"{name}.mat", {"val": units[None]}, format="4")
         header = f"{name} 1 {CHALLENGE_HZ} {len(units)} 05:05:15 1/05/2000 \n"
@@ -274,32 +226,8 @@ def write_challenge17(
     (root / "REFERENCE.csv").write_text("".join(rows))
 
 
-def write_cohort(out: Path, sizes: dict[str, int], seed: int, overwrite: bool) -> None:
-    """Write `out/icentia11k` and `out/training2017` of these `SIZES`, or nothing at all.
-
-    Raises:
-        Unusable: `out` holds other files, or a cohort and `overwrite` is not set.
-    """
-    out = out.resolve()
-    if out.exists() and any(out.iterdir()):
-        if not (out / MARKER).exists():
-            raise Unusable(f"--out {out} holds other files; name a new folder")
-        if not overwrite:
-            raise Unusable(f"--out {out} holds a synthetic cohort; add --overwrite to replace it")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-        made = Path(folder, "made")
-        *icentia, recordings = (sizes[name] for name in SIZES)
-        write_icentia11k(made / "icentia11k", *icentia, seed)
-        write_challenge17(made / "training2017", recordings, seed)
-        (made / MARKER).write_text(json.dumps({**sizes, "seed": seed}, indent=1) + "\n")
-        if out.exists():
-            out.rename(Path(folder, "earlier"))
-        made.rename(out)
-
-
 def main() -> None:
-    """Parse the flags and write a cohort."""
+    """Write `out/icentia11k` and `out/training2017`, or nothing at all."""
     parser = argparse.ArgumentParser(
         prog="python -m recordings.synthetic", description=__doc__.split("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False,
@@ -311,14 +239,28 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the cohort")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier cohort")
     args = parser.parse_args()
-    sizes = {name: getattr(args, name) for name in SIZES}
+    sizes, out = {name: getattr(args, name) for name in SIZES}, args.out.resolve()
     if args.seed < 0 or min(sizes.values()) < 1:
         parser.error("sizes are whole numbers above 0, the seed is not below 0")
-    write_cohort(args.out, sizes, args.seed, args.overwrite)
+    if out.exists() and any(out.iterdir()):
+        if not (out / MARKER).exists():
+            parser.error(f"--out {out} holds other files; name a new folder")
+        if not args.overwrite:
+            parser.error(f"--out {out} holds a synthetic cohort; add --overwrite to replace it")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+        made = Path(folder, "made")
+        *icentia, recordings = sizes.values()
+        write_icentia11k(made / "icentia11k", *icentia, args.seed)
+        write_challenge17(made / "training2017", recordings, args.seed)
+        (made / MARKER).write_text(json.dumps({**sizes, "seed": args.seed}, indent=1) + "\n")
+        if out.exists():
+            out.rename(Path(folder, "earlier"))
+        made.rename(out)
 
 
 if __name__ == "__main__":
     try:
         main()
-    except (Unusable, OSError) as error:
+    except OSError as error:
         sys.exit(print(f"error: {error}", file=sys.stderr) or 2)

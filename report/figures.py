@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
 
 from models.spectrogram import Spectrogram, SpectrogramSettings
-from recordings.synthetic import SINUS, Grid, draw_patient, draw_recording
+from recordings.synthetic import SINUS, draw_patient, draw_recording
 from recordings.wfdb_files import ICENTIA_FS as FS
 from report import collect, stats, tables
 from report.collect import NETWORK, NO_FLAGS, RANDOM, Results
@@ -168,8 +168,7 @@ def roc_curves(validations: tables.Tables) -> Figure | None:
 def sample() -> Figure:
     """A synthetic normal frame of 4,096 samples above its spectrogram, on one axis of time."""
     rng, seconds, settings = np.random.default_rng(SEED), SAMPLES / FS, SpectrogramSettings()
-    patient, grid = draw_patient(rng), Grid(SAMPLES, FS)
-    signal, _, _ = draw_recording(rng, patient, [(SINUS, seconds)], grid)
+    signal, _, _ = draw_recording(rng, draw_patient(rng), [(SINUS, seconds)], SAMPLES, FS)
     frames = torch.tensor(signal, dtype=torch.float32)[None, None]
     image = Spectrogram(settings)(frames)[0, 0].numpy()  # (128, 128): frequency × time
     step = FS / settings.window  # Hz from one bin to the next; bin 0 is left out

@@ -165,8 +165,8 @@ def test_what_is_left_out(make, tmp_path):
     assert reasons["r3.npy"] == "no label"
     assert "No such file" in reasons["r5.npy"]
     assert reasons["r6.npy"] == "number of leads is 3, not 2"
-    assert "not a plain array" in reasons["r7.npy"]
-    make(table[6:8], *SAID, write=False).refused("'N': 0", "1 × not a plain array")
+    assert "unreadable .npy file" in reasons["r7.npy"]
+    make(table[6:8], *SAID, write=False).refused("'N': 0", "1 × unreadable .npy file")
 
 
 @pytest.mark.parametrize(
