@@ -235,7 +235,7 @@ def test_a_folder_as_table_and_files(source, weights, predictor, tmp_path):
     rows, document = list(csv.DictReader(out[0].open())), json.loads(out[1].read_text())
     recordings = document["recordings"]
     assert len(rows) == len(recordings) == 5
-    assert lines[4].startswith("REFERENCE  ") and "unreadable .csv file" in lines[4]
+    assert lines[4].startswith("REFERENCE  ") and "no numbers" in lines[4]
     assert "1 of 5 recordings cannot be read" in result.out
     assert rows[4]["reason"] == "cannot be read: " + recordings[4]["cannot_be_read"]
     for number, (line, row, entry) in enumerate(zip(lines[:4], rows, recordings, strict=False), 1):

@@ -1,7 +1,7 @@
 """The synthetic cohort is readable as the real sets are, and its labels tell what is in it."""
 
-import csv
 from collections import Counter
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,22 +10,18 @@ from scipy.io import loadmat
 
 from recordings import synthetic, wfdb_files
 from recordings.annotations import ICENTIA_BEATS, ICENTIA_RHYTHMS
-from recordings.synthetic import AFIB, FLUTTER, NOISE, NORMAL, PAC, PVC, SINUS, Grid
+from recordings.synthetic import AFIB, FLUTTER, NOISE, NORMAL, PAC, PVC, SINUS
 from tests.helpers import command, contents
 
 QUIET = {"noise": (0, 0), "wander": (0, 0)}
-SMALL = ("--patients", 1, "--segments", 1, "--samples", 2000, "--recordings", 3)
 
 
-def draw(rhythm, seed=0, seconds=90, hertz=250, **ranges):
+def draw(rhythm, seed=0, **ranges):
+    """90 s at 250 Hz."""
     rng = np.random.default_rng(seed)
     no_ectopy = {"pac": (0, 0), "pvc": (0, 0), "glitches": (0, 0)}
     patient = synthetic.draw_patient(rng, **no_ectopy | ranges)
-    return synthetic.draw_recording(rng, patient, [(rhythm, 1)], Grid(seconds * hertz, hertz))
-
-
-def run(*flags):
-    return command(synthetic.main, *flags)
+    return synthetic.draw_recording(rng, patient, [(rhythm, 1)], 90 * 250, 250)
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +38,11 @@ def challenge(tmp_path_factory):
     return root
 
 
-def test_icentia_layout_and_header(icentia):
+def test_zones_open_and_close_on_beats_and_leave_noise_out(icentia):
     assert len(list(icentia.glob("p00/p0000?/p0000?_s0[01].dat"))) == 16
     lines = (icentia / "p00/p00003/p00003_s01.hea").read_text().splitlines()
     assert lines[0] == "p00003_s01 1 250 20000"
     assert lines[1].startswith("p00003_s01.dat 16 74.36482269503546(0)/mV 16 0 ")
-
-
-def test_zones_open_and_close_on_beats_and_leave_noise_out(icentia):
     seen = Counter()
     for path in icentia.rglob("*.atr"):
         marks = wfdb.rdann(str(path.with_suffix("")), "atr")
@@ -109,16 +102,15 @@ def test_only_sinus_beats_have_p_waves():
 def test_ectopic_beats_are_early_and_only_pvcs_are_wide(kind, feature):
     signal, beats, peaks = draw(SINUS, 3, **QUIET, **{feature: (0.15, 0.15)})
     inner = (peaks > 50) & (peaks < len(signal) - 50)
-
-    def width(chosen):
-        mean = signal[peaks[inner & chosen][:, None] + np.arange(-40, 41)].mean(axis=0)
-        mean = np.abs(mean - np.median(mean))
-        return np.count_nonzero(mean > mean.max() / 2)
-
     ectopic, normal = beats.kinds == kind, beats.kinds == NORMAL
     assert ectopic.sum() > 10
     assert beats.rr[ectopic].max() < 0.85 * np.median(beats.rr[normal])
-    ratio = width(ectopic) / width(normal)
+    widths = []
+    for chosen in (ectopic, normal):
+        mean = signal[peaks[inner & chosen][:, None] + np.arange(-40, 41)].mean(axis=0)
+        mean = np.abs(mean - np.median(mean))
+        widths.append(np.count_nonzero(mean > mean.max() / 2))
+    ratio = widths[0] / widths[1]
     assert ratio > 1.8 if kind == PVC else 0.8 < ratio < 1.2
 
 
@@ -150,8 +142,7 @@ def test_a_segment_too_short_for_a_beat_has_no_annotations(tmp_path):
 
 def test_challenge_recordings_read_alike_as_matlab_and_wfdb(challenge):
     names = (challenge / "RECORDS").read_text().split()
-    with (challenge / "REFERENCE.csv").open(newline="") as file:
-        rows = list(csv.reader(file))
+    rows = [row.split(",") for row in (challenge / "REFERENCE.csv").read_text().split()]
     assert names == [name for name, _ in rows] == [f"A{n:05}" for n in range(1, 44)]
     assert Counter(label for _, label in rows) == {"N": 21, "A": 10, "O": 8, "~": 4}
     assert len(list(challenge.iterdir())) == 2 * 43 + 2
@@ -168,23 +159,18 @@ def test_challenge_recordings_read_alike_as_matlab_and_wfdb(challenge):
     assert header.count(b" \r\n") == header.count(b"\n") == 2
 
 
-def test_command_refuses_folders_in_use(tmp_path):
+def test_the_command_replaces_only_cohorts_and_leaves_nothing_when_it_fails(monkeypatch, tmp_path):
     out = tmp_path / "cohort"
-    assert run("--out", out, *SMALL).code == 0
+    flags = ("--out", out, "--patients", 1, "--segments", 1, "--samples", 2000, "--recordings", 3)
+    assert command(synthetic.main, *flags).code == 0
     before = contents(out)
     assert {"synthetic.json", "training2017/REFERENCE.csv"} <= set(before)
-    run("--out", out, *SMALL, "--seed", 1).refused("--overwrite")
-    assert contents(out) == before
-    assert run("--out", out, *SMALL, "--seed", 1, "--overwrite").code == 0
+    command(synthetic.main, *flags, "--seed", 1).refused("--overwrite")
+    command(synthetic.main, *flags, "--patients", 0).refused("whole numbers above 0")
+    command(synthetic.main, "--out", tmp_path, "--overwrite").refused("holds other files")
+    with monkeypatch.context() as patch:
+        patch.setattr(synthetic, "write_challenge17", mock.Mock(side_effect=OSError("disk full")))
+        command(synthetic.main, *flags, "--overwrite").refused("disk full")
+    assert contents(tmp_path) == {f"cohort/{name}": data for name, data in before.items()}
+    assert command(synthetic.main, *flags, "--seed", 1, "--overwrite").code == 0
     assert contents(out) != before and list(tmp_path.iterdir()) == [out]
-    run("--out", tmp_path, "--overwrite").refused("holds other files")
-
-
-def test_a_failed_run_leaves_nothing(monkeypatch, tmp_path):
-    def fail(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(synthetic, "write_challenge17", fail)
-    run("--out", tmp_path / "x", *SMALL).refused("disk full")
-    run("--out", tmp_path / "x", "--patients", 0).refused("whole numbers above 0")
-    assert not list(tmp_path.iterdir())
