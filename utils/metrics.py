@@ -39,11 +39,8 @@ def without_input(true: np.ndarray) -> dict[str, float]:
     classes, counts = np.unique(true, return_counts=True)
     shares = counts / len(true)
     commonest = np.full_like(true, classes[counts.argmax()])
-    return {
-        "loss": float((shares * np.log(1 / shares)).sum()),
-        "acc": float(shares.max()),
-        "macro_f1": macro_f1(true, commonest),
-    }
+    loss = float((shares * np.log(1 / shares)).sum())
+    return {"loss": loss, "acc": float(shares.max()), "macro_f1": macro_f1(true, commonest)}
 
 
 def macro_auc(true: np.ndarray, probabilities: np.ndarray) -> float:
@@ -60,20 +57,15 @@ def macro_auc(true: np.ndarray, probabilities: np.ndarray) -> float:
 def detection(
     true: np.ndarray, predicted: np.ndarray, score: np.ndarray, weights: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """Scores of a yes-or-no question; NaN where there is nothing to divide by.
+    """Scores of a yes-or-no question, (…,) each; NaN where there is nothing to divide by.
 
     Args:
         true, predicted: (n,) booleans. score: (n,), the higher the likelier; for the AUC.
         weights: (…, n), how often each counts, such as in resampled sets; once by default.
-
-    Returns:
-        a value for each set, (…,), of each score.
     """
     weights = np.ones(len(true)) if weights is None else weights
-    tp, fn, fp, tn = (
-        weights @ np.asarray(cell, float)
-        for cell in (true & predicted, true & ~predicted, ~true & predicted, ~true & ~predicted)
-    )
+    cells = (true & predicted, true & ~predicted, ~true & predicted, ~true & ~predicted)
+    tp, fn, fp, tn = (weights @ cell.astype(float) for cell in cells)
     order = np.argsort(score, kind="stable")
     firsts = np.unique(score[order], return_index=True)[1]  # of equal scores
     positive, negative = (
@@ -96,9 +88,8 @@ def cinc3(f1: Sequence[float], classes: Sequence[str]) -> float | None:
 
     The noisy class counts in the denominators of the three, not in the mean (Clifford et al. 2017).
     """
-    if not set(CINC3) <= set(classes):
-        return None
-    return float(np.mean([f1[list(classes).index(name)] for name in CINC3]))
+    by_name = dict(zip(classes, f1, strict=True))
+    return float(np.mean([by_name[name] for name in CINC3])) if {*CINC3} <= {*classes} else None
 
 
 def scores(true: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> dict:
@@ -138,23 +129,19 @@ def f_max(true: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def challenge2020(true: np.ndarray, predicted: np.ndarray, beta: float = 2) -> tuple[float, float]:
-    """F-beta and G-beta of the Challenge 2020, means over the classes present or predicted.
+    """F-beta and G-beta of the Challenge 2020, means over the classes present or predicted, NaN
+    without any; both arguments are (n, classes) of 0 and 1.
 
-    Each record weighs 1 / the number of its true classes; one without any weighs 1. NaN where no
-    class is present or predicted (Perez Alday et al. 2020; Strodthoff et al. 2021).
-
-    Args:
-        true, predicted: (n, classes) of 0 and 1.
+    Each record weighs 1 / the number of its true classes; one without any weighs 1 (Perez Alday et
+    al. 2020; Strodthoff et al. 2021).
     """
     true, predicted = true > 0, predicted > 0
     weights = 1 / np.maximum(true.sum(1, keepdims=True), 1)
     seen = (true | predicted).any(0)
-    tp, fp, fn = (
-        (weights * cases).sum(0)[seen]
-        for cases in (true & predicted, ~true & predicted, true & ~predicted)
-    )
     if not seen.any():
         return float("nan"), float("nan")
+    cells = (true & predicted, ~true & predicted, true & ~predicted)
+    tp, fp, fn = ((weights * cell).sum(0)[seen] for cell in cells)
     weighted = (1 + beta**2) * tp
     f_beta, g_beta = weighted / (weighted + fp + beta**2 * fn), tp / (tp + fp + beta * fn)
     return float(f_beta.mean()), float(g_beta.mean())
@@ -169,11 +156,8 @@ def f1_of_columns(true: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, 
 
 
 def multi_label_scores(true: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> dict:
-    """Scores where a record may have several classes; predicted are those above 0.5.
-
-    Macro F1 is the mean over the classes present or predicted, macro AUC over those of which both
-    sides are present. Accuracy is the share of correct answers over all records and classes.
-    """
+    """Scores where a record may have several classes; predicted are those above 0.5. Macro F1 and
+    macro AUC as `f1_of_columns` and `macro_auc`; accuracy over all records and classes."""
     true, predicted = true > 0, probabilities > 0.5
     f1, mean = f1_of_columns(true, predicted)
     f_beta, g_beta = challenge2020(true, predicted)
@@ -189,31 +173,23 @@ def multi_label_scores(true: np.ndarray, probabilities: np.ndarray, classes: Seq
     }
 
 
-# Calibration
-
-
 def reliability(true: np.ndarray, probabilities: np.ndarray) -> dict[str, list]:
-    """How often predictions are correct, by their confidence.
+    """How often predictions are correct, by bin of their confidence from 0 to 1: `count`, mean
+    `confidence` and `accuracy`, both None where a bin is empty.
 
     With several classes to a recording, each class of each recording counts, with the probability
     that it is present and whether it is.
-
-    Returns:
-        by bin, from 0 to 1: `count` of predictions, their mean `confidence`, and their `accuracy`;
-        both None where there are none.
     """
     if true.ndim == 2:
         confidence, correct = probabilities.ravel(), true.ravel() > 0
     else:
         confidence, correct = probabilities.max(1), true == probabilities.argmax(1)
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    counts = np.bincount(bins, minlength=BINS).tolist()
-
-    def means(values: np.ndarray) -> list[float | None]:
-        sums = np.bincount(bins, values, BINS).tolist()
-        return [total / count if count else None for total, count in zip(sums, counts, strict=True)]
-
-    return {"count": counts, "confidence": means(confidence), "accuracy": means(correct)}
+    result = {"count": np.bincount(bins, minlength=BINS).tolist()}
+    for name, values in (("confidence", confidence), ("accuracy", correct)):
+        sums = zip(np.bincount(bins, values, BINS).tolist(), result["count"], strict=True)
+        result[name] = [total / count if count else None for total, count in sums]
+    return result
 
 
 def expected_calibration_error(bins: dict[str, list]) -> float:
@@ -224,25 +200,12 @@ def expected_calibration_error(bins: dict[str, list]) -> float:
     return float(gaps / sum(bins["count"]))
 
 
-def log_loss(true: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean negative logarithm of the probability of the truth, over recordings, or over recordings
-    and classes where there may be several."""
-    if true.ndim == 2:
-        of_truth = np.where(true > 0, probabilities, 1 - probabilities)
-    else:
-        of_truth = probabilities[np.arange(len(true)), true]
-    return float(-np.log(np.maximum(of_truth, SMALLEST, dtype=float)).mean())
-
-
 def coverage(true: np.ndarray, probabilities: np.ndarray) -> dict[str, list]:
     """Scores of the most confident recordings alone, as if the others were left unanswered.
 
-    A recording with several classes is as certain as its least certain class.
-
-    Returns:
-        lists, by share answered: `coverage`, confidence from which on (`threshold`), how many that
-        are (`records`, more than the share where several are as confident), `macro_f1` over the
-        classes present or predicted among them, and `accuracy`.
+    A recording with several classes is as certain as its least certain class. Lists by `coverage`:
+    the confidence from which on (`threshold`), how many have it (`records`), `macro_f1` over the
+    classes present or predicted among them, and `accuracy`.
     """
     if true.ndim == 2:
         true, predicted = true > 0, probabilities > 0.5
@@ -252,36 +215,33 @@ def coverage(true: np.ndarray, probabilities: np.ndarray) -> dict[str, list]:
         correct, numbers = true == best, np.arange(probabilities.shape[1])
         true, predicted = true[:, None] == numbers, best[:, None] == numbers
     falling = np.sort(confidence)[::-1]
-    rows = []
-    for percent in COVERAGES:
-        threshold = falling[-(-len(falling) * percent // 100) - 1]
-        kept = confidence >= threshold
-        rows.append({
-            "coverage": percent / 100,
-            "threshold": float(threshold),
-            "records": int(kept.sum()),
-            "macro_f1": f1_of_columns(true[kept], predicted[kept])[1],
-            "accuracy": float(correct[kept].mean()),
-        })  # fmt: skip
-    return {name: [row[name] for row in rows] for name in rows[0]}
+    thresholds = [float(falling[-(-len(falling) * share // 100) - 1]) for share in COVERAGES]
+    kept = [confidence >= threshold for threshold in thresholds]
+    return {
+        "coverage": [share / 100 for share in COVERAGES],
+        "threshold": thresholds,
+        "records": [int(rows.sum()) for rows in kept],
+        "macro_f1": [f1_of_columns(true[rows], predicted[rows])[1] for rows in kept],
+        "accuracy": [float(correct[rows].mean()) for rows in kept],
+    }
 
 
 def calibration_errors(true: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """`nll`, see `log_loss`, and `ece`, see `expected_calibration_error`."""
-    ece = expected_calibration_error(reliability(true, probabilities))
-    return {"nll": log_loss(true, probabilities), "ece": ece}
+    """`nll`, the mean negative logarithm of the probability of the truth (over recordings and
+    classes where there may be several), and `ece`, see `expected_calibration_error`."""
+    if true.ndim == 2:
+        of_truth = np.where(true > 0, probabilities, 1 - probabilities)
+    else:
+        of_truth = probabilities[np.arange(len(true)), true]
+    nll = float(-np.log(np.maximum(of_truth, SMALLEST, dtype=float)).mean())
+    return {"nll": nll, "ece": expected_calibration_error(reliability(true, probabilities))}
 
 
 def calibration_scores(true: np.ndarray, probabilities: np.ndarray) -> dict:
     """`calibration_errors`, `reliability` and `coverage`, by name."""
-    return {
-        **calibration_errors(true, probabilities),
-        "reliability": reliability(true, probabilities),
-        "coverage": coverage(true, probabilities),
-    }
-
-
-# The predictions table: `record_name, true_A …, prob_A …`, one row per recording
+    curves = {"reliability": reliability, "coverage": coverage}
+    errors = calibration_errors(true, probabilities)
+    return errors | {name: curve(true, probabilities) for name, curve in curves.items()}
 
 
 class Predictions(NamedTuple):
@@ -296,7 +256,7 @@ class Predictions(NamedTuple):
 def write_predictions(
     path: Path, names: Sequence[str], classes: Sequence[str], true: np.ndarray, prob: np.ndarray
 ) -> None:
-    """Write the table; `true` and `prob` are (n, classes)."""
+    """Write `record_name, true_A …, prob_A …`; `true` and `prob` are (n, classes)."""
     table = pd.DataFrame({"record_name": names})
     # Nine digits tell any two float32 apart, so that scores of the table are those of the run.
     table[[f"true_{name}" for name in classes]] = true.astype(np.uint8)
@@ -312,7 +272,7 @@ def read_predictions(path: Path) -> Predictions:
         return split_columns(table)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except ValueError:  # pandas' errors of parsing, too
+    except (ValueError, OverflowError):  # pandas' errors of parsing, too
         raise UserError(f"{path} is not a table of predictions") from None
 
 
@@ -322,10 +282,7 @@ def split_columns(table: pd.DataFrame) -> Predictions:
     expected = ["record_name", *(f"{p}_{name}" for p in ("true", "prob") for name in classes)]
     if list(table) != expected or not classes:
         raise ValueError("other columns")
-    try:
-        true, prob = np.split(table[expected[1:]].to_numpy(float), 2, axis=1)
-    except OverflowError:
-        raise ValueError("a number of hundreds of digits") from None
+    true, prob = np.split(table[expected[1:]].to_numpy(float), 2, axis=1)
     if not len(table) or not np.isin(true, (0, 1)).all() or not np.isfinite(prob).all():
         raise ValueError("no rows, or values that are no classes or probabilities")
     return Predictions(table["record_name"].to_numpy(), classes, true.astype(int), prob)
