@@ -47,11 +47,11 @@ EXTREMES = (0, -1, 1, 2**7, 2**15 - 1, 2**16 - 1, 2**31 - 1, -(2**31), 2**40, 2*
 
 
 class Target(NamedTuple):
-    """`make` writes an honest set into a folder and gives the file to damage; `read` reads it, from
-    that path."""
+    """`make` writes honest files into a folder; `read` reads one of them, which is damaged."""
 
-    make: Callable[[Path], Path]
+    make: Callable[[Path], Any]
     read: Callable[[Path], Any]
+    file: str
 
 
 class Outcome(NamedTuple):
@@ -91,9 +91,12 @@ def attack(target: Target, seeds: range, folder: Path) -> Iterator[Outcome]:
 
 def _read_all(target: Target, seeds: range, folder: Path, results: Connection) -> None:
     torch.set_num_threads(1)  # those of the parent are not here: they would be waited for
-    path, honest = _make(target, folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    target.make(folder)
+    path, honest = folder / target.file, (folder / target.file).read_bytes()
     before = _peak()
-    with suppress(*REFUSED):  # as what is hostile from the start
+    with suppress(*REFUSED):  # as the payload is
         target.read(path)
     most = before + 2 * (_peak() - before) + SPARE
     addresses = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -107,13 +110,6 @@ def _read_all(target: Target, seeds: range, folder: Path, results: Connection) -
         if (folder.parent / EXECUTED).exists():
             what = "something was executed"
         results.send(what)
-
-
-def _make(target: Target, folder: Path) -> tuple[Path, bytes]:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    path = target.make(folder)
-    return path, path.read_bytes()
 
 
 class _TooLong(BaseException):
