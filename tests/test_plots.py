@@ -39,8 +39,7 @@ def texts(figure):
     return [text.get_text() for text in found]
 
 
-def papers(figure):
-    """Axes of the rows: those in mV."""
+def papers(figure):  # those axes whose unit is mV
     return [axes for axes in figure.axes if axes.get_ylim()[0] < 0]
 
 
@@ -130,11 +129,3 @@ def test_the_timeline_shows_answers_and_their_shares(figure, multi_label):
     tops = [np.nanmax(patch.get_data().values) for patch in drawn.axes[0].patches]
     assert tops == pytest.approx([0.9, 0.8 if multi_label else 1.0])
     assert all(patch.get_fill() != multi_label for patch in drawn.axes[0].patches)
-
-
-@pytest.mark.parametrize(("count", "words"), [(4, "0:00:10"), (2880, "2:00:00")])
-def test_the_time_axis(figure, count, words):
-    stops = 30 * np.arange(1, count + 1)
-    _, axes = timeline(figure, [[0.3, 0.7]] * count, stops, ["N"] * count).axes
-    labels = [t.get_text() for t in axes.get_xticklabels() if 0 <= t.get_position()[0] <= stops[-1]]
-    assert labels[:2] == ["0:00:00", words] and len(labels) == 13
