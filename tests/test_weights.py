@@ -1,8 +1,5 @@
 """Weights files: the same tensors and metadata come back, or a line that says why not."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -12,69 +9,48 @@ from finetuning.predict import Predictor
 from models import build_encoder
 from models.spectrogram import NetworkError
 from pretraining.utils import get_pretrained_weights
-from tests.helpers import ROOT, command, contents, make_classifier, make_metadata, put_weights
+from tests.helpers import command, contents, make_classifier, make_metadata, put_weights
 from utils import weights
 from utils.cli import UserError
 from utils.files import sha256
-from utils.weights import (
-    load_encoder,
-    load_strictly,
-    read_tensors,
-    read_weights,
-    save_weights,
-    strip_head,
-    to_half,
-)
+from utils.weights import load_encoder, load_strictly, read_tensors, read_weights, save_weights
 
 KERNEL = "encoder.stages.0.0.conv1.weight"
 
 
 @pytest.fixture
-def model():
-    return make_classifier()
+def saved(tmp_path):
+    save_weights(tmp_path / "saved", make_classifier().state_dict(), make_metadata())
+    return tmp_path / "saved"
 
 
-@pytest.fixture
-def saved(tmp_path, model):
-    path = tmp_path / "model.safetensors"
-    save_weights(path, model.state_dict(), make_metadata())
-    return path
-
-
-def test_round_trip_of_tensors_statistics_and_metadata(saved, model):
+def test_round_trip_of_tensors_statistics_and_metadata(saved):
+    model, other = make_classifier(), make_classifier()
     tensors, metadata = read_weights(saved)
     assert metadata == make_metadata()
-    assert tensors["encoder.bn1.running_mean"].any()
     assert tensors["encoder.conv1.weight"].shape == (64, 1, 7)  # (out, in, k)
-    other = make_classifier(classes=4)
     for value in other.state_dict().values():
         value.zero_()
     load_strictly(other, tensors, saved)
     x = torch.randn(2, 1, 64)
     assert torch.equal(other.eval()(x), model.eval()(x))
+    before = saved.read_bytes()
+    save_weights(saved, dict(reversed(model.state_dict().items())), metadata)
+    assert saved.read_bytes() == before
 
 
-def test_equal_content_gives_equal_bytes(tmp_path, saved, model):
-    backwards = dict(reversed(model.state_dict().items()))
-    save_weights(tmp_path / "again", backwards, make_metadata())
-    assert (tmp_path / "again").read_bytes() == saved.read_bytes()
-
-
-def test_the_encoder_alone(tmp_path, saved, model):
+def test_the_encoder_alone(tmp_path, saved):
     transfer = load_encoder(saved, "resnet18", 250, 1)
     assert sorted(transfer.dropped) == ["head.bias", "head.weight"]
     assert f"{len(transfer.transferred)} encoder tensors" in transfer.report(saved)
-    strip_head(saved, tmp_path / "stripped")
-    tensors, metadata = read_weights(tmp_path / "stripped")
+    x, encoder = torch.randn(2, 1, 64), get_pretrained_weights(saved, tmp_path / "out")
+    tensors, metadata = read_weights(tmp_path / "out")
     assert metadata == make_metadata() and tensors.keys() == set(transfer.transferred)
-    x = torch.randn(2, 1, 64)
-    get_pretrained_weights(saved, tmp_path / "out")
-    for path in (saved, tmp_path / "stripped", tmp_path / "out"):
-        assert torch.equal(get_pretrained_weights(path)(x), model.encoder.eval()(x))
-    assert {"out", "out.md"} <= contents(tmp_path).keys()
+    for result in (encoder, get_pretrained_weights(tmp_path / "out")):
+        assert torch.equal(result(x), make_classifier().encoder.eval()(x))
     save_weights(tmp_path / "head", {"head.bias": torch.zeros(4)}, make_metadata())
     with pytest.raises(UserError, match="head holds no encoder"):
-        strip_head(tmp_path / "head", tmp_path / "new")
+        weights.strip_head(tmp_path / "head", tmp_path / "new")
 
 
 @pytest.mark.parametrize("architecture", ["resnet18", "resnet18_2d"])
@@ -89,17 +65,16 @@ def test_an_encoder_for_one_lead_serves_several(tmp_path, architecture):
     assert "encoder.conv1.weight of one lead repeated over 12" in transfer.report(tmp_path / "one")
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [(KERNEL, None), ("encoder.unknown", torch.zeros(1)), (KERNEL, torch.zeros(64, 64, 6))],
-)
-def test_an_encoder_that_matches_in_part_only(tmp_path, saved, name, value):
+def test_an_encoder_that_matches_in_part_only(tmp_path, saved):
     tensors, metadata = read_weights(saved)
-    changed = {k: v for k, v in (tensors | {name: value}).items() if v is not None}
-    save_weights(tmp_path / "changed", changed, metadata)
-    with pytest.raises(UserError, match="changed does not match") as error:
-        load_encoder(tmp_path / "changed")
-    assert name.removeprefix("encoder.") in str(error.value)
+    for name, value in (
+        (KERNEL, None), ("encoder.unknown", torch.zeros(1)), (KERNEL, torch.zeros(64, 64, 6)),
+    ):  # fmt: skip
+        changed = {k: v for k, v in (tensors | {name: value}).items() if v is not None}
+        save_weights(tmp_path / "changed", changed, metadata)
+        match = f"changed does not match .* first {name.removeprefix('encoder.')}"
+        with pytest.raises(UserError, match=match):
+            load_encoder(tmp_path / "changed")
 
 
 def test_files_that_are_no_weights(tmp_path, saved):
@@ -133,17 +108,13 @@ def test_metadata_that_make_no_sense(tmp_path, saved, name, value):
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [
-        ({"architecture": "resnet99"}, "unknown architecture 'resnet99'"),
-        ({"stages": -1}, "stages -1"),
-        ({"spectrogram": {"window": 10**9, "bins": 1}}, "not settings of a spectrogram"),
-        ({"spectrogram": {"eval": "1"}}, "not settings of a spectrogram"),
-    ],
-)
+    [({"architecture": "resnet99"}, "unknown architecture 'resnet99'"),
+     ({"stages": -1}, "stages -1"),
+     ({"spectrogram": {"window": 10**9, "bins": 1}}, "not settings of a spectrogram"),
+     ({"spectrogram": {"eval": "1"}}, "not settings of a spectrogram")],
+)  # fmt: skip
 def test_metadata_of_no_network(tmp_path, saved, changes, words):
-    if "spectrogram" in changes:
-        changes["architecture"] = "resnet18_2d"
-    metadata = make_metadata(**{"task": "classification"} | changes)
+    metadata = make_metadata(**{"architecture": "resnet18_2d", "task": "classification"} | changes)
     save_weights(tmp_path / "w", read_weights(saved)[0], metadata)
     for load in (load_encoder, Predictor.load):
         with pytest.raises(NetworkError, match=words):
@@ -151,55 +122,29 @@ def test_metadata_of_no_network(tmp_path, saved, changes, words):
 
 
 def test_weights_for_another_network_or_input(tmp_path, saved):
-    two = put_weights(tmp_path / "two", in_channels=2, mean=[0, 0], sd=[1, 1])
-    for path, flags, words in (
-        (saved, ("resnet34",), "holds resnet18, not --arch resnet34"),
-        (saved, (None, 300), "250 Hz, the data has 300"),
-        (two, (None, None, 1), "2 leads, the data has 1"),
-    ):
-        with pytest.raises(UserError, match=words):
-            load_encoder(path, *flags)
+    with pytest.raises(UserError, match="holds resnet18, not --arch resnet34"):
+        load_encoder(saved, "resnet34")
+    with pytest.raises(UserError, match="250 Hz, the data has 300"):
+        load_encoder(saved, fs=300)
+    path = put_weights(tmp_path / "two", in_channels=2, mean=[0, 0], sd=[1, 1])
+    with pytest.raises(UserError, match="2 leads, the data has 1"):
+        load_encoder(path, leads=1)
 
 
 def test_pretrained_weights_from_the_command_line(tmp_path, saved):
     main, out = pretraining.utils.main, tmp_path / "new" / "weights.safetensors"
-    flags = ["--checkpoint", saved, "--out", out]
-    result = command(main, *flags)
-    assert result.code == 0
-    assert "encoder tensors transferred; dropped: head.bias, head.weight" in result.out
-    card = out.with_suffix(".md")
+    card, flags = out.with_suffix(".md"), ["--checkpoint", saved, "--out"]
+    result = command(main, *flags, out)
+    assert "encoder tensors transferred; dropped: head.bias, head.weight" in result.out, result
     assert 'load_encoder("weights.safetensors")' in card.read_text()
-    before = out.read_bytes()
-    command(main, *flags).refused("exists", "--overwrite")
-    assert command(main, *flags, "--overwrite").code == 0
-    command(main, "--checkpoint", saved, "--out", card).refused("weights.md", ".safetensors")
+    before = contents(out.parent)
+    command(main, *flags, out).refused("exists", "--overwrite")
+    command(main, *flags, card).refused("weights.md", ".safetensors")
     (tmp_path / "text").write_text("no weights")
     for name in ("text", "absent"):
-        flags = ["--checkpoint", tmp_path / name, "--out", out, "--overwrite"]
-        command(main, *flags).refused(name)
-    assert out.read_bytes() == before
-
-
-def test_a_file_that_grows_too_large_is_one_line_and_leaves_the_previous(tmp_path, saved):
-    out = tmp_path / "weights.safetensors"
-    out.write_bytes(b"earlier")
-    before = contents(tmp_path)
-    limited = (
-        "import resource, runpy\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-        "runpy.run_module('pretraining.utils', run_name='__main__')\n"
-    )
-    flags = ["--checkpoint", str(saved), "--out", str(out), "--overwrite"]
-    result = subprocess.run(
-        [sys.executable, "-c", limited, *flags], cwd=ROOT, capture_output=True, text=True
-    )
-    assert result.returncode == 2, result
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
-    assert "weights.safetensors" in result.stderr
-    assert contents(tmp_path) == before
-
-
-# The command, and half precision
+        command(main, "--checkpoint", tmp_path / name, "--out", out, "--overwrite").refused(name)
+    assert command(main, *flags, out, "--overwrite").code == 0
+    assert contents(out.parent) == before
 
 
 def show(*flags) -> str:
@@ -233,12 +178,11 @@ def test_half_precision(tmp_path):
     assert "Load half.safetensors." in card and "in half precision" in card
     (full, metadata), (tensors, again) = read_weights(path), read_weights(out)
     assert again == metadata and tensors.keys() == full.keys()
-    stored = read_tensors(out)[0]
-    for name, tensor in tensors.items():
-        kernel = tensor.ndim > 1
-        assert tensor.dtype == torch.float32
-        assert stored[name].dtype == (torch.float16 if kernel else torch.float32)
-        torch.testing.assert_close(tensor, full[name], rtol=2**-11, atol=2**-25 if kernel else 0)
+    for name, stored in read_tensors(out)[0].items():
+        kernel = stored.ndim > 1
+        assert stored.dtype == (torch.float16 if kernel else torch.float32)
+        atol = 2**-25 if kernel else 0
+        torch.testing.assert_close(tensors[name], full[name], rtol=2**-11, atol=atol)
     before = contents(out.parent)
     command(weights.main, path, "--half", out).refused("half.safetensors exists")
     show(out, "--half", out, "--overwrite")
@@ -248,8 +192,8 @@ def test_half_precision(tmp_path):
 def test_kernels_that_half_precision_cannot_hold_stay():
     ones = torch.ones(2, 3)
     for kept in (ones * 1e5, ones * 1e30, ones * 1e-6, ones * torch.nan, torch.ones(3)):
-        assert to_half(kept).dtype == torch.float32
+        assert weights.to_half(kept).dtype == torch.float32
     tiny = ones.clone()
     tiny[0, 0] = 1e-9  # is lost, where the others are a billion times as large
     for fit in (ones * 65504, ones * 2**-14, ones * 0, tiny):
-        assert to_half(fit).dtype == torch.float16
+        assert weights.to_half(fit).dtype == torch.float16
