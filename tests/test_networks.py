@@ -1,6 +1,7 @@
 """The networks are those of the paper and the replication: shapes, padding, initial weights."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,16 +22,16 @@ PADDING = {  # (samples, kernel, stride): zeros in front, behind
 }  # fmt: skip
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+def generator():
+    return torch.Generator().manual_seed(0)
 
 
 def noise(*shape):
-    return torch.randn(*shape, generator=generator(1))
+    return torch.randn(*shape, generator=generator())
 
 
-def network(architecture="resnet18", leads=1, stages=None, classes=5, seed=0):
-    source = generator(seed)
+def network(architecture="resnet18", leads=1, stages=None, classes=5):
+    source = generator()
     return Classifier(build_encoder(architecture, leads, stages, source), classes, source)
 
 
@@ -68,28 +69,20 @@ def test_the_pool_pads_as_tensorflow_does(length):
         torch.testing.assert_close(encoder(x), F.max_pool1d(padded, 3, 2).mean(-1))
 
 
-@pytest.mark.parametrize(
-    ("architecture", "length"), [("resnet18", 256), ("resnet18", 255), ("resnet18_2d", 999)]
-)
-def test_both_layouts_compute_the_same(architecture, length):
-    model, x = network(architecture).eval(), noise(2, 1, length)
-    plain = model(x)
-    model = Hardware(torch.device("cpu"), bf16=True).place(model)  # channels-last
-    torch.testing.assert_close(model(x), plain, rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize("length", [2048, 2047])
 @pytest.mark.parametrize("architecture", ["resnet18", "resnet50", "resnet18_2d"])
-def test_class_activation_maps_add_up_to_the_logits(architecture, length):
+def test_class_activation_maps_add_up_to_the_logits_in_both_layouts(architecture, length):
     # Not `eval`: normalised by the batch, values are of the size that trained networks have.
     model = network(architecture, 2, 3 if architecture == "resnet50" else None, classes=4)
     torch.nn.init.normal_(model.head.bias, generator=generator())
     x, hop = noise(2, 2, length), 32 if architecture == "resnet18_2d" else 1
-    for model.encoder.channels_last in (False, True):
-        with torch.no_grad():
-            logits, activation = model(x), model.class_activation_map(x)
-        assert activation.shape == (2, 4, math.ceil(length // hop / (model.encoder.stride / hop)))
-        torch.testing.assert_close(activation.mean(-1) + model.head.bias, logits, rtol=0, atol=1e-4)
+    plain = model(x)
+    assert Hardware(torch.device("cpu"), bf16=True).place(model).encoder.channels_last
+    with torch.no_grad():
+        logits, activation = model(x), model.class_activation_map(x)
+    torch.testing.assert_close(logits, plain, rtol=1e-3, atol=1e-3)
+    assert activation.shape == (2, 4, math.ceil(length // hop / (model.encoder.stride / hop)))
+    torch.testing.assert_close(activation.mean(-1) + model.head.bias, logits, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(("stages", "stride"), [(1, 4), (2, 8), (4, 32)])
@@ -102,15 +95,6 @@ def test_a_position_sees_the_samples_that_it_stands_for(stages, stride):
     assert position * stride <= (seen.min() + seen.max()) / 2 < (position + 1) * stride
     samples = model.upsample_map(torch.arange(6.0).reshape(2, 3), 2 * stride + 9)
     assert samples[1].tolist() == [3.0] * stride + [4.0] * stride + [5.0] * 9
-
-
-@pytest.mark.parametrize(("architecture", "leads"), [("resnet18", 1), ("resnet18_2d", 3)])
-def test_every_parameter_has_a_gradient(architecture, leads):
-    model = network(architecture, leads, classes=4)
-    F.cross_entropy(model(noise(4, leads, 512)), torch.arange(4)).backward()
-    without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    # Batch normalisation subtracts the biases of convolutions: their gradient is rounding.
-    assert not [name for name in without if not ("conv" in name and name.endswith("bias"))]
 
 
 def test_stages_and_architectures():
@@ -139,23 +123,20 @@ def test_initial_weights_and_batch_norm_are_those_of_keras():
     encoder = build_encoder("resnet18_2d", 1, None, generator())
     kernel, he_normal = encoder.stages[3][1].conv2.weight, (2 / (512 * 9)) ** 0.5
     assert kernel.std().item() == pytest.approx(he_normal, rel=0.01)
-    assert kernel.abs().max() <= 2 * he_normal / 0.879
     assert (encoder.bn1.momentum, encoder.bn1.eps) == (pytest.approx(0.01), 1e-3)
 
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_frozen_encoder_keeps_weights_and_statistics(frozen):
-    model = make_classifier()
+    model, cpu = make_classifier(), Hardware(torch.device("cpu"), bf16=False)
     if frozen:
         model.freeze_encoder()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     batches = [Batch(noise(4, 1, 64), torch.arange(4), 4)] * 2
-    cpu = Hardware(torch.device("cpu"), bf16=False)
     train_epoch(model, batches, optimizer, F.cross_entropy, cpu)
     changed = {name for name, v in model.state_dict().items() if not torch.equal(v, before[name])}
-    head = {"head.weight", "head.bias"}
-    assert changed == (head if frozen else before.keys())
+    assert changed == ({"head.weight", "head.bias"} if frozen else before.keys())
 
 
 @pytest.mark.parametrize("settings", [SpectrogramSettings(), SpectrogramSettings(64, 10, 20)])
@@ -170,23 +151,19 @@ def test_spectrograms_equal_the_transform_written_out(settings):
         part = padded[:, column * settings.hop :][:, : settings.window] * window
         expected = np.abs(np.fft.rfft(part))[:, 1 : settings.bins + 1]
         np.testing.assert_allclose(image[:, :, column], expected, atol=1e-4)
-
-
-def test_decibels_and_their_floor():
-    x, decibels = noise(1, 1, 512), Spectrogram(SpectrogramSettings(scale="db"))
-    torch.testing.assert_close(decibels(x), 20 * Spectrogram(SpectrogramSettings())(x).log10())
+    decibels = Spectrogram(replace(settings, scale="db"))
+    torch.testing.assert_close(decibels(x), 20 * Spectrogram(settings)(x).log10())
     assert (decibels(0 * x) == -100).all()
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [({"bins": 129}, "1 to 128"), ({"bins": 0}, "1 to 128"), ({"hop": 257}, "hop"),
-     ({"hop": 0}, "hop"), ({"scale": "mel"}, "mel"), ({"width": 3}, "width"),
-     ({"window": "wide"}, "wide")],
-)  # fmt: skip
-def test_settings_that_do_not_fit(settings, words):
-    with pytest.raises(NetworkError, match=words):
-        build_encoder("resnet18_2d", 1, 1, generator(), settings)
+def test_settings_that_do_not_fit():
+    for settings, words in (
+        ({"bins": 129}, "1 to 128"), ({"bins": 0}, "1 to 128"), ({"hop": 257}, "hop"),
+        ({"hop": 0}, "hop"), ({"scale": "mel"}, "mel"), ({"width": 3}, "width"),
+        ({"window": "wide"}, "wide"),
+    ):  # fmt: skip
+        with pytest.raises(NetworkError, match=words):
+            build_encoder("resnet18_2d", 1, 1, generator(), settings)
     encoder = build_encoder("resnet18_2d", 1, 1, generator(), {"window": 64, "bins": 16})
     assert encoder.spectrogram_settings == {"window": 64, "hop": 32, "bins": 16, "scale": "linear"}
     with pytest.raises(NetworkError, match="63 samples are shorter"):

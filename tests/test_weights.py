@@ -15,8 +15,6 @@ from utils.cli import UserError
 from utils.files import sha256
 from utils.weights import load_encoder, load_strictly, read_tensors, read_weights, save_weights
 
-KERNEL = "encoder.stages.0.0.conv1.weight"
-
 
 @pytest.fixture
 def saved(tmp_path):
@@ -55,49 +53,45 @@ def test_the_encoder_alone(tmp_path, saved):
 
 @pytest.mark.parametrize("architecture", ["resnet18", "resnet18_2d"])
 def test_an_encoder_for_one_lead_serves_several(tmp_path, architecture):
-    generator = torch.Generator().manual_seed(0)
-    one = build_encoder(architecture, 1, 1, generator)
+    one, path = build_encoder(architecture, 1, 1, torch.Generator()), tmp_path / "one"
     state = {f"encoder.{name}": value for name, value in one.state_dict().items()}
-    save_weights(tmp_path / "one", state, make_metadata(architecture=architecture))
-    transfer = load_encoder(tmp_path / "one", leads=12)
-    x = torch.randn(2, 1, 512, generator=generator)
+    save_weights(path, state, make_metadata(architecture=architecture))
+    transfer, x = load_encoder(path, leads=12), torch.randn(2, 1, 512)
     torch.testing.assert_close(transfer.encoder.eval()(x.expand(2, 12, 512)), one.eval()(x))
-    assert "encoder.conv1.weight of one lead repeated over 12" in transfer.report(tmp_path / "one")
+    assert "encoder.conv1.weight of one lead repeated over 12" in transfer.report(path)
 
 
 def test_an_encoder_that_matches_in_part_only(tmp_path, saved):
     tensors, metadata = read_weights(saved)
-    for name, value in (
-        (KERNEL, None), ("encoder.unknown", torch.zeros(1)), (KERNEL, torch.zeros(64, 64, 6)),
-    ):  # fmt: skip
-        changed = {k: v for k, v in (tensors | {name: value}).items() if v is not None}
-        save_weights(tmp_path / "changed", changed, metadata)
-        match = f"changed does not match .* first {name.removeprefix('encoder.')}"
-        with pytest.raises(UserError, match=match):
+    for name, value in (("stages.0.0.conv1.weight", torch.zeros(64, 64, 6)), ("x", torch.ones(1))):
+        save_weights(tmp_path / "changed", tensors | {f"encoder.{name}": value}, metadata)
+        with pytest.raises(UserError, match=f"changed does not match .* first {name}"):
             load_encoder(tmp_path / "changed")
+    del tensors["encoder.bn1.bias"]
+    save_weights(tmp_path / "changed", tensors, metadata)
+    with pytest.raises(UserError, match=r"changed does not match .* first bn1.bias"):
+        load_encoder(tmp_path / "changed")
 
 
 def test_files_that_are_no_weights(tmp_path, saved):
-    path = tmp_path / "no weights"
+    path = tmp_path / "x"
     for content in (b"These are no weights.\n", b"", saved.read_bytes()[:-100]):
         path.write_bytes(content)
-        with pytest.raises(UserError, match="no weights is not a readable safetensors file"):
+        with pytest.raises(UserError, match="x is not a readable safetensors file"):
             read_weights(path)
-    for path in (tmp_path / "missing", tmp_path):
-        with pytest.raises(UserError, match=f"{path.name} does not exist"):
-            read_weights(path)
+    with pytest.raises(UserError, match=f"{tmp_path.name} does not exist"):
+        read_weights(tmp_path)
     for header in (None, {"format": "pt"}, *({"contract": text} for text in ("{", "{}", "[]"))):
-        save_file({"encoder.x": torch.zeros(1)}, tmp_path / "plain", header)
-        with pytest.raises(UserError, match=r"plain holds no weights of this project"):
-            load_encoder(tmp_path / "plain")
+        save_file({"encoder.x": torch.zeros(1)}, path, header)
+        with pytest.raises(UserError, match="x holds no weights of this project"):
+            load_encoder(path)
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [("architecture", 1), ("stages", 1.5), ("in_channels", 10**9), ("in_channels", True),
-     ("fs", float("nan")), ("fs", 1e9), ("unit", "V"), ("mean", [0, 1]), ("mean", 10**400),
-     ("mean", None), ("sd", 0), ("sd", -1), ("frame_size", 0), ("frame_size", 10**12),
-     ("classes", "abcd"), ("classes", ["a", 1]), ("classes", ["a", "a"]), ("versions", None),
+     ("fs", float("nan")), ("unit", "V"), ("mean", [0, 1]), ("mean", 10**400), ("mean", None),
+     ("sd", 0), ("frame_size", 10**12), ("classes", ["a", 1]), ("classes", ["a", "a"]),
      ("spectrogram", {"window": 64.0}), ("temperature", 0), ("derived_from", "a")],
 )  # fmt: skip
 def test_metadata_that_make_no_sense(tmp_path, saved, name, value):
@@ -106,43 +100,40 @@ def test_metadata_that_make_no_sense(tmp_path, saved, name, value):
         load_encoder(tmp_path / "w")
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [({"architecture": "resnet99"}, "unknown architecture 'resnet99'"),
-     ({"stages": -1}, "stages -1"),
-     ({"spectrogram": {"window": 10**9, "bins": 1}}, "not settings of a spectrogram"),
-     ({"spectrogram": {"eval": "1"}}, "not settings of a spectrogram")],
-)  # fmt: skip
-def test_metadata_of_no_network(tmp_path, saved, changes, words):
-    metadata = make_metadata(**{"architecture": "resnet18_2d", "task": "classification"} | changes)
-    save_weights(tmp_path / "w", read_weights(saved)[0], metadata)
-    for load in (load_encoder, Predictor.load):
-        with pytest.raises(NetworkError, match=words):
-            load(tmp_path / "w")
+def test_metadata_of_no_network(tmp_path, saved):
+    for changes, words in (
+        ({"architecture": "resnet99"}, "unknown architecture 'resnet99'"),
+        ({"stages": -1}, "stages -1"),
+        ({"spectrogram": {"window": 10**9, "bins": 1}}, "not settings of a spectrogram"),
+        ({"spectrogram": {"eval": "1"}}, "not settings of a spectrogram"),
+    ):
+        changes = {"architecture": "resnet18_2d", "task": "classification"} | changes
+        save_weights(tmp_path / "w", read_weights(saved)[0], make_metadata(**changes))
+        for load in (load_encoder, Predictor.load):
+            with pytest.raises(NetworkError, match=words):
+                load(tmp_path / "w")
 
 
 def test_weights_for_another_network_or_input(tmp_path, saved):
-    with pytest.raises(UserError, match="holds resnet18, not --arch resnet34"):
-        load_encoder(saved, "resnet34")
-    with pytest.raises(UserError, match="250 Hz, the data has 300"):
-        load_encoder(saved, fs=300)
-    path = put_weights(tmp_path / "two", in_channels=2, mean=[0, 0], sd=[1, 1])
-    with pytest.raises(UserError, match="2 leads, the data has 1"):
-        load_encoder(path, leads=1)
+    two = put_weights(tmp_path / "two", in_channels=2, mean=[0, 0], sd=[1, 1])
+    for path, wanted, words in (
+        (saved, {"architecture": "resnet34"}, "holds resnet18, not --arch resnet34"),
+        (saved, {"fs": 300}, "250 Hz, the data has 300"),
+        (two, {"leads": 1}, "2 leads, the data has 1"),
+    ):
+        with pytest.raises(UserError, match=words):
+            load_encoder(path, **wanted)
 
 
 def test_pretrained_weights_from_the_command_line(tmp_path, saved):
     main, out = pretraining.utils.main, tmp_path / "new" / "weights.safetensors"
     card, flags = out.with_suffix(".md"), ["--checkpoint", saved, "--out"]
-    result = command(main, *flags, out)
-    assert "encoder tensors transferred; dropped: head.bias, head.weight" in result.out, result
+    assert "transferred; dropped: head.bias, head.weight" in command(main, *flags, out).out
     assert 'load_encoder("weights.safetensors")' in card.read_text()
     before = contents(out.parent)
     command(main, *flags, out).refused("exists", "--overwrite")
     command(main, *flags, card).refused("weights.md", ".safetensors")
-    (tmp_path / "text").write_text("no weights")
-    for name in ("text", "absent"):
-        command(main, "--checkpoint", tmp_path / name, "--out", out, "--overwrite").refused(name)
+    command(main, "--checkpoint", card, "--out", out, "--overwrite").refused("safetensors")
     assert command(main, *flags, out, "--overwrite").code == 0
     assert contents(out.parent) == before
 
@@ -155,15 +146,11 @@ def show(*flags) -> str:
 
 def test_a_description_of_a_file(tmp_path):
     af = {"task": "classification", "dataset": "challenge17", "classes": list("ANO~x")}
-    path = put_weights(tmp_path / "af.safetensors", **af, derived_from=["icentia11k"])
+    path = put_weights(tmp_path / "af", **af, derived_from=["icentia11k"])
     out = show(path)
-    for words in (
-        "encoder, head", "A (atrial fibrillation)", "of float32", "CC BY-NC-SA 4.0", "ODC-By 1.0",
-        "non-commercial use only", f"{path.stat().st_size:,} bytes", sha256(path),
-    ):  # fmt: skip
+    for words in ("encoder, head", "(atrial fibrillation)", "float32", "CC BY-NC-SA", sha256(path)):
         assert words in out, words
-    assert "encoder.conv1" not in out
-    assert "encoder.conv1.weight" in show(path, "--tensors")
+    assert "encoder.conv1" not in out and "encoder.conv1.weight" in show(path, "--tensors")
     # A description cannot steer the terminal.
     save_weights(path, {"x\x1b[2J": torch.zeros(2)}, make_metadata(dataset="\x1b[2J\n" * 9999))
     out = show(path, "--tensors")
@@ -183,17 +170,12 @@ def test_half_precision(tmp_path):
         assert stored.dtype == (torch.float16 if kernel else torch.float32)
         atol = 2**-25 if kernel else 0
         torch.testing.assert_close(tensors[name], full[name], rtol=2**-11, atol=atol)
-    before = contents(out.parent)
     command(weights.main, path, "--half", out).refused("half.safetensors exists")
-    show(out, "--half", out, "--overwrite")
-    assert contents(out.parent) == before
 
 
 def test_kernels_that_half_precision_cannot_hold_stay():
     ones = torch.ones(2, 3)
     for kept in (ones * 1e5, ones * 1e30, ones * 1e-6, ones * torch.nan, torch.ones(3)):
         assert weights.to_half(kept).dtype == torch.float32
-    tiny = ones.clone()
-    tiny[0, 0] = 1e-9  # is lost, where the others are a billion times as large
-    for fit in (ones * 65504, ones * 2**-14, ones * 0, tiny):
+    for fit in (ones * 65504, ones * 2**-14, ones * 0):
         assert weights.to_half(fit).dtype == torch.float16
