@@ -40,17 +40,14 @@ class Signals:
         return Signals, (self.index, self.length)  # another process opens its own
 
     def _find(self, segment: int) -> tuple[Path, int, Header]:
-        """Record of a segment, its number there, its header."""
         split = self.index.distribution.split(self.index.record_path(segment))
         return *split, self.index.header(segment)
 
     def windows(self, segment: int) -> np.ndarray:
         """All stretches of `length` samples of a segment, (samples - length + 1, length), a view.
 
-        They are int16 in its header's units, or float16 in mV, see `torrent.to_units`.
-
-        Raises:
-            UserError: the file has changed since the index was built.
+        They are int16 in its header's units, or float16 in mV, see `torrent.to_units`. A UserError
+        says that the file has changed since the index was built.
         """
         record, number, header = self._locate(segment)
         try:
@@ -58,23 +55,15 @@ class Signals:
             if len(samples) != header.samples:
                 raise Unusable(f"{len(samples)} samples, not {header.samples}")
         except (Unusable, FileNotFoundError, IndexError) as reason:
-            raise UserError(
-                f"{self.index.record_path(segment)} changed since the index was built ({reason}); "
-                "delete the index and start again"
-            ) from None
+            changed = f"{self.index.record_path(segment)} changed since the index was built"
+            raise UserError(f"{changed} ({reason}); delete the index and start again") from None
         # Faster than NumPy's sliding_window_view, which takes longer than mapping the file.
         shape = len(samples) - self.length + 1, self.length
         return np.ndarray(shape, samples.dtype, samples, strides=samples.strides * 2)
 
     def read(self, segments: np.ndarray, starts: np.ndarray, frames: np.ndarray) -> None:
-        """Fill `frames`, (n, length) int16, in the units of the segments' headers.
-
-        Args:
-            segments: (n,), sorted. starts: (n,) first samples, all of `length` in their segment.
-
-        Raises:
-            UserError: as `windows`.
-        """
+        """Fill `frames` (n, length) int16, in the units of the headers of (n,) sorted `segments`,
+        from (n,) first samples on."""
         distinct, first = np.unique(segments, return_index=True)
         stretches = pairwise([*first.tolist(), len(segments)])
         # One after the other: mapping files in two threads takes longer than in one.
@@ -86,8 +75,7 @@ class Signals:
 class Frames(NamedTuple):
     """n examples of K frames each, as they were read; normalised, `signal[rows] * scale + shift`.
 
-    The signal lies in the order of the files. It is put into the order of the examples on the
-    device, together with normalisation.
+    The signal lies in the order of the files, and is put into that of the examples on the device.
     """
 
     signal: Tensor  # (n * K, T) int16
@@ -108,31 +96,17 @@ class FrameBatches(Dataset):
     """
 
     def __init__(
-        self,
-        task: Task,
-        index: AnnotationIndex,
-        sampler: Sampler,
-        constants: Constants,
-        batch_size: int,
-        total: int,
-        processes: Processes = ALONE,
-    ):
+        self, task: Task, index: AnnotationIndex, sampler: Sampler, constants: Constants,
+        batch_size: int, total: int, processes: Processes = ALONE,
+    ):  # fmt: skip
         self.task, self.index, self.sampler, self.constants = task, index, sampler, constants
         self.batch_size, self.total, self.processes = batch_size, total, processes
         self.signals = Signals(index, task.frame_size)
+        self.share_size = batch_size // processes.size  # examples of a batch that are read here
+        self.batch_shape = self.share_size * task.num_frames, task.frame_size  # frames, samples
 
     def __len__(self) -> int:
         return -(-self.total // self.batch_size)
-
-    @property
-    def share_size(self) -> int:
-        """Examples of a batch that are read here."""
-        return self.batch_size // self.processes.size
-
-    @property
-    def batch_shape(self) -> tuple[int, int]:
-        """Of the signal of a batch that is read here: frames, samples."""
-        return self.share_size * self.task.num_frames, self.task.frame_size
 
     def __getitem__(self, numbers: range) -> Frames:
         return self.read(numbers, new_signal(self, len(numbers)))
@@ -145,7 +119,11 @@ class FrameBatches(Dataset):
         self.signals.read(segments.ravel()[order], starts.ravel()[order], signal.numpy())
         rows = np.empty_like(order)
         rows[order] = np.arange(len(order))
-        arrays = rows.reshape(segments.shape), *self._scaling(segments), labels
+        table = self.index.segments  # a column at a time: a row holds its path, too
+        scale = 1 / (table["gain"][segments] * self.constants.sd)
+        shift = -table["baseline"][segments] * scale - self.constants.mean / self.constants.sd
+        scaling = (values.astype(np.float32)[..., None] for values in (scale, shift))
+        arrays = rows.reshape(segments.shape), *scaling, labels
         return Frames(signal, *map(torch.from_numpy, arrays))
 
     def describe(self, number: int) -> str:
@@ -163,34 +141,19 @@ class FrameBatches(Dataset):
         count = min(numbers.stop * self.batch_size, self.total) - first
         return self.task.examples(self.index, self.sampler, first, count, self.processes.share)
 
-    def _scaling(self, segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Factor and shift from int16 to normalised mV, (B, K, 1) float32 each."""
-        table = self.index.segments  # a column at a time: a row holds its path, too
-        scale = 1 / (table["gain"][segments] * self.constants.sd)
-        shift = -table["baseline"][segments] * scale - self.constants.mean / self.constants.sd
-        return tuple(values.astype(np.float32)[..., None] for values in (scale, shift))
-
 
 def load(
-    batches: Dataset,
-    numbers: range,
-    device: torch.device,
-    workers: int = 0,
-    standardise: bool = False,
+    batches: Dataset, numbers: range, device: torch.device, workers: int = 0, standardise=False
 ) -> Iterator[Batch]:
     """Normalised frames (B, K, T) float32 and labels (B,) on the device, in order.
 
-    While a block of batches is used, a thread reads the next one and copies it to the device.
-
-    Args:
-        numbers: of the batches.
-        workers: processes that read; the batches do not depend on it.
-        standardise: each frame by its own mean and deviation as well.
+    While a block of batches is used, a thread reads the next one and copies it to the device. The
+    frames do not depend on the number of `workers`, processes that read. `standardise` normalises
+    each frame by its own mean and deviation as well.
     """
     cuda = device.type == "cuda"
-    read = _read_by_workers(batches, numbers, cuda, workers) if workers else (
-        _read_in_turns(batches, numbers, cuda)
-    )  # fmt: skip
+    read = _read_by_workers if workers else _read_in_turns
+    read = read(batches, numbers, cuda, workers)
     for signal, *others in _ahead(_copy_to_cuda(read, device) if cuda else read, device):
         parts = (tensor.split(batches.share_size) for tensor in others)
         for rows, scale, shift, labels in zip(*parts, strict=True):
@@ -214,9 +177,9 @@ def new_signal(batches: Dataset, count: int, pinned: bool = False) -> Tensor:
     return torch.empty((count * frames, samples), dtype=torch.int16, pin_memory=pinned)
 
 
-def _read_in_turns(batches: Dataset, numbers: range, pinned: bool) -> Iterator[Frames]:
-    """Read into two signals in turn, one for the block in use and one for the next: touching new
-    memory would cost as much as reading."""
+def _read_in_turns(batches: Dataset, numbers: range, pinned: bool, _: int) -> Iterator[Frames]:
+    # Two signals, one for the block in use and one for the next: touching new memory would cost as
+    # much as reading.
     parts = blocks(batches, numbers)
     signals = cycle([new_signal(batches, len(part), pinned) for part in parts[:1] * 2])
     for part, signal in zip(parts, signals, strict=False):
@@ -251,7 +214,6 @@ def _copy_to_cuda(read: Iterator[Frames], device: torch.device) -> Iterator[Fram
 
 
 def _ahead(read: Iterator[Frames], device: torch.device) -> Iterator[Frames]:
-    """Each block, while a thread makes the one after it."""
     cuda = device.type == "cuda"
     start = {"initializer": torch.cuda.set_device, "initargs": (device,)} if cuda else {}
     with ThreadPoolExecutor(1, **start) as thread:
@@ -293,34 +255,35 @@ class StoredFrames(Dataset):
 
     def __init__(self, path: Path, task: Task, batch_size: int, kind: Mapping[str, Any]):
         self.path, self.batch_size = path, batch_size
-        refusal = UserError(f"{path} holds no validation frames; write it with --cache-val")
+        other = []
         try:
             arrays = load_npz(path)
             self.about = json.loads(str(arrays["about"]))
             self.arrays = {name: arrays[name] for name in STORED}
-            patients, dataset = self.about["patients"], self.about["dataset"]
-        except (ValueError, KeyError, TypeError):
-            raise refusal from None
-        for name, value in kind.items():
-            if self.about.get(name) != value:
-                raise UserError(
-                    f"{path} was made with {name} {self.about.get(name)}, not {value}; make another"
-                    " with --cache-val"
-                )
-        known = isinstance(patients, list) and all(type(p) is int and p >= 0 for p in patients)
-        labels = self.arrays["labels"]
-        frames = (labels.size, task.num_frames)
-        shapes = {"signal": (*frames, task.frame_size), "labels": (labels.size,)}
-        alike = all(
-            array.dtype == STORED[name] and array.shape == shapes.get(name, (*frames, 1))
-            for name, array in self.arrays.items()
-        )
-        if not (known and patients and isinstance(dataset, str) and alike and labels.size):
-            raise refusal
-        finite = all(np.isfinite(self.arrays[name]).all() for name in ("scale", "shift"))
-        if not finite or labels.min() < 0 or labels.max() >= task.num_outputs:
-            raise refusal
-        self.share_size, self.batch_shape = batch_size, (batch_size * frames[1], task.frame_size)
+            other = [name for name, value in kind.items() if self.about.get(name) != value]
+            valid = other or self._is_valid(task)
+        except (AttributeError, ValueError, KeyError, TypeError):
+            valid = False
+        if not valid:
+            raise UserError(f"{path} holds no validation frames; write it with --cache-val")
+        for name in other:
+            values = f"{name} {self.about.get(name)}, not {kind[name]}"
+            raise UserError(f"{path} was made with {values}; make another with --cache-val")
+        self.share_size = batch_size
+        self.batch_shape = batch_size * task.num_frames, task.frame_size
+
+    def _is_valid(self, task: Task) -> bool:
+        signal, scale, shift, labels = self.arrays.values()
+        frames, patients = (labels.size, task.num_frames), self.about["patients"]
+        return (
+            bool(patients) and all(type(p) is int and p >= 0 for p in patients)
+            and isinstance(self.about["dataset"], str)
+            and all(array.dtype == STORED[name] for name, array in self.arrays.items())
+            and signal.shape == (*frames, task.frame_size) and labels.shape == (labels.size,)
+            and scale.shape == shift.shape == (*frames, 1)
+            and np.isfinite(scale).all() and np.isfinite(shift).all()
+            and labels.size and labels.min() >= 0 and labels.max() < task.num_outputs
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return -(-len(self.arrays["labels"]) // self.batch_size)

@@ -1,7 +1,4 @@
-"""What a run trains and validates on: patients, segments, and the streams of batches.
-
-Segments that cannot be used are left out and listed with the reason.
-"""
+"""What a run trains and validates on: patients, segments, and the streams of batches."""
 
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -28,12 +25,9 @@ Cohort = dict[int, np.ndarray]  # patient: numbers of the segments used, (segmen
 
 
 def choose_segments(
-    index: AnnotationIndex,
-    patient_ids: Collection[int] | None,
-    window: int,
-    annotated: bool,
+    index: AnnotationIndex, patient_ids: Collection[int] | None, window: int, annotated: bool,
     needed: Collection[int] = (),
-) -> tuple[Cohort, list[dict[str, Any]]]:
+) -> tuple[Cohort, list[dict[str, Any]]]:  # fmt: skip
     """Usable segments by patient, and record, patient and reason of those that are left out.
 
     Args:
@@ -50,18 +44,13 @@ def choose_segments(
     chosen = np.isin(table["patient"], sorted(wanted))
     short = chosen & (table["samples"] < window)
     unannotated = chosen & ~short & ~table["annotated"] & annotated
-    left_out = [
-        {name: out[name] for name in ("record", "patient", "reason")}
-        for out in index.left_out
-        if out["patient"] in wanted
-    ]
+    left_out = [out for out in index.left_out if out["patient"] in wanted]
     for mask, reason in (
-        (short, f"shorter than an example of {window} samples"),
-        (unannotated, "no annotations"),
-    ):
+        (short, f"shorter than an example of {window} samples"), (unannotated, "no annotations"),
+    ):  # fmt: skip
         left_out += [
-            {"record": row["path"].decode(), "patient": int(row["patient"]), "reason": reason}
-            for row in table[mask]
+            {"record": path.decode(), "patient": patient, "reason": reason}
+            for patient, path in table[["patient", "path"]][mask].tolist()
         ]
     usable = np.flatnonzero(chosen & ~short & ~unannotated)
     patients, first = np.unique(table["patient"][usable], return_index=True)
@@ -69,10 +58,8 @@ def choose_segments(
     for patient in [*(patient_ids or ()), *needed]:
         if patient not in cohort:
             reasons = [out["reason"] for out in left_out if out["patient"] == patient]
-            raise UserError(
-                f"patient {patient} cannot be used: {reasons[0]}" if reasons
-                else f"patient {patient} is not in {index.root}"
-            )  # fmt: skip
+            reason = f"cannot be used: {reasons[0]}" if reasons else f"is not in {index.root}"
+            raise UserError(f"patient {patient} {reason}")
     if not cohort:
         raise UserError(f"{index.root}: no segment can be used ({summary(left_out)})")
     return cohort, left_out
@@ -80,9 +67,8 @@ def choose_segments(
 
 def draw_patients(cohort: Cohort, val_patients: float | int, seed: int) -> list[int]:
     """Patients drawn at random: a share of them (rounded, at least one), or their number."""
-    count = val_patients
-    if isinstance(val_patients, float):
-        count = max(round(val_patients * len(cohort)), 1)
+    share = isinstance(val_patients, float)
+    count = max(round(val_patients * len(cohort)), 1) if share else val_patients
     return rng(seed).permutation(list(cohort))[:count].tolist()
 
 
@@ -91,22 +77,16 @@ def split_subjects(
 ) -> tuple[Cohort, Cohort]:
     """The cohort without these patients, to train on, and these patients.
 
-    Args:
-        same_subject: duplicate patients and the patient they are, see `reader.Constants`. All
-            patients of one subject are on the same side.
-        source: what names the patients, for the error.
-
-    Raises:
-        UserError: nobody would be left to train on.
+    All patients of one subject are on the same side, see `reader.Constants`. The `source` names the
+    patients, for the error where nobody would be left to train on.
     """
     subjects = {same_subject.get(patient, patient) for patient in patients}
     sides: tuple[Cohort, Cohort] = {}, {}
     for patient, rows in cohort.items():
         sides[same_subject.get(patient, patient) in subjects][patient] = rows
     if not sides[0]:
-        raise UserError(
-            f"{source} takes all of {len(cohort)} usable patients and leaves none to train on"
-        )
+        count = f"all of {len(cohort)} usable patients"
+        raise UserError(f"{source} takes {count} and leaves none to train on")
     return sides
 
 
@@ -118,8 +98,7 @@ def names(index: AnnotationIndex, rows: np.ndarray) -> list[str]:
 def flagged(index: AnnotationIndex, cohort: Cohort) -> dict[str, list[str]]:
     """Names of the segments whose signal is `constant`, and of those where it is `clipped`."""
     rows = np.concatenate([np.zeros(0, np.int64), *cohort.values()])
-    table = index.segments
-    return {kind: names(index, rows[table[kind][rows]]) for kind in Quality._fields}
+    return {kind: names(index, rows[index.segments[kind][rows]]) for kind in Quality._fields}
 
 
 def manifest(
@@ -163,11 +142,8 @@ class DataOptions:
         `val_size` alone is shared equally. Without either flag they are a quarter of the examples
         of an `epoch`, so that validation does not take longer than training.
         """
-        if self.val_samples_per_patient:
-            per_patient = self.val_samples_per_patient
-        else:
-            total = self.val_size or min(patients * self.samples_per_patient, epoch // 4)
-            per_patient = -(-total // patients)
+        total = self.val_size or min(patients * self.samples_per_patient, epoch // 4)
+        per_patient = self.val_samples_per_patient or -(-total // patients)
         return per_patient, self.val_size or patients * per_patient
 
 
@@ -182,19 +158,12 @@ class Data(NamedTuple):
 
 
 def open_data(
-    options: DataOptions,
-    task: Task,
-    constants: Constants,
-    stored: StoredFrames | None,
+    options: DataOptions, task: Task, constants: Constants, stored: StoredFrames | None,
     processes: Processes,
-) -> Data:
+) -> Data:  # fmt: skip
     """Choose the segments, split the patients, lay out the streams of batches.
 
-    Args:
-        constants: for normalisation. stored: of `options.val_file`.
-
-    Raises:
-        UserError: the data set, or what the options ask of it, cannot be used.
+    Frames are normalised by the `constants`; `stored` are those of `options.val_file`.
     """
     needed = options.val_patient_ids or ()
     named = options.patient_ids and sorted({*options.patient_ids, *needed})

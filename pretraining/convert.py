@@ -1,17 +1,11 @@
 """Bring annotated WFDB databases, or the torrent of Icentia11k, into Icentia11k's layout.
 
     python -m pretraining.convert --source mitdb --from data/mitdb --out data/mitdb250
-    python -m pretraining.convert --source mitdb --from data/mitdb --source svdb --from data/svdb \\
-        --out data/mitdb_svdb250
-    python -m pretraining.convert --source torrent --from data/torrent --out data/icentia11k
 
 Of a database, one patient per record, one segment per lead, at 250 Hz. Several databases become one
-set, in one command or, with `--append`, one after the other. `dataset.json` holds the mean and
-deviation of the whole set, and the licence, checksums and subjects of each source.
-
-Of the torrent, the rhythm of a beat is that of the interval it lies in. Undefined rhythm, end and
-noise read back as noise, as in PhysioNet's files, and a segment without a beat as one without
-annotations.
+set, in one command or, with `--append`, one after the other; `dataset.json` describes it. Of the
+torrent, the rhythm of a beat is that of the interval it lies in; undefined rhythm, end and noise
+read back as noise, as in PhysioNet's files, a segment without a beat as one without annotations.
 """
 
 import math
@@ -55,21 +49,14 @@ ZONES = {code: mark for mark, code in RHYTHM_CODES.items()}
 
 
 class Converted(NamedTuple):
-    """What was written and what was read of one record.
+    """What was written and what was read of one record."""
 
-    Attributes:
-        left_out: names of what cannot be used, and why.
-        sums: of the samples: their number, sum (mV) and sum of squares (mV²).
-        clipped: samples beyond what int16 holds. uncalibrated: whether no gain was stated.
-        sha256: of the files that were read.
-    """
-
-    left_out: list[dict[str, str]]
+    left_out: list[dict[str, str]]  # names of what cannot be used, and why
     segments: int = 0
-    sums: tuple[float, float, float] = (0, 0, 0)
-    clipped: int = 0
-    uncalibrated: bool = False
-    sha256: Mapping[str, str] = {}
+    sums: tuple[float, float, float] = (0, 0, 0)  # number of samples, sum (mV), of squares (mV²)
+    clipped: int = 0  # samples beyond what int16 holds
+    uncalibrated: bool = False  # no gain was stated
+    sha256: Mapping[str, str] = {}  # of the files that were read
 
 
 def find_records(source: str, folder: Path) -> dict[int, Path]:
@@ -77,9 +64,6 @@ def find_records(source: str, folder: Path) -> dict[int, Path]:
 
     In a database, a patient's number is the record's where all names are numbers of up to five
     digits, else its rank.
-
-    Raises:
-        UserError: there are none, or two of one patient.
     """
     if source == "torrent":
         files, records = "NNNNN_batched.pkl.gz or .npy", torrent.find_records(folder)[0]
@@ -96,13 +80,9 @@ def find_records(source: str, folder: Path) -> dict[int, Path]:
 
 
 def convert(
-    sources: Sequence[tuple[str, Path]],
-    out: Path,
-    patient_ids: Collection[int] | None = None,
-    subjects: Path | None = None,
-    append: bool = False,
-    overwrite: bool = False,
-) -> None:
+    sources: Sequence[tuple[str, Path]], out: Path, patient_ids: Collection[int] | None = None,
+    subjects: Path | None = None, append: bool = False, overwrite: bool = False,
+) -> None:  # fmt: skip
     """Write the records of all sources to `out`, whole or not at all.
 
     Args:
@@ -113,106 +93,66 @@ def convert(
 
     Raises:
         UserError: no usable records, a patient asked for is missing or has no usable segment, two
-            sources have a patient of the same number, or `out` holds something that may not be
-            replaced, or nothing that can be added to.
+            sources have a patient of the same number, or `out` cannot be replaced or added to.
     """
-    earlier = _read_earlier(out, append, overwrite)
-    for _, folder in sources:
+    earlier = read_json(out / DESCRIPTION) if (out / DESCRIPTION).exists() else {}
+    before = earlier.get("sources", []) if append else []
+    if append and (not before or any(source["name"] == "torrent" for source in before)):
+        raise UserError(f"{out} is no set that --append can add to; convert all sources together")
+    if out.exists() and not (append or (overwrite and earlier)):
+        raise UserError(f"{out} exists; choose another --out, or --overwrite a converted set")
+    source_of = {patient: s["name"] for s in before for patient in s["patient_of_record"].values()}
+    chosen = []
+    for name, folder in sources:
         if out.resolve() in (folder.resolve(), *folder.resolve().parents):
             raise UserError(f"--from {folder} lies in --out {out}; choose another --out")
-    before = earlier.get("sources", [])
-    chosen = _choose(sources, before, patient_ids)
+        records = sorted(find_records(name, folder).items())
+        records = {n: path for n, path in records if patient_ids is None or n in patient_ids}
+        for patient in sorted(records.keys() & source_of.keys()):
+            both = f"patient {patient} of {name} is also in {source_of[patient]}"
+            raise UserError(f"{both}; convert them to sets of their own, or see --patient-ids")
+        source_of |= dict.fromkeys(records, name)
+        chosen.append(records)
+    for patient in sorted(set(patient_ids or ()) - source_of.keys()):
+        raise UserError(f"patient {patient} is not in {sources[-1][1]}")
+    if not all(chosen):
+        folder = sources[chosen.index({})][1]
+        raise UserError(f"{folder} has none of the patients of --patient-ids")
     with atomic_folder(out) as made:
         if append:
             ignored = shutil.ignore_patterns(DESCRIPTION, FOLDER)
             shutil.copytree(out, made, copy_function=os.link, ignore=ignored, dirs_exist_ok=True)
-        added = [
-            convert_source(name, records, made)
-            for (name, _), records in zip(sources, chosen, strict=True)
-        ]
+        names = [name for name, _ in sources]
+        added = [convert_source(*part, made) for part in zip(names, chosen, strict=True)]
         done = {patient for source in added for patient in source["patient_of_record"].values()}
         for patient in sorted(set(patient_ids or ()) - done):
             reasons = summary([out for source in added for out in source["left_out"]])
-            raise UserError(
-                f"patient {patient} cannot be used; name others by --patient-ids ({reasons})"
-            )
-        description = describe([*before, *added], subjects, earlier.get("same_subject", {}))
+            raise UserError(f"patient {patient} cannot be used; see --patient-ids ({reasons})")
+        same = earlier.get("same_subject", {}) if append else {}
+        description = describe([*before, *added], subjects, same)
         write_json(made / DESCRIPTION, description)
     print(
         f"{out}: {description['patients']} patients, {description['segments']} segments, "
         f"mean {description['mean_mv']:.4f} mV, sd {description['sd_mv']:.4f} mV"
     )
     for source in added:
-        if source.get("uncalibrated"):
+        if source["uncalibrated"]:
             count, hint = len(source["uncalibrated"]), HINTS["uncalibrated"]
             print(f"{source['name']}: {count} records{hint}", file=sys.stderr)
         if source["left_out"]:
             print(summary(source["left_out"]), file=sys.stderr)
 
 
-def _read_earlier(out: Path, append: bool, overwrite: bool) -> dict[str, Any]:
-    """Description of the set in `out` that is added to, if any."""
-    described = (out / DESCRIPTION).exists()
-    if not append:
-        if out.exists() and not (overwrite and described):
-            raise UserError(f"{out} exists; choose another --out, or --overwrite a converted set")
-        return {}
-    earlier = read_json(out / DESCRIPTION) if described else {}
-    before = earlier.get("sources")
-    if not before or any(source["name"] == "torrent" for source in before):
-        raise UserError(
-            f"{out} is no set that --append can add to; convert all of its sources in one command"
-        )
-    return earlier
-
-
-def _choose(
-    sources: Sequence[tuple[str, Path]],
-    before: Iterable[Mapping[str, Any]],
-    patient_ids: Collection[int] | None,
-) -> list[dict[int, Path]]:
-    """Records of the patients asked for, of each source."""
-    source_of = {
-        patient: source["name"]
-        for source in before
-        for patient in source["patient_of_record"].values()
-    }
-    chosen = []
-    for name, folder in sources:
-        records = find_records(name, folder)
-        if patient_ids is not None:
-            records = {patient: records[patient] for patient in patient_ids if patient in records}
-        for patient in sorted(records.keys() & source_of.keys()):
-            raise UserError(
-                f"patient {patient} of {name} is also in {source_of[patient]}; convert them to "
-                "sets of their own, or choose by --patient-ids"
-            )
-        source_of |= dict.fromkeys(records, name)
-        chosen.append(dict(sorted(records.items())))
-    for patient in sorted(set(patient_ids or ()) - source_of.keys()):
-        raise UserError(f"patient {patient} is not in {sources[-1][1]}")
-    for (_, folder), records in zip(sources, chosen, strict=True):
-        if not records:
-            raise UserError(f"{folder} has none of the patients of --patient-ids")
-    return chosen
-
-
 def convert_source(source: str, records: Mapping[int, Path], out: Path) -> dict[str, Any]:
-    """Convert all records of a source; returns its description.
-
-    Raises:
-        UserError: no record can be used.
-    """
+    """Convert all records of a source; returns its description in `dataset.json`."""
     torrents = source == "torrent"
     one = _convert_torrent if torrents else partial(_convert_wfdb, source)
     with parallel_map(in_processes=torrents and len(records) > torrent.READ_ALONE) as run:
         parts = run(one, records.keys(), records.values(), repeat(out))
         parts = list(tqdm(parts, "converting", len(records), unit="record", disable=None))
     left_out = [out for part in parts for out in part.left_out]
-    by_name = {path.name: part for path, part in zip(records.values(), parts, strict=True)}
-    patients = {
-        path.name: patient for patient, path in records.items() if by_name[path.name].segments
-    }
+    rows = list(zip(records.items(), parts, strict=True))
+    patients = {path.name: patient for (patient, path), part in rows if part.segments}
     if not patients:
         raise UserError(f"no record can be used ({summary(left_out)})")
     samples, total, squares = map(sum, zip(*(part.sums for part in parts), strict=True))
@@ -226,7 +166,7 @@ def convert_source(source: str, records: Mapping[int, Path], out: Path) -> dict[
         "segments": sum(part.segments for part in parts),
         "samples": int(samples),
         "clipped_samples": sum(part.clipped for part in parts),
-        "uncalibrated": [name for name, part in by_name.items() if part.uncalibrated],
+        "uncalibrated": [path.name for (_, path), part in rows if part.uncalibrated],
         "patient_of_record": patients,
         "left_out": left_out,
         "same_subject": {
@@ -252,14 +192,10 @@ def _convert_wfdb(source: str, patient: int, record: Path, out: Path) -> Convert
     for lead, samples in enumerate(digital.T.astype(np.int16)):
         write_segment(*segment_path(out, patient, lead), samples, GAIN, ends, symbols, zones)
     files = (record.with_suffix(suffix) for suffix in (".hea", ".dat", ".atr"))
-    return Converted(
-        left_out=[],
-        segments=signal.shape[1],
-        sums=(digital.size, digital.sum() / GAIN, (digital**2).sum() / GAIN**2),
-        clipped=int((np.abs(signal * GAIN) > LIMIT).sum()),
-        uncalibrated=recording.uncalibrated,
-        sha256={path.name: sha256(path) for path in files if path.exists()},
-    )
+    sums = digital.size, digital.sum() / GAIN, (digital**2).sum() / GAIN**2
+    clipped = int((np.abs(signal * GAIN) > LIMIT).sum())
+    checksums = {path.name: sha256(path) for path in files if path.exists()}
+    return Converted([], signal.shape[1], sums, clipped, recording.uncalibrated, checksums)
 
 
 def read_annotated(
@@ -299,16 +235,15 @@ def _convert_torrent(patient: int, record: Path, out: Path) -> Converted:
             # The interval each beat lies in; after the last one there is none.
             intervals = np.searchsorted(segment.rhythm_ends, segment.beat_ends, "left")
             codes = np.append(segment.rhythm_codes, -1)[intervals].tolist()
-            write_segment(
-                *segment_path(out, patient, number), torrent.to_units(signal[number]),
-                ICENTIA_GAIN, segment.beat_ends, [SYMBOLS[c] for c in segment.beat_codes.tolist()],
-                [ZONES.get(code, "") for code in codes],
-            )  # fmt: skip
+            symbols = [SYMBOLS[code] for code in segment.beat_codes.tolist()]
+            zones = [ZONES.get(code, "") for code in codes]
+            place, units = segment_path(out, patient, number), torrent.to_units(signal[number])
+            write_segment(*place, units, ICENTIA_GAIN, segment.beat_ends, symbols, zones)
             samples.append(segment.header.samples)
     except Unusable as reason:
         left_out.append({"record": record.name, "reason": str(reason)})
-    read = filter(None, torrent.files_read(record)) if samples else []
-    checksums = {path.name: sha256(path) for path in read}
+    files = (torrent.first_file(record, kind) for kind in (torrent.SIGNALS, torrent.LABELS))
+    checksums = {path.name: sha256(path) for path in files if path and samples}
     return Converted(left_out, len(samples), (sum(samples), 0, 0), sha256=checksums)
 
 
@@ -317,27 +252,23 @@ def describe(
 ) -> dict[str, Any]:
     """Content of `dataset.json`: mean and deviation of the whole set, subjects, each source.
 
-    Args:
-        sources: see `convert_source`. subjects: see `read_subjects`.
-        same_subject: duplicate patients of an earlier set, and the patients they are.
+    `same_subject` maps duplicate patients of an earlier set to the patients they are.
     """
     records = {name: n for source in sources for name, n in source["patient_of_record"].items()}
-    known = [*same_subject.items()]
-    known += [pair for source in sources for pair in source.get("same_subject", {}).items()]
-    pairs = [(int(patient), other) for patient, other in known]
+    known = [same_subject, *(source.get("same_subject", {}) for source in sources)]
+    pairs = [(int(patient), other) for pairs in known for patient, other in pairs.items()]
     same = unite(pairs + (read_subjects(subjects, records) if subjects else []))
     counts = {name: sum(s[name] for s in sources) for name in ("patients", "segments", "samples")}
-    weighted = [(source["samples"] / counts["samples"], source) for source in sources]
-    mean = sum(share * source["mean_mv"] for share, source in weighted)
-    squares = (
-        share * (source["sd_mv"] * source["sd_mv"] + (source["mean_mv"] - mean) ** 2)
-        for share, source in weighted
-    )
+    shares = [source["samples"] / counts["samples"] for source in sources]
+    means, sds = ([source[name] for source in sources] for name in ("mean_mv", "sd_mv"))
+    mean = sum(share * m for share, m in zip(shares, means, strict=True))
+    rows = zip(shares, means, sds, strict=True)
+    squares = sum(share * (sd * sd + (m - mean) ** 2) for share, m, sd in rows)
     names = ["icentia11k" if s["name"] == "torrent" else s["name"] for s in sources]
     return {
         "name": JOINED.join(dict.fromkeys(names)),
         "mean_mv": mean,
-        "sd_mv": math.sqrt(sum(squares)),  # exactly that of a single source
+        "sd_mv": math.sqrt(squares),  # exactly that of a single source
         "fs": ICENTIA_FS,
         **counts,
         "subjects": counts["patients"] - len(same),
@@ -360,12 +291,8 @@ def unite(pairs: Iterable[tuple[int, int]]) -> dict[str, int]:
 def read_subjects(path: Path, patient_of_record: Mapping[str, int]) -> list[tuple[int, int]]:
     """Pairs of patients who are one person.
 
-    Args:
-        path: lines `patient,subject`, perhaps below that heading; a patient is a record's name or
-            the number of a patient, a subject any text without a comma.
-
-    Raises:
-        UserError: the file is no such text, or a line is no pair, or names no patient of the set.
+    The file has lines `patient,subject`, perhaps below that heading; a patient is a record's name
+    or the number of a patient, a subject any text without a comma.
     """
     numbers = {str(number): number for number in patient_of_record.values()} | patient_of_record
     try:

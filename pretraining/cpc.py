@@ -48,11 +48,8 @@ class TransformerLayer(nn.Module):
 class CPC(nn.Module):
     """Encoder and pooling transformer, (B, context + candidates, T) -> (B, candidates) scores.
 
-    Args:
-        context_size: the first so many frames are the context.
-
-    Raises:
-        UserError: the encoder's width cannot be shared among the heads.
+    The first `context_size` frames are the context. A UserError says that the encoder's width
+    cannot be shared among the heads.
     """
 
     def __init__(self, encoder: nn.Module, context_size: int, generator: torch.Generator):
@@ -60,8 +57,7 @@ class CPC(nn.Module):
         width = encoder.out_features
         if width % HEADS:
             raise UserError(f"features of {width} cannot be shared among {HEADS} heads")
-        self.context_size = context_size
-        self.encoder = encoder
+        self.context_size, self.encoder = context_size, encoder
         self.pool_token = nn.Parameter(torch.empty(width))
         nn.init.trunc_normal_(self.pool_token, generator=generator)
         self.layers = nn.Sequential(*(TransformerLayer(width, generator) for _ in range(LAYERS)))

@@ -23,11 +23,7 @@ TACHYCARDIA, BRADYCARDIA, NORMAL_RATE, NOISE = range(len(HEART_RATE_CLASSES))
 
 
 def beat_labels(
-    ends: np.ndarray,
-    codes: np.ndarray,
-    starts: np.ndarray,
-    frame_size: int,
-    within: Within = None,
+    ends: np.ndarray, codes: np.ndarray, starts: np.ndarray, frame_size: int, within: Within = None
 ) -> np.ndarray:
     """Beat class of each frame, (n,) int64.
 
@@ -38,11 +34,17 @@ def beat_labels(
     Raises:
         ValueError: a code is none of the classes.
     """
-    complete = complete_beats(ends, starts, frame_size, within)
-    counts = count_codes(codes, *complete, len(BEAT_CLASSES))
-    ectopic = counts[:, ECTOPIC:]
-    common = counts[:, :ECTOPIC].argmax(1)
-    return np.where(ectopic.any(1), ECTOPIC + ectopic.argmax(1), common)
+    first, stop = complete_beats(ends, starts, frame_size, within)
+    lengths, classes = np.maximum(stop - first, 0), len(BEAT_CLASSES)
+    frames = np.repeat(np.arange(len(starts)), lengths)  # of each complete beat
+    beats = np.arange(len(frames)) + np.repeat(first - lengths.cumsum() + lengths, lengths)
+    counted = codes[beats]
+    if not 0 <= counted.min(initial=0) <= counted.max(initial=0) < classes:
+        raise ValueError("a code of no class")
+    cells = np.bincount(frames * classes + counted, minlength=len(starts) * classes)
+    counts = cells.reshape(-1, classes)
+    ectopic, common = counts[:, ECTOPIC:], counts[:, :ECTOPIC]
+    return np.where(ectopic.any(1), ECTOPIC + ectopic.argmax(1), common.argmax(1))
 
 
 def heart_rate_labels(
@@ -67,11 +69,7 @@ def heart_rate_labels(
 
 
 def rhythm_labels(
-    ends: np.ndarray,
-    codes: np.ndarray,
-    starts: np.ndarray,
-    frame_size: int,
-    within: Within = None,
+    ends: np.ndarray, codes: np.ndarray, starts: np.ndarray, frame_size: int, within: Within = None
 ) -> np.ndarray:
     """Rhythm class of each frame, (n,) int64.
 
@@ -85,11 +83,7 @@ def rhythm_labels(
 
 
 def rhythm_durations(
-    ends: np.ndarray,
-    codes: np.ndarray,
-    starts: np.ndarray,
-    frame_size: int,
-    within: Within = None,
+    ends: np.ndarray, codes: np.ndarray, starts: np.ndarray, frame_size: int, within: Within = None
 ) -> np.ndarray:
     """Samples of each rhythm in each frame, (n, classes) int64.
 
@@ -100,9 +94,12 @@ def rhythm_durations(
     first = search(ends, starts, "right", within)
     last = within[1] if within else len(ends)
     stop = np.minimum(search(ends, stops, "left", within) + 1, last)
-    places, inside = _stretches(first, stop)
-    if not places.size:
+    longest = max(int((stop - first).max(initial=0)), 0)
+    if not longest:
         return np.zeros((len(starts), len(RHYTHM_CLASSES)), np.int64)
+    places = first[:, None] + np.arange(longest)  # (n, longest) intervals
+    inside = places < stop[:, None]
+    places = np.where(inside, places, 0)
     begin = np.where(places == first[:, None], starts[:, None], ends[places - 1])
     end = np.where(places == stop[:, None] - 1, stops[:, None], ends[places])
     length = np.where(inside, end - begin, 0)
@@ -133,26 +130,3 @@ def search(ends: np.ndarray, places: np.ndarray, side: str, within: Within = Non
         right = before(ends.take(ahead - 1, mode="clip"), places) & (ahead <= stop)
         np.add(low, step, out=low, where=right)
     return low
-
-
-def count_codes(codes: np.ndarray, first: np.ndarray, stop: np.ndarray, classes: int) -> np.ndarray:
-    """How often each code occurs in `codes[first:stop]`, (n, classes).
-
-    Raises:
-        ValueError: a code is none of the classes.
-    """
-    lengths = np.maximum(stop - first, 0)
-    rows = np.repeat(np.arange(len(lengths)), lengths)
-    places = np.arange(len(rows)) + np.repeat(first - lengths.cumsum() + lengths, lengths)
-    cells, counted = len(lengths) * classes, codes[places]
-    if not 0 <= counted.min(initial=0) <= counted.max(initial=0) < classes:
-        raise ValueError("a code of no class")
-    return np.bincount(rows * classes + counted, minlength=cells).reshape(-1, classes)
-
-
-def _stretches(first: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers first … stop - 1 of each frame, (n, longest), 0 beyond; and which are not."""
-    longest = max(int((stop - first).max(initial=0)), 0)
-    places = first[:, None] + np.arange(longest)
-    inside = places < stop[:, None]
-    return np.where(inside, places, 0), inside

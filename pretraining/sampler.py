@@ -25,22 +25,17 @@ class Sampler:
     """
 
     def __init__(
-        self,
-        patients: Sequence[np.ndarray],
-        samples: np.ndarray,
-        frame_size: int,
-        samples_per_patient: int,
-        seed: Sequence[int],
-    ):
+        self, patients: Sequence[np.ndarray], samples: np.ndarray, frame_size: int,
+        samples_per_patient: int, seed: Sequence[int],
+    ):  # fmt: skip
         self.patients, self.samples, self.frame_size = patients, samples, frame_size
         self.samples_per_patient, self.seed = samples_per_patient, tuple(seed)
         self._group = lru_cache(maxsize=2)(self._draw_group)
         self._negatives = lru_cache(maxsize=2)(self._draw_negatives)
 
     def __reduce__(self):
-        return Sampler, (
-            self.patients, self.samples, self.frame_size, self.samples_per_patient, self.seed,
-        )  # fmt: skip
+        stream = self.samples_per_patient, self.seed
+        return Sampler, (self.patients, self.samples, self.frame_size, *stream)
 
     @property
     def pass_length(self) -> int:
@@ -56,9 +51,7 @@ class Sampler:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """For each position from `first` on, frames to contrast its frame with.
 
-        Args:
-            number: negatives, uniform over the segments of the position's 16 patients.
-            size: samples of each.
+        They are of `size` samples, and uniform over the segments of the position's 16 patients.
 
         Returns:
             Segment numbers and start samples, (count, number) each, and the position of the
@@ -68,11 +61,10 @@ class Sampler:
 
     def _stretch(self, draw: Callable, first: int, count: int) -> tuple[np.ndarray, ...]:
         """Positions from `first` on, of arrays that `draw(cycle, group)` makes for each group."""
-        group_length = MIXED_PATIENTS * self.samples_per_patient
         parts = []
         while count:
             cycle, place = divmod(first, self.pass_length)
-            group, offset = divmod(place, group_length)
+            group, offset = divmod(place, MIXED_PATIENTS * self.samples_per_patient)
             part = [array[offset : offset + count] for array in draw(cycle, group)]
             parts.append(part)
             first += len(part[0])
@@ -88,10 +80,8 @@ class Sampler:
     def _draw_group(self, cycle: int, group: int) -> np.ndarray:
         """Frames of one group of patients, mixed; (2, frames): segment number, start."""
         generator = rng(*self.seed, cycle, group)
-        size = self.samples_per_patient
-        segments = np.concatenate(
-            [generator.choice(segments, size) for segments in self._members(cycle, group)]
-        )
+        size, members = self.samples_per_patient, self._members(cycle, group)
+        segments = np.concatenate([generator.choice(segments, size) for segments in members])
         starts = generator.integers(0, self.samples[segments] - self.frame_size, endpoint=True)
         return generator.permutation(np.stack([segments, starts]), axis=1)
 

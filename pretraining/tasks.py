@@ -20,8 +20,6 @@ from recordings.annotations import BEAT_CLASSES, HEART_RATE_CLASSES, RHYTHM_CLAS
 from recordings.wfdb_files import ICENTIA_FS
 from utils.cli import UserError
 
-ALL = slice(None)
-
 
 class Examples(NamedTuple):
     """Frames of n examples, K of each, and the labels of the examples."""
@@ -36,21 +34,14 @@ class Task:
     """An objective. Its fields are named as the flags of `pretraining.trainer` that set them.
 
     Unless a subclass says otherwise, an example is one frame, and its label the frame's class.
-
-    Attributes:
-        frame_size: samples of a frame.
-        classes: names, in the order of the logits; empty where the label is a position.
-        annotated: whether it needs annotations.
-        num_frames: of an example. num_outputs: logits of an example.
-        window: samples that an example takes from its segment in one stretch.
     """
 
-    frame_size: int
-    classes: ClassVar[tuple[str, ...]] = ()
-    annotated: ClassVar[bool] = True
-    num_frames = 1
-    num_outputs = property(lambda self: len(self.classes))
-    window = property(lambda self: self.frame_size)
+    frame_size: int  # samples
+    classes: ClassVar[tuple[str, ...]] = ()  # of the logits; empty where the label is a position
+    annotated: ClassVar[bool] = True  # whether it needs annotations
+    num_frames = 1  # of an example
+    num_outputs = property(lambda self: len(self.classes))  # logits of an example
+    window = property(lambda self: self.frame_size)  # samples that an example takes in one stretch
 
     @classmethod
     def flags(cls) -> list[str]:
@@ -64,12 +55,16 @@ class Task:
         raise NotImplementedError
 
     def examples(
-        self, index: AnnotationIndex, sampler: Sampler, first: int, count: int, share: slice = ALL
+        self,
+        index: AnnotationIndex,
+        sampler: Sampler,
+        first: int,
+        count: int,
+        share: slice = slice(None),
     ) -> Examples:
         """The `share` of the `count` examples from position `first` of the stream on.
 
-        Args:
-            sampler: draws windows of `self.window` samples.
+        The sampler draws windows of `self.window` samples.
         """
         segments, starts = (array[share] for array in sampler.frames(first, count))
         labels = self.label_frames(index, segments, starts)
@@ -91,10 +86,10 @@ class Beat(Task):
     classes = BEAT_CLASSES
 
     def label_frames(self, index, segments, starts):
-        ends, codes = index.arrays["beat_ends"], index.arrays["beat_codes"]
+        annotations = index.arrays["beat_ends"], index.arrays["beat_codes"]
         within = index.within("beats", segments)
         try:
-            return labels.beat_labels(ends, codes, starts, self.frame_size, within)
+            return labels.beat_labels(*annotations, starts, self.frame_size, within)
         except ValueError:
             raise UserError(f"{index.folder} is damaged (unknown beat class); delete it") from None
 
@@ -105,9 +100,9 @@ class Rhythm(Task):
     classes = RHYTHM_CLASSES
 
     def label_frames(self, index, segments, starts):
-        ends, codes = index.arrays["rhythm_ends"], index.arrays["rhythm_codes"]
+        annotations = index.arrays["rhythm_ends"], index.arrays["rhythm_codes"]
         within = index.within("rhythms", segments)
-        return labels.rhythm_labels(ends, codes, starts, self.frame_size, within)
+        return labels.rhythm_labels(*annotations, starts, self.frame_size, within)
 
 
 class HeartRate(Task):
@@ -124,20 +119,14 @@ class HeartRate(Task):
 class ContextPrediction(Task):
     """CPC: tell the frame that follows a context from negatives.
 
-    An example is `context_size` frames of context and then the candidates; its label is the
-    position of the positive frame among the candidates.
-
-    Attributes:
-        context_size: frames of context.
-        context_overlap: samples shared by neighbouring frames of the context.
-        positive_offset: frames left out between the context and the positive frame.
-        ns: negatives.
+    An example is the context and then the candidates; its label is the position of the positive
+    frame among the candidates.
     """
 
-    context_size: int
-    context_overlap: int
-    positive_offset: int
-    ns: int
+    context_size: int  # frames
+    context_overlap: int  # samples shared by neighbouring frames of the context
+    positive_offset: int  # frames left out between the context and the positive one
+    ns: int  # negatives
     annotated: ClassVar[bool] = False
 
     num_frames = property(lambda self: self.context_size + self.num_outputs)
@@ -154,7 +143,7 @@ class ContextPrediction(Task):
         context = np.arange(self.context_size) * (self.frame_size - self.context_overlap)
         return np.append(context, context[-1] + self.frame_size * (1 + self.positive_offset))
 
-    def examples(self, index, sampler, first, count, share=ALL):
+    def examples(self, index, sampler, first, count, share=slice(None)):
         segments, starts = (array[share] for array in sampler.frames(first, count))
         negatives = sampler.negatives(first, count, self.ns, self.frame_size)
         negative_segments, negative_starts, position = (array[share] for array in negatives)
@@ -162,11 +151,8 @@ class ContextPrediction(Task):
         context = np.repeat(segments[:, None], self.context_size, axis=1)
         candidates = _insert(segments, negative_segments, position)
         candidate_starts = _insert(starts[:, -1], negative_starts, position)
-        return Examples(
-            np.hstack([context, candidates]),
-            np.hstack([starts[:, :-1], candidate_starts]),
-            position,
-        )
+        starts = np.hstack([starts[:, :-1], candidate_starts])
+        return Examples(np.hstack([context, candidates]), starts, position)
 
     def model(self, encoder, generator):
         return CPC(encoder, self.context_size, generator)

@@ -264,9 +264,9 @@ def test_signal_of_another_kind_is_left_out(patient, value):
 @pytest.mark.parametrize("value", [None, 7, {}, {"btype": []}, {"btype": 1, "rtype": 2}])
 def test_labels_of_another_kind_leave_the_patient_out(patient, value):
     put_labels(patient, raw_labels()[:2])
-    assert reasons(patient) == {NAME: "labels: of 2 segments, signal of 3"}
+    assert reasons(patient) == {NAME: "labels: not of 3 segments, as the signal is"}
     put_labels(patient, value)
-    assert reasons(patient) == {NAME: "labels: no btype and rtype for each segment"}
+    assert reasons(patient)[NAME].startswith("labels: ")
 
 
 def beats(*first_class):

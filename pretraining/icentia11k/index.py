@@ -10,11 +10,10 @@ import hashlib
 import json
 import multiprocessing
 import sys
-from collections import ChainMap
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,9 +28,8 @@ from recordings import Unusable, one_line
 from utils.cli import UserError
 from utils.files import atomic_folder, read_json, write_json
 
-VERSION = 5  # an index of another version is built again
+VERSION = 6  # an index of another version is built again
 FOLDER = "annotation_index"
-DISTRIBUTIONS = (reader, torrent)  # modules with functions and constants of the same names
 ARRAYS = {  # types, and the columns that count them
     "beat_ends": ("<i4", "beats"), "beat_codes": ("i1", "beats"),
     "rhythm_ends": ("<i4", "rhythms"), "rhythm_codes": ("i1", "rhythms"),
@@ -40,16 +38,14 @@ COLUMNS = {
     "path": "S", "samples": "i8", "gain": "f8", "baseline": "i4", "mapped": "?", "offset": "i8",
     "annotated": "?", "constant": "?", "clipped": "?", "beats": "i8", "rhythms": "i8",
 }  # fmt: skip
-Records = dict[int, list[Path]]  # of each patient, sorted
 
 
 class AnnotationIndex:
     """An index that has been built; any error where there is none, or it is damaged.
 
     Attributes:
-        segments: structured array with `patient`, `path` (relative, without extension),
-            `samples`, `gain` (units per mV), `baseline`, whether it is `annotated`, whether its
-            signal is `constant` or `clipped`, and its numbers of `beats` and `rhythms`.
+        segments: structured array of `patient` and `COLUMNS`: `path` is relative, without
+            extension; `gain` is in units per mV.
         patients: that were looked into.
         left_out: record, patient and reason of each segment that cannot be used.
         arrays: annotations of all segments, by name, see `ARRAYS`; mapped.
@@ -60,7 +56,8 @@ class AnnotationIndex:
         self.root, self.folder = root, folder
         self.about = read_json(folder / "index.json")
         # Plain arrays, though mapped: NumPy is slower with its own class of mapped ones.
-        self.segments = np.asarray(torrent.map_npy(folder / "segments.npy"))
+        table = np.load(folder / "segments.npy", mmap_mode="r", allow_pickle=False)
+        self.segments = np.asarray(table)
         if self.about["sha256"] != checksum(self.about, self.segments):
             raise UserError(f"{folder} is damaged, or of another version; delete it")
         if sha256 not in (None, self.about["sha256"]):
@@ -70,10 +67,11 @@ class AnnotationIndex:
         if not (inside & ~np.strings.startswith(paths, b"/")).all():
             raise UserError(f"{folder} names files of other folders; delete it")
         self._stop = {kind: np.cumsum(self.segments[kind]) for kind in ("beats", "rhythms")}
-        self.arrays = {
-            name: _map(folder / name, dtype, int(self.segments[kind].sum()))
-            for name, (dtype, kind) in ARRAYS.items()
-        }
+        self.arrays = {}
+        for name, (dtype, kind) in ARRAYS.items():
+            length, path = int(self.segments[kind].sum()), folder / name
+            mapped = np.memmap(path, dtype, "r", shape=length) if length else np.zeros(0, dtype)
+            self.arrays[name] = np.asarray(mapped)
         self.patients = set(map(int, self.about["patients"]))
         self.left_out: list[dict[str, Any]] = self.about["left_out"]
         self.distribution = distribution_of(self.record_path(0)) if len(paths) else reader
@@ -87,12 +85,9 @@ class AnnotationIndex:
         return stop - self.segments[kind][segments], stop
 
     def annotations(self, segment: int) -> dict[str, np.ndarray]:
-        """`beat_ends` and `beat_codes` of one segment, (beats,); `rhythm_ends` and `rhythm_codes`,
-        (rhythms,): neighbouring intervals of one rhythm are merged."""
-        return {
-            name: self.arrays[name][slice(*self.within(kind, segment))]
-            for name, (_, kind) in ARRAYS.items()
-        }
+        """The `arrays` of one segment; neighbouring intervals of one rhythm are merged."""
+        places = {kind: slice(*self.within(kind, segment)) for kind in self._stop}
+        return {name: self.arrays[name][places[kind]] for name, (_, kind) in ARRAYS.items()}
 
     def record_path(self, segment: int) -> Path:
         """Path of a segment, without extension."""
@@ -100,11 +95,6 @@ class AnnotationIndex:
 
     def header(self, segment: int) -> Header:
         return Header(*self.segments[list(Header._fields)][segment].item())
-
-
-def _map(path: Path, dtype: str, length: int) -> np.ndarray:
-    # An empty file cannot be mapped.
-    return np.asarray(np.memmap(path, dtype, "r", shape=length)) if length else np.zeros(0, dtype)
 
 
 def checksum(about: dict[str, Any], segments: np.ndarray) -> str:
@@ -115,31 +105,25 @@ def checksum(about: dict[str, Any], segments: np.ndarray) -> str:
 
 
 def distribution_of(path: Path) -> ModuleType:
-    """The distribution of a record or segment of this name."""
+    """The module that reads a record or segment of this name."""
     return torrent if torrent.RECORD_NAME.fullmatch(path.name) else reader
 
 
-def find_records(root: Path) -> tuple[Records, list[Path]]:
-    """Records, and the folders that change with them.
+def find_records(root: Path) -> tuple[dict[int, list[Path]], list[Path]]:
+    """Sorted records of each patient, and the folders that change with them.
 
     Raises:
-        UserError: no such folder, no records in it, those of both distributions, or two of one
-            patient where there may be one.
+        UserError: no such folder, no records in it, or those of both distributions.
     """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder")
-    results = [distribution.find_records(root) for distribution in DISTRIBUTIONS]
+    results = [distribution.find_records(root) for distribution in (reader, torrent)]
     results = [(records, folders) for records, folders in results if records]
     if not results:
-        raise UserError(
-            f"{root} holds no records named pNNNNN_sMM.hea or NNNNN_batched.pkl.gz; name their "
-            "folder, or convert another database first (python -m pretraining.convert)"
-        )
+        names = "pNNNNN_sMM.hea or NNNNN_batched.pkl.gz"
+        raise UserError(f"{root} holds no records named {names}; see pretraining.convert")
     if len(results) > 1:
-        raise UserError(
-            f"{root} holds records of both distributions, pNNNNN_sMM and NNNNN_batched; move one "
-            "of them to a folder of its own"
-        )
+        raise UserError(f"{root} holds records of both distributions; move one of them elsewhere")
     return results[0]
 
 
@@ -153,69 +137,50 @@ def open_index(
     Args:
         folder: where the index lies; by default in `root`.
         patient_ids: whom to look into, besides those in the index already; everybody by default.
-
-    Raises:
-        UserError: no data set at `root`, or the index cannot be written.
     """
     folder = folder or root / FOLDER
-    index = _open_current(root, folder / "current")
-    if index and _is_up_to_date(index, patient_ids):
+    current = folder / "current"
+    index, up_to_date = _open_current(root, current, patient_ids)
+    if up_to_date:
         return index
-    with _lock(folder):
-        index = _open_current(root, folder / "current")  # another process may have built it
-        if not (index and _is_up_to_date(index, patient_ids)):
-            _build(root, folder / "current", index, patient_ids)
-            index = AnnotationIndex(root, folder / "current")
-        return index
-
-
-def _lock(folder: Path):
-    """Lock by which only one process builds the index in `folder`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / "lock")
         try:
-            return lock.acquire(timeout=0)
+            held = lock.acquire(timeout=0)
         except Timeout:
             print(f"waiting for another process that builds {folder}", file=sys.stderr)
-            return lock.acquire()
+            held = lock.acquire()
     except OSError as error:
-        raise UserError(
-            f"{folder} cannot be written ({error.strerror}); name another folder by --index"
-        ) from None
+        raise UserError(f"{folder} cannot be written ({error.strerror}); see --index") from None
+    with held:
+        index, up_to_date = _open_current(root, current, patient_ids)
+        if not up_to_date:  # else another process has built it
+            _build(root, current, index, patient_ids)
+            index = AnnotationIndex(root, current)
+    return index
 
 
-def _open_current(root: Path, current: Path) -> AnnotationIndex | None:
+def _open_current(
+    root: Path, current: Path, patient_ids: Collection[int] | None
+) -> tuple[AnnotationIndex | None, bool]:
+    """The index as it is, if it can be opened, and whether it is up to date."""
     try:
-        return AnnotationIndex(root, current)
+        index = AnnotationIndex(root, current)
     except Exception:  # whatever is wrong with it, it is built again
-        return None
-
-
-def _is_up_to_date(index: AnnotationIndex, patient_ids: Collection[int] | None) -> bool:
+        return None, False
     if not (index.about["complete"] if patient_ids is None else index.patients >= set(patient_ids)):
-        return False
-    times = dict(ChainMap(index.about["folders"], *index.about["patients"].values()))
-    return times == _times(index.root, map(index.root.joinpath, times)) and not _completed(index)
+        return index, False
+    times = dict(index.about["folders"])
+    for of_patient in index.about["patients"].values():
+        times |= of_patient
+    return index, times == _times(root, times)
 
 
-def _times(root: Path, paths: Iterable[Path]) -> dict[str, int | None]:
-    """When each was last changed; None where there is no such file or folder."""
+def _times(root: Path, paths: Iterable[Path | str]) -> dict[str, int | None]:
+    """When files and folders below `root` were last changed; None where there is none."""
+    paths = {root / path for path in paths}
     return {str(p.relative_to(root)): p.stat().st_mtime_ns if p.exists() else None for p in paths}
-
-
-def _completed(index: AnnotationIndex) -> set[int]:
-    """Patients with a segment that was left out whose files have another size now."""
-    return {
-        out["patient"]
-        for out in index.left_out
-        if out["sizes"] != _sizes(index.root / out["record"])
-    }
-
-
-def _sizes(record: Path) -> list[int]:
-    paths = distribution_of(record).files(record)
-    return [path.stat().st_size if path.exists() else -1 for path in paths]
 
 
 def _build(
@@ -226,28 +191,35 @@ def _build(
         wanted = set(patient_ids) | (old.patients if old else set())
         records = {patient: paths for patient, paths in records.items() if patient in wanted}
     # Taken first: what changes while the index is being built is seen next time.
-    patients = {
-        str(patient): _times(
-            root, chain.from_iterable(map(distribution_of(paths[0]).watched, paths))
-        )
+    about = {"complete": patient_ids is None, "folders": _times(root, folders)}
+    about["patients"] = {
+        str(patient): _times(root, chain(*map(distribution_of(paths[0]).watched, paths)))
         for patient, paths in records.items()
     }
-    about = {
-        "complete": patient_ids is None, "folders": _times(root, folders), "patients": patients,
-    }  # fmt: skip
-    same = set()
-    if old:
-        before = old.about["patients"]
-        same = {p for p in records if before.get(str(p)) == patients[str(p)]} - _completed(old)
+    before, jobs = old.about["patients"] if old else {}, dict(records)
+    for patient, watched in about["patients"].items():
+        times = before.get(patient, {})
+        if times and times == _times(root, times) and watched.keys() <= times.keys():
+            about["patients"][patient] = times
+            del jobs[int(patient)]  # those that are left are read
+    count = sum(map(len, jobs.values()))
+    alone = max((distribution_of(paths[0]).READ_ALONE for paths in jobs.values()), default=0)
+    progress = tqdm(total=count, desc="annotations", unit="record", disable=None)
     rows, left_out = [], []
-    with atomic_folder(current) as made, ExitStack() as stack:
+    with (
+        atomic_folder(current) as made, ExitStack() as stack, progress,
+        parallel_map(in_processes=count > alone) as run,
+    ):  # fmt: skip
         files = {name: stack.enter_context((made / name).open("wb")) for name in ARRAYS}
-        for patient, segments in _read(root, records, old, same):
-            for segment in segments:
-                if isinstance(segment, dict):
-                    left_out.append(segment)
-                    continue
-                row, arrays = segment
+        results = run(_read_patient, repeat(root), jobs, jobs.values())
+        for patient, paths in records.items():
+            entries, unusable = next(results) if patient in jobs else _kept(old, patient)
+            progress.update(len(paths) if patient in jobs else 0)
+            left_out += unusable
+            for record in (root / out["record"] for out in unusable):
+                files_of = distribution_of(record).files(record)
+                about["patients"][str(patient)] |= _times(root, files_of)
+            for row, arrays in entries:
                 rows.append((patient, *row))
                 for name, array in arrays.items():
                     array.astype(ARRAYS[name][0]).tofile(files[name])
@@ -257,25 +229,6 @@ def _build(
         np.save(made / "segments.npy", table)
         about["left_out"] = left_out
         write_json(made / "index.json", about | {"sha256": checksum(about, table)})
-
-
-# A segment's row of `COLUMNS` and its arrays, or what `index.json` states where it is left out.
-Entry = tuple[tuple, dict[str, np.ndarray]] | dict[str, Any]
-
-
-def _read(
-    root: Path, records: Records, old: AnnotationIndex | None, same: Collection[int]
-) -> Iterator[tuple[int, list[Entry]]]:
-    """Segments of all patients in order; those of patients that are not the `same` are read."""
-    jobs = {patient: paths for patient, paths in records.items() if patient not in same}
-    count = sum(map(len, jobs.values()))
-    alone = max((distribution_of(paths[0]).READ_ALONE for paths in jobs.values()), default=0)
-    progress = tqdm(total=count, desc="annotations", unit="record", disable=None)
-    with progress, parallel_map(in_processes=count > alone) as run:
-        results = run(_read_patient, [root] * len(jobs), jobs, jobs.values())
-        for patient, paths in records.items():
-            yield patient, _kept(old, patient) if patient in same else next(results)
-            progress.update(0 if patient in same else len(paths))
 
 
 @contextmanager
@@ -289,26 +242,29 @@ def parallel_map(in_processes: bool) -> Iterator[Callable]:
         executor.shutdown(cancel_futures=True)
 
 
-def _kept(old: AnnotationIndex, patient: int) -> list[Entry]:
+# Rows of `COLUMNS` and arrays of segments, and what `index.json` states of those left out.
+Entries = tuple[list[tuple[tuple, dict[str, np.ndarray]]], list[dict[str, Any]]]
+
+
+def _kept(old: AnnotationIndex, patient: int) -> Entries:
     first, stop = np.searchsorted(old.segments["patient"], [patient, patient + 1])
     rows = old.segments[first:stop][list(COLUMNS)].tolist()
     entries = list(zip(rows, map(old.annotations, range(first, stop)), strict=True))
-    return entries + [out for out in old.left_out if out["patient"] == patient]
+    return entries, [out for out in old.left_out if out["patient"] == patient]
 
 
-def _read_patient(root: Path, patient: int, paths: list[Path]) -> list[Entry]:
-    entries = []
+def _read_patient(root: Path, patient: int, paths: list[Path]) -> Entries:
+    entries, left_out = [], []
     for record, segment in chain.from_iterable(map(read_record, paths)):
         name = str(record.relative_to(root))
         if isinstance(segment, Exception):
-            out = {"record": name, "patient": patient, "reason": one_line(segment)}
-            entries.append(out | {"sizes": _sizes(record)})
+            left_out.append({"record": name, "patient": patient, "reason": one_line(segment)})
             continue
         header, annotated, *beats, ends, codes, quality = segment
         arrays = dict(zip(ARRAYS, (*beats, *merge_runs(ends, codes)), strict=True))
         counts = len(arrays["beat_ends"]), len(arrays["rhythm_ends"])
         entries.append(((name.encode(), *header, annotated, *quality, *counts), arrays))
-    return entries
+    return entries, left_out
 
 
 def read_record(record: Path) -> Iterator[tuple[Path, reader.Segment | Exception]]:

@@ -1,8 +1,7 @@
-"""Icentia11k's WFDB distribution: where its records lie, their headers, signals, annotations.
+"""Icentia11k's WFDB distribution (https://physionet.org/content/icentia11k-continuous-ecg/).
 
-Tan et al. 2019/2022, https://physionet.org/content/icentia11k-continuous-ecg/. One lead, 250 Hz,
-`pNN/pNNNNN/pNNNNN_sMM.{dat,hea,atr}` or all in one folder; a record is one segment. Sets made by
-`pretraining.convert` have the same layout, and their mean and deviation in `dataset.json`.
+One lead at 250 Hz, `pNN/pNNNNN/pNNNNN_sMM.{dat,hea,atr}` or all in one folder; a record is one
+segment. Sets made by `pretraining.convert` have the same layout, and a `dataset.json`.
 """
 
 import os
@@ -38,7 +37,7 @@ NO_ZONE = RHYTHM_CLASSES.index("noise")
 
 
 class Constants(NamedTuple):
-    """Name of a data set, mean and standard deviation of its signals in mV, and a mapping of
+    """Name of a data set; mean and standard deviation of its signals in mV; a mapping of
     duplicate patient ids to the patient they are."""
 
     name: str
@@ -47,19 +46,15 @@ class Constants(NamedTuple):
     same_subject: Mapping[int, int]
 
 
-# Weimann & Conrad's code.
-ICENTIA11K = Constants("icentia11k", 0.0018, 1.3711, {})
+ICENTIA11K = Constants("icentia11k", 0.0018, 1.3711, {})  # of Weimann & Conrad's code
 
 
 class Header(NamedTuple):
-    """Of one segment: samples, units per mV, value of 0 mV, and whether it is a plain int16 file
-    whose samples begin at byte `offset`."""
-
     samples: int
-    gain: float
-    baseline: int
-    mapped: bool
-    offset: int
+    gain: float  # units per mV
+    baseline: int  # value of 0 mV
+    mapped: bool  # whether it is a plain int16 file
+    offset: int  # byte at which its samples begin
 
 
 class Segment(NamedTuple):
@@ -75,11 +70,7 @@ class Segment(NamedTuple):
 
 
 def read_constants(root: Path) -> Constants:
-    """The set's own constants from `dataset.json`, else Icentia11k's.
-
-    Raises:
-        UserError: `dataset.json` lacks them.
-    """
+    """The set's own constants from `dataset.json`, else Icentia11k's."""
     path = root / DESCRIPTION
     if not path.exists():
         return ICENTIA11K
@@ -88,10 +79,10 @@ def read_constants(root: Path) -> Constants:
         name, mean, sd = str(described["name"]), float(described["mean_mv"]), described["sd_mv"]
         same = {int(k): int(v) for k, v in described.get("same_subject", {}).items()}
         constants = Constants(name, mean, float(sd), same)
+        if not (abs(constants.mean) < MAX_NUMBER and 1 / MAX_NUMBER < constants.sd < MAX_NUMBER):
+            raise ValueError
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
-        raise UserError(f"{path} must state name, mean_mv and sd_mv") from None
-    if not (abs(constants.mean) < MAX_NUMBER and 1 / MAX_NUMBER < constants.sd < MAX_NUMBER):
-        raise UserError(f"{path}: mean_mv and sd_mv must be finite, sd_mv above 0")
+        raise UserError(f"{path} must state name, mean_mv, and sd_mv above 0") from None
     return constants
 
 
@@ -124,11 +115,7 @@ def split(segment: Path) -> tuple[Path, int]:
 
 
 def read(record: Path) -> Iterator[tuple[Path, Segment]]:
-    """The segment of a record, and its path.
-
-    Raises:
-        Unusable: as `read_header`, `open_signal` and `read_annotations`; missing (NaN) samples.
-    """
+    """The segment of a record, and its path."""
     header = read_header(record)
     (signal,) = open_signal(record, header)
     if (signal == INVALID).any():
@@ -143,9 +130,6 @@ def read_annotations(record: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
     Returns:
         beat_ends (n,) int64 in samples, beat_codes (n,) int8, rhythm_ends (n,) int64,
         rhythm_codes (n,) int8: one rhythm code per beat, rebuilt from the zones.
-
-    Raises:
-        Unusable: the annotations cannot be read.
     """
     if not Path(f"{record}.atr").exists():
         ends, codes = np.zeros(0, np.int64), np.zeros(0, np.int8)
@@ -157,40 +141,26 @@ def read_annotations(record: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
     ends, codes = positions[beats], codes[beats]
     if len(ends) and (ends[0] < 0 or ends[-1] >= LATEST or (np.diff(ends) < 0).any()):
         raise Unusable("annotations out of order")
-    rhythm = [
-        (position, note.strip("\0"))
-        for position, note, symbol in zip(positions, marks.aux_note, marks.symbol, strict=True)
-        if symbol == "+"
-    ]
-    return ends, codes, ends, _rhythm_per_beat(ends, rhythm)
-
-
-def _rhythm_per_beat(ends: np.ndarray, marks: list[tuple[int, str]]) -> np.ndarray:
-    """Code of the zone each beat lies in; zones include the beats that their marks sit on.
-
-    A zone that is not closed lasts until the next one opens, or to the last beat.
-    """
-    codes = np.full(len(ends), NO_ZONE, np.int8)
+    # The zone each beat lies in. Zones include the beats that their marks sit on; one that is not
+    # closed lasts until the next one opens, or to the last beat.
+    rhythms = np.full(len(ends), NO_ZONE, np.int8)
     zone, first = NO_ZONE, 0
-    after_all = ends[-1] + 1 if len(ends) else 0
-    for position, note in [*marks, (after_all, "(")]:
+    for position, note, symbol in zip(positions, marks.aux_note, marks.symbol, strict=True):
+        note = note.strip("\0") if symbol == "+" else ""
         if note.startswith("("):
             opened = np.searchsorted(ends, position, "left")
-            codes[first:opened] = zone
+            rhythms[first:opened] = zone
             zone, first = RHYTHM_CODES.get(note.rstrip(")"), NO_ZONE), opened
         if note.endswith(")"):
             closed = np.searchsorted(ends, position, "right")
-            codes[first:closed] = zone
+            rhythms[first:closed] = zone
             zone, first = NO_ZONE, closed
-    return codes
+    rhythms[first:] = zone
+    return ends, codes, ends, rhythms
 
 
 def read_header(record: Path) -> Header:
-    """Header of a segment, checked against the size of its signal file.
-
-    Raises:
-        Unusable: no header or signal, no stated gain, another rate, another signal file.
-    """
+    """Header of a segment, checked against the size of its signal file."""
     header, without_gain = wfdb_files.read_header(record)
     if without_gain:
         raise Unusable("header states no gain per mV")
@@ -210,9 +180,6 @@ def open_signal(record: Path, header: Header) -> np.ndarray:
     """Samples of the first lead, (1, samples) int16; a memory map where the format allows it.
 
     A mapped file is not kept open, as NumPy's maps are, so that there may be thousands of them.
-
-    Raises:
-        Unusable, FileNotFoundError: the file does not hold what the header says.
     """
     try:
         if header.mapped:

@@ -1,17 +1,11 @@
 """Icentia11k's torrent: all segments of a patient in one pickled file, as zipped or unzipped.
 
-https://academictorrents.com/details/af04abfe9a3c96b30e5dd029eb185e19a7055272, one folder of
-
-- `NNNNN_batched.pkl.gz`: float16 array (segments, samples) in mV,
-- `NNNNN_batched_lbls.pkl.gz`: for each segment a dictionary of `btype`, an array of positions for
-  each class of beat, and `rtype`, the same for each class of rhythm,
-
-or, as earlier code unzipped them, `NNNNN_batched.npy` and `NNNNN_batched_lbls.npz` (an `.npz` or,
-in spite of its name, a pickle), in which `btype` and `rtype` hold for each segment the positions
-and their classes. Where a patient has both, the unzipped file is read, because it can be mapped.
-
-A record is a patient's `NNNNN_batched`; its segments are called `NNNNN_batched#SS`. Reading never
-runs anything that a file names.
+https://academictorrents.com/details/af04abfe9a3c96b30e5dd029eb185e19a7055272 holds, of a patient,
+`NNNNN_batched.pkl.gz`, a float16 array (segments, samples) in mV, and `NNNNN_batched_lbls.pkl.gz`:
+of each segment a dictionary of `btype` and `rtype`, an array of positions for each class. Earlier
+code unzipped them to `NNNNN_batched.npy` and `NNNNN_batched_lbls.npz` (an `.npz`, or a pickle), of
+positions and classes; these are preferred, because they can be mapped. A segment is called
+`NNNNN_batched#SS`. Reading never runs anything that a file names.
 """
 
 import gzip
@@ -41,48 +35,41 @@ SIGNALS = (".npy", ".pkl.gz")  # the first that exists is read
 LABELS = ("_lbls.npz", "_lbls.pkl.gz")
 OPEN_SIGNALS = 20  # more than the patients that are mixed; a zipped one takes 105 MB
 READ_ALONE = 1  # records; below, starting processes costs more than it saves
-
 LIMIT = 2**29  # bytes of a file, decompressed; 50 segments take 105 MB, and twice that as text
 CLASSES = {"btype": len(BEAT_CLASSES), "rtype": len(RHYTHM_CLASSES)}
 LARGEST = np.iinfo(np.int16).max
 
 
 def find_records(root: Path) -> tuple[dict[int, list[Path]], list[Path]]:
-    """The record of each patient, and the folder.
-
-    Raises:
-        UserError: records of two names are of one patient.
-    """
+    """The record of each patient, and the folder. Two records of one patient are a UserError."""
     records: dict[int, Path] = {}
     for match in filter(None, (FILE_NAME.fullmatch(path.name) for path in sorted(root.iterdir()))):
         other = records.setdefault(int(match[2]), root / match[1])
         if other.name != match[1]:
-            raise UserError(
-                f"{root}: {other.name} and {match[1]} are both of patient {int(match[2])}; "
-                "move one of them elsewhere"
-            )
+            both = f"{other.name} and {match[1]} are both of patient {int(match[2])}"
+            raise UserError(f"{root}: {both}; move one of them elsewhere")
     return {patient: [records[patient]] for patient in sorted(records)}, [root]
 
 
 def files(record: Path) -> list[Path]:
     """Files that a record, or a segment of it, may be read from."""
-    name = record.name.partition("#")[0]
-    return [record.with_name(name + suffix) for suffix in SIGNALS + LABELS]
+    record, _ = split(record)
+    return [record.with_name(record.name + suffix) for suffix in SIGNALS + LABELS]
 
 
 watched = files  # patients share a folder
 
 
-def files_read(record: Path) -> list[Path | None]:
-    """The files of signal and labels that are read, each the first that exists, if one does."""
-    candidates = ([Path(f"{record}{suffix}") for suffix in kind] for kind in (SIGNALS, LABELS))
-    return [next((path for path in paths if path.exists()), None) for paths in candidates]
+def first_file(record: Path, suffixes: tuple[str, ...]) -> Path | None:
+    """The file of signal or labels that is read, if there is one."""
+    paths = (Path(f"{record}{suffix}") for suffix in suffixes)
+    return next((path for path in paths if path.exists()), None)
 
 
 def split(segment: Path) -> tuple[Path, int]:
     """Record of a segment, and the segment's number in it."""
     record, _, number = segment.name.partition("#")
-    return segment.with_name(record), int(number)
+    return segment.with_name(record), int(number or 0)
 
 
 def read(
@@ -90,14 +77,17 @@ def read(
 ) -> Iterator[tuple[Path, Segment | Unusable]]:
     """Path of each segment of a patient, and the segment or why it cannot be used.
 
-    Args:
-        signal: as `open_signal` returns it, where it is open already.
-
-    Raises:
-        Unusable: no segment can be used.
+    `signal` is what `open_signal` returns, where it is open already. Unusable is raised where no
+    segment can be used.
     """
     signal = open_signal(record) if signal is None else signal
-    labels = _load_labels(record, len(signal))
+    path, labels = first_file(record, LABELS), None
+    if path:
+        with _unusable("labels"):
+            labels = load(path)
+            lists = [labels[kind] for kind in CLASSES] if isinstance(labels, dict) else [labels]
+            if any(len(segments) != len(signal) for segments in lists):
+                raise Unusable(f"not of {len(signal)} segments, as the signal is")
     for number, samples in enumerate(signal):
         try:
             segment = _segment(samples, labels, number)
@@ -106,60 +96,32 @@ def read(
         yield record.with_name(f"{record.name}#{number:02d}"), segment
 
 
-def open_signal(record: Path, header: Header | None = None) -> np.ndarray:
-    """(segments, samples) float16 in mV; a memory map where the file is unzipped.
-
-    Raises:
-        Unusable: there is no such file, or it holds something else.
-    """
-    path, _ = files_read(record)
-    if path is None:
-        raise Unusable("no signal (.pkl.gz or .npy)")
-    with _unusable("signal: "):
-        signal = map_npy(path) if path.suffix == ".npy" else load(path)
-        if not isinstance(signal, np.ndarray) or signal.dtype != np.float16 or signal.ndim != 2:
-            raise Unusable("no float16 array (segments, samples)")
-        if not signal.size:
-            raise Unusable("no samples")
-    return np.asarray(signal)
-
-
 def _segment(samples: np.ndarray, labels: Any, number: int) -> Segment:
     samples = samples.astype(np.float32)  # NumPy is slow with float16
     if not np.isfinite(samples).all():
         raise Unusable("missing (NaN) or infinite samples")
-    header, quality = Header(len(samples), ICENTIA_GAIN, 0, False, 0), assess(samples)
-    if labels is None:
-        empty = np.zeros(0, np.int64), np.zeros(0, np.int8)
-        return Segment(header, False, *empty, *empty, quality)
-    beats, rhythms = (_annotations(labels, kind, number, len(samples)) for kind in CLASSES)
-    return Segment(header, True, *beats, *rhythms, quality)
+    header, size = Header(len(samples), ICENTIA_GAIN, 0, False, 0), len(samples)
+    annotations = [np.zeros(0, np.int64), np.zeros(0, np.int8)] * 2
+    if labels is not None:
+        annotations = [part for kind in CLASSES for part in _parse(labels, kind, number, size)]
+    return Segment(header, labels is not None, *annotations, assess(samples))
 
 
-def _load_labels(record: Path, segments: int) -> Any:
-    """Labels of all segments as they lie in the file; None where there is none.
-
-    Raises:
-        Unusable: the file cannot be read, or is of another number of segments.
-    """
-    _, path = files_read(record)
+def open_signal(record: Path, header: Header | None = None) -> np.ndarray:
+    """(segments, samples) float16 in mV; a memory map where the file is unzipped."""
+    path = first_file(record, SIGNALS)
     if path is None:
-        return None
-    with _unusable("labels: "):
-        labels = load(path)
-        try:
-            lists = [labels[kind] for kind in CLASSES] if isinstance(labels, dict) else [labels]
-            labelled = max(map(len, lists), key=lambda length: length != segments)
-        except (KeyError, TypeError):
-            raise Unusable("no btype and rtype for each segment") from None
-        if labelled != segments:
-            raise Unusable(f"of {labelled} segments, signal of {segments}")
-    return labels
+        raise Unusable("no signal (.pkl.gz or .npy)")
+    with _unusable("signal"):
+        unzipped = path.suffix == ".npy"
+        signal = np.load(path, mmap_mode="r", allow_pickle=False) if unzipped else load(path)
+        array = isinstance(signal, np.ndarray) and signal.ndim == 2 and signal.size > 0
+        if not array or signal.dtype != np.float16:
+            raise Unusable("no float16 array (segments, samples)")
+    return np.asarray(signal)
 
 
-def _annotations(
-    labels: Any, kind: str, number: int, samples: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _parse(labels: Any, kind: str, number: int, samples: int) -> tuple[np.ndarray, ...]:
     """Ends (n,) int64, ascending, and codes (n,) int8 of one segment's `btype` or `rtype`."""
     classes = CLASSES[kind]
     try:
@@ -194,32 +156,19 @@ def to_units(signal: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _unusable(what: str = "") -> Iterator[None]:
+def _unusable(what: str) -> Iterator[None]:
     try:
         yield
     except Unusable as error:
-        raise Unusable(f"{what}{error}") from None
+        raise Unusable(f"{what}: {error}") from None
     except Exception as error:  # a damaged file fails in many ways
-        raise Unusable(f"{what}unreadable ({one_line(error)})") from None
-
-
-def map_npy(path: Path) -> np.ndarray:
-    """Array of numbers in an `.npy` file, mapped.
-
-    Raises:
-        Unusable: damaged, or of objects.
-    """
-    with _unusable():
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        raise Unusable(f"{what}: unreadable ({one_line(error)})") from None
 
 
 def load(path: Path) -> Any:
-    """Arrays in containers: of a pickle, gzipped or not, or of an `.npz`, which gives a dictionary;
-    told apart by how the file begins.
+    """Arrays in containers: of a pickle, gzipped or not, or of an `.npz`, which gives a dictionary.
 
-    Raises:
-        Unusable: larger than `LIMIT`, or anything but arrays of numbers or objects.
-        Exception: damaged.
+    Unusable is raised for files larger than `LIMIT`, and as by `unpickle`.
     """
     with path.open("rb") as file:
         start = file.read(2)
@@ -237,24 +186,22 @@ def _load_npz(file: BinaryIO) -> dict[str, Any]:
         if sum(member.file_size for member in archive.infolist()) > LIMIT:
             raise Unusable(f"larger than {LIMIT:,} bytes")
         contents = {name.removesuffix(".npy"): archive.read(name) for name in archive.namelist()}
-    return {name: _parse_npy(io.BytesIO(content)) for name, content in contents.items()}
-
-
-def _parse_npy(file: BinaryIO) -> Any:
-    np.lib.format.read_magic(file)  # of version 1: headers of arrays like these are short
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    content = file.read()
-    if dtype.hasobject:
-        return unpickle(content)
-    return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
+    arrays = {}
+    for name, content in contents.items():
+        member = io.BytesIO(content)
+        np.lib.format.read_magic(member)  # of version 1: headers of arrays like these are short
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(member)
+        rest, order = member.read(), "F" if fortran else "C"
+        numbers = None if dtype.hasobject else np.frombuffer(rest, dtype)
+        arrays[name] = unpickle(rest) if numbers is None else numbers.reshape(shape, order=order)
+    return arrays
 
 
 def unpickle(content: bytes) -> Any:
     """What a pickle of plain arrays in containers holds, without running anything it names.
 
-    Raises:
-        Unusable: it names anything but what arrays of numbers or objects need.
-        Exception: damaged.
+    Unusable is raised where it names anything but what arrays of numbers or objects need; a damaged
+    one raises any other exception.
     """
     for step, argument, _ in pickletools.genops(content):
         # The unpickler would make room for as many objects.
@@ -262,37 +209,6 @@ def unpickle(content: bytes) -> Any:
             raise Unusable("more objects than bytes")
     # Strings of Python 2 are read as Latin-1, as its arrays need.
     return _Unpickler(io.BytesIO(content), encoding="latin1").load()
-
-
-class _Unpickler(pickle.Unpickler):
-    """Admits what NumPy pickles arrays and numbers with, by functions and types of its own."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        full = f"{module}.{name}".replace("numpy._core.", "numpy.core.")  # NumPy 2, 1
-        admitted = {
-            "numpy.dtype": _Dtype,
-            "numpy.ndarray": "numpy.ndarray",  # only passed on; it cannot be called
-            "numpy.core.multiarray._reconstruct": self.new_array,
-            "numpy.core.multiarray.scalar": self.scalar,
-            "numpy.core.numeric._frombuffer": self.from_buffer,
-            "_codecs.encode": self.encode,
-            "__builtin__.bytes": self.encode,  # of nothing
-        }
-        if full not in admitted:
-            raise Unusable(f"names {full[:80]!r}, no part of an array; nothing was run")
-        return admitted[full]
-
-    def new_array(self, *_: Any) -> np.ndarray:
-        return _Array(0, "b")
-
-    def scalar(self, kind: "_Dtype", data: bytes | str) -> np.generic:
-        return np.frombuffer(self.encode(data), kind.dtype)[0]
-
-    def from_buffer(self, data: bytes, kind: "_Dtype", shape: tuple, order: str) -> np.ndarray:
-        return np.frombuffer(data, kind.dtype).reshape(shape, order=order)
-
-    def encode(self, text: bytes | str = b"", *_: Any) -> bytes:
-        return text.encode("latin1") if isinstance(text, str) else text
 
 
 class _Dtype:
@@ -321,3 +237,37 @@ class _Array(np.ndarray):
         if objects and any(isinstance(v, np.ndarray) and v.dtype.hasobject for v in data):
             raise Unusable("arrays of objects in an array of objects")
         super().__setstate__((1, shape, kind.dtype, bool(fortran), data))
+
+
+class _Unpickler(pickle.Unpickler):
+    """Admits what NumPy pickles arrays and numbers with, by functions and types of its own.
+
+    Its functions are bound methods: a pickle can change nothing of them.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{module}.{name}".replace("numpy._core.", "numpy.core.")  # NumPy 2, 1
+        admitted = {
+            "numpy.dtype": _Dtype,
+            "numpy.ndarray": "numpy.ndarray",  # only passed on; it cannot be called
+            "numpy.core.multiarray._reconstruct": self.new_array,
+            "numpy.core.multiarray.scalar": self.scalar,
+            "numpy.core.numeric._frombuffer": self.from_buffer,
+            "_codecs.encode": self.encode,
+            "__builtin__.bytes": self.encode,  # of nothing
+        }
+        if full not in admitted:
+            raise Unusable(f"names {full[:80]!r}, no part of an array; nothing was run")
+        return admitted[full]
+
+    def new_array(self, *_: Any) -> np.ndarray:
+        return _Array(0, "b")
+
+    def scalar(self, kind: _Dtype, data: bytes | str) -> np.generic:
+        return np.frombuffer(self.encode(data), kind.dtype)[0]
+
+    def from_buffer(self, data: bytes, kind: _Dtype, shape: tuple, order: str) -> np.ndarray:
+        return np.frombuffer(data, kind.dtype).reshape(shape, order=order)
+
+    def encode(self, text: bytes | str = b"", *_: Any) -> bytes:
+        return text.encode("latin1") if isinstance(text, str) else text
