@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pretraining.icentia11k import torrent
 from pretraining.icentia11k.index import AnnotationIndex
-from pretraining.icentia11k.reader import Constants, Header
+from pretraining.icentia11k.reader import Constants
 from pretraining.sampler import Sampler
 from pretraining.tasks import Examples, Task
 from recordings import Unusable
@@ -33,15 +33,12 @@ class Signals:
 
     def __init__(self, index: AnnotationIndex, length: int):
         self.index, self.length = index, length
-        self._locate = lru_cache(2**14)(self._find)
+        split, path, header = index.distribution.split, index.record_path, index.header
+        self._locate = lru_cache(2**14)(lambda segment: (*split(path(segment)), header(segment)))
         self._open = lru_cache(index.distribution.OPEN_SIGNALS)(index.distribution.open_signal)
 
     def __reduce__(self):
         return Signals, (self.index, self.length)  # another process opens its own
-
-    def _find(self, segment: int) -> tuple[Path, int, Header]:
-        split = self.index.distribution.split(self.index.record_path(segment))
-        return *split, self.index.header(segment)
 
     def windows(self, segment: int) -> np.ndarray:
         """All stretches of `length` samples of a segment, (samples - length + 1, length), a view.
@@ -90,9 +87,8 @@ class FrameBatches(Dataset):
 
     Args:
         sampler: draws windows of `task.window` samples.
-        batch_size: examples of a batch, of all processes together.
+        batch_size: examples of a batch, of all `processes` together: each reads its share.
         total: examples in all; the last batch may be smaller.
-        processes: which of them reads here: each reads its share of every batch.
     """
 
     def __init__(
@@ -129,10 +125,8 @@ class FrameBatches(Dataset):
     def describe(self, number: int) -> str:
         """Where the frames of a batch that are read here start, for errors."""
         segments, starts, _ = (array.ravel() for array in self.examples(range(number, number + 1)))
-        names = [
-            f"{self.index.record_path(segment).name} from sample {start}"
-            for segment, start in zip(segments, starts, strict=True)
-        ]
+        paths = map(self.index.record_path, segments)
+        names = [f"{p.name} from sample {start}" for p, start in zip(paths, starts, strict=True)]
         return describe_examples(names, np.ones(len(names), bool), "frames")
 
     def examples(self, numbers: range) -> Examples:
@@ -172,7 +166,6 @@ def blocks(batches: Dataset, numbers: range, most: int = BLOCK_BYTES) -> list[ra
 
 
 def new_signal(batches: Dataset, count: int, pinned: bool = False) -> Tensor:
-    """Memory for the signal of so many batches."""
     frames, samples = batches.batch_shape
     return torch.empty((count * frames, samples), dtype=torch.int16, pin_memory=pinned)
 
@@ -186,9 +179,7 @@ def _read_in_turns(batches: Dataset, numbers: range, pinned: bool, _: int) -> It
         yield batches.read(part, signal)
 
 
-def _read_by_workers(
-    batches: Dataset, numbers: range, pinned: bool, workers: int
-) -> Iterator[Frames]:
+def _read_by_workers(batches, numbers: range, pinned: bool, workers: int) -> Iterator[Frames]:
     loader = DataLoader(
         batches, batch_size=None, sampler=blocks(batches, numbers, SHARED_BYTES),
         num_workers=workers, pin_memory=pinned, prefetch_factor=1,
@@ -202,7 +193,7 @@ def _read_by_workers(
 
 
 def _copy_to_cuda(read: Iterator[Frames], device: torch.device) -> Iterator[Frames]:
-    """Copy blocks in a stream of their own, beside what is computed; only this thread waits."""
+    # In a stream of their own, beside what is computed; only this thread waits.
     copies = torch.cuda.Stream(device)
     for block in read:
         with torch.cuda.stream(copies):
@@ -229,10 +220,8 @@ STORED = {"signal": np.int16, "scale": np.float32, "shift": np.float32, "labels"
 
 def store_frames(path: Path, batches: FrameBatches, about: Mapping[str, Any]) -> None:
     """Write all examples to an `.npz` file, with `about` as JSON; see `StoredFrames`."""
-    parts = []
-    for numbers in blocks(batches, range(len(batches))):
-        frames = batches[numbers]
-        parts.append((frames.signal[frames.rows], frames.scale, frames.shift, frames.labels))
+    parts = (batches[numbers] for numbers in blocks(batches, range(len(batches))))
+    parts = ((part.signal[part.rows], part.scale, part.shift, part.labels) for part in parts)
     tensors = map(torch.cat, zip(*parts, strict=True))
     arrays = dict(zip(STORED, (tensor.numpy() for tensor in tensors), strict=True))
     with atomic_path(path) as temporary, temporary.open("wb") as file:
@@ -241,20 +230,9 @@ def store_frames(path: Path, batches: FrameBatches, about: Mapping[str, Any]) ->
 
 
 class StoredFrames(Dataset):
-    """Range of batch numbers -> `Frames` of a file by `store_frames`, which is read as a whole.
-
-    Args:
-        kind: what the file has to say of its frames.
-
-    Attributes:
-        about: `kind`, `dataset`, and the `patients` whose frames these are.
-
-    Raises:
-        UserError: not such a file, or its frames are of another kind.
-    """
+    """Range of batch numbers -> `Frames` of a file by `store_frames` of this `kind`."""
 
     def __init__(self, path: Path, task: Task, batch_size: int, kind: Mapping[str, Any]):
-        self.path, self.batch_size = path, batch_size
         other = []
         try:
             arrays = load_npz(path)
@@ -269,7 +247,7 @@ class StoredFrames(Dataset):
         for name in other:
             values = f"{name} {self.about.get(name)}, not {kind[name]}"
             raise UserError(f"{path} was made with {values}; make another with --cache-val")
-        self.share_size = batch_size
+        self.batch_size = self.share_size = batch_size
         self.batch_shape = batch_size * task.num_frames, task.frame_size
 
     def _is_valid(self, task: Task) -> bool:
@@ -295,11 +273,4 @@ class StoredFrames(Dataset):
         return Frames(signal, torch.arange(len(signal)).view(shape), *others)
 
     def read(self, numbers: range, signal: Tensor) -> Frames:
-        """Batches of these numbers; `signal` is not needed."""
         return self[numbers]
-
-    def describe(self, number: int) -> str:
-        """Numbers of the examples of a batch, for errors."""
-        examples = range(len(self.arrays["labels"]))[number * self.batch_size :][: self.batch_size]
-        names = [f"{self.path.name} example {number}" for number in examples]
-        return describe_examples(names, np.ones(len(names), bool), "examples")

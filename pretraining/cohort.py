@@ -30,14 +30,9 @@ def choose_segments(
 ) -> tuple[Cohort, list[dict[str, Any]]]:  # fmt: skip
     """Usable segments by patient, and record, patient and reason of those that are left out.
 
-    Args:
-        patient_ids: patients that were named, or None for all.
-        window: samples that an example takes; shorter segments are left out.
-        annotated: leave out segments without annotations.
-        needed: further patients that were named.
-
-    Raises:
-        UserError: a patient that was named is missing or unusable, or nothing is left.
+    Those are shorter than the `window` of an example or, where it has to be `annotated`, lack
+    annotations. A UserError says that a patient named in `patient_ids` (None: all) or `needed` is
+    missing or unusable, or that nothing is left.
     """
     table = index.segments
     wanted = index.patients if patient_ids is None else set(patient_ids)
@@ -75,11 +70,8 @@ def draw_patients(cohort: Cohort, val_patients: float | int, seed: int) -> list[
 def split_subjects(
     cohort: Cohort, patients: Sequence[int], same_subject: Mapping[int, int], source: str
 ) -> tuple[Cohort, Cohort]:
-    """The cohort without these patients, to train on, and these patients.
-
-    All patients of one subject are on the same side, see `reader.Constants`. The `source` names the
-    patients, for the error where nobody would be left to train on.
-    """
+    """The cohort without these patients, to train on, and these patients: all of one subject are on
+    the same side. The error where nobody is left to train on says what `source` names them."""
     subjects = {same_subject.get(patient, patient) for patient in patients}
     sides: tuple[Cohort, Cohort] = {}, {}
     for patient, rows in cohort.items():
@@ -91,7 +83,6 @@ def split_subjects(
 
 
 def names(index: AnnotationIndex, rows: np.ndarray) -> list[str]:
-    """Names of segments, without folders."""
     return [path.decode().rpartition("/")[2] for path in index.segments["path"][rows].tolist()]
 
 
@@ -148,8 +139,6 @@ class DataOptions:
 
 
 class Data(NamedTuple):
-    """Batches to train and to validate on, and what went into them."""
-
     train: FrameBatches
     validation: FrameBatches | StoredFrames | None
     steps: int  # of an epoch
@@ -161,10 +150,8 @@ def open_data(
     options: DataOptions, task: Task, constants: Constants, stored: StoredFrames | None,
     processes: Processes,
 ) -> Data:  # fmt: skip
-    """Choose the segments, split the patients, lay out the streams of batches.
-
-    Frames are normalised by the `constants`; `stored` are those of `options.val_file`.
-    """
+    """Choose the segments, split the patients, lay out the streams of batches. `stored` frames are
+    those of `options.val_file`."""
     needed = options.val_patient_ids or ()
     named = options.patient_ids and sorted({*options.patient_ids, *needed})
     index = open_index(options.train, options.index, named)
@@ -187,9 +174,7 @@ def open_data(
     steps = options.steps_per_epoch or min(STEPS_PER_EPOCH, steps_in_pass)
     epochs = options.epochs or -(-steps_in_pass // steps)
 
-    def batches(
-        cohort: Cohort, per_patient: int, stream: int, total: int, processes: Processes
-    ) -> FrameBatches:
+    def batches(cohort: Cohort, per_patient: int, stream: int, total: int, processes: Processes):
         patients, seed = list(cohort.values()), (options.seed, stream)
         sampler = Sampler(patients, index.segments["samples"], task.window, per_patient, seed)
         return FrameBatches(task, index, sampler, constants, options.batch_size, total, processes)

@@ -90,10 +90,6 @@ def convert(
         patient_ids: whom to convert; everybody by default.
         subjects: file of lines `patient,subject`, see `read_subjects`.
         append: add to the set in `out`. overwrite: replace it.
-
-    Raises:
-        UserError: no usable records, a patient asked for is missing or has no usable segment, two
-            sources have a patient of the same number, or `out` cannot be replaced or added to.
     """
     earlier = read_json(out / DESCRIPTION) if (out / DESCRIPTION).exists() else {}
     before = earlier.get("sources", []) if append else []
@@ -201,11 +197,7 @@ def _convert_wfdb(source: str, patient: int, record: Path, out: Path) -> Convert
 def read_annotated(
     record: Path, alphabet: Alphabet
 ) -> tuple[Recording, np.ndarray, list[str], list[str]]:
-    """Recording in mV; beats (n,) at its rate, Icentia11k's symbol and rhythm zone of each.
-
-    Raises:
-        Unusable: it cannot be read, samples are missing, or the rate is not the alphabet's.
-    """
+    """Recording in mV; beats (n,) at its rate, Icentia11k's symbol and rhythm zone of each."""
     recording = read_whole(open_recording(Path(f"{record}.hea")))
     if alphabet.fs not in (None, recording.fs):
         raise Unusable(f"header says {recording.fs} Hz, not {alphabet.fs}")
@@ -250,10 +242,7 @@ def _convert_torrent(patient: int, record: Path, out: Path) -> Converted:
 def describe(
     sources: Sequence[dict[str, Any]], subjects: Path | None, same_subject: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Content of `dataset.json`: mean and deviation of the whole set, subjects, each source.
-
-    `same_subject` maps duplicate patients of an earlier set to the patients they are.
-    """
+    """Content of `dataset.json`; `same_subject` is that of an earlier set."""
     records = {name: n for source in sources for name, n in source["patient_of_record"].items()}
     known = [same_subject, *(source.get("same_subject", {}) for source in sources)]
     pairs = [(int(patient), other) for pairs in known for patient, other in pairs.items()]
@@ -279,8 +268,7 @@ def describe(
 
 
 def unite(pairs: Iterable[tuple[int, int]]) -> dict[str, int]:
-    """Mapping of each patient but the first of a person to the first, from pairs of patients who
-    are one person."""
+    """Mapping of duplicate patients to the first of a person, from pairs who are one person."""
     groups: dict[int, set[int]] = {}
     for pair in pairs:
         group = set().union(*(groups.get(patient, {patient}) for patient in pair))
@@ -291,8 +279,8 @@ def unite(pairs: Iterable[tuple[int, int]]) -> dict[str, int]:
 def read_subjects(path: Path, patient_of_record: Mapping[str, int]) -> list[tuple[int, int]]:
     """Pairs of patients who are one person.
 
-    The file has lines `patient,subject`, perhaps below that heading; a patient is a record's name
-    or the number of a patient, a subject any text without a comma.
+    The file has lines `patient,subject`, perhaps below that heading; a patient is named as its
+    record or by its number.
     """
     numbers = {str(number): number for number in patient_of_record.values()} | patient_of_record
     try:

@@ -52,10 +52,8 @@ class Sampler:
         """For each position from `first` on, frames to contrast its frame with.
 
         They are of `size` samples, and uniform over the segments of the position's 16 patients.
-
-        Returns:
-            Segment numbers and start samples, (count, number) each, and the position of the
-            positive frame among them, (count,), from 0 to `number`.
+        Segment numbers and start samples are (count, number); the third array, (count,), holds the
+        positions of the positive frames among them.
         """
         return self._stretch(partial(self._negatives, number, size), first, count)
 

@@ -55,14 +55,9 @@ class Task:
         raise NotImplementedError
 
     def examples(
-        self,
-        index: AnnotationIndex,
-        sampler: Sampler,
-        first: int,
-        count: int,
-        share: slice = slice(None),
+        self, index: AnnotationIndex, sampler: Sampler, first: int, count: int, share=slice(None)
     ) -> Examples:
-        """The `share` of the `count` examples from position `first` of the stream on.
+        """The `share` (a slice) of the `count` examples from position `first` of the stream on.
 
         The sampler draws windows of `self.window` samples.
         """
@@ -119,8 +114,7 @@ class HeartRate(Task):
 class ContextPrediction(Task):
     """CPC: tell the frame that follows a context from negatives.
 
-    An example is the context and then the candidates; its label is the position of the positive
-    frame among the candidates.
+    An example is the context and then the candidates; its label is the positive one's position.
     """
 
     context_size: int  # frames
@@ -146,24 +140,17 @@ class ContextPrediction(Task):
     def examples(self, index, sampler, first, count, share=slice(None)):
         segments, starts = (array[share] for array in sampler.frames(first, count))
         negatives = sampler.negatives(first, count, self.ns, self.frame_size)
-        negative_segments, negative_starts, position = (array[share] for array in negatives)
-        starts = starts[:, None] + self.offsets
-        context = np.repeat(segments[:, None], self.context_size, axis=1)
-        candidates = _insert(segments, negative_segments, position)
-        candidate_starts = _insert(starts[:, -1], negative_starts, position)
-        starts = np.hstack([starts[:, :-1], candidate_starts])
-        return Examples(np.hstack([context, candidates]), starts, position)
+        *negatives, position = (array[share] for array in negatives)
+        starts = starts[:, None] + self.offsets  # of the context and of the positive frame
+        segments = np.repeat(segments[:, None], self.num_frames, axis=1)
+        starts = np.hstack([starts, np.repeat(starts[:, -1:], self.ns, axis=1)])
+        negative = np.arange(self.num_outputs) != position[:, None]
+        negative = np.pad(negative, ((0, 0), (self.context_size, 0)))
+        segments[negative], starts[negative] = (array.ravel() for array in negatives)
+        return Examples(segments, starts, position)
 
     def model(self, encoder, generator):
         return CPC(encoder, self.context_size, generator)
-
-
-def _insert(positive: np.ndarray, negatives: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """`positive` (n,) among `negatives` (n, k), at `position` (n,) of each row: (n, k + 1)."""
-    candidates = np.empty((len(negatives), negatives.shape[1] + 1), negatives.dtype)
-    here = np.arange(candidates.shape[1]) == position[:, None]
-    candidates[here], candidates[~here] = positive, negatives.ravel()
-    return candidates
 
 
 TASKS = {"beat": Beat, "rhythm": Rhythm, "hr": HeartRate, "cpc": ContextPrediction}

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from models import ENCODERS, build_encoder, count_parameters
 from pretraining.batches import FrameBatches
 from pretraining.cohort import choose_segments
-from pretraining.cpc import CPC, TransformerLayer, positions
+from pretraining.cpc import CPC, TransformerLayer
 from pretraining.icentia11k.index import open_index
 from pretraining.icentia11k.reader import Constants
 from pretraining.sampler import Sampler
@@ -97,14 +97,6 @@ def test_attention_is_scaled_by_the_whole_width():
     y = layer.norm1(x + layer.out(attended))
     expected = layer.norm2(y + layer.ff2(layer.ff1(y).relu()))
     torch.testing.assert_close(layer(x), expected)
-
-
-def test_positions_are_sines_and_cosines():
-    found = positions(5, 6)
-    assert found.shape == (5, 6)
-    for p, c in np.ndindex(5, 6):
-        angle = p / 10000 ** (2 * (c // 2) / 6)
-        assert found[p, c].item() == pytest.approx([math.sin, math.cos][c % 2](angle), abs=1e-6)
 
 
 def test_candidates_are_scored_apart_and_the_order_of_the_context_matters():

@@ -153,22 +153,6 @@ def test_no_annotations_and_no_frames():
 
 
 @pytest.mark.parametrize(
-    ("start", "end", "expected"),
-    [
-        (10, 40, [1, 2, 3]),  # both ends on an annotation: both count
-        (9, 40, [1, 2, 3]),  # the beat that ends at 10 began before the frame
-        (11, 40, [2, 3]),  # now the one that ends at 20 did
-        (10, 39, [1, 2]),
-        (11, 20, []),
-        (40, 90, []),
-    ],
-)
-def test_complete_beats_at_the_edges(start, end, expected):
-    first, stop = complete_beats(ENDS, np.array([start]), end - start)
-    assert list(range(first.item(), stop.item())) == expected
-
-
-@pytest.mark.parametrize(
     ("codes", "expected"),
     [
         ([PVC, NORMAL, NORMAL, NORMAL], NORMAL),  # the first beat is not complete

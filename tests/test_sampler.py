@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretraining import labels
-from pretraining import sampler as sampler_module
 from pretraining.batches import FrameBatches, load
 from pretraining.cohort import choose_segments
 from pretraining.icentia11k import reader as icentia11k
@@ -18,7 +17,6 @@ from pretraining.icentia11k.index import open_index
 from pretraining.icentia11k.reader import Constants
 from pretraining.sampler import MIXED_PATIENTS, Sampler
 from pretraining.tasks import TASKS
-from utils.distributed import Processes
 
 PATIENTS, PER_PATIENT, FRAME = 40, 7, 100
 SEGMENTS = [np.array([2 * patient, 2 * patient + 1]) for patient in range(PATIENTS)]
@@ -81,21 +79,6 @@ def test_any_stretch_in_any_order_is_the_same_stream(asked):
         np.testing.assert_array_equal(sampler.frames(first, count), whole[:, first : first + count])
     assert same(pickle.loads(pickle.dumps(sampler)).frames(50, 400), whole[:, 50:450])
     assert not np.array_equal(whole[:, :ALL], whole[:, ALL : 2 * ALL])
-
-
-def test_no_two_draws_share_a_generator(monkeypatch):
-    drawn, original = set(), sampler_module.rng
-
-    def recorded(*path):
-        drawn.add(original(*path).integers(2**63).item())
-        return original(*path)
-
-    monkeypatch.setattr(sampler_module, "rng", recorded)
-    for stream in (1, 2):
-        make(0, stream).frames(0, 3 * ALL)
-        make(0, stream).negatives(0, 3 * ALL, 2, FRAME)
-    orders, groups = 2 * 3, 2 * 3 * 3
-    assert len(drawn) == orders + 2 * groups
 
 
 def test_other_frames_come_from_the_same_sixteen_patients():
@@ -164,21 +147,6 @@ def test_batches_hold_the_normalised_frames_and_their_labels(cohort_copy):
             label = labels.beat_labels(ends, codes, starts[[number]], 512)
             assert found[number] == label.item()
     assert len(set(found)) > 2
-
-
-def places_of(batches, first, count):
-    segments, starts = batches.sampler.frames(first, count)
-    names = [batches.index.record_path(segment).name for segment in segments]
-    return [f"{name} from sample {start}" for name, start in zip(names, starts, strict=True)]
-
-
-def test_batches_name_their_frames(index):
-    batches = make_batches(index)
-    expected = places_of(batches, 32, 32)
-    assert batches.describe(1) == f"{', '.join(expected[:3])}, … (32 frames)"
-    assert batches.describe(3).endswith(", … (4 frames)")
-    batches.processes = Processes(1, 16)  # each reads two
-    assert batches.describe(1) == f"{expected[1]}, {expected[17]} (2 frames)"
 
 
 def test_batches_do_not_depend_on_who_asks_or_when(index):

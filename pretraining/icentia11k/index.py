@@ -9,7 +9,6 @@ patients asked for are read, and again only where their files have changed since
 import hashlib
 import json
 import multiprocessing
-import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -19,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from tqdm import tqdm
 
 from pretraining.icentia11k import reader, torrent
@@ -43,21 +42,16 @@ COLUMNS = {
 class AnnotationIndex:
     """An index that has been built; any error where there is none, or it is damaged.
 
-    Attributes:
-        segments: structured array of `patient` and `COLUMNS`: `path` is relative, without
-            extension; `gain` is in units per mV.
-        patients: that were looked into.
-        left_out: record, patient and reason of each segment that cannot be used.
-        arrays: annotations of all segments, by name, see `ARRAYS`; mapped.
-        distribution: the module that reads the records.
+    `segments` is a structured array of `patient` and `COLUMNS` (`path` without extension, `gain` in
+    units per mV); `arrays` are the mapped annotations of all segments, by name; `patients` were
+    looked into; `left_out` has record, patient and reason; the `distribution` reads the records.
     """
 
     def __init__(self, root: Path, folder: Path, sha256: str | None = None):
         self.root, self.folder = root, folder
         self.about = read_json(folder / "index.json")
         # Plain arrays, though mapped: NumPy is slower with its own class of mapped ones.
-        table = np.load(folder / "segments.npy", mmap_mode="r", allow_pickle=False)
-        self.segments = np.asarray(table)
+        self.segments = np.asarray(np.load(folder / "segments.npy", "r", allow_pickle=False))
         if self.about["sha256"] != checksum(self.about, self.segments):
             raise UserError(f"{folder} is damaged, or of another version; delete it")
         if sha256 not in (None, self.about["sha256"]):
@@ -109,16 +103,14 @@ def distribution_of(path: Path) -> ModuleType:
     return torrent if torrent.RECORD_NAME.fullmatch(path.name) else reader
 
 
-def find_records(root: Path) -> tuple[dict[int, list[Path]], list[Path]]:
-    """Sorted records of each patient, and the folders that change with them.
-
-    Raises:
-        UserError: no such folder, no records in it, or those of both distributions.
-    """
+def find_records(root: Path) -> tuple[ModuleType, dict[int, list[Path]], list[Path]]:
+    """The distribution, sorted records of each patient, and the folders that change with them."""
     if not root.is_dir():
         raise UserError(f"{root} is not a folder")
-    results = [distribution.find_records(root) for distribution in (reader, torrent)]
-    results = [(records, folders) for records, folders in results if records]
+    results = [
+        (distribution, *distribution.find_records(root)) for distribution in (reader, torrent)
+    ]
+    results = [result for result in results if result[1]]
     if not results:
         names = "pNNNNN_sMM.hea or NNNNN_batched.pkl.gz"
         raise UserError(f"{root} holds no records named {names}; see pretraining.convert")
@@ -132,11 +124,8 @@ def open_index(
 ) -> AnnotationIndex:
     """Open the index of the data set at `root`; build it, or bring it up to date, first.
 
-    Of several processes that do so at the same time one builds, and the others wait for it.
-
-    Args:
-        folder: where the index lies; by default in `root`.
-        patient_ids: whom to look into, besides those in the index already; everybody by default.
+    It lies in `folder`, by default in `root`. Besides the patients in the index already, those of
+    `patient_ids` are looked into, by default everybody. Of several processes one builds.
     """
     folder = folder or root / FOLDER
     current = folder / "current"
@@ -145,15 +134,10 @@ def open_index(
         return index
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "lock")
-        try:
-            held = lock.acquire(timeout=0)
-        except Timeout:
-            print(f"waiting for another process that builds {folder}", file=sys.stderr)
-            held = lock.acquire()
+        lock = FileLock(folder / "lock").acquire()
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}); see --index") from None
-    with held:
+    with lock:
         index, up_to_date = _open_current(root, current, patient_ids)
         if not up_to_date:  # else another process has built it
             _build(root, current, index, patient_ids)
@@ -186,14 +170,14 @@ def _times(root: Path, paths: Iterable[Path | str]) -> dict[str, int | None]:
 def _build(
     root: Path, current: Path, old: AnnotationIndex | None, patient_ids: Collection[int] | None
 ) -> None:
-    records, folders = find_records(root)
+    distribution, records, folders = find_records(root)
     if patient_ids is not None:
         wanted = set(patient_ids) | (old.patients if old else set())
         records = {patient: paths for patient, paths in records.items() if patient in wanted}
     # Taken first: what changes while the index is being built is seen next time.
     about = {"complete": patient_ids is None, "folders": _times(root, folders)}
     about["patients"] = {
-        str(patient): _times(root, chain(*map(distribution_of(paths[0]).watched, paths)))
+        str(patient): _times(root, chain(*map(distribution.watched, paths)))
         for patient, paths in records.items()
     }
     before, jobs = old.about["patients"] if old else {}, dict(records)
@@ -203,22 +187,21 @@ def _build(
             about["patients"][patient] = times
             del jobs[int(patient)]  # those that are left are read
     count = sum(map(len, jobs.values()))
-    alone = max((distribution_of(paths[0]).READ_ALONE for paths in jobs.values()), default=0)
     progress = tqdm(total=count, desc="annotations", unit="record", disable=None)
     rows, left_out = [], []
     with (
         atomic_folder(current) as made, ExitStack() as stack, progress,
-        parallel_map(in_processes=count > alone) as run,
+        parallel_map(in_processes=count > distribution.READ_ALONE) as run,
     ):  # fmt: skip
         files = {name: stack.enter_context((made / name).open("wb")) for name in ARRAYS}
         results = run(_read_patient, repeat(root), jobs, jobs.values())
         for patient, paths in records.items():
             entries, unusable = next(results) if patient in jobs else _kept(old, patient)
-            progress.update(len(paths) if patient in jobs else 0)
             left_out += unusable
-            for record in (root / out["record"] for out in unusable):
-                files_of = distribution_of(record).files(record)
-                about["patients"][str(patient)] |= _times(root, files_of)
+            if patient in jobs:
+                progress.update(len(paths))
+                bad = chain(*(distribution.files(root / out["record"]) for out in unusable))
+                about["patients"][str(patient)] |= _times(root, bad)
             for row, arrays in entries:
                 rows.append((patient, *row))
                 for name, array in arrays.items():
@@ -233,7 +216,7 @@ def _build(
 
 @contextmanager
 def parallel_map(in_processes: bool) -> Iterator[Callable]:
-    """Yield `map`, or the same in several processes. An exception on the way ends all of it."""
+    """Yield `map`, or the same in several processes; an exception ends all of it."""
     # Spawned, because a fork of a process that runs threads may hang; not before there is work.
     executor = ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"))
     try:
@@ -260,10 +243,10 @@ def _read_patient(root: Path, patient: int, paths: list[Path]) -> Entries:
         if isinstance(segment, Exception):
             left_out.append({"record": name, "patient": patient, "reason": one_line(segment)})
             continue
-        header, annotated, *beats, ends, codes, quality = segment
-        arrays = dict(zip(ARRAYS, (*beats, *merge_runs(ends, codes)), strict=True))
-        counts = len(arrays["beat_ends"]), len(arrays["rhythm_ends"])
-        entries.append(((name.encode(), *header, annotated, *quality, *counts), arrays))
+        header, annotated, beats, codes, *rhythms, quality = segment
+        ends, rhythms = merge_runs(*rhythms)
+        row = name.encode(), *header, annotated, *quality, len(beats), len(ends)
+        entries.append((row, dict(zip(ARRAYS, (beats, codes, ends, rhythms), strict=True))))
     return entries, left_out
 
 

@@ -22,7 +22,7 @@ from utils.cli import UserError
 from utils.files import read_json
 from utils.model_card import MAX_NUMBER
 
-INVALID = np.iinfo(np.int16).min  # WFDB's mark for a missing sample
+INVALID = -(2**15)  # of int16: WFDB's mark for a missing sample
 LATEST = 2**31  # samples; the index holds positions in 32 bits
 DESCRIPTION = "dataset.json"
 RECORD_NAME = re.compile(r"p(\d{5,})_s\d{2,}")
@@ -37,13 +37,10 @@ NO_ZONE = RHYTHM_CLASSES.index("noise")
 
 
 class Constants(NamedTuple):
-    """Name of a data set; mean and standard deviation of its signals in mV; a mapping of
-    duplicate patient ids to the patient they are."""
-
-    name: str
-    mean: float
+    name: str  # of the data set
+    mean: float  # of its signals, mV
     sd: float
-    same_subject: Mapping[int, int]
+    same_subject: Mapping[int, int]  # duplicate patient ids, and the patient they are
 
 
 ICENTIA11K = Constants("icentia11k", 0.0018, 1.3711, {})  # of Weimann & Conrad's code
@@ -58,8 +55,6 @@ class Header(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """What the index holds of one segment; arrays as `read_annotations` returns them."""
-
     header: Header
     annotated: bool
     beat_ends: np.ndarray
@@ -100,13 +95,11 @@ def find_records(root: Path) -> tuple[dict[int, list[Path]], list[Path]]:
 
 
 def files(record: Path) -> list[Path]:
-    """Files that a record is read from."""
     return [Path(f"{record}{suffix}") for suffix in SUFFIXES]
 
 
 def watched(record: Path) -> list[Path]:
-    """Folders and files that change with a record."""
-    return [record.parent]
+    return [record.parent]  # changes with the record
 
 
 def split(segment: Path) -> tuple[Path, int]:
@@ -125,12 +118,8 @@ def read(record: Path) -> Iterator[tuple[Path, Segment]]:
 
 
 def read_annotations(record: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Beats and rhythm of one segment; all empty where it has no `.atr`.
-
-    Returns:
-        beat_ends (n,) int64 in samples, beat_codes (n,) int8, rhythm_ends (n,) int64,
-        rhythm_codes (n,) int8: one rhythm code per beat, rebuilt from the zones.
-    """
+    """Ends (n,) int64 in samples and codes (n,) int8 of the beats, then of the rhythm at each beat,
+    rebuilt from the zones; all empty where the segment has no `.atr`."""
     if not Path(f"{record}.atr").exists():
         ends, codes = np.zeros(0, np.int64), np.zeros(0, np.int8)
         return ends, codes, ends, codes
@@ -184,20 +173,16 @@ def open_signal(record: Path, header: Header) -> np.ndarray:
     try:
         if header.mapped:
             name, size = f"{record}.dat", header.offset + 2 * header.samples
-            held = os.stat(name).st_size  # noqa: PTH116, a Path takes longer than mapping the file
-            if held != size:
-                samples = (held - header.offset) / 2
-                raise Unusable(f"header says {header.samples} samples, file holds {samples:g}")
+            held = (os.stat(name).st_size - header.offset) / 2  # noqa: PTH116, faster than a Path
+            if held != header.samples:
+                raise Unusable(f"header says {header.samples} samples, file holds {held:g}")
             content = torch.from_file(name, shared=False, size=size, dtype=torch.uint8)
             return content.numpy()[header.offset :].view("<i2")[None]
         read = wfdb.rdrecord(str(record), channels=[0], physical=False)
+        signal, missing = read.d_signal[:, 0], np.isnan(read.dac()[:, 0])
     except FileNotFoundError:
         raise
     except (*wfdb_files.ERRORS, RuntimeError) as error:
         raise Unusable(f"unreadable signal ({one_line(error)})") from None
-    signal = read.d_signal[:, 0]
-    if len(signal) != header.samples:
-        raise Unusable(f"header says {header.samples} samples, file holds {len(signal)}")
-    missing, limits = np.isnan(read.dac()[:, 0]), np.iinfo(np.int16)
-    signal = np.where(missing, INVALID, np.clip(signal, limits.min + 1, limits.max))
+    signal = np.where(missing, INVALID, signal.clip(INVALID + 1, -INVALID - 1))
     return signal.astype(np.int16)[None]

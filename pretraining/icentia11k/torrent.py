@@ -17,6 +17,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -41,18 +42,17 @@ LARGEST = np.iinfo(np.int16).max
 
 
 def find_records(root: Path) -> tuple[dict[int, list[Path]], list[Path]]:
-    """The record of each patient, and the folder. Two records of one patient are a UserError."""
-    records: dict[int, Path] = {}
-    for match in filter(None, (FILE_NAME.fullmatch(path.name) for path in sorted(root.iterdir()))):
-        other = records.setdefault(int(match[2]), root / match[1])
-        if other.name != match[1]:
-            both = f"{other.name} and {match[1]} are both of patient {int(match[2])}"
-            raise UserError(f"{root}: {both}; move one of them elsewhere")
-    return {patient: [records[patient]] for patient in sorted(records)}, [root]
+    """The record of each patient, and the folder."""
+    matches = filter(None, (FILE_NAME.fullmatch(path.name) for path in root.iterdir()))
+    records = sorted({(int(match[2]), root / match[1]) for match in matches})
+    for (patient, record), (other, _) in pairwise(records):
+        if patient == other:
+            raise UserError(f"{root} holds two records of patient {patient}, {record.name} is one")
+    return {patient: [record] for patient, record in records}, [root]
 
 
 def files(record: Path) -> list[Path]:
-    """Files that a record, or a segment of it, may be read from."""
+    """Files that a record or segment may be read from."""
     record, _ = split(record)
     return [record.with_name(record.name + suffix) for suffix in SIGNALS + LABELS]
 
@@ -75,11 +75,8 @@ def split(segment: Path) -> tuple[Path, int]:
 def read(
     record: Path, signal: np.ndarray | None = None
 ) -> Iterator[tuple[Path, Segment | Unusable]]:
-    """Path of each segment of a patient, and the segment or why it cannot be used.
-
-    `signal` is what `open_signal` returns, where it is open already. Unusable is raised where no
-    segment can be used.
-    """
+    """Path of each segment of a patient, and the segment or why it cannot be used. `signal` is what
+    `open_signal` returns, where it is open already."""
     signal = open_signal(record) if signal is None else signal
     path, labels = first_file(record, LABELS), None
     if path:
@@ -100,10 +97,10 @@ def _segment(samples: np.ndarray, labels: Any, number: int) -> Segment:
     samples = samples.astype(np.float32)  # NumPy is slow with float16
     if not np.isfinite(samples).all():
         raise Unusable("missing (NaN) or infinite samples")
-    header, size = Header(len(samples), ICENTIA_GAIN, 0, False, 0), len(samples)
-    annotations = [np.zeros(0, np.int64), np.zeros(0, np.int8)] * 2
+    size, annotations = len(samples), [np.zeros(0, np.int64), np.zeros(0, np.int8)] * 2
     if labels is not None:
         annotations = [part for kind in CLASSES for part in _parse(labels, kind, number, size)]
+    header = Header(size, ICENTIA_GAIN, 0, False, 0)
     return Segment(header, labels is not None, *annotations, assess(samples))
 
 
@@ -148,8 +145,7 @@ def _parse(labels: Any, kind: str, number: int, samples: int) -> tuple[np.ndarra
 def to_units(signal: np.ndarray) -> np.ndarray:
     """mV in float16 as int16 at Icentia11k's own gain, clipped to what int16 holds.
 
-    An int16 sample that was divided by the gain and rounded to float16 comes back as it was below
-    1,195 units (16 mV), and differs by one at most below 2,048.
+    What was int16 before comes back below 1,195 units (16 mV), and to one unit below 2,048.
     """
     units = np.rint(signal.astype(np.float32) * np.float32(ICENTIA_GAIN))
     return units.clip(-LARGEST, LARGEST).astype(np.int16)
@@ -166,10 +162,7 @@ def _unusable(what: str) -> Iterator[None]:
 
 
 def load(path: Path) -> Any:
-    """Arrays in containers: of a pickle, gzipped or not, or of an `.npz`, which gives a dictionary.
-
-    Unusable is raised for files larger than `LIMIT`, and as by `unpickle`.
-    """
+    """Arrays in containers: of a pickle, gzipped or not, or of an `.npz` (a dictionary)."""
     with path.open("rb") as file:
         start = file.read(2)
         file.seek(0)
@@ -182,27 +175,24 @@ def load(path: Path) -> Any:
 
 
 def _load_npz(file: BinaryIO) -> dict[str, Any]:
-    with zipfile.ZipFile(file) as archive:
-        if sum(member.file_size for member in archive.infolist()) > LIMIT:
-            raise Unusable(f"larger than {LIMIT:,} bytes")
-        contents = {name.removesuffix(".npy"): archive.read(name) for name in archive.namelist()}
-    arrays = {}
-    for name, content in contents.items():
-        member = io.BytesIO(content)
+    archive, arrays = zipfile.ZipFile(file), {}
+    if sum(member.file_size for member in archive.infolist()) > LIMIT:
+        raise Unusable(f"larger than {LIMIT:,} bytes")
+    for name in archive.namelist():
+        member = io.BytesIO(archive.read(name))
         np.lib.format.read_magic(member)  # of version 1: headers of arrays like these are short
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(member)
-        rest, order = member.read(), "F" if fortran else "C"
-        numbers = None if dtype.hasobject else np.frombuffer(rest, dtype)
-        arrays[name] = unpickle(rest) if numbers is None else numbers.reshape(shape, order=order)
+        content, order = member.read(), "F" if fortran else "C"
+        if dtype.hasobject:
+            array = unpickle(content)
+        else:
+            array = np.frombuffer(content, dtype).reshape(shape, order=order)
+        arrays[name.removesuffix(".npy")] = array
     return arrays
 
 
 def unpickle(content: bytes) -> Any:
-    """What a pickle of plain arrays in containers holds, without running anything it names.
-
-    Unusable is raised where it names anything but what arrays of numbers or objects need; a damaged
-    one raises any other exception.
-    """
+    """Content of a pickle of plain arrays in containers; naming anything else is Unusable."""
     for step, argument, _ in pickletools.genops(content):
         # The unpickler would make room for as many objects.
         if step.name in ("PUT", "LONG_BINPUT") and argument > len(content):
@@ -240,10 +230,8 @@ class _Array(np.ndarray):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Admits what NumPy pickles arrays and numbers with, by functions and types of its own.
-
-    Its functions are bound methods: a pickle can change nothing of them.
-    """
+    """Admits what NumPy pickles arrays and numbers with, by bound methods, which a pickle cannot
+    change, and types of its own."""
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}".replace("numpy._core.", "numpy.core.")  # NumPy 2, 1
