@@ -132,9 +132,8 @@ def convert(
         f"mean {description['mean_mv']:.4f} mV, sd {description['sd_mv']:.4f} mV"
     )
     for source in added:
-        if source["uncalibrated"]:
-            count, hint = len(source["uncalibrated"]), HINTS["uncalibrated"]
-            print(f"{source['name']}: {count} records{hint}", file=sys.stderr)
+        if count := len(source["uncalibrated"]):
+            print(f"{source['name']}: {count} records{HINTS['uncalibrated']}", file=sys.stderr)
         if source["left_out"]:
             print(summary(source["left_out"]), file=sys.stderr)
 
@@ -248,11 +247,9 @@ def describe(
     pairs = [(int(patient), other) for pairs in known for patient, other in pairs.items()]
     same = unite(pairs + (read_subjects(subjects, records) if subjects else []))
     counts = {name: sum(s[name] for s in sources) for name in ("patients", "segments", "samples")}
-    shares = [source["samples"] / counts["samples"] for source in sources]
-    means, sds = ([source[name] for source in sources] for name in ("mean_mv", "sd_mv"))
-    mean = sum(share * m for share, m in zip(shares, means, strict=True))
-    rows = zip(shares, means, sds, strict=True)
-    squares = sum(share * (sd * sd + (m - mean) ** 2) for share, m, sd in rows)
+    parts = [(s["samples"] / counts["samples"], s["mean_mv"], s["sd_mv"]) for s in sources]
+    mean = sum(share * part_mean for share, part_mean, _ in parts)
+    squares = sum(share * (sd * sd + (part_mean - mean) ** 2) for share, part_mean, sd in parts)
     names = ["icentia11k" if s["name"] == "torrent" else s["name"] for s in sources]
     return {
         "name": JOINED.join(dict.fromkeys(names)),
@@ -277,18 +274,11 @@ def unite(pairs: Iterable[tuple[int, int]]) -> dict[str, int]:
 
 
 def read_subjects(path: Path, patient_of_record: Mapping[str, int]) -> list[tuple[int, int]]:
-    """Pairs of patients who are one person.
-
-    The file has lines `patient,subject`, perhaps below that heading; a patient is named as its
-    record or by its number.
-    """
+    """Pairs of patients who are one person, from lines `patient,subject`, perhaps below that
+    heading. A patient is named as its record or by its number."""
     numbers = {str(number): number for number in patient_of_record.values()} | patient_of_record
-    try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no text of lines patient,subject: {error}") from None
-    first: dict[str, int] = {}
-    pairs = []
+    lines = path.read_text("utf-8-sig", "replace").splitlines()
+    first, pairs = {}, []
     for line in filter(str.strip, lines[lines[:1] == ["patient,subject"] :]):
         patient, _, subject = map(str.strip, line.partition(","))
         if patient not in numbers or not subject or "," in subject:

@@ -162,17 +162,7 @@ def test_other_formats_are_read_too(tmp_path, fmt):
             ["noise", "normal", "normal", "normal", "noise", "aflut", "noise"],
         ),
         (  # neighbouring zones, and a rhythm that is not known
-            [
-                (10,),
-                (10, "(AFIB)"),
-                (20,),
-                (20, "(N)"),
-                (30,),
-                (30, "(VT"),
-                (40,),
-                (40, ")"),
-                (50,),
-            ],
+            [(10,), (10, "(AFIB)"), (20,), (20, "(N)"), (30,), (30, "(VT"), (40,)],
             ["afib", "normal", "noise", "noise"],
         ),
         (  # a zone that is not closed lasts until the next one, or to the end

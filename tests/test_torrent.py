@@ -75,7 +75,7 @@ def put_misnamed(folder, name, signal, labels):
 
 
 WRITERS = [
-    put_zipped, partial(put_zipped, protocol=0), partial(put_zipped, protocol=5), put_unzipped,
+    put_zipped, partial(put_zipped, protocol=0), put_unzipped,
     put_misnamed,
 ]  # fmt: skip
 
@@ -223,11 +223,12 @@ def test_patient_without_labels_serves_prediction(patient):
 
 
 @pytest.mark.parametrize(
-    "value", [SIGNAL.astype(np.float32), SIGNAL[0], SIGNAL[:0], {"btype": [], "rtype": 7}, None]
+    "value", [SIGNAL.astype(np.float32), SIGNAL[0], SIGNAL[:0], SIGNAL.astype(object), [], None]
 )
 def test_signal_or_labels_of_another_kind_are_left_out(patient, value):
-    dump(patient / f"{NAME}_lbls.pkl.gz", value)
-    assert reasons(patient)[NAME].startswith("labels: ")
+    for labels in ({"btype": value, "rtype": 7}, [value]):
+        dump(patient / f"{NAME}_lbls.pkl.gz", labels)
+        assert reasons(patient)[NAME].startswith("labels: ")
     put_signal(patient, value)
     assert reasons(patient)[NAME].startswith("signal: no float16 array")
     np.save(patient / f"{NAME}.npy", value, allow_pickle=True)
@@ -448,15 +449,16 @@ def test_bombs_are_refused(patient, monkeypatch):
     assert reasons(patient) == {NAME: "signal: larger than 1,000,000 bytes"}
 
 
-@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("protocol", range(5))
 def test_plain_arrays_of_any_protocol(protocol):
     types = ("i1", "<i2", ">i4", "u8", "f2", "?")
     values = [np.arange(6).reshape(2, 3).astype(name) for name in types]
     values += [values[1].T, np.zeros((0, 3)), np.array([{"a": [1]}, None, "x"], object)]
     values += [np.float32(1.5), np.int64(-3), {"a": (b"x", b"", "é", 1.5, True, None)}]
-    loaded = torrent.unpickle(pickle.dumps(values, protocol))
+    pickled = pickle.dumps(values, protocol)
+    loaded, expected = torrent.unpickle(pickled), pickle.loads(pickled)
     np.testing.assert_equal(loaded, values)
-    assert [getattr(a, "dtype", 0) for a in loaded] == [getattr(b, "dtype", 0) for b in values]
+    assert [getattr(a, "dtype", 0) for a in loaded] == [getattr(b, "dtype", 0) for b in expected]
 
 
 def test_arrays_of_python_2():
