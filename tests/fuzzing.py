@@ -44,6 +44,7 @@ ODD_WORDS = (
 )  # fmt: skip
 # Integers that sizes, offsets and counts are not.
 EXTREMES = (0, -1, 1, 2**7, 2**15 - 1, 2**16 - 1, 2**31 - 1, -(2**31), 2**40, 2**63 - 1, -(2**63))
+KINDS = ("flip", "cut", "remove", "repeat", "insert", "integer", "line", *("number", "word") * 2)
 
 
 class Target(NamedTuple):
@@ -116,7 +117,7 @@ class _TooLong(BaseException):
     """Not an `Exception`: some readers turn all of these into errors of their own."""
 
 
-def _too_long(*_: Any) -> None:
+def _too_long(*_) -> None:
     raise _TooLong
 
 
@@ -142,78 +143,42 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-# Mutations
-
-
 def mutate(content: bytes, rng: random.Random) -> bytes:
     """Damage a file in one to three ways."""
     for _ in range(rng.choice((1, 1, 2, 3))):
-        content = bytes(rng.choice(MUTATIONS)(bytearray(content), rng))
+        content = bytes(_damage(bytearray(content), rng))
     return content
 
 
-def _stretch(content: bytearray, rng: random.Random) -> slice:
-    first = rng.randrange(len(content) + 1)
-    return slice(first, first + rng.choice((1, 2, 8, rng.randrange(1, len(content) + 2))))
-
-
-def _flip(content: bytearray, rng: random.Random) -> bytearray:
-    for place in rng.choices(range(len(content) or 1), k=rng.randrange(1, 9)):
-        if content:
-            content[place] ^= 1 << rng.randrange(8)
+def _damage(content: bytearray, rng: random.Random) -> bytearray:
+    start = rng.randrange(len(content) + 1)
+    stop = start + rng.choice((1, 2, 8, rng.randrange(1, len(content) + 2)))
+    match rng.choice(KINDS):
+        case "flip":
+            for place in rng.choices(range(len(content)), k=rng.randrange(1, 9)) if content else ():
+                content[place] ^= 1 << rng.randrange(8)
+        case "cut":
+            del content[start:]
+        case "remove":
+            del content[start:stop]
+        case "repeat":
+            times = min(rng.choice((2, 3, 100)), 2**20 // (len(content) + 1) + 1)
+            content[stop:stop] = content[start:stop] * times
+        case "insert":
+            content[start:start] = rng.randbytes(rng.choice((1, 2, 4, 100)))
+        case "integer":  # of the file, wherever one may lie, becomes an extreme one
+            size, order = rng.choice((1, 2, 4, 8)), rng.choice(("little", "big"))
+            value = rng.choice(EXTREMES) % 256**size
+            content[start : start + size] = value.to_bytes(size, order)
+        case "line":  # is repeated, goes elsewhere or is lost
+            lines = bytes(content).splitlines(keepends=True) or [b""]
+            line = lines.pop(rng.randrange(len(lines)))
+            for _ in range(rng.choice((0, 1, 2, 1000 if len(line) < 100 else 2))):
+                lines.insert(rng.randrange(len(lines) + 1), line)
+            content = bytearray(b"".join(lines))
+        case kind:
+            pattern, odd = (NUMBER, ODD_NUMBERS) if kind == "number" else (WORD, ODD_WORDS)
+            spans = [match.span() for match in pattern.finditer(content, 0, 2**14)]
+            start, stop = rng.choice(spans or [(0, 0)])
+            content[start:stop] = rng.choice(odd)
     return content
-
-
-def _cut(content: bytearray, rng: random.Random) -> bytearray:
-    return content[: rng.randrange(len(content) + 1)]
-
-
-def _remove(content: bytearray, rng: random.Random) -> bytearray:
-    del content[_stretch(content, rng)]
-    return content
-
-
-def _repeat(content: bytearray, rng: random.Random) -> bytearray:
-    part = _stretch(content, rng)
-    times = min(rng.choice((2, 3, 100)), 2**20 // (len(content) + 1) + 1)
-    return content[: part.stop] + content[part] * times + content[part.stop :]
-
-
-def _insert(content: bytearray, rng: random.Random) -> bytearray:
-    place = rng.randrange(len(content) + 1)
-    return content[:place] + rng.randbytes(rng.choice((1, 2, 4, 100))) + content[place:]
-
-
-def _integer(content: bytearray, rng: random.Random) -> bytearray:
-    """An integer of the file, wherever one may lie, becomes an extreme one."""
-    size, order = rng.choice((1, 2, 4, 8)), rng.choice(("little", "big"))
-    value = rng.choice(EXTREMES) % 256**size
-    place = rng.randrange(len(content) + 1)
-    content[place : place + size] = value.to_bytes(size, order)
-    return content
-
-
-def _replace(pattern: re.Pattern, by: tuple[bytes, ...]):
-    """A mutation that replaces a match of `pattern`."""
-
-    def mutation(content: bytearray, rng: random.Random) -> bytearray:
-        matches = [match.span() for match in pattern.finditer(content, 0, 2**14)]
-        first, stop = rng.choice(matches or [(0, 0)])
-        return content[:first] + rng.choice(by) + content[stop:]
-
-    return mutation
-
-
-def _line(content: bytearray, rng: random.Random) -> bytearray:
-    """A line is repeated, goes elsewhere or is lost."""
-    lines = bytes(content).splitlines(keepends=True) or [b""]
-    line = lines.pop(rng.randrange(len(lines)))
-    for _ in range(rng.choice((0, 1, 2, 1000 if len(line) < 100 else 2))):
-        lines.insert(rng.randrange(len(lines) + 1), line)
-    return bytearray(b"".join(lines))
-
-
-_NUMBER, _WORD = _replace(NUMBER, ODD_NUMBERS), _replace(WORD, ODD_WORDS)
-MUTATIONS = (
-    _flip, _cut, _remove, _repeat, _insert, _integer, _NUMBER, _NUMBER, _WORD, _WORD, _line,
-)  # fmt: skip

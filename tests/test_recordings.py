@@ -1,8 +1,9 @@
-"""One recording in each format reads the same, whole and in parts; what is refused; how files are
-found."""
+"""One recording in each format reads the same, in parts too; what is refused; which files count."""
 
 import io
 import os
+import re
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -21,13 +22,14 @@ from recordings.formats import (
     read_recording,
     read_whole,
 )
-from recordings.resampling import to_microvolt
+from recordings.resampling import resample
 from tests.helpers import noise, put_challenge, put_edf
 
 FS, LEADS = 250, ["ECG I", "V5"]
 MICROVOLT = noise(1500, 2)
 SIGNAL = MICROVOLT / 1000  # mV
 TIMES = np.arange(1500) / 360
+TABLE = pd.DataFrame(SIGNAL, columns=LEADS)
 
 
 def put_wfdb(path, units=("mV", "mV"), gain=1000.0):
@@ -38,22 +40,18 @@ def put_wfdb(path, units=("mV", "mV"), gain=1000.0):
     return path
 
 
-def put_csv(path, values=SIGNAL, header=LEADS, **options):
-    pd.DataFrame(values).to_csv(path, index=False, header=header, **options)
-
-
 # How each file is written, what it does not say, and the steps of its values in mV.
 FILES = {
     "a.hea": (put_wfdb, (), 0),
     "b.mat": (lambda path: put_challenge(path.with_suffix(""), MICROVOLT, FS, LEADS), (), 0),
     "c.mat": (lambda path: savemat(path, {"val": MICROVOLT.T}), (FS, "uV"), 0),
-    "d.csv": (lambda path: pd.DataFrame(SIGNAL, columns=LEADS).to_csv(path), (FS, "mV"), 0),
+    "d.csv": (TABLE.to_csv, (FS, "mV"), 0),
     "e.txt": (lambda path: np.savetxt(path, SIGNAL / 1000), (FS, "V"), 0),
     "f.npy": (lambda path: np.save(path, MICROVOLT.T), (FS, "adu", 1000), 0),
     "g.npy": (lambda path: np.save(path, SIGNAL.astype(np.float32)), (FS, "mV"), 1e-6),
     "h.edf": (lambda path: put_edf(path, MICROVOLT, FS, LEADS, "uV"), (), 1e-5),
     "i.bdf": (lambda path: put_edf(path, SIGNAL, FS, LEADS), (), 1e-6),
-    "j.csv": (lambda path: put_csv(path, sep=";", encoding="utf-8-sig"), (FS, "mV"), 0),
+    "j.csv": (partial(TABLE.to_csv, index=False, sep=";", encoding="utf-8-sig"), (FS, "mV"), 0),
     "k.txt": (lambda path: np.savetxt(path, MICROVOLT.T, delimiter="\t"), (FS, "µv"), 0),
 }
 
@@ -93,7 +91,8 @@ def test_parts_in_all_formats_of_wfdb(monkeypatch, tmp_path, fmt):
 
 @pytest.mark.parametrize("name", ["r", "r.hea", "r.dat"])
 def test_a_wfdb_record_states_its_rate_and_unit(tmp_path, name):
-    put_wfdb(tmp_path / "r.hea", units=("uV", "mV"), gain=2.0)
+    path = put_wfdb(tmp_path / "r.hea", units=("uV", "mV"), gain=2.0)
+    path.write_text(path.read_text().replace("250 1500", "250"))  # the length is not needed
     recording = read_recording(tmp_path / name, 300, "V")
     assert recording.fs == FS
     np.testing.assert_allclose(recording.signal, MICROVOLT / 2 * [1e-3, 1])
@@ -118,15 +117,6 @@ def test_a_lead_without_a_gain(tmp_path, gain):
         open_recording(tmp_path / "a")
 
 
-def test_a_header_without_a_length(tmp_path):
-    put_wfdb(tmp_path / "a.hea")
-    text = (tmp_path / "a.hea").read_text()
-    (tmp_path / "a.hea").write_text(text.replace("250 1500", "250"))
-    opened = open_recording(tmp_path / "a")
-    assert opened.samples == 1500
-    np.testing.assert_allclose(opened.read(3, 9), SIGNAL[3:9])
-
-
 HEADER = "r 1 250 600", "r.dat 16 200/mV 16 0 0 0 0 ecg"
 HOSTILE = {
     "folder above": (HEADER[0], f"../{HEADER[1]}", "signal file in another folder (../r.dat)"),
@@ -134,7 +124,6 @@ HOSTILE = {
     "10^12 samples": ("r 1 250 1000000000000", HEADER[1], "1000000000000 samples, file holds 600"),
     "10^12 leads": ("r 1000000000000 250 600", HEADER[1], "says 1000000000000 leads, lists 1"),
     "gain nan": (HEADER[0], HEADER[1].replace("200", "nan"), "no gain per mV"),
-    "rate 0": ("r 1 0 600", HEADER[1], "0 Hz is not from 20 to 20000"),
     "rate -250": ("r 1 -250 600", HEADER[1], "says '-250 600' for its rate"),
     "skew": (HEADER[0], HEADER[1].replace(" 16 2", " 16:99999999999 2"), "which is not read"),
     "no signal": (HEADER[0], HEADER[1].replace("r.dat", "c.dat"), "no c.dat beside"),
@@ -144,15 +133,12 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_headers_that_claim_what_cannot_be(tmp_path, name):
     *lines, words = HOSTILE[name]
-    for folder in (tmp_path, tmp_path / "set"):
-        folder.mkdir(exist_ok=True)
-        noise(600, 1).tofile(folder / "r.dat")
-    (tmp_path / "set/r.hea").write_text("\n".join(HEADER) + "\n")
-    assert len(read_recording(tmp_path / "set/r.hea").signal) == 600
-    (tmp_path / "set/r.hea").write_text("\n".join(lines) + "\n")
-    with pytest.raises(Unusable) as error:
-        read_recording(tmp_path / "set/r.hea")
-    assert words in str(error.value)
+    noise(600, 1).tofile(tmp_path / "r.dat")
+    (tmp_path / "r.hea").write_text("\n".join(HEADER) + "\n")
+    assert len(read_recording(tmp_path / "r.hea").signal) == 600
+    (tmp_path / "r.hea").write_text("\n".join(lines) + "\n")
+    with pytest.raises(Unusable, match=re.escape(words)):
+        read_recording(tmp_path / "r.hea")
 
 
 # EDF
@@ -201,10 +187,9 @@ def test_edf_headers(tmp_path, name):
         file.write(new)
     if words is None:
         assert open_recording(tmp_path / "a.edf").samples == 1500
-        return
-    with pytest.raises(Unusable) as error:
-        open_recording(tmp_path / "a.edf")
-    assert words in str(error.value)
+    else:
+        with pytest.raises(Unusable, match=re.escape(words)):
+            open_recording(tmp_path / "a.edf")
 
 
 @pytest.mark.parametrize("name", ["a.dat", "f.npy", "h.edf"])
@@ -215,9 +200,8 @@ def test_a_file_that_is_cut_short_while_it_is_read(monkeypatch, tmp_path, name):
     opened = open_recording(tmp_path / name, *hints)
     opened.read(0, 100)
     os.truncate(tmp_path / name, 1000)
-    with pytest.raises(Unusable) as error:
+    with pytest.raises(Unusable, match=r"shorter|unreadable signal"):
         opened.read(1000, 1500)
-    assert len(str(error.value).splitlines()) == 1
 
 
 # Text
@@ -236,7 +220,6 @@ STATED = {
     "watch": (WATCH, None, 512, "uV"),
     "comment": ("# Sampling frequency: 500.5 Hz\n# Units: mv\n", None, 500.5, "mV"),
     "fs": ("fs=128\nunit (V)\n", None, 128, "V"),
-    "seconds": ("Time (s),ECG\n", TIMES, 360, None),
     "physionet": ("'Elapsed time','MLII'\n'seconds','mV'\n", TIMES, 360, "mV"),
     "rounded": ("time,ECG\n", TIMES.round(3), 360, None),
     "no names": ("", TIMES, 360, None),
@@ -247,7 +230,6 @@ STATED = {
     "count": ("sample,ECG\n", np.arange(1500), "not count seconds", None),
     "down": ("'sample #',ECG\n", -np.arange(1500), "are irregular", None),
     "ms without a word": ("time,ECG\n", np.arange(1500) * 4, "not count seconds", None),
-    "minutes": ("time (min),ECG\n", TIMES / 60, "not count seconds", None),
     "gaps": ("time,ECG\n", np.where(TIMES > 2, TIMES + 1, TIMES), "are irregular", None),
     "two": ("Sample rate,512 Hz\ntime,ECG\n", TIMES, "stand 512 Hz, its times say 360", None),
 }
@@ -257,9 +239,8 @@ STATED = {
 def test_text_that_states_rate_and_unit(tmp_path, name):
     above, times, fs, unit = STATED[name]
     rows = MICROVOLT[:, :1] if times is None else np.column_stack([times, MICROVOLT[:, 0]])
-    rows = "\n".join(",".join(f"{cell:.15g}" for cell in row) for row in rows)
-    path = tmp_path / "r.csv"
-    path.write_text(above + rows, encoding="utf-8")
+    path, rows = tmp_path / "r.csv", [",".join(f"{cell:.15g}" for cell in row) for row in rows]
+    path.write_text(above + "\n".join(rows), encoding="utf-8")
     if isinstance(fs, str):
         with pytest.raises(Unusable, match=f"without a sampling rate .*{fs}"):
             open_recording(path, None, "mV")
@@ -279,9 +260,8 @@ def test_text_that_states_rate_and_unit(tmp_path, name):
 def test_text_with_comments_and_odd_lines(tmp_path):
     path = tmp_path / "a.csv"
     lines = [f"{i / FS:.3f};{a};{b}" for i, (a, b) in enumerate(SIGNAL)]
-    path.write_text(
-        "\n".join(["# device", "", "Time;ECG;Resp", *lines[:50], "# note", *lines[50:]])
-    )
+    above = ["# device", "", "Time;ECG;Resp"]
+    path.write_text("\n".join([*above, *lines[:50], "# note", *lines[50:]]))
     opened = open_recording(path, FS, "mV")
     assert opened.leads == ["ECG", "Resp"]
     np.testing.assert_allclose(opened.read(0, 1500), SIGNAL)
@@ -297,10 +277,8 @@ def test_a_first_column_that_is_a_lead(tmp_path, first):
 
 # What cannot be used
 
-CLAIM = io.BytesIO()  # 10^12 samples
-np.lib.format.write_array_header_1_0(
-    CLAIM, {"descr": "<f8", "fortran_order": False, "shape": (10**12,)}
-)
+CLAIM, HUGE = io.BytesIO(), {"descr": "<f8", "fortran_order": False, "shape": (10**12,)}
+np.lib.format.write_array_header_1_0(CLAIM, HUGE)
 SHAPE = "is not samples by leads"
 OBJECTS = io.BytesIO()
 np.save(OBJECTS, np.array([{}] * 600), allow_pickle=True)
@@ -322,12 +300,10 @@ BAD = {
     "latin.csv": (b"\xb5V\n1\n2\n", "is not UTF-8; save it so"),
     "long.csv": (f"{'[' * 10**5}\n1\n2\nx", "unreadable .csv file"),
     "short.npy": (SIGNAL[:249], "249 samples are shorter than 1 s"),
-    "text.npy": ("no array", "unreadable .npy file"),
     "object.npy": (OBJECTS.getvalue(), "unreadable .npy file (Array can't be memory-mapped"),
     "claim.npy": (CLAIM.getvalue() + b"12", "unreadable .npy file (mmap length"),
     "huge.npy": (SIGNAL * 1e308, "infinite values"),
     "square.npy": (np.zeros((600, 600)), SHAPE),
-    "cube.npy": (np.zeros((600, 2, 2)), SHAPE),
     "complex.npy": (np.zeros(600, complex), SHAPE),
     "other.mat": (MAT.getvalue().replace(b"val", b"abc"), "holds no 'val'"),
     "cut.mat": (MAT.getvalue()[:999], "it is damaged, or no MATLAB file"),
@@ -342,17 +318,16 @@ def test_files_that_cannot_be_used(tmp_path, name):
         np.save(tmp_path / name, content)
     elif content is not None:
         (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
-    with pytest.raises(Unusable) as error:
+    with pytest.raises(Unusable, match=re.escape(words)) as error:
         read_recording(tmp_path / name, FS, "mV")
-    assert words in str(error.value) and "\n" not in str(error.value)
-    assert str(tmp_path) not in str(error.value)
+    assert "\n" not in str(error.value) and str(tmp_path) not in str(error.value)
 
 
 def test_missing_samples_are_no_obstacle_to_a_part(tmp_path):
     gap = SIGNAL.copy()
     gap[700:800, 0], gap[900, 1] = np.nan, 1e300
     np.save(tmp_path / "a.npy", gap)
-    put_csv(tmp_path / "a.csv", gap)
+    pd.DataFrame(gap, columns=LEADS).to_csv(tmp_path / "a.csv", index=False)
     for name in ("a.npy", "a.csv"):
         opened = open_recording(tmp_path / name, FS, "mV")
         np.testing.assert_allclose(opened.read(0, 1500), np.where(gap > 1e9, np.nan, gap))
@@ -375,9 +350,8 @@ def test_what_has_to_be_stated(tmp_path):
 
 def test_an_odd_rate_takes_no_more_than_others():
     # As 19999999/1000 it would take a filter of 400 million samples.
-    signal, _ = to_microvolt(Recording(SIGNAL, 19999.999), 250, "polyphase", "constant")
-    expected, _ = to_microvolt(Recording(SIGNAL, 20000), 250, "polyphase", "constant")
-    np.testing.assert_array_equal(signal, expected)
+    odd, whole = (resample(SIGNAL, fs, 250, "constant") for fs in (19999.999, 20000))
+    np.testing.assert_array_equal(odd, whole)
 
 
 # Leads and files
