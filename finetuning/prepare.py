@@ -49,7 +49,6 @@ def parse_arguments() -> argparse.Namespace:
     flag("--seed", type=cli.seed, help=f"seed of this split, by default {SEED}")
     flag("--out", type=Path, default=f"data/{DATASETS[name].PREFIX}", help="start of file names")
     flag("--overwrite", action="store_true", help="replace files that are there")
-    cli.add_preset_flag(parser, "prepare")
     return parser.parse_with_preset("prepare")
 
 

@@ -31,7 +31,7 @@ STOP_METRICS = {"val_loss": "val_loss", "val_f1": "macro_f1", "train_acc": "acc"
 def make_parser() -> cli.Parser:
     """Flags of this command."""
     parser = cli.Parser(prog="python -m finetuning.trainer", description=__doc__.split("\n")[0])
-    cli.add_run_flags(parser, "finetuning")
+    cli.add_run_flags(parser)
     cli.add_network_flags(parser)
     flag = parser.add_argument
     flag("--train", type=cli.file, required=True, help="prepared set (.npz) to train on")

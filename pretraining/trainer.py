@@ -49,7 +49,7 @@ METRICS = {"loss": "val_loss", "acc": "val_acc", "f1": "macro_f1"}  # --val-metr
 def make_parser() -> cli.Parser:
     """Flags of this command."""
     parser = cli.Parser(prog="python -m pretraining.trainer", description=__doc__.split("\n")[0])
-    cli.add_run_flags(parser, "pretraining")
+    cli.add_run_flags(parser)
     flag = parser.add_argument
     flag("--task", choices=TASKS, required=True, help="objective")
     flag("--train", type=cli.folder, required=True, help="Icentia11k, or a set in its layout")

@@ -103,7 +103,7 @@ def test_bad_value(name, flags):
         (cli.UserError("x.npz is odd; make it anew"), "x.npz is odd; make it anew"),
         (cli.UserError("a\nb\x1b[2J" + "c" * 10**5), "error: a b [2Jccc"),
         (FileNotFoundError(2, "No such file or directory", "gone.npz"), "gone.npz: No such file"),
-        (OSError(28, "No space left on device"), "file system: No space left on device; free"),
+        (OSError(28, "No space left on device"), "file system: No space left on device; is"),
         (ModuleNotFoundError(name="no_such"), "no_such is not installed"),
         (RuntimeError("not enough memory"), "out of memory; lower --batch-size"),
     ],

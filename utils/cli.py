@@ -71,13 +71,12 @@ class Parser(argparse.ArgumentParser):
         return {name for name, value in values.items() if value is not absent}
 
     def parse_with_preset(self, command: str) -> argparse.Namespace:
-        """Flags, with the values of `--preset` for those that are not given.
-
-        Args:
-            command: key of `PRESETS`.
-        """
-        preset = self.parse_args().preset
-        self.set_defaults(**PRESETS[command].get(preset, {}))
+        """Add `--preset`, a key of `PRESETS[command]`, and parse: its values hold for the flags
+        that are not given."""
+        about = ("settings of the paper, of its authors' code or of the replication, or those that"
+                 " this project recommends, for the flags that are not given")  # fmt: skip
+        self.add_argument("--preset", choices=PRESETS[command], help=about)
+        self.set_defaults(**PRESETS[command].get(self.parse_args().preset, {}))
         return self.parse_args()
 
     def refuse(self, unused: Iterable[str], why: str) -> None:
@@ -92,10 +91,11 @@ def _number(kind: Callable, holds: Callable[[Any], bool], words: str) -> Callabl
     def parse(text: str):
         try:
             value = kind(text)
+            valid = holds(value)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {words}") from None
-        if not holds(value):
-            raise argparse.ArgumentTypeError(f"{text} is not {words}")
+            valid = False
+        if not valid:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {words}")
         return value
 
     return parse
@@ -114,11 +114,9 @@ share_or_one = _number(float, lambda value: 0 < value <= 1, "a share above 0, at
 
 def share_or_count(text: str) -> float | int:
     """Type of a flag: a share in (0, 1), or a whole number."""
-    value = _number(
-        float,
-        lambda value: 0 < value < 1 or (value >= 0 and value.is_integer()),
-        "a share below 1 or a whole number",
-    )(text)
+    value = not_negative(text)
+    if value >= 1 and not value.is_integer():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share below 1 or a whole number")
     return value if 0 < value < 1 else int(value)
 
 
@@ -134,76 +132,45 @@ def id_list(text: str) -> list[int]:
     return sorted(ids)
 
 
-def existing(text: str) -> Path:
-    """Type of a flag: a path that exists."""
-    path = Path(text)
-    if not path.exists():
-        raise argparse.ArgumentTypeError(f"{text} does not exist")
-    return path
+def _path(holds: Callable[[Path], bool], kind: str) -> Callable[[str], Path]:
+    """Type of a flag: a path that exists and is of a kind."""
+
+    def parse(text: str) -> Path:
+        path = Path(text)
+        if not holds(path):
+            why = f"is not a {kind}; name one" if path.exists() else "does not exist"
+            raise argparse.ArgumentTypeError(f"{text} {why}")
+        return path
+
+    return parse
 
 
-def file(text: str) -> Path:
-    """Type of a flag: a file that exists."""
-    path = existing(text)
-    if not path.is_file():
-        raise argparse.ArgumentTypeError(f"{text} is not a file; name one")
-    return path
-
-
-def folder(text: str) -> Path:
-    """Type of a flag: a folder that exists."""
-    path = existing(text)
-    if not path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is not a folder; name one")
-    return path
+existing = _path(Path.exists, "path")
+file, folder = _path(Path.is_file, "file"), _path(Path.is_dir, "folder")
 
 
 def add_hardware_flags(parser: Parser) -> None:
     """Where and how to compute, for `utils.engine.choose_hardware`."""
     flag, devices = parser.add_argument, ("auto", "cpu", "cuda")
     flag("--device", choices=devices, default="auto", help="auto: CUDA where there is one")
-    flag(
-        "--precision",
-        choices=("auto", "fp32", "bf16"),
-        default="auto",
-        help="auto: bf16 where the device multiplies it clearly faster than fp32",
-    )
+    about = "auto: bf16 where the device multiplies it clearly faster than fp32"
+    flag("--precision", choices=("auto", "fp32", "bf16"), default="auto", help=about)
 
 
-def add_preset_flag(parser: Parser, command: str) -> None:
-    """For `Parser.parse_with_preset`."""
-    parser.add_argument(
-        "--preset",
-        choices=PRESETS[command],
-        help="settings of the paper, of its authors' code or of the replication, or those that"
-        " this project recommends, for the flags that are not given",
-    )
-
-
-def add_run_flags(parser: Parser, command: str) -> None:
-    """Flags of both trainers: job directory, optimiser, hardware, preset."""
+def add_run_flags(parser: Parser) -> None:
+    """Flags of both trainers: job directory, optimiser, hardware."""
     flag = parser.add_argument
     flag("--job-dir", type=Path, required=True, help="folder for what this run writes")
     flag("--lr", type=positive, default=1e-3, help="Adam's learning rate")
     add_hardware_flags(parser)
-    flag(
-        "--compile",
-        action=argparse.BooleanOptionalAction,
-        help="compile the network for training; by default on CUDA, where the first steps then"
-        " take a minute",
-    )
-    flag(
-        "--sync-bn", action="store_true", help="[torchrun, CUDA] batch statistics of all processes"
-    )
+    about = "compile the network for training; by default on CUDA, where it takes a minute at first"
+    flag("--compile", action=argparse.BooleanOptionalAction, help=about)
+    flag("--sync-bn", action="store_true", help="[torchrun, CUDA] batch statistics over processes")
     flag("--seed", type=seed, default=0, help="of everything random")
     flag("--overwrite", action="store_true", help="replace the run in --job-dir")
     flag("--resume", action="store_true", help="continue the run in --job-dir; start it if none is")
-    flag(
-        "--checkpoint-every",
-        type=count,
-        help="steps from one checkpoint to the next; by default about five minutes",
-    )
-    add_preset_flag(parser, command)
+    about = "steps from one checkpoint to the next; by default about five minutes"
+    flag("--checkpoint-every", type=count, help=about)
 
 
 def add_network_flags(parser: Parser) -> None:
@@ -243,34 +210,25 @@ def run(main: Callable[[], None]) -> None:
     # As an exception, so that temporary files are removed on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        main()
+        return main()
     except (UserError, Unusable, NetworkError) as error:
-        sys.exit(_fail(str(error)))
+        message = str(error)
     except OSError as error:
-        sys.exit(_fail(_describe(error)))
+        # Without a number it comes from NumPy, which counts what it could not write.
+        hint = "; is the disk full?" if error.errno in (None, errno.ENOSPC, errno.EDQUOT) else ""
+        message = f"{error.filename or 'file system'}: {error.strerror or error}{hint}"
     except ModuleNotFoundError as error:
-        sys.exit(_fail(f"{error.name} is not installed: activate the environment that the README"
-                       " makes, or pip install -r requirements.txt"))  # fmt: skip
+        message = f"{error.name} is not installed: pip install -r requirements.txt"
     except (MemoryError, RuntimeError) as error:
         # torch.OutOfMemoryError, and what torch says where the CPU's memory is short.
         if "memory" not in f"{type(error).__name__} {error}".lower():
             raise
-        sys.exit(_fail("out of memory; lower --batch-size, where there is one"))
+        message = "out of memory; lower --batch-size, where there is one"
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-
-
-def _describe(error: OSError) -> str:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    # Without a number it comes from NumPy, which counts what it could not write.
-    hint = "; free some space" if full else "; is the disk full?" if error.errno is None else ""
-    return f"{error.filename or 'file system'}: {error.strerror or error}{hint}"
-
-
-def _fail(message: str) -> int:
     print(f"error: {plain(message[:LONGEST])}", file=sys.stderr)
-    return 2
+    sys.exit(2)
 
 
 def plain(text: str) -> str:
