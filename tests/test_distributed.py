@@ -68,11 +68,8 @@ def test_two_processes_read_the_frames_of_one(steps):
 def test_two_processes_reach_the_weights_of_one(steps, name):
     (one,), (first, second) = steps[1], steps[2]
     np.testing.assert_array_equal(first[f"{name}_weights"], second[f"{name}_weights"])
-    difference = np.abs(first[f"{name}_weights"] - one[f"{name}_weights"]).max()
-    assert difference < 1e-10
-    np.testing.assert_allclose(
-        first[f"{name}_scores"], one[f"{name}_scores"], rtol=1e-7
-    )  # in float32
+    assert np.abs(first[f"{name}_weights"] - one[f"{name}_weights"]).max() < 1e-10
+    np.testing.assert_allclose(first[f"{name}_scores"], one[f"{name}_scores"], rtol=1e-7)
     assert np.abs(one["frames_weights"] - one["unequal_weights"]).max() > 1e-3
 
 
@@ -128,16 +125,14 @@ def test_what_does_not_fit_is_said_once(cohort_folder, tmp_path):
 
 def test_shares_and_the_last_step():
     for size in (1, 2, 4, 8):
-        Processes(0, size).check(8, False)
         shares = [list(range(11))[Processes(rank, size).share] for rank in range(size)]
         assert sorted(chain.from_iterable(shares)) == list(range(11))
     with pytest.raises(UserError, match="--batch-size 8 cannot be shared equally by 3 processes"):
         Processes(0, 3).check(8, False)
     with pytest.raises(UserError, match="--sync-bn is for several processes on CUDA"):
         ALONE.check(8, True)
-    Processes(0, 4).check(8, False, 24)
-    Processes(0, 4).check(8, False, 28)
-    ALONE.check(8, False, 25)
+    for size, examples in ((4, 24), (4, 28), (1, 25)):
+        Processes(0, size).check(8, False, examples)
     with pytest.raises(UserError, match="leaves 3 of 27 recordings for the last step"):
         Processes(0, 4).check(8, False, 27)
 

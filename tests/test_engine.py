@@ -115,18 +115,13 @@ def measured(monkeypatch):
 
 @pytest.mark.parametrize(
     ("fp32", "bf16", "native", "expected"),
-    [(2, 1, True, True), (1.21, 1, True, True), (1.19, 1, True, False), (1, 2, True, False),
-     (2, 1, False, False)],
-)  # fmt: skip
+    [(1.21, 1, True, True), (1.19, 1, True, False), (2, 1, False, False)],
+)
 def test_auto_takes_the_faster_one(measured, fp32, bf16, native, expected):
     measured(fp32, bf16, native)
     assert engine.choose_hardware("cpu", "auto") == Hardware(CPU.device, expected)
     assert engine.choose_hardware("cpu", "bf16").bf16
     assert not engine.choose_hardware("cpu", "fp32").bf16
-
-
-def test_products_are_timed():
-    assert 0 < engine._product_seconds(torch.float32) < 60
 
 
 @pytest.mark.parametrize("first", ["bf16", "fp32"])

@@ -85,6 +85,7 @@ def test_better(metric, falling, expected):
 def test_predictions_table_round_trip(tmp_path):
     path, names = tmp_path / "predictions.csv", ["A00001", "00123", "NA", "1e5"]
     prob = np.random.default_rng(0).dirichlet(np.ones(4), 4).astype(np.float32)
+    prob[:, 1] = 3e-8, 4e-8, 5e-8, 1 - 6e-8  # whose order has to be kept
     write_predictions(path, names, CLASSES, one_hot([0, 1, 2, 3]), prob)
     lines = path.read_text().splitlines()
     assert lines[0] == "record_name,true_A,true_N,true_O,true_~,prob_A,prob_N,prob_O,prob_~"
@@ -94,14 +95,6 @@ def test_predictions_table_round_trip(tmp_path):
     assert table.classes == CLASSES
     assert np.array_equal(table.true, one_hot([0, 1, 2, 3]))
     assert np.array_equal(table.prob.astype(np.float32), prob)
-
-
-def test_predictions_keep_the_order_of_near_certain_recordings(tmp_path):
-    """Else scores counted from the table would not be those of the run."""
-    path = tmp_path / "predictions.csv"
-    prob = np.array([[1 - 3e-8, 3e-8], [1 - 4e-8, 4e-8], [1 - 5e-8, 5e-8]])
-    write_predictions(path, list("abc"), ["A", "N"], one_hot([0, 1, 1], 2), prob)
-    assert (np.diff(read_predictions(path).prob[:, 1]) > 0).all()
 
 
 @pytest.mark.parametrize(
@@ -122,18 +115,18 @@ def slow_f_max(true, prob):
     for threshold in np.linspace(0, 1, 100):
         precisions, recalls = [], []
         for row, predicted in zip(true, prob > threshold, strict=True):
-            hits = sum(t and p for t, p in zip(row, predicted, strict=True))
+            common = sum(t and p for t, p in zip(row, predicted, strict=True))
             if sum(predicted):
-                precisions.append(hits / sum(predicted))
+                precisions.append(common / sum(predicted))
             if sum(row):
-                recalls.append(hits / sum(row))
+                recalls.append(common / sum(row))
         if precisions and sum(precisions) + sum(recalls):
             p, r = np.mean(precisions), np.mean(recalls)
             best = max(best, 2 * p * r / (p + r))
     return best
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("empty", [False, True])
 def test_multi_label_scores_as_written_out(seed, empty):
     rng = np.random.default_rng(seed)
@@ -174,8 +167,7 @@ def test_perfect_answers_and_none_at_all():
     silent = metrics.multi_label_scores(true, np.zeros((3, 3)), list("abc"))
     assert (silent["macro_f1"], silent["f_max"], silent["f_beta"], silent["g_beta"]) == (0, 0, 0, 0)
     nothing = metrics.multi_label_scores(np.zeros((3, 3)), np.zeros((3, 3)), list("abc"))
-    for name in ("macro_f1", "auc", "f_max", "f_beta", "g_beta"):
-        assert math.isnan(nothing[name]), name
+    assert all(math.isnan(nothing[n]) for n in ("macro_f1", "auc", "f_max", "f_beta", "g_beta"))
 
 
 def test_calibration_error_by_hand():
@@ -198,22 +190,22 @@ def test_several_classes_count_each():
     assert metrics.calibration_errors(true, prob) == {
         "ece": pytest.approx(0.25), "nll": pytest.approx(-(3 * np.log(0.9) + np.log(0.1)) / 4),
     }  # fmt: skip
-    found = metrics.coverage(true, np.array([[0.9, 0.1], [0.6, 0.1]]))
-    assert found["records"] == [2] * 5 + [1]
-    assert found["threshold"] == pytest.approx([0.6] * 5 + [0.9])
-    assert found["accuracy"] == [0.75] * 5 + [1] and found["macro_f1"][-1] == 1
+    result = metrics.coverage(true, np.array([[0.9, 0.1], [0.6, 0.1]]))
+    assert result["records"] == [2] * 5 + [1]
+    assert result["threshold"] == pytest.approx([0.6] * 5 + [0.9])
+    assert result["accuracy"] == [0.75] * 5 + [1] and result["macro_f1"][-1] == 1
 
 
 def test_coverage_by_hand():
     confidence = np.array([0.9, 0.8, 0.7, 0.6, 0.55, 0.95, 0.5, 0.85, 0.75, 0.65])
     prob = np.stack([confidence, 1 - confidence], 1)
     true = np.array([0, 0, 0, 1, 1, 0, 1, 0, 0, 0])  # wrong are 0.6, 0.55 and 0.5
-    found = metrics.coverage(true, prob)
-    assert found["coverage"] == [1, 0.9, 0.8, 0.7, 0.6, 0.5]
-    assert found["records"] == [10, 9, 8, 7, 6, 5]
-    assert found["threshold"] == [0.5, 0.55, 0.6, 0.65, 0.7, 0.75]
-    assert found["accuracy"] == pytest.approx([7 / 10, 7 / 9, 7 / 8, 1, 1, 1])
+    result = metrics.coverage(true, prob)
+    assert result["coverage"] == [1, 0.9, 0.8, 0.7, 0.6, 0.5]
+    assert result["records"] == [10, 9, 8, 7, 6, 5]
+    assert result["threshold"] == [0.5, 0.55, 0.6, 0.65, 0.7, 0.75]
+    assert result["accuracy"] == pytest.approx([7 / 10, 7 / 9, 7 / 8, 1, 1, 1])
     # Class 1 is present but never predicted; F1 of class 0 is 14/17, 14/16, 14/15, then alone.
-    assert found["macro_f1"] == pytest.approx([7 / 17, 7 / 16, 7 / 15, 1, 1, 1])
-    alike = metrics.coverage(true, np.tile([0.75, 0.25], (10, 1)))
-    assert alike["records"] == [10] * 6  # of equals none is left out
+    assert result["macro_f1"] == pytest.approx([7 / 17, 7 / 16, 7 / 15, 1, 1, 1])
+    equal = metrics.coverage(true, np.tile([0.75, 0.25], (10, 1)))
+    assert equal["records"] == [10] * 6

@@ -103,11 +103,8 @@ def test_equal_seeds_give_equal_bytes_wherever_the_data_lies(cohort, job, tmp_pa
     assert pretrain(moved, tmp_path / "again", *flags).code == 0
     assert bytes_of(tmp_path / "again") == bytes_of(job)
     assert not (moved / "annotation_index").exists()
-
-
-def test_another_seed_is_another_run(cohort, job, tmp_path):
-    assert pretrain(cohort, tmp_path / "one", "--seed", 1).code == 0
-    other = bytes_of(tmp_path / "one")
+    assert pretrain(cohort, tmp_path / "other", "--seed", 1).code == 0
+    other = bytes_of(tmp_path / "other")
     assert all(other[name] != content for name, content in bytes_of(job).items())
 
 
@@ -128,18 +125,14 @@ def test_patients_that_validate_never_train(cohort, job, tmp_path, monkeypatch):
     pretrain(cohort, tmp_path / "job", "--steps-per-epoch", 50).refused("seen enough")
 
 
-def test_only_the_patients_asked_for(cohort, tmp_path):
-    flags = ["--patient-ids", "4,0-1", "--val-patients", 0, "--epochs", 1]
-    assert pretrain(cohort, tmp_path / "job", *flags).code == 0
-    manifest = manifest_of(tmp_path / "job")
-    assert list(manifest["train"]["records"]) == ["0", "1", "4"]
-    assert manifest["validation"]["patients"] == 0
-
-
-def test_without_validation_the_last_epoch_is_chosen(cohort, tmp_path):
+def test_chosen_patients_without_validation(cohort, tmp_path):
+    """The last epoch is chosen."""
     job = tmp_path / "job"
     flags = ["--val-patients", 0, "--steps-per-epoch", 10, "--batch-size", 16, "--epochs", 3]
-    assert pretrain(cohort, job, *flags).code == 0
+    assert pretrain(cohort, job, *flags, "--patient-ids", "4,0-1").code == 0
+    manifest = manifest_of(job)
+    assert list(manifest["train"]["records"]) == ["0", "1", "4"]
+    assert manifest["validation"]["patients"] == 0
     history = pd.read_csv(job / "history.csv")
     assert history[["val_loss", "val_acc", "macro_f1"]].isna().all(axis=None)
     assert history["loss"].iloc[-1] < 0.9 * history["loss"].iloc[0]  # it learns
@@ -187,7 +180,6 @@ def test_a_weights_file_is_where_training_starts(cohort, job, tmp_path, monkeypa
         ({}, 20, (80, 1600)),
         ({"samples_per_patient": 100}, 2, (100, 200)),
         ({"val_size": 30}, 4, (8, 30)),  # of all four, not of the first only
-        ({"val_samples_per_patient": 9}, 4, (9, 36)),
         ({"val_samples_per_patient": 9, "val_size": 30}, 4, (9, 30)),
     ],
 )
@@ -204,7 +196,7 @@ def test_a_run_is_not_replaced_by_accident(cohort, job, tmp_path):
     pretrain(tmp_path / "empty", job, "--overwrite").refused("empty", "no records")
     pretrain(cohort, job, "--overwrite", "--patient-ids", 77).refused("patient 77")
     pretrain(cohort, job, "--overwrite", "--weights-file", cohort).refused(str(cohort))
-    pretrain(cohort, job / "args.json").refused("args.json is a file")
+    pretrain(cohort, job / "args.json").refused("args.json: File exists")
     assert contents(job) == before
 
 
@@ -232,7 +224,6 @@ def test_bad_input_is_one_line(cohort, tmp_path):
         (["--val-patients", PATIENTS], ["--val-patients 5", "none to train on"]),
         (["--stages", 5], ["--stages 5"]),
         (["--weights-file", text], ["text.safetensors", "safetensors"]),
-        (["--weights-file", tmp_path / "absent"], ["absent does not exist"]),
         (["--train", text], ["text.safetensors is not a folder"]),
         (["--val-patients", 0, "--cache-val", tmp_path / "val.npz"], ["--cache-val", "nobody"]),
     ):
@@ -272,7 +263,6 @@ def test_constant_and_clipped_signals_are_reported(cohort, tmp_path):
     [
         (["--ns", 1], "--ns: only for --task cpc"),
         (["--spectrogram-hop", 32], "--spectrogram-hop: only for 2-D networks"),
-        (["--spectrogram-input", "raw"], "--spectrogram-input: only for 2-D"),
         (
             ["--arch", "resnet18_2d", "--spectrogram-input", "raw", "--standardise", "frame"],
             "--spectrogram-input: not with --standardise frame",
@@ -280,7 +270,6 @@ def test_constant_and_clipped_signals_are_reported(cohort, tmp_path):
         (["--arch", "resnet18_2d", "--spectrogram-bins", 129], "--spectrogram-bins 129"),
         (["--val-size", 3, "--val-file", "FILE"], "--val-size: --val-file says who"),
         (["--cache-val", "FILE"], "exists"),
-        (["--cache-val", "FILE", "--resume"], "exists"),
         (["--cache-val", "JOB/args.json"], "--cache-val: must lie outside --job-dir"),
         (["--val-patients", 0, "--val-size", 3], "--val-size: nobody validates"),
         (["--val-metric", "f1", "--preset", "authors-code"], "--val-metric: nobody validates"),
@@ -409,17 +398,10 @@ def test_files_that_hold_no_frames(cohort, stored, tmp_path):
         "type": {"signal": arrays["signal"].astype(float)},
         "object": {"signal": np.array([{}], object)},
         "class 5": {"labels": arrays["labels"] + 5},
-        "class -1": {"labels": arrays["labels"] - 5},
         "short": {"signal": arrays["signal"][..., :10]},
-        "two": {name: arrays[name].repeat(2, axis=1) for name in ("signal", "scale", "shift")},
         "nan": {"scale": arrays["scale"] * np.float32(np.nan)},
+        "of no one": {"about": np.array(json.dumps(about | {"patients": []}))},
     }
-    for name, change in {
-        "of no one": {"patients": []},
-        "below zero": {"patients": [-1]},
-        "no text": {"dataset": ["icentia11k"]},
-    }.items():
-        changes[name] = {"about": np.array(json.dumps(about | change))}
     for name, change in changes.items():
         np.savez(tmp_path / f"{name}.npz", **arrays | change)
     for path in sorted(tmp_path.glob("*.npz")):

@@ -174,24 +174,17 @@ def test_other_flags_or_data_are_not_continued(flags, cohort_copy, tmp_path, mon
     assert result.code == 2 and "other data, another network" in result.err
 
 
-def test_a_damaged_checkpoint(flags, tmp_path, monkeypatch):
+def test_a_damaged_checkpoint_and_none(flags, tmp_path, monkeypatch):
     job, words, main = tmp_path / "job", flags[FINETUNING], MAIN[FINETUNING]
     stop_after(20, FINETUNING, words, job, monkeypatch)
     intact = (job / CHECKPOINT).read_bytes()
     for content in (b"\0" * 100, intact[:-100], b""):
         (job / CHECKPOINT).write_bytes(content)
         command(main, *words, "--job-dir", job, "--resume").refused(CHECKPOINT, "--overwrite")
-    assert command(main, *words, "--job-dir", job, "--overwrite").code == 0
-
-
-def test_without_a_checkpoint_it_starts_afresh(flags, tmp_path):
-    job, main = tmp_path / "job", MAIN[FINETUNING]
-    words = [*flags[FINETUNING], "--job-dir", job, "--resume", "--epochs", 1]
-    assert command(main, *words).code == 0
-    (job / "scores.json").unlink()  # as if it had been killed before the end
+    (job / CHECKPOINT).unlink()
     (job / ".history.csv.0.tmp").write_bytes(b"half")
-    assert command(main, *words).code == 0
-    assert not list(job.glob(".*"))
+    result = command(main, *words, "--job-dir", job, "--resume")
+    assert result.code == 0 and "continues" not in result.out and not list(job.glob(".*"))
 
 
 def test_two_runs_in_one_folder(flags, tmp_path):

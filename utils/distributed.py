@@ -3,7 +3,7 @@
     torchrun --nproc-per-node 2 -m pretraining.trainer …
 
 Each process takes its share of every batch. The main process, of rank 0, evaluates, prints and
-writes files; the others print nothing but their errors.
+writes files; the others print nothing.
 """
 
 import os
@@ -40,25 +40,16 @@ class Processes(NamedTuple):
         return slice(self.rank, None, self.size)
 
     def check(self, batch_size: int, sync_bn: bool, examples: int = 0) -> None:
-        """Check the flags of a trainer against the number of processes.
-
-        Args:
-            examples: of an epoch, if its last batch may be smaller.
-
-        Raises:
-            UserError: the examples of a batch cannot be shared, or `sync_bn` has no use.
-        """
+        """Check the flags of a trainer against the number of processes; raises `UserError`.
+        `examples` are those of an epoch, if its last batch may be smaller."""
+        batch, processes = f"--batch-size {batch_size}", f"{self.size} processes"
         if batch_size % self.size:
-            raise UserError(
-                f"--batch-size {batch_size} cannot be shared equally by {self.size} processes"
-            )
+            raise UserError(f"{batch} cannot be shared equally by {processes}")
         if sync_bn and not (self.size > 1 and dist.get_backend() == "nccl"):
             raise UserError("--sync-bn is for several processes on CUDA; leave it out")
         if 0 < examples % batch_size < self.size:
-            raise UserError(
-                f"--batch-size {batch_size} leaves {examples % batch_size} of {examples} recordings"
-                f" for the last step, too few for {self.size} processes; choose another"
-            )
+            left = f"{examples % batch_size} of {examples} recordings"
+            raise UserError(f"{batch} leaves {left} for the last step, too few for {processes}")
 
     @contextmanager
     def main_process_first(self) -> Iterator[None]:
@@ -87,11 +78,8 @@ class Processes(NamedTuple):
                 sys.exit(2)
 
     def wrap(self, model: nn.Module, sync_bn: bool) -> nn.Module:
-        """`model` with gradients that are averaged over the processes.
-
-        Args:
-            sync_bn: compute batch statistics over all processes, on CUDA.
-        """
+        """`model` with gradients that are averaged over the processes, and on CUDA with
+        `sync_bn` batch statistics of all processes."""
         if self.size == 1:
             return model
         if sync_bn:
@@ -118,15 +106,11 @@ ALONE = Processes()
 
 
 def local_device(cuda: bool) -> torch.device:
-    """The CPU, or the CUDA device of this process.
-
-    Raises:
-        UserError: there are fewer CUDA devices than processes.
-    """
+    """The CPU, or the CUDA device of this process; raises `UserError` if there are too few."""
     number = int(os.environ.get("LOCAL_RANK", 0))
     if cuda and number >= torch.cuda.device_count():
-        raise UserError(f"no CUDA device for process {number + 1} of this machine; lower "
-                        "--nproc-per-node or use --device cpu")  # fmt: skip
+        hint = "lower --nproc-per-node or use --device cpu"
+        raise UserError(f"no CUDA device for process {number + 1} of this machine; {hint}")
     return torch.device("cuda", number) if cuda else torch.device("cpu")
 
 
@@ -136,11 +120,11 @@ def join(device: torch.device) -> Iterator[Processes]:
     if not dist.is_torchelastic_launched():
         yield ALONE
         return
-    if device.type == "cuda":
+    cuda = device.type == "cuda"
+    if cuda:
         torch.cuda.set_device(device)
-        dist.init_process_group("nccl", timeout=TIMEOUT, device_id=device)
-    else:
-        dist.init_process_group("gloo", timeout=TIMEOUT)
+    backend, device_id = ("nccl", device) if cuda else ("gloo", None)
+    dist.init_process_group(backend, timeout=TIMEOUT, device_id=device_id)
     processes = Processes(dist.get_rank(), dist.get_world_size())
     if processes.main_process:
         yield processes

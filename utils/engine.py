@@ -33,26 +33,16 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # of logits and labels
 
 
 class Batch(NamedTuple):
-    """The share of a batch that one process has, on its device.
+    """The share of a batch that one process has, on its device."""
 
-    Attributes:
-        inputs: (B, C, T) float32.
-        labels: (B,) int64 class numbers, or (B, classes) floats of 0 and 1 if an example may have
-            several classes.
-        total: examples of the batch, of all processes together.
-    """
-
-    inputs: Tensor
-    labels: Tensor
-    total: int
+    inputs: Tensor  # (B, C, T) float32
+    labels: Tensor  # (B,) int64 class numbers, or (B, classes) floats of 0 and 1 if several hold
+    total: int  # examples of the batch, of all processes together
 
 
 def describe_examples(names: Sequence[str], finite: np.ndarray, what: str) -> str:
-    """`a, b, c, … (64 frames)`, or, if some are not finite, `b (1 of 64 frames, not finite)`.
-
-    Args:
-        names: of the examples. finite: whether all values of each are, (n,). what: examples are.
-    """
+    """`a, b, c, … (64 frames)`, or, if some are not finite, `b (1 of 64 frames, not finite)`;
+    `finite` (n,) holds whether all values of an example are, `what` the word for examples."""
     bad = [name for name, good in zip(names, finite, strict=True) if not good]
     count = f"{len(bad)} of {len(names)} {what}, not finite" if bad else f"{len(names)} {what}"
     chosen = bad or names
@@ -61,12 +51,8 @@ def describe_examples(names: Sequence[str], finite: np.ndarray, what: str) -> st
 
 
 def moments(millivolt: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation over time, (…, 1) each; the latter is at least `LEAST_SD`.
-
-    Args:
-        millivolt: (…, T). mask: the samples that count, as `millivolt` or broadcast to it; all by
-            default.
-    """
+    """Mean and standard deviation of (…, T) over time, (…, 1) each; the latter is at least
+    `LEAST_SD`. `mask`, broadcast to `millivolt`, marks the samples that count."""
     if mask is None:
         mask = torch.ones(millivolt.shape[-1], device=millivolt.device)
     count = mask.sum(-1, keepdim=True)
@@ -76,11 +62,8 @@ def moments(millivolt: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tens
 
 
 class Compiled:
-    """A model that is compiled when it is first called; if that fails, it runs uncompiled.
-
-    Args:
-        on_failure: called once with the reason.
-    """
+    """A model that is compiled when it is first called; if that fails, it runs uncompiled, and
+    `on_failure` is called once with the reason."""
 
     def __init__(self, model: nn.Module, on_failure: Callable[[str], None]):
         self.model, self.on_failure = model, on_failure
@@ -157,11 +140,8 @@ def _product_seconds(dtype: torch.dtype) -> float:
 
 
 def choose_hardware(device: str, precision: str) -> Hardware:
-    """Resolve `auto`: CUDA where there is one, and the faster precision, see `faster_bf16`.
-
-    Raises:
-        UserError: CUDA asked for where there is none, or not one for each process.
-    """
+    """Resolve `auto`: CUDA where there is one, and the faster precision, see `faster_bf16`; raises
+    `UserError` if CUDA is asked for where there is none, or not one for each process."""
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no CUDA device found; use --device cpu")
     chosen = local_device(device != "cpu" and torch.cuda.is_available())
@@ -180,10 +160,7 @@ class RunningTotals:
     """Sums of losses and correct answers of an epoch so far, over the examples of all processes.
 
     The sums of the last steps stay on the device until they are read, so that nothing waits.
-
-    Attributes:
-        step: steps done. examples: of them. loss, correct: sums that have been read.
-        means: mean loss and accuracy when they were last read.
+    `means` are the mean loss and accuracy when they were last read.
     """
 
     def __init__(self, device: torch.device, step=0, examples=0, loss=0.0, correct=0.0):
@@ -239,14 +216,10 @@ def train_epoch(
     after_step: Callable[[], None] = lambda: None,
     count_correct: Loss = num_correct,
 ) -> tuple[float, float]:
-    """Train on `batches`; returns the mean loss and the accuracy over their examples.
+    """Train on `batches`; returns the mean loss and the accuracy over their examples, and over
+    those of the steps in `totals`, to which they are added. Raises `NotFinite`.
 
-    Args:
-        model: wrapped by `processes` if they are several.
-        totals: of the steps of this epoch that were done before; they are added to.
-
-    Raises:
-        NotFinite: the loss is no longer finite.
+    `model` is wrapped by `processes` if they are several.
     """
     model.train()
     totals = totals or RunningTotals(hardware.device)
@@ -268,11 +241,8 @@ def train_epoch(
 def evaluate(
     model: nn.Module, batches: Iterable[Batch], hardware: Hardware
 ) -> tuple[Tensor, Tensor]:
-    """Logits (n, classes) float32 and their labels, both on the CPU, in the order given.
-
-    Raises:
-        NotFinite: a logit is not.
-    """
+    """Logits (n, classes) float32 and their labels, both on the CPU, in the order given; raises
+    `NotFinite`."""
     model.eval()
     logits, labels = [], []
     for x, y, _ in batches:
@@ -289,10 +259,8 @@ def average_weights(model: nn.Module, decay: float, steps_done: Callable[[], int
     """Exponential moving average of the weights and batch statistics of `model`.
 
     Each step keeps the share `decay` of the average, less at first, so that the initial weights are
-    soon forgotten (as TensorFlow's `ExponentialMovingAverage`). Update it after each step.
-
-    Args:
-        steps_done: number of steps, that of the update included.
+    soon forgotten (as TensorFlow's `ExponentialMovingAverage`). Update it after each step, which
+    `steps_done` counts.
     """
 
     @torch.no_grad()
@@ -311,18 +279,12 @@ def average_weights(model: nn.Module, decay: float, steps_done: Callable[[], int
 
 
 class Epochs(NamedTuple):
-    """Training data, epoch by epoch.
+    """Training data, epoch by epoch; epochs and steps are counted from 1 on."""
 
-    Attributes:
-        count: epochs at most. steps: of each.
-        batches: (epoch from 1 on, steps to skip) -> the batches of an epoch without its first ones.
-        describe: (epoch, step), both from 1 on -> the examples of a batch, for errors.
-    """
-
-    count: int
-    steps: int
-    batches: Callable[[int, int], Iterable[Batch]]
-    describe: Callable[[int, int], str]
+    count: int  # epochs at most
+    steps: int  # of each epoch
+    batches: Callable[[int, int], Iterable[Batch]]  # of an epoch, without so many first steps
+    describe: Callable[[int, int], str]  # the examples of an epoch's step, for errors
 
 
 class Training:
@@ -332,17 +294,12 @@ class Training:
     drawn from the seed and the position.
 
     Args:
-        data: what is trained on.
         loss: mean loss of logits and labels.
         metadata: of the weights that the run writes; a resumed run must have the same.
         checkpoint_every: steps; None: every five minutes.
         compile: see `Hardware.compile`. sync_bn: see `Processes.wrap`.
         learning_rate: factor of the learning rate by the number of steps done.
         ema: decay of the moving average of the weights; 0 for none.
-
-    Attributes:
-        epoch: under way, from 1 on. totals: of it.
-        average: moving average of the weights, if one is kept.
     """
 
     def __init__(
@@ -416,14 +373,11 @@ class Training:
         self, ended: Callable[[], bool] = lambda: False, quiet: bool | None = None
     ) -> Iterator[dict[str, float]]:
         """Train; yields loss and accuracy of each epoch. What is done with them belongs to the
-        epoch, too: a resumed run does it again.
+        epoch, too: a resumed run does it again. Raises `UserError` if the loss is not finite.
 
         Args:
             ended: whether to stop early; asked of the main process before each epoch.
             quiet: without a progress bar; None: where there is no terminal.
-
-        Raises:
-            UserError: the loss is no longer finite.
         """
         model = self.processes.wrap(self.model, self.sync_bn)
         model = self.hardware.compile(model, self.compile, self._note_uncompiled)
@@ -448,9 +402,8 @@ class Training:
                 )  # fmt: skip
             except NotFinite as error:
                 examples = self.data.describe(self.epoch, error.step)
-                raise UserError(
-                    f"epoch {self.epoch}, step {error.step}, made of {examples}: {error}"
-                ) from None
+                where = f"epoch {self.epoch}, step {error.step}, made of {examples}"
+                raise UserError(f"{where}: {error}") from None
         return {"loss": loss, "acc": accuracy}
 
     def _after_step(self, progress: tqdm) -> None:
@@ -472,32 +425,16 @@ class Training:
             self.run.add_note(note)
 
     def record(self, scores: Mapping[str, float | None], **timing: float) -> set[str]:
-        """Add this epoch to the history, and print it.
-
-        Args:
-            timing: further columns of timing.csv.
-
-        Returns:
-            Purposes for which it is the best epoch so far, see `History`.
-        """
+        """Add this epoch to the history, and `timing` to timing.csv, and print it; returns the
+        purposes for which it is the best epoch so far, see `History`."""
         seconds = self.seconds
         print(f"epoch {self.epoch}: {scores_in_words(scores)} ({seconds:.0f} s)")
         return self.history.add(self.epoch, scores, {"seconds": round(seconds, 3), **timing})
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
-        """As `utils.engine.evaluate`; the run may be stopped between two batches.
-
-        Raises:
-            UserError: a logit is not finite.
-        """
-
-        def watched() -> Iterator[Batch]:
-            for batch in batches:
-                self.pause()
-                yield batch
-
+        """As `utils.engine.evaluate`; the run may be stopped between two batches."""
         try:
-            return evaluate(model, watched(), self.hardware)
+            return evaluate(model, (self.pause() or batch for batch in batches), self.hardware)
         except NotFinite as error:
             raise UserError(f"epoch {self.epoch}, evaluation: {error}") from None
 
@@ -534,11 +471,8 @@ class Training:
 
     def begin(self) -> None:
         """Continue from the checkpoint, if there is one and `--resume` was given; else start the
-        run, which removes the files of an earlier one.
-
-        Raises:
-            UserError: the checkpoint is damaged, or of another run.
-        """
+        run, which removes the files of an earlier one. Raises `UserError` if the checkpoint is
+        damaged, or of another run."""
         with self.processes.main_process_first():
             wanted = self.processes.main_process and self.run.resume and self._path.exists()
             state = self._read() if wanted else None
@@ -565,10 +499,8 @@ class Training:
         except Exception:  # of many kinds
             raise UserError(f"{self._path} is damaged; --overwrite starts again") from None
         if identity != self._identity:
-            raise UserError(
-                f"{self._path} is of other data, another network, precision or number of processes;"
-                " --overwrite starts again"
-            )
+            other = "other data, another network, precision or number of processes"
+            raise UserError(f"{self._path} is of {other}; --overwrite starts again")
         return state
 
     def finish(self) -> None:

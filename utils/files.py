@@ -1,7 +1,6 @@
 """Files that are written whole or not at all, JSON, checksums, and manifests.
 
-A manifest says what went into a data set or a run, and what was left out, as a list of
-`{"record": …, "reason": …}`.
+A manifest says what went into a data set or a run, and lists what was left out, with the reason.
 """
 
 import gzip
@@ -29,8 +28,6 @@ TEMPORARY = ".tmp"  # how names end under which files are being written
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; it takes the name `path` once the block succeeds."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
         yield temporary
@@ -47,7 +44,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder beside `folder`; it takes its place once the block succeeds."""
     folder = Path(folder).resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(folder)
     made, earlier = temporary / "made", temporary / "earlier"
     made.mkdir(parents=True)
@@ -64,7 +60,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def _temporary(path: Path) -> Path:
-    """A hidden name that no other process uses, on whatever machine."""
+    """A hidden name that no other process uses, on whatever machine; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f".{path.name}.{uuid4().hex}{TEMPORARY}")
 
 
@@ -75,17 +72,13 @@ def _flush(path: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(
-            json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8, compressed where the name ends in .gz: equal texts are equal files."""
     content = text.encode()
     with atomic_path(path) as temporary:
-        # Neither time nor name inside the archive.
         temporary.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
@@ -98,11 +91,8 @@ def read_json(path: Path) -> Any:
 
 
 def load_npz(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
-    """Arrays of an uncompressed `.npz` file by name, all or those of `names` that it holds.
-
-    Raises:
-        ValueError: it is damaged or compressed, or holds objects.
-    """
+    """Arrays of an uncompressed `.npz` file by name, all or those of `names` that it holds; raises
+    `ValueError` if it is damaged or compressed, or holds objects."""
     size = path.stat().st_size
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -147,21 +137,16 @@ def summary(left_out: list[dict[str, Any]]) -> str:
 
 
 def counted(flagged: dict[str, list[str]]) -> dict[str, Any]:
-    """For a manifest: how many records there are of each kind, and which.
-
-    Args:
-        flagged: names of the records that are `constant`, `clipped`.
-    """
+    """For a manifest: how many records are `constant`, `clipped` ..., and which."""
     return {kind: {"count": len(names), "records": names} for kind, names in flagged.items()}
 
 
 def report_flagged(flagged: dict[str, list[str]]) -> None:
     """Where there are any, say `used, too: 2 constant signals, such as A00012; 1 clipped …`."""
-    words = [
-        f"{len(names)} {kind} signal{'s' * (len(names) > 1)}{HINTS.get(kind, '')}, such as "
-        f"{names[0]}"
-        for kind, names in flagged.items()
-        if names
-    ]
+    words = []
+    for kind, names in flagged.items():
+        if names:
+            signals = "signals" if len(names) > 1 else "signal"
+            words.append(f"{len(names)} {kind} {signals}{HINTS.get(kind, '')}, such as {names[0]}")
     if words:
         print(f"used, too: {'; '.join(words)}", file=sys.stderr)

@@ -59,11 +59,8 @@ class Run:
         self.resume: bool = arguments["resume"]
 
     def finished(self) -> bool:
-        """Whether `--resume` has nothing to do.
-
-        Raises:
-            UserError: the flags are others than those of the run in the job directory.
-        """
+        """Whether `--resume` has nothing to do; raises `UserError` if the flags are others than
+        those of the run in the job directory."""
         if not (self.resume and (self.job_dir / self.last).exists()):
             return False
         self._check_free()
@@ -71,44 +68,34 @@ class Run:
 
     @contextmanager
     def claim(self) -> Iterator[None]:
-        """Keep other runs out of the job directory.
-
-        Raises:
-            UserError: another run uses it, or it holds a run that may neither be replaced nor
-                resumed.
-        """
-        self._check_free()
+        """Keep other runs out of the job directory; raises `UserError` if another run uses it, or
+        it holds a run that may neither be replaced nor resumed."""
         self.job_dir.mkdir(parents=True, exist_ok=True)
         lock = self.job_dir / LOCK
         try:
             with FileLock(lock, timeout=0):
                 try:
-                    self._check_free()  # from here on nobody else changes it
+                    self._check_free()
                     yield
                 finally:
                     lock.unlink(missing_ok=True)  # while it is held, so that it is our own
         except Timeout:
-            raise UserError(
-                f"{self.job_dir} is in use by another run; wait for it, or choose another --job-dir"
-            ) from None
+            message = "is in use by another run; wait for it, or choose another --job-dir"
+            raise UserError(f"{self.job_dir} {message}") from None
         finally:
-            if self.job_dir.exists() and not any(self.job_dir.iterdir()):
-                self.job_dir.rmdir()
+            with suppress(OSError):
+                self.job_dir.rmdir()  # if nothing was written
 
     def _outputs(self) -> Iterator[Path]:
         return (path for pattern in OUTPUTS for path in self.job_dir.glob(pattern))
 
     def _check_free(self) -> None:
-        if self.job_dir.exists() and not self.job_dir.is_dir():
-            raise UserError(f"--job-dir {self.job_dir} is a file")
         output = next(self._outputs(), None)
         if not output:
             return
-        if not (self.job_dir / ARGUMENTS).exists():
-            # Nor with --overwrite: the files may be somebody's.
-            raise UserError(
-                f"{self.job_dir} holds {output.name} of no run; choose another --job-dir"
-            )
+        if not (self.job_dir / ARGUMENTS).exists():  # nor with --overwrite: they may be somebody's
+            message = f"holds {output.name} of no run; choose another --job-dir"
+            raise UserError(f"{self.job_dir} {message}")
         if self.resume:
             self._check_same_flags()
         elif not self.arguments["overwrite"]:
@@ -117,37 +104,35 @@ class Run:
                 "continue it or --overwrite to replace it"
             )
 
-    def _check_same_flags(self) -> None:
+    def _saved(self) -> dict[str, Any]:
         path = self.job_dir / ARGUMENTS
-        try:
-            saved = dict(read_json(path)["arguments"])
-        except (KeyError, TypeError, ValueError):
-            raise UserError(f"{path} is damaged; use --overwrite") from None
+        about = read_json(path)
+        if not isinstance(about, dict) or not isinstance(about.get("arguments"), dict):
+            raise UserError(f"{path} is damaged; use --overwrite")
+        return about
+
+    def _check_same_flags(self) -> None:
+        saved = self._saved()["arguments"]
         for name in self.arguments.keys() & saved.keys() - FREE:  # its version may lack some
             value, before = self.arguments[name], saved[name]
             derived = value is None and name in DERIVED
-            if isinstance(value, Path) or derived or value == before:
-                continue
-            raise UserError(
-                f"--{name.replace('_', '-')} is {value}, in the run in {self.job_dir} it was "
-                f"{before}; --resume it with the same flags, or choose another --job-dir"
-            )
+            if not (isinstance(value, Path) or derived or value == before):
+                raise UserError(
+                    f"--{name.replace('_', '-')} is {value}, in the run in {self.job_dir} it was "
+                    f"{before}; --resume it with the same flags, or choose another --job-dir"
+                )
 
     def precision(self) -> str:
         """`--precision`; a resumed run with `auto` keeps the precision that it was begun with."""
         if self.arguments["precision"] == "auto" and self.resume:
             with suppress(UserError, OSError, AttributeError, KeyError, TypeError):
-                environment = read_json(self.job_dir / ARGUMENTS)["environment"]
-                stated = environment["hardware"].rpartition(", ")[2]
-                return stated if stated in ("fp32", "bf16") else "auto"
+                precision = self._saved()["environment"]["hardware"].rpartition(", ")[2]
+                return precision if precision in ("fp32", "bf16") else "auto"
         return self.arguments["precision"]
 
     def identity(self, metadata: Mapping[str, Any], bf16: bool, processes: int) -> dict[str, Any]:
-        """What must be equal for a run to be resumed; libraries and paths may change.
-
-        Args:
-            metadata: of the weights that the run writes.
-        """
+        """What must be equal for a run to be resumed; libraries and paths may change. `metadata`
+        are those of the weights that the run writes."""
         files = {
             name: sha256(value)
             for name, value in self.arguments.items()
@@ -167,7 +152,7 @@ class Run:
         arguments = {k: str(v) if isinstance(v, Path) else v for k, v in self.arguments.items()}
         about = {"arguments": arguments, "environment": _environment(hardware)}
         if resumed:
-            before = read_json(self.job_dir / ARGUMENTS)
+            before = self._saved()
             about = before | {"continued": [*before.get("continued", []), about["environment"]]}
         else:
             for path in self._outputs():
@@ -177,7 +162,7 @@ class Run:
 
     def add_note(self, text: str) -> None:
         """Add a remark to the saved arguments."""
-        about = read_json(self.job_dir / ARGUMENTS)
+        about = self._saved()
         about["notes"] = [*about.get("notes", []), text]
         write_json(self.job_dir / ARGUMENTS, about)
 
@@ -249,27 +234,19 @@ class History:
 
     def best_epoch(self, purpose: str) -> int:
         """The best epoch so far, 0 without any; of epochs without a value the last."""
-        best, column = {"epoch": 0}, self.columns[purpose]
+        best, column = None, self.columns[purpose]
         for row in self.rows:
-            if (
-                not best["epoch"]
-                or row[column] is None
-                or better(column, row[column], best[column])
-            ):
+            if not best or row[column] is None or better(column, row[column], best[column]):
                 best = row
-        return best["epoch"]
+        return best["epoch"] if best else 0
 
 
 class Stop:
-    """Ctrl-C and SIGTERM, held back until progress has been saved.
-
-    Attributes:
-        code: to exit with: 0 until a signal came, then 130 or 143.
-    """
+    """Ctrl-C and SIGTERM, held back until progress has been saved. `code` is the one to exit with:
+    0 until a signal came, then 130 or 143."""
 
     def __init__(self) -> None:
-        self.code = 0
-        self._process = os.getpid()
+        self.code, self._process = 0, os.getpid()
 
     @contextmanager
     def listening(self) -> Iterator[None]:
