@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Collection
@@ -58,8 +59,13 @@ def download(
         verified = {line.rstrip("\n").partition(" ")[2] for line in record}
         absent = {name for name in files if not (out / name).exists()}
         pending = [name for name in files if name in absent or name not in verified]
-        needed = f"{len(absent):,} to download, about {len(absent) * size / 1e6:,.0f} MB"
-        print(f"{dataset}: {len(files):,} files, {len(pending) - len(absent):,} to check, {needed}")
+        free, needed = shutil.disk_usage(out).free / 1e6, len(absent) * size / 1e6
+        plan = f"{len(absent):,} to download, about {needed:,.0f} MB ({free:,.0f} MB are free)"
+        print(f"{dataset}: {len(files):,} files, {len(pending) - len(absent):,} to check, {plan}")
+        if needed > free:
+            raise Unusable(
+                f"{out}: the disk is too small; free some space, or choose another --out"
+            )
         failures = []
         # Unlike those of an executor, the threads of a ThreadPool do not delay the exit on Ctrl-C.
         with ThreadPool(workers) as pool:

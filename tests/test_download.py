@@ -7,6 +7,7 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 
@@ -129,6 +130,15 @@ def test_lists_that_lead_elsewhere_or_list_nothing(tmp_path, server):
 def test_a_file_cannot_be_written(tmp_path, server):
     (tmp_path / BAD).mkdir(parents=True)
     run(server, tmp_path).refused("Is a directory")
+
+
+def test_a_disk_that_is_too_small_is_said_before_anything_is_downloaded(
+    tmp_path, server, monkeypatch
+):
+    serve(server, FILES)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    run(server, tmp_path).refused("the disk is too small; free some space")
+    assert not loaded(tmp_path)
 
 
 def test_too_many_failures_end_the_run(tmp_path, server):
