@@ -47,14 +47,14 @@ def put_segment(folder: Path, fmt: str = "16") -> None:
 
 
 def put_torrent(folder: Path) -> None:
-    """In each way it is written; 0, 2 and 4 are pickles without a checksum, 9 is a payload."""
+    """In each way it is written; 0, 2 and 5 are pickles without a checksum, 9 is a payload."""
     labels = tuple((np.arange(50, 950, 300), codes[:3]) for _, codes in test_torrent.LABELS)
     data = test_torrent.SIGNAL[:2, :SAMPLES], [labels] * 2
-    for protocol in (0, 2, 4):
+    for protocol in (0, 2, 5):
         test_torrent.put_zipped(folder, f"0000{protocol}_batched", *data, protocol)
     for path in folder.iterdir():
         path.write_bytes(gzip.decompress(path.read_bytes()))
-    for number, name in ((1, "zipped"), (3, "misnamed"), (5, "unzipped"), (9, "zipped")):
+    for number, name in ((1, "zipped"), (3, "misnamed"), (4, "unzipped"), (9, "zipped")):
         getattr(test_torrent, f"put_{name}")(folder, f"0000{number}_batched", *data)
     payload = [test_torrent.Payload(os.system, "touch ../executed"), *range(20)]
     (folder / "00009_batched_lbls.pkl.gz").write_bytes(pickle.dumps(payload, 2))
@@ -222,8 +222,8 @@ ROWS = [
     ("segment", put_segment, read_segments, "p00000_s00", ".hea .dat .atr"),
     ("segment 61", partial(put_segment, fmt="61"), read_segments, "p00000_s00", ".dat"),
     ("torrent", put_torrent, read_segments, "0000", "1_batched.pkl.gz 1_batched_lbls.pkl.gz "
-     "0_batched_lbls.pkl.gz 2_batched.pkl.gz 4_batched.pkl.gz 9_batched_lbls.pkl.gz "
-     "3_batched.npy 3_batched_lbls.npz 5_batched_lbls.npz"),
+     "0_batched_lbls.pkl.gz 2_batched.pkl.gz 5_batched.pkl.gz 9_batched_lbls.pkl.gz "
+     "3_batched.npy 3_batched_lbls.npz 4_batched_lbls.npz"),
     ("index", put_index, read_index, "annotation_index/current/",
      "index.json segments.npy beat_ends beat_codes rhythm_ends rhythm_codes"),
     ("validation", put_index, read_frames, "", "val.npz"),

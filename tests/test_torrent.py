@@ -75,7 +75,7 @@ def put_misnamed(folder, name, signal, labels):
 
 
 WRITERS = [
-    put_zipped, partial(put_zipped, protocol=0), put_unzipped,
+    put_zipped, partial(put_zipped, protocol=0), partial(put_zipped, protocol=5), put_unzipped,
     put_misnamed,
 ]  # fmt: skip
 
@@ -380,7 +380,7 @@ PAYLOADS = {
 
 
 @pytest.mark.parametrize("name", PAYLOADS)
-@pytest.mark.parametrize("protocol", [0, 4])
+@pytest.mark.parametrize("protocol", [0, 4, 5])
 def test_nothing_that_a_pickle_names_is_run(patient, tmp_path, name, protocol):
     marker = tmp_path / "marker"
     payload = PAYLOADS[name](marker)

@@ -240,6 +240,7 @@ class _Unpickler(pickle.Unpickler):
             "numpy.ndarray": "numpy.ndarray",  # only passed on; it cannot be called
             "numpy.core.multiarray._reconstruct": self.new_array,
             "numpy.core.multiarray.scalar": self.scalar,
+            "numpy.core.numeric._frombuffer": self.from_buffer,
             "_codecs.encode": self.encode,
             "__builtin__.bytes": self.encode,  # of nothing
         }
@@ -252,6 +253,9 @@ class _Unpickler(pickle.Unpickler):
 
     def scalar(self, kind: _Dtype, data: bytes | str) -> np.generic:
         return np.frombuffer(self.encode(data), kind.dtype)[0]
+
+    def from_buffer(self, data: bytes, kind: _Dtype, shape: tuple, order: str) -> np.ndarray:
+        return np.frombuffer(data, kind.dtype).reshape(shape, order=order)
 
     def encode(self, text: bytes | str = b"", *_: Any) -> bytes:
         return text.encode("latin1") if isinstance(text, str) else text
