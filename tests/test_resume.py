@@ -16,7 +16,8 @@ import pretraining.trainer
 from tests.helpers import LONG_RUN, command, contents, put_weights
 from tests.interrupting import PROCESSES, kill_and_continue, results, run_trainer, start
 from utils import engine
-from utils.run import CHECKPOINT
+from utils.cli import UserError
+from utils.run import CHECKPOINT, Run
 
 PRETRAINING, FINETUNING = "pretraining.trainer", "finetuning.trainer"
 MAIN = {PRETRAINING: pretraining.trainer.main, FINETUNING: finetuning.trainer.main}
@@ -246,3 +247,15 @@ def test_a_loss_that_is_not_finite_names_step_and_records(
     result = command(MAIN[module], *flags[module], "--job-dir", job, "--resume")
     result.refused(*words, "no longer finite", "--lr")
     assert results(job) == before
+
+
+def test_another_network_than_that_of_a_finished_run_is_refused(tmp_path):
+    given = {"job_dir": tmp_path, "resume": True, "overwrite": False, "precision": "fp32"}
+    saved = {"arch": "resnet34", "stages": None, "precision": "fp32"}
+    (tmp_path / "args.json").write_text(json.dumps({"arguments": saved}))
+    (tmp_path / "scores.json").write_text("{}")
+    run = Run({**given, "arch": None, "stages": None, "weights_file": None}, last="scores.json")
+    with pytest.raises(UserError, match=r"--arch is None, in the run in .* it was resnet34"):
+        run.finished()
+    assert Run({**run.arguments, "weights_file": tmp_path}, last="scores.json").finished()
+    assert Run({**run.arguments, "arch": "resnet34"}, last="scores.json").finished()

@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
+from models import DEFAULT_ARCHITECTURE
 from utils.cli import UserError
 from utils.files import TEMPORARY, atomic_path, read_json, sha256, write_json
 from utils.metrics import better
@@ -41,7 +42,7 @@ LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "wfdb")
 FREE = {
     "overwrite", "resume", "checkpoint_every", "device", "compile", "data_parallelism", "verbose",
 }  # fmt: skip
-DERIVED = {"arch", "stages"}  # where they are not given they come from the weights file
+DERIVED = {"arch", "stages"}  # earlier versions saved what they resolved to where none was given
 
 
 class Run:
@@ -115,7 +116,8 @@ class Run:
         saved = self._saved()["arguments"]
         for name in self.arguments.keys() & saved.keys() - FREE:  # its version may lack some
             value, before = self.arguments[name], saved[name]
-            derived = value is None and name in DERIVED
+            resolved = self.arguments.get("weights_file") or before == DEFAULT_ARCHITECTURE
+            derived = value is None and name in DERIVED and resolved
             if not (isinstance(value, Path) or derived or value == before):
                 raise UserError(
                     f"--{name.replace('_', '-')} is {value}, in the run in {self.job_dir} it was "
