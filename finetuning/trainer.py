@@ -229,7 +229,7 @@ def build_model(
         encoder = build_encoder(architecture, channels, stages, generator, spectrogram)
     model = Classifier(encoder, len(recordings.classes), generator)
     if freeze:
-        model.freeze_encoder()
+        model.encoder.requires_grad_(False)
     print(f"{architecture}: {count_parameters(model):,} parameters")
     metadata = Metadata(
         architecture=architecture,

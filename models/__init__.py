@@ -11,11 +11,9 @@ from models.spectrogram import NetworkError, SpectrogramSettings
 
 
 class Architecture(NamedTuple):
-    """An encoder: its class, its type of block, and the number of blocks in each stage."""
-
     network: type[ResNet]
     block: type[nn.Module]
-    blocks: tuple[int, ...]
+    blocks: tuple[int, ...]  # number in each stage
 
     @property
     def spectral(self) -> bool:
@@ -33,13 +31,10 @@ DEFAULT_ARCHITECTURE = "resnet18"
 
 
 def build_encoder(
-    architecture: str,
-    in_channels: int,
-    stages: int | None,
-    generator: torch.Generator | None,
+    architecture: str, in_channels: int, stages: int | None, generator: torch.Generator | None,
     spectrogram: dict[str, Any] | None = None,
-) -> nn.Module:
-    """Build an encoder with new weights.
+) -> nn.Module:  # fmt: skip
+    """Build an encoder with new weights; raises `NetworkError` if there is no such encoder.
 
     Args:
         architecture: a key of `ENCODERS`.
@@ -47,9 +42,6 @@ def build_encoder(
         stages: keep only the first ones; None keeps all.
         generator: source of the initial weights; None leaves the kernels unset.
         spectrogram: fields of `SpectrogramSettings`; ignored by 1-D networks.
-
-    Raises:
-        NetworkError: unknown architecture or settings, or more stages than there are.
     """
     if architecture not in ENCODERS:
         raise NetworkError(f"unknown architecture {architecture!r}; known: {', '.join(ENCODERS)}")
@@ -73,11 +65,8 @@ class Classifier(nn.Module):
         self.encoder = encoder
         self.head = glorot_(nn.Linear(encoder.out_features, classes), generator)
 
-    def freeze_encoder(self) -> None:
-        """Train the dense layer only; the encoder's batch statistics stay unchanged, too."""
-        self.encoder.requires_grad_(False)
-
     def train(self, mode: bool = True) -> "Classifier":
+        """The batch statistics of an encoder whose weights are frozen stay unchanged, too."""
         super().train(mode)
         frozen = not any(parameter.requires_grad for parameter in self.encoder.parameters())
         self.encoder.train(mode and not frozen)
@@ -87,13 +76,8 @@ class Classifier(nn.Module):
         return self.head(self.encoder(x))
 
     def class_activation_map(self, x: Tensor) -> Tensor:
-        """Contribution of each position to each logit (Zhou et al. 2016), for x (B, C, T).
-
-        The map is exact: its mean over positions, plus the bias, equals the logits.
-
-        Returns:
-            (B, classes, positions) float32; `upsample_map` turns positions into samples.
-        """
+        """Contribution of each position to each logit (Zhou et al. 2016), (B, C, T) ->
+        (B, classes, positions) float32: its mean over positions, plus the bias, is the logits."""
         maps = self.encoder.feature_maps(x)  # (B, D, positions), or (B, D, F, positions)
         with torch.autocast(x.device.type, enabled=False):
             over_time = maps.float().mean(2) if maps.ndim == 4 else maps.float()

@@ -6,7 +6,7 @@ channels-last memory, for which bf16 convolutions are fast.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -95,18 +95,12 @@ class ResNet(nn.Module):
         spectrogram_settings: fields of `SpectrogramSettings` of a 2-D network.
     """
 
-    conv: Callable[..., nn.Module]
-    norm: Callable[[int], nn.Module]
-    kernels: Sequence[int]
     spectrogram_settings = None
 
     def __init__(
-        self,
-        block: type[BasicBlock | Bottleneck],
-        blocks: Sequence[int],
-        in_channels: int,
+        self, block: type[BasicBlock | Bottleneck], blocks: Sequence[int], in_channels: int,
         generator: torch.Generator | None,
-    ):
+    ):  # fmt: skip
         super().__init__()
         self.channels_last = False
         self.stride = STEM_STRIDE * 2 ** max(len(blocks) - 1, 0)

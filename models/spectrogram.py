@@ -1,6 +1,6 @@
 """Magnitude spectrograms as the first layer of 2-D networks."""
 
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
@@ -30,24 +30,17 @@ class SpectrogramSettings:
     scale: str = "linear"
 
     def __post_init__(self):
-        window, hop, bins, scale = astuple(self)
-        if not all(type(n) is int for n in (window, hop, bins)) or window > MAX_WINDOW:
-            raise NetworkError(f"{astuple(self)} are not settings of a spectrogram")
-        if not 0 < bins <= window // 2:
-            raise NetworkError(
-                f"--spectrogram-bins {bins}: a window of {window} samples has 1 to {window // 2}"
-            )
-        if not 0 < hop <= window:
-            raise NetworkError(f"--spectrogram-hop {hop} leaves samples out; at most {window}")
-        if scale not in SCALES:
-            raise NetworkError(f"unknown spectrogram scale {scale!r}")
+        numbers = self.window, self.hop, self.bins
+        whole = all(type(number) is int and 0 < number <= MAX_WINDOW for number in numbers)
+        fit = whole and self.hop <= self.window and 2 * self.bins <= self.window
+        if not fit or self.scale not in SCALES:
+            limits = "--spectrogram-hop is at most the window, --spectrogram-bins half of it"
+            raise NetworkError(f"{asdict(self)} are not settings of a spectrogram; {limits}")
 
 
 class Spectrogram(nn.Module):
     """(B, C, T) -> (B, C, bins, T // hop), in fp32; `NetworkError` if T is less than a window.
-
-    Windows are centred on every `hop`-th sample, with zeros beyond the ends, as librosa does.
-    """
+    Windows are centred on every `hop`-th sample, with zeros beyond the ends, as librosa does."""
 
     def __init__(self, settings: SpectrogramSettings):
         super().__init__()
@@ -57,9 +50,7 @@ class Spectrogram(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         window, hop, bins = self.settings.window, self.settings.hop, self.settings.bins
         if x.shape[-1] < window:
-            raise NetworkError(
-                f"{x.shape[-1]} samples are shorter than the spectrogram's window of {window}"
-            )
+            raise NetworkError(f"{x.shape[-1]} samples are shorter than a spectrogram's {window}")
         with torch.autocast(x.device.type, enabled=False):
             spectrum = torch.stft(
                 x.flatten(0, 1).float(), window, hop, window=self.window, center=True,

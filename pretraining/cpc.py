@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.resnet1d import glorot_
-from utils.cli import UserError
 
 LAYERS = 3
 HEADS = 8
@@ -46,17 +45,12 @@ class TransformerLayer(nn.Module):
 
 
 class CPC(nn.Module):
-    """Encoder and pooling transformer, (B, context + candidates, T) -> (B, candidates) scores.
-
-    The first `context_size` frames are the context. A UserError says that the encoder's width
-    cannot be shared among the heads.
-    """
+    """Encoder and pooling transformer, (B, context_size + candidates, T) -> (B, candidates) scores
+    of the frames that come after the context."""
 
     def __init__(self, encoder: nn.Module, context_size: int, generator: torch.Generator):
         super().__init__()
         width = encoder.out_features
-        if width % HEADS:
-            raise UserError(f"features of {width} cannot be shared among {HEADS} heads")
         self.context_size, self.encoder = context_size, encoder
         self.pool_token = nn.Parameter(torch.empty(width))
         nn.init.trunc_normal_(self.pool_token, generator=generator)

@@ -3,11 +3,12 @@
 A frame is samples [start, end). An annotation's index marks the end of its beat or rhythm interval.
 
 Arguments of all rules:
-    ends: (annotations,) sample that ends each beat or interval, ascending.
+    ends: (annotations,) sample that ends each beat or interval, of many segments one after the
+        other, ascending in each.
     codes: (annotations,) class of each, see `recordings.annotations`.
-    starts: (n,) first sample of each frame. frame_size: samples.
-    within: None, or (n,) first and (n,) stop: `ends` and `codes` then hold the annotations of many
-        segments, one after the other, and those of a frame's segment are numbered first … stop - 1.
+    within: (n,) first and (n,) stop: the annotations of a frame's segment are numbered
+        first … stop - 1.
+    starts: (n,) first sample of each frame in its segment. frame_size: samples.
 """
 
 import numpy as np
@@ -18,23 +19,19 @@ ECTOPIC = BEAT_CLASSES.index("pac")  # pac, aberrated, pvc: from here to the end
 # Rhythms that decide a frame wherever they occur, and the others.
 DECISIVE = np.array([RHYTHM_CLASSES.index(name) for name in ("undefined", "afib", "aflut")])
 COMMON = np.array([RHYTHM_CLASSES.index(name) for name in ("end", "noise", "normal")])
-Within = tuple[np.ndarray, np.ndarray] | None
 TACHYCARDIA, BRADYCARDIA, NORMAL_RATE, NOISE = range(len(HEART_RATE_CLASSES))
+Array = np.ndarray
+Within = tuple[Array, Array]
 
 
-def beat_labels(
-    ends: np.ndarray, codes: np.ndarray, starts: np.ndarray, frame_size: int, within: Within = None
-) -> np.ndarray:
-    """Beat class of each frame, (n,) int64.
+def beat_labels(ends: Array, codes: Array, within: Within, starts: Array, frame_size: int) -> Array:
+    """Beat class of each frame, (n,) int64; raises `ValueError` if a code is none of the classes.
 
     The most frequent of pac, aberrated and pvc if any occurs, else the more frequent of
     undefined and normal; the lowest code wins a tie, and a frame without a complete beat is
     undefined.
-
-    Raises:
-        ValueError: a code is none of the classes.
     """
-    first, stop = complete_beats(ends, starts, frame_size, within)
+    first, stop = complete_beats(ends, within, starts, frame_size)
     lengths, classes = np.maximum(stop - first, 0), len(BEAT_CLASSES)
     frames = np.repeat(np.arange(len(starts)), lengths)  # of each complete beat
     beats = np.arange(len(frames)) + np.repeat(first - lengths.cumsum() + lengths, lengths)
@@ -48,80 +45,65 @@ def beat_labels(
 
 
 def heart_rate_labels(
-    ends: np.ndarray, starts: np.ndarray, frame_size: int, fs: float, within: Within = None
-) -> np.ndarray:
+    ends: Array, within: Within, starts: Array, frame_size: int, fs: float
+) -> Array:
     """Heart-rate class of each frame, (n,) int64.
 
     From the mean interval between the ends of its complete beats: below 60 bpm bradycardia, up to
     100 bpm normal, above that tachycardia; noise where there are fewer than two. `fs` is in Hz.
     """
-    first, stop = complete_beats(ends, starts, frame_size, within)
-    intervals = stop - first - 1
-    counted = intervals > 0
-    first, last = np.where(counted, first, 0), np.where(counted, stop - 1, 0)
-    padded = ends if len(ends) else np.zeros(1, np.int64)
-    span = padded[last].astype(np.int64) - padded[first]  # samples
+    first, stop = complete_beats(ends, within, starts, frame_size)
+    counted = stop - first > 1
+    first, last = first[counted], stop[counted] - 1
+    intervals, span = last - first, ends[last].astype(np.int64) - ends[first]  # span in samples
     # Multiplied out, so that 60 and 100 bpm are met exactly: bpm = 60 fs intervals / span.
-    slow = fs * intervals < span
-    fast = 60 * fs * intervals > 100 * span
-    rate = np.where(slow, BRADYCARDIA, np.where(fast, TACHYCARDIA, NORMAL_RATE))
-    return np.where(counted, rate, NOISE)
+    slow, fast = fs * intervals < span, 60 * fs * intervals > 100 * span
+    labels = np.full(len(starts), NOISE)
+    labels[counted] = np.select([slow, fast], [BRADYCARDIA, TACHYCARDIA], NORMAL_RATE)
+    return labels
 
 
 def rhythm_labels(
-    ends: np.ndarray, codes: np.ndarray, starts: np.ndarray, frame_size: int, within: Within = None
-) -> np.ndarray:
+    ends: Array, codes: Array, within: Within, starts: Array, frame_size: int
+) -> Array:
     """Rhythm class of each frame, (n,) int64.
 
     The longest of undefined, afib and aflut if any occurs, else the longest of end, noise and
     normal; the lowest code wins a tie, and a frame after the last annotation is undefined.
-    """
-    durations = rhythm_durations(ends, codes, starts, frame_size, within)
-    decisive, common = durations[:, DECISIVE], durations[:, COMMON]
-    others = np.where(common.any(1), COMMON[common.argmax(1)], RHYTHM_CLASSES.index("undefined"))
-    return np.where(decisive.any(1), DECISIVE[decisive.argmax(1)], others)
-
-
-def rhythm_durations(
-    ends: np.ndarray, codes: np.ndarray, starts: np.ndarray, frame_size: int, within: Within = None
-) -> np.ndarray:
-    """Samples of each rhythm in each frame, (n, classes) int64.
 
     The interval in which the frame starts counts from there. The last one that begins in the frame
     counts up to the frame's end, even where the annotations end earlier.
     """
     stops = starts + frame_size
-    first = search(ends, starts, "right", within)
-    last = within[1] if within else len(ends)
-    stop = np.minimum(search(ends, stops, "left", within) + 1, last)
-    longest = max(int((stop - first).max(initial=0)), 0)
-    if not longest:
-        return np.zeros((len(starts), len(RHYTHM_CLASSES)), np.int64)
-    places = first[:, None] + np.arange(longest)  # (n, longest) intervals
+    first = search(ends, within, starts, "right")
+    stop = np.minimum(search(ends, within, stops, "left") + 1, within[1])
+    places = first[:, None] + np.arange((stop - first).max(initial=0))  # (n, longest) intervals
     inside = places < stop[:, None]
     places = np.where(inside, places, 0)
     begin = np.where(places == first[:, None], starts[:, None], ends[places - 1])
     end = np.where(places == stop[:, None] - 1, stops[:, None], ends[places])
-    length = np.where(inside, end - begin, 0)
+    lengths = np.where(inside, end - begin, 0)
     code = codes[places]
-    return np.stack([(length * (code == k)).sum(1) for k in range(len(RHYTHM_CLASSES))], axis=1)
+    durations = [(lengths * (code == k)).sum(1) for k in range(len(RHYTHM_CLASSES))]
+    durations = np.stack(durations, axis=1)  # (n, classes) samples
+    decisive, common = durations[:, DECISIVE], durations[:, COMMON]
+    others = np.where(common.any(1), COMMON[common.argmax(1)], RHYTHM_CLASSES.index("undefined"))
+    return np.where(decisive.any(1), DECISIVE[decisive.argmax(1)], others)
 
 
 def complete_beats(
-    ends: np.ndarray, starts: np.ndarray, frame_size: int, within: Within = None
-) -> tuple[np.ndarray, np.ndarray]:
+    ends: Array, within: Within, starts: Array, frame_size: int
+) -> tuple[Array, Array]:
     """First complete beat of each frame, and one past its last, (n,) each.
 
     The first beat that ends in a frame began before the frame, hence the one added.
     """
-    first = search(ends, starts, "left", within) + 1
-    return first, search(ends, starts + frame_size, "right", within)
+    first = search(ends, within, starts, "left") + 1
+    return first, search(ends, within, starts + frame_size, "right")
 
 
-def search(ends: np.ndarray, places: np.ndarray, side: str, within: Within = None) -> np.ndarray:
+def search(ends: Array, within: Within, places: Array, side: str) -> Array:
     """`np.searchsorted(ends, places, side)` (n,), each place searched `within` its segment."""
-    if within is None:
-        return np.searchsorted(ends, places, side)
     before = np.less if side == "left" else np.less_equal
     low, stop = within[0].copy(), within[1]
     step = 1 << int((stop - low).max(initial=0)).bit_length()

@@ -30,17 +30,13 @@ class Sampler:
     ):  # fmt: skip
         self.patients, self.samples, self.frame_size = patients, samples, frame_size
         self.samples_per_patient, self.seed = samples_per_patient, tuple(seed)
+        self.pass_length = len(patients) * samples_per_patient  # frames
         self._group = lru_cache(maxsize=2)(self._draw_group)
         self._negatives = lru_cache(maxsize=2)(self._draw_negatives)
 
     def __reduce__(self):
         stream = self.samples_per_patient, self.seed
         return Sampler, (self.patients, self.samples, self.frame_size, *stream)
-
-    @property
-    def pass_length(self) -> int:
-        """Frames of one pass over the patients."""
-        return len(self.patients) * self.samples_per_patient
 
     def frames(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Segment numbers and start samples, (count,) int64 each, from position `first` on."""
@@ -49,12 +45,9 @@ class Sampler:
     def negatives(
         self, first: int, count: int, number: int, size: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For each position from `first` on, frames to contrast its frame with.
-
-        They are of `size` samples, and uniform over the segments of the position's 16 patients.
-        Segment numbers and start samples are (count, number); the third array, (count,), holds the
-        positions of the positive frames among them.
-        """
+        """Segment numbers and start samples, (count, number) each, of frames to contrast the frames
+        from position `first` on with, and (count,) places of the latter among them. They are of
+        `size` samples, and uniform over the segments of the position's 16 patients."""
         return self._stretch(partial(self._negatives, number, size), first, count)
 
     def _stretch(self, draw: Callable, first: int, count: int) -> tuple[np.ndarray, ...]:
@@ -72,8 +65,8 @@ class Sampler:
     def _members(self, cycle: int, group: int) -> list[np.ndarray]:
         """Segments of each patient of a group."""
         order = rng(*self.seed, cycle).permutation(len(self.patients))
-        first = group * MIXED_PATIENTS
-        return [self.patients[member] for member in order[first : first + MIXED_PATIENTS]]
+        group = order[group * MIXED_PATIENTS :][:MIXED_PATIENTS]
+        return [self.patients[member] for member in group]
 
     def _draw_group(self, cycle: int, group: int) -> np.ndarray:
         """Frames of one group of patients, mixed; (2, frames): segment number, start."""

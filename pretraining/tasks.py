@@ -33,7 +33,9 @@ class Examples(NamedTuple):
 class Task:
     """An objective. Its fields are named as the flags of `pretraining.trainer` that set them.
 
-    Unless a subclass says otherwise, an example is one frame, and its label the frame's class.
+    Unless a subclass says otherwise, an example is one frame, and its label is the frame's class by
+    `label_frames(index, segments, starts)`: (n,) int64, of frames that start in (n,) segments at
+    (n,) samples.
     """
 
     frame_size: int  # samples
@@ -47,12 +49,6 @@ class Task:
     def flags(cls) -> list[str]:
         """Names of the flags that only this objective takes."""
         return [field.name for field in fields(cls) if field.name != "frame_size"]
-
-    def label_frames(
-        self, index: AnnotationIndex, segments: np.ndarray, starts: np.ndarray
-    ) -> np.ndarray:
-        """Labels (n,) int64 of the frames that start in (n,) segments at (n,) samples."""
-        raise NotImplementedError
 
     def examples(
         self, index: AnnotationIndex, sampler: Sampler, first: int, count: int, share=slice(None)
@@ -76,38 +72,32 @@ class Task:
 
 
 class Beat(Task):
-    """The beat class that characterises a frame."""
-
     classes = BEAT_CLASSES
 
     def label_frames(self, index, segments, starts):
         annotations = index.arrays["beat_ends"], index.arrays["beat_codes"]
         within = index.within("beats", segments)
         try:
-            return labels.beat_labels(*annotations, starts, self.frame_size, within)
+            return labels.beat_labels(*annotations, within, starts, self.frame_size)
         except ValueError:
             raise UserError(f"{index.folder} is damaged (unknown beat class); delete it") from None
 
 
 class Rhythm(Task):
-    """The rhythm that characterises a frame."""
-
     classes = RHYTHM_CLASSES
 
     def label_frames(self, index, segments, starts):
         annotations = index.arrays["rhythm_ends"], index.arrays["rhythm_codes"]
         within = index.within("rhythms", segments)
-        return labels.rhythm_labels(*annotations, starts, self.frame_size, within)
+        return labels.rhythm_labels(*annotations, within, starts, self.frame_size)
 
 
 class HeartRate(Task):
-    """Whether the heart beats slowly, normally or fast in a frame."""
-
     classes = HEART_RATE_CLASSES
 
     def label_frames(self, index, segments, starts):
         ends, within = index.arrays["beat_ends"], index.within("beats", segments)
-        return labels.heart_rate_labels(ends, starts, self.frame_size, ICENTIA_FS, within)
+        return labels.heart_rate_labels(ends, within, starts, self.frame_size, ICENTIA_FS)
 
 
 @dataclass(frozen=True)
@@ -130,10 +120,7 @@ class ContextPrediction(Task):
     @property
     def offsets(self) -> np.ndarray:
         """First samples of the context's frames and of the positive one, (context_size + 1,).
-
-        The positive frame starts after the last sample of the context, whatever the overlap; in
-        the authors' code it may overlap the context.
-        """
+        Unlike in the authors' code, the positive frame never overlaps the context."""
         context = np.arange(self.context_size) * (self.frame_size - self.context_overlap)
         return np.append(context, context[-1] + self.frame_size * (1 + self.positive_offset))
 
@@ -141,12 +128,12 @@ class ContextPrediction(Task):
         segments, starts = (array[share] for array in sampler.frames(first, count))
         negatives = sampler.negatives(first, count, self.ns, self.frame_size)
         *negatives, position = (array[share] for array in negatives)
-        starts = starts[:, None] + self.offsets  # of the context and of the positive frame
+        # The context, and the positive frame as every candidate; then the negatives.
         segments = np.repeat(segments[:, None], self.num_frames, axis=1)
-        starts = np.hstack([starts, np.repeat(starts[:, -1:], self.ns, axis=1)])
-        negative = np.arange(self.num_outputs) != position[:, None]
-        negative = np.pad(negative, ((0, 0), (self.context_size, 0)))
-        segments[negative], starts[negative] = (array.ravel() for array in negatives)
+        starts = starts[:, None] + np.pad(self.offsets, (0, self.ns), "edge")
+        negative = np.arange(self.num_frames) - self.context_size != position[:, None]
+        negative[:, : self.context_size] = False
+        segments[negative], starts[negative] = map(np.ravel, negatives)
         return Examples(segments, starts, position)
 
     def model(self, encoder, generator):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pretraining.icentia11k import reader
 from pretraining.icentia11k.index import merge_runs
 from pretraining.labels import beat_labels, complete_beats, heart_rate_labels, rhythm_labels
-from recordings.annotations import BEAT_CLASSES, HEART_RATE_CLASSES, RHYTHM_CLASSES
+from recordings.annotations import HEART_RATE_CLASSES, RHYTHM_CLASSES
 
 UNDEFINED, NORMAL, PAC, ABERRATED, PVC = range(5)
 RHYTHM = {name: code for code, name in enumerate(RHYTHM_CLASSES)}
@@ -48,17 +48,13 @@ def literal_heart_rate(ends: list[int], start: int, end: int) -> int:
 
 def literal_rhythm(ends: list[int], codes: list[int], start: int, end: int) -> int:
     """Durations interval by interval, as the rule is worded."""
-    numbers, k = [], sum(place <= start for place in ends)
-    while k < len(ends):
-        numbers.append(k)
-        if ends[k] >= end:
+    first, durations, begin = sum(place <= start for place in ends), [0] * 6, start
+    for k in range(first, len(ends)):
+        last = ends[k] >= end or k == len(ends) - 1
+        durations[codes[k]] += (end if last else ends[k]) - begin
+        if last:
             break
-        k += 1
-    durations = dict.fromkeys(range(6), 0)
-    for position, k in enumerate(numbers):
-        begin = start if position == 0 else ends[k - 1]
-        stop = end if position == len(numbers) - 1 else ends[k]
-        durations[codes[k]] += stop - begin
+        begin = ends[k]
     for group in (("undefined", "afib", "aflut"), ("end", "noise", "normal")):
         longest = max((RHYTHM[name] for name in group), key=lambda k: (durations[k], -k))
         if durations[longest] > 0:
@@ -74,82 +70,73 @@ annotations = st.lists(st.tuples(st.integers(0, 80), st.integers(0, 5)), max_siz
 def test_labels_equal_the_worded_rules(segments, data, frame_size):
     """Of frames of many segments at once. Beats and rhythms have the same ends here."""
     frames = st.tuples(st.integers(0, len(segments) - 1), st.integers(0, 90))
-    numbers, starts = np.array(data.draw(st.lists(frames, min_size=1, max_size=9))).T
+    numbers, starts = np.array(data.draw(st.lists(frames, max_size=9)), int).reshape(-1, 2).T
     ends, codes = np.array([pair for s in segments for pair in s], np.int32).reshape(-1, 2).T
     codes, beats = codes.astype(np.int8), np.minimum(codes, PVC).astype(np.int8)
     stop = np.cumsum([len(segment) for segment in segments])
-    first = stop - [len(segment) for segment in segments]
+    within = (stop - [len(segment) for segment in segments])[numbers], stop[numbers]
     literal = [
         ([e for e, _ in segments[n]], [c for _, c in segments[n]], s, s + frame_size)
         for n, s in zip(numbers, starts.tolist(), strict=True)
     ]
-    expected = (
+    found = (
+        beat_labels(ends, beats, within, starts, frame_size),
+        rhythm_labels(ends, codes, within, starts, frame_size),
+        heart_rate_labels(ends, within, starts, frame_size, FS),
+    )
+    assert all(labels.dtype == np.int64 for labels in found)
+    rhythms = [literal_rhythm(*arguments) for arguments in literal]
+    assert tuple(labels.tolist() for labels in found) == (
         [literal_beat(e, [min(code, PVC) for code in c], *frame) for e, c, *frame in literal],
-        [literal_rhythm(*arguments) for arguments in literal],
+        rhythms,
         [literal_heart_rate(e, *frame) for e, _, *frame in literal],
     )
-    withins = [(first[numbers], stop[numbers])] + [None] * (len(segments) == 1)
-    for within in withins:
-        found = (
-            beat_labels(ends, beats, starts, frame_size, within),
-            rhythm_labels(ends, codes, starts, frame_size, within),
-            heart_rate_labels(ends, starts, frame_size, FS, within),
-        )
-        assert all(labels.dtype == np.int64 for labels in found)
-        assert tuple(labels.tolist() for labels in found) == expected
     if len(segments) == 1:
-        merged = rhythm_labels(*merge_runs(ends, codes), starts, frame_size)
-        assert merged.tolist() == expected[1]
+        ends, codes = merge_runs(ends, codes)
+        within = np.zeros_like(starts), np.full_like(starts, len(ends))
+        assert rhythm_labels(ends, codes, within, starts, frame_size).tolist() == rhythms
+
+
+def one_frame(rule, ends, codes, start, end, *more):
+    arguments = [np.array(ends)] if codes is None else [np.array(ends), np.array(codes, np.int8)]
+    within = np.array([0]), np.array([len(ends)])
+    return rule(*arguments, within, np.array([start]), end - start, *more).item()
 
 
 @pytest.mark.parametrize("code", [-1, 5, 127])
 def test_a_code_of_no_class_is_an_error(code):
-    codes = np.array([NORMAL, code, NORMAL, NORMAL], np.int8)
     with pytest.raises(ValueError, match="no class"):
-        beat_labels(ENDS, codes, np.array([0, 20]), 30)
+        one_frame(beat_labels, ENDS, [NORMAL, code, NORMAL, NORMAL], 0, 30)
 
 
 @pytest.mark.parametrize(
     ("interval", "expected"),
-    [
-        (149, "tachycardia"),
-        (150, "normal"),  # 100 bpm at 250 Hz
-        (250, "normal"),  # 60 bpm
-        (251, "bradycardia"),
-        (2000, "noise"),  # one complete beat only
+    [  # samples at 250 Hz: 100 and 60 bpm are normal; of 2,000, one beat only is complete
+        (149, "tachycardia"), (150, "normal"), (250, "normal"), (251, "bradycardia"),
+        (2000, "noise"),
     ],
-)
+)  # fmt: skip
 def test_heart_rate_at_its_limits(interval, expected):
-    ends = np.arange(1, 40) * interval
-    found = heart_rate_labels(ends, np.array([0]), 4096, 250)
-    assert HEART_RATE_CLASSES[found.item()] == expected
+    found = one_frame(heart_rate_labels, np.arange(1, 40) * interval, None, 0, 4096, 250)
+    assert HEART_RATE_CLASSES[found] == expected
 
 
 @pytest.mark.parametrize(
     ("names", "start", "end", "expected"),
     [  # of the intervals that end at 10, 20, 30, 40
-        (["normal", "afib", "normal", "normal"], 0, 40, "afib"),  # however short
-        (["normal", "afib", "normal", "normal"], 20, 40, "normal"),
-        (["normal", "afib", "normal", "normal"], 19, 40, "afib"),  # by one sample
-        (["afib", "aflut", "normal", "normal"], 0, 40, "afib"),  # a tie
-        (["undefined", "aflut", "normal", "normal"], 0, 40, "undefined"),
-        (["noise", "normal", "end", "end"], 0, 40, "end"),
-        (["normal", "noise", "normal", "noise"], 5, 100, "noise"),  # the last one to the end
-        (["normal", "normal", "normal", "afib"], 40, 50, "undefined"),  # after the last
+        ("normal afib normal normal", 0, 40, "afib"),  # however short
+        ("normal afib normal normal", 20, 40, "normal"),
+        ("normal afib normal normal", 19, 40, "afib"),  # by one sample
+        ("afib aflut normal normal", 0, 40, "afib"),  # a tie
+        ("undefined aflut normal normal", 0, 40, "undefined"),
+        ("noise normal end end", 0, 40, "end"),
+        ("normal noise normal noise", 5, 100, "noise"),  # the last one to the end
+        ("normal normal normal afib", 40, 50, "undefined"),  # after the last
     ],
 )
 def test_which_rhythm_wins(names, start, end, expected):
-    codes = np.array([RHYTHM[name] for name in names], np.int8)
-    found = rhythm_labels(ENDS, codes, np.array([start]), end - start)
-    assert RHYTHM_CLASSES[found.item()] == expected
-
-
-def test_no_annotations_and_no_frames():
-    nothing, starts = np.zeros(0, np.int64), np.array([0, 7])
-    assert rhythm_labels(nothing, nothing, starts, 10).tolist() == [RHYTHM["undefined"]] * 2
-    assert heart_rate_labels(nothing, starts, 10, 250).tolist() == [NOISE] * 2
-    assert beat_labels(nothing, nothing, starts, 10).tolist() == [UNDEFINED] * 2
-    assert rhythm_labels(ENDS, ENDS, starts[:0], 10).shape == (0,)
+    codes = [RHYTHM_CLASSES.index(name) for name in names.split()]
+    assert RHYTHM_CLASSES[one_frame(rhythm_labels, ENDS, codes, start, end)] == expected
 
 
 @pytest.mark.parametrize(
@@ -163,15 +150,15 @@ def test_no_annotations_and_no_frames():
         ([NORMAL, UNDEFINED, UNDEFINED, NORMAL], UNDEFINED),
     ],
 )
-def test_which_class_wins(codes, expected):
-    assert beat_labels(ENDS, np.array(codes, np.int8), np.array([5]), 40).item() == expected
+def test_which_beat_wins(codes, expected):
+    assert one_frame(beat_labels, ENDS, codes, 5, 45) == expected
 
 
 def test_known_frame_of_icentia11k(ecg_data):
     record = ecg_data / "icentia11k/p00/p00000/p00000_s17"
     ends, codes, _, _ = reader.read_annotations(record)
-    start = np.array([45_678])
-    first, stop = complete_beats(ends, start, 4096)
+    within, start = (np.array([0]), np.array([len(ends)])), np.array([45_678])
+    first, stop = complete_beats(ends, within, start, 4096)
     complete = codes[first.item() : stop.item()]
     assert np.bincount(complete, minlength=5).tolist() == [6, 20, 0, 0, 0]
-    assert BEAT_CLASSES[beat_labels(ends, codes, start, 4096).item()] == "normal"
+    assert beat_labels(ends, codes, within, start, 4096).item() == NORMAL

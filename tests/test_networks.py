@@ -85,27 +85,17 @@ def test_class_activation_maps_add_up_to_the_logits_in_both_layouts(architecture
     torch.testing.assert_close(activation.mean(-1) + model.head.bias, logits, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize(("stages", "stride"), [(1, 4), (2, 8), (4, 32)])
-def test_a_position_sees_the_samples_that_it_stands_for(stages, stride):
+@pytest.mark.parametrize(("stages", "width", "stride"), [(1, 64, 4), (2, 128, 8), (4, 512, 32)])
+def test_a_position_sees_the_samples_that_it_stands_for(stages, width, stride):
     model, x = network(stages=stages).eval(), noise(1, 1, 2048).requires_grad_()
     assert model.encoder.stride == stride
+    assert model.encoder(x).shape == (1, width) == (1, model.encoder.out_features)
     position = 1024 // stride
     model.class_activation_map(x)[0, 0, position].backward()
     seen = x.grad[0, 0].nonzero()[:, 0]
     assert position * stride <= (seen.min() + seen.max()) / 2 < (position + 1) * stride
     samples = model.upsample_map(torch.arange(6.0).reshape(2, 3), 2 * stride + 9)
     assert samples[1].tolist() == [3.0] * stride + [4.0] * stride + [5.0] * 9
-
-
-def test_stages_and_architectures():
-    for stages, width in ((1, 64), (2, 128), (3, 256)):
-        encoder = build_encoder("resnet18", 2, stages, generator())
-        assert encoder(noise(2, 2, 64)).shape == (2, width) == (2, encoder.out_features)
-    for stages in (0, 5):
-        with pytest.raises(NetworkError, match=f"--stages {stages}: resnet18 has 1 to 4"):
-            build_encoder("resnet18", 1, stages, generator())
-    with pytest.raises(NetworkError, match="unknown architecture 'resnet99'"):
-        build_encoder("resnet99", 1, None, generator())
 
 
 def test_initial_weights_and_batch_norm_are_those_of_keras():
@@ -130,7 +120,7 @@ def test_initial_weights_and_batch_norm_are_those_of_keras():
 def test_a_frozen_encoder_keeps_weights_and_statistics(frozen):
     model, cpu = make_classifier(), Hardware(torch.device("cpu"), bf16=False)
     if frozen:
-        model.freeze_encoder()
+        model.encoder.requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     batches = [Batch(noise(4, 1, 64), torch.arange(4), 4)] * 2
@@ -156,14 +146,20 @@ def test_spectrograms_equal_the_transform_written_out(settings):
     assert (decibels(0 * x) == -100).all()
 
 
-def test_settings_that_do_not_fit():
-    for settings, words in (
-        ({"bins": 129}, "1 to 128"), ({"bins": 0}, "1 to 128"), ({"hop": 257}, "hop"),
-        ({"hop": 0}, "hop"), ({"scale": "mel"}, "mel"), ({"width": 3}, "width"),
-        ({"window": "wide"}, "wide"),
-    ):  # fmt: skip
-        with pytest.raises(NetworkError, match=words):
-            build_encoder("resnet18_2d", 1, 1, generator(), settings)
+@pytest.mark.parametrize(
+    ("architecture", "stages", "settings", "words"),
+    [("resnet18", 0, {}, "--stages 0: resnet18 has 1 to 4"), ("resnet18", 5, {}, "--stages 5"),
+     ("resnet99", None, {}, "unknown architecture 'resnet99'")]
+    + [("resnet18_2d", 1, {name: value}, f"'{name}': {value!r}.* are not settings") for name, value
+       in (("bins", 129), ("bins", 0), ("hop", 257), ("hop", 0), ("scale", "mel"), ("width", 3),
+           ("window", "wide"))],
+)  # fmt: skip
+def test_networks_that_cannot_be_built(architecture, stages, settings, words):
+    with pytest.raises(NetworkError, match=words):
+        build_encoder(architecture, 1, stages, generator(), settings)
+
+
+def test_the_settings_of_a_spectrogram():
     encoder = build_encoder("resnet18_2d", 1, 1, generator(), {"window": 64, "bins": 16})
     assert encoder.spectrogram_settings == {"window": 64, "hop": 32, "bins": 16, "scale": "linear"}
     with pytest.raises(NetworkError, match="63 samples are shorter"):

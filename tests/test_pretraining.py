@@ -267,7 +267,7 @@ def test_constant_and_clipped_signals_are_reported(cohort, tmp_path):
             ["--arch", "resnet18_2d", "--spectrogram-input", "raw", "--standardise", "frame"],
             "--spectrogram-input: not with --standardise frame",
         ),
-        (["--arch", "resnet18_2d", "--spectrogram-bins", 129], "--spectrogram-bins 129"),
+        (["--arch", "resnet18_2d", "--spectrogram-bins", 129], "'bins': 129"),
         (["--val-size", 3, "--val-file", "FILE"], "--val-size: --val-file says who"),
         (["--cache-val", "FILE"], "exists"),
         (["--cache-val", "JOB/args.json"], "--cache-val: must lie outside --job-dir"),

@@ -144,7 +144,8 @@ def test_batches_hold_the_normalised_frames_and_their_labels(cohort_copy):
             start = starts[number]
             expected = (millivolts[start : start + 512] - 0.02) / 0.3
             np.testing.assert_allclose(signals[number], expected, atol=1e-5)
-            label = labels.beat_labels(ends, codes, starts[[number]], 512)
+            within = np.array([0]), np.array([len(ends)])
+            label = labels.beat_labels(ends, codes, within, starts[[number]], 512)
             assert found[number] == label.item()
     assert len(set(found)) > 2
 
