@@ -15,7 +15,7 @@ from finetuning.trainer import make_parser
 from models import ENCODERS
 from pretraining.cohort import STEPS_PER_EPOCH
 from utils.cli import SPECTROGRAM_FLAGS, UserError
-from utils.files import atomic_path, digest, read_json, write_text
+from utils.files import digest, read_json, write_text
 from utils.metrics import read_predictions, split_columns
 from utils.model_card import Metadata
 from utils.run import ARGUMENTS, BEST, DERIVED, FREE, LIBRARIES, SCORES
@@ -23,22 +23,14 @@ from utils.weights import read_weights
 
 RUN = ["scenario", "seed"]  # identify a run in every table
 TEST, VALIDATION = "test", "validation"  # the set that predictions are of
-IN_JOBS = {TEST: "test_predictions.csv", VALIDATION: "val_predictions.csv"}
-SAVED = {TEST: "predictions", VALIDATION: "validation"}  # SCENARIO_predictions.csv.gz
+# In job directories; compressed where they are saved.
+HISTORY, RUNS = "history.csv", "runs.csv"
+PREDICTIONS = {TEST: "test_predictions.csv", VALIDATION: "val_predictions.csv"}
 RANDOM = "random"  # objective of runs without pretrained weights
 NO_FLAGS = "none"
 CHECKPOINT = re.compile(r"(.+)(?:_epoch|/epoch_)(\d+)(?:/model)?\.safetensors")
 PATIENTS = {"icentia11k": 11_000, "mitdb": 48}  # in a whole pretraining set
-COLUMNS = (  # of runs.csv; stages: where not all are used
-    "architecture", "stages", "spectrogram", "objective", "pretraining_dataset",
-    "pretraining_patients", "pretraining_fraction", "subset", "records", "chosen_epoch", "epochs",
-    "max_epochs", "wall_seconds", "temperature", "flags", "dataset", "labels", "manifest_sha256",
-    "pretraining_manifest_sha256", "device", "command", "commit", "versions",
-)  # fmt: skip
-TEXTS = (  # that may look like numbers
-    "record_name", "scenario", "record", "subject", "commit", "manifest_sha256",
-    "pretraining_manifest_sha256",
-)  # fmt: skip
+TEXTS = ("record_name", "commit", "manifest_sha256", "pretraining_manifest_sha256")
 NETWORK = ["architecture", "stages", "spectrogram"]
 PRETRAINING = ["objective", "pretraining_manifest_sha256", "pretraining_fraction"]
 # Columns in which all runs of a scenario agree. The number of records is not among them: where
@@ -56,7 +48,7 @@ class Results(NamedTuple):
 
     history: pd.DataFrame  # a row per epoch of each run
     predictions: pd.DataFrame  # a row per recording of each run
-    runs: pd.DataFrame  # a row per run, `RUN` and `COLUMNS`
+    runs: pd.DataFrame  # a row per run, see `read_run`
     part: str = TEST
 
 
@@ -75,21 +67,17 @@ def from_jobs(scenarios: Sequence[tuple[str, Sequence[Path]]]) -> Results:
         if differing or group["seed"].duplicated().any():
             cause = f"differ in {', '.join(differing)}" if differing else "have equal seeds"
             raise UserError(f"the runs of {name} {cause}; name them as two scenarios")
-    part = TEST if all((job / IN_JOBS[TEST]).exists() for _, job in jobs) else VALIDATION
-    histories = [read_history(job / "history.csv") for _, job in jobs]
-    predictions = [_read_predictions(job / IN_JOBS[part]) for _, job in jobs]
+    part = TEST if all((job / PREDICTIONS[TEST]).exists() for _, job in jobs) else VALIDATION
+    tables = {HISTORY: [], PREDICTIONS[part]: []}
+    for _, job in jobs:
+        path = job / PREDICTIONS[part]
+        if (read_predictions(path).true.sum(1) != 1).any():
+            raise UserError(f"{path} has several classes per recording; its scores are in {SCORES}")
+        tables[PREDICTIONS[part]].append(read_table(path))
+        tables[HISTORY].append(read_table(job / HISTORY, epoch=int, macro_f1=float))
     keys = [*zip(runs["scenario"], runs["seed"], strict=True)]
-    tables = (pd.concat(t, keys=keys, names=RUN).reset_index(RUN) for t in (histories, predictions))
-    return _comparable(Results(*tables, runs, part))
-
-
-def _read_predictions(path: Path) -> pd.DataFrame:
-    if not path.exists():
-        raise UserError(f"{path} is missing: runs are compared on their test sets if all have one,"
-                        " else on validation; run it again with --test")  # fmt: skip
-    if (read_predictions(path).true.sum(1) != 1).any():
-        raise UserError(f"{path} has several classes per recording; its scores are in {SCORES}")
-    return read_table(path)
+    joined = (pd.concat(t, keys=keys, names=RUN).reset_index(RUN) for t in tables.values())
+    return _comparable(Results(*joined, runs, part))
 
 
 def _comparable(results: Results) -> Results:
@@ -108,7 +96,7 @@ def _comparable(results: Results) -> Results:
 
 
 def read_run(job: Path) -> dict[str, Any]:
-    """`seed` and `COLUMNS` of a finished run; None for what its job directory does not tell.
+    """Seed and provenance of a finished run; None for what its job directory does not tell.
 
     Raises:
         UserError: it is not a finished fine-tuning run, or a file in it is damaged.
@@ -117,36 +105,40 @@ def read_run(job: Path) -> dict[str, Any]:
         raise UserError(f"{job} holds no finished fine-tuning run (no {SCORES})")
     try:
         saved, scores = read_json(job / ARGUMENTS), read_json(job / SCORES)
-        arguments, environment = saved["arguments"], saved.get("environment", {})
+        arguments, environment = saved["arguments"], saved["environment"]
         if "task" in arguments:
             raise UserError(f"{job} holds a pretraining run; name fine-tuning runs")
-        weights = read_weights(job / BEST)[1] if (job / BEST).exists() else None
-        timing = job / "timing.csv"
-        train = arguments.get("train")
-        manifest = train and _find(job, str(manifest_path(Path(train))))
-        versions = {n: v for n, v in environment.items() if n in ("python", *LIBRARIES)}
-        row = vars(weights) if weights else {}
-        row = {name: row.get(name) for name in COLUMNS} | {
-            "spectrogram": _words(row.get("spectrogram")),
-            "subset": arguments.get("subset"),
-            "records": scores.get("train", {}).get("records"),
-            "chosen_epoch": scores.get("epoch"),
+        weights = read_weights(job / BEST)[1]
+        manifest = _find(job, str(manifest_path(Path(arguments["train"]))))
+        return {
+            "seed": int(arguments["seed"]),
+            "architecture": weights.architecture,
+            "stages": weights.stages,
+            "spectrogram": weights.spectrogram and _words(weights.spectrogram),
+            **_pretraining(job, arguments["weights_file"]),
+            "subset": arguments["subset"],
+            "records": scores["train"]["records"],
+            "chosen_epoch": scores["epoch"],
             "epochs": _last_epoch(job),
-            "max_epochs": arguments.get("epochs"),
-            "wall_seconds": sum(read_table(timing)["seconds"]) if timing.exists() else None,
-            # Not that of the weights file, which is 1 where no temperature was fitted.
-            "temperature": scores.get("temperature"),
+            "max_epochs": arguments["epochs"],
+            "wall_seconds": read_table(job / "timing.csv", seconds=float)["seconds"].sum(),
+            "temperature": scores["temperature"],
             "flags": changed_flags(arguments),
+            "dataset": weights.dataset,
             "labels": _manifest(manifest, weights).get("labels"),
-            "device": environment.get("hardware"),
-            "command": environment.get("command"),
-            "commit": environment.get("commit"),
-            "versions": _words(versions),
+            "manifest_sha256": weights.manifest_sha256,
+            "device": environment["hardware"],
+            "command": environment["command"],
+            "commit": environment["commit"],
+            "versions": _words({name: environment[name] for name in ("python", *LIBRARIES)}),
         }
-        row |= _pretraining(job, arguments.get("weights_file"))
-        return {"seed": int(arguments["seed"])} | row
     except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError):
         raise UserError(f"{job} holds damaged files of a run; run it again") from None
+
+
+def _words(values: Mapping[str, Any]) -> str:
+    """`torch 2.13.0, numpy 2.4.6`."""
+    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def changed_flags(arguments: Mapping[str, Any]) -> str:
@@ -160,41 +152,49 @@ def changed_flags(arguments: Mapping[str, Any]) -> str:
     return ", ".join(words) or NO_FLAGS
 
 
+def split_flags(text: str) -> list[str]:
+    """The single flags of what `changed_flags` wrote."""
+    return [] if text == NO_FLAGS else text.split(", ")
+
+
 def _pretraining(job: Path, weights_file: str | None) -> dict[str, Any]:
     """What is known of the weights that a run started from. How many patients they have seen is
     known if their file is named like a checkpoint of its run, or lies in its job directory."""
-    path = weights_file and _find(job, weights_file)
+    known = dict.fromkeys(
+        ["objective", "pretraining_dataset", "pretraining_patients", *PRETRAINING]
+    )
+    if not weights_file:
+        return known | {"objective": RANDOM}
+    path = _find(job, weights_file)
     if not path:
-        return {} if weights_file else {"objective": RANDOM}
+        return known
     weights = read_weights(path)[1]
-    known = {"objective": weights.task, "pretraining_dataset": weights.dataset,
-             "pretraining_manifest_sha256": weights.manifest_sha256}  # fmt: skip
+    known |= {"objective": weights.task, "pretraining_dataset": weights.dataset,
+              "pretraining_manifest_sha256": weights.manifest_sha256}  # fmt: skip
     checkpoint = CHECKPOINT.fullmatch(str(path))
     run = Path(checkpoint[1]) if checkpoint else path.parent
     manifest = _manifest(run / "manifest.json", weights)
-    if not manifest or not (run / ARGUMENTS).exists():
-        return known
-    arguments = read_json(run / ARGUMENTS)["arguments"]
-    parts = [manifest[name]["patients"] for name in ("train", "validation")]
-    train, validation = (len(part) if isinstance(part, list) else part for part in parts)
-    # The chosen weights of a run count for the whole run, as in the published works.
-    epochs = int(checkpoint[2]) if checkpoint else _last_epoch(run)
-    frames = epochs * (arguments["steps_per_epoch"] or STEPS_PER_EPOCH) * arguments["batch_size"]
-    # A pass takes one patient after the other.
-    seen = (train + validation) * min(frames / (train * arguments["samples_per_patient"]), 1)
-    total = PATIENTS.get(weights.dataset)
-    known["pretraining_patients"] = round(seen)
-    return known | {"pretraining_fraction": total and round(seen / total, 4)}
+    if manifest and (run / ARGUMENTS).exists():
+        arguments = read_json(run / ARGUMENTS)["arguments"]
+        train, validation = (manifest[name]["patients"] for name in ("train", "validation"))
+        # The chosen weights of a run count for the whole run, as in the published works.
+        epochs = int(checkpoint[2]) if checkpoint else _last_epoch(run)
+        steps = epochs * (arguments["steps_per_epoch"] or STEPS_PER_EPOCH)
+        # A pass takes one patient after the other.
+        passes = steps * arguments["batch_size"] / (train * arguments["samples_per_patient"])
+        seen, total = round((train + validation) * min(passes, 1)), PATIENTS.get(weights.dataset)
+        known |= {"pretraining_patients": seen, "pretraining_fraction": total and seen / total}
+    return known
 
 
 def _last_epoch(job: Path) -> int:
-    return max(read_table(job / "history.csv")["epoch"].tolist())
+    return int(read_table(job / HISTORY, epoch=int)["epoch"].max())
 
 
-def _manifest(path: Path | None, weights: Metadata | None) -> dict[str, Any]:
+def _manifest(path: Path | None, weights: Metadata) -> dict[str, Any]:
     """A manifest, if the weights were made from its data."""
-    manifest = read_json(path) if path and weights and path.exists() else {}
-    return manifest if manifest and digest(manifest) == weights.manifest_sha256 else {}
+    manifest = read_json(path) if path and path.exists() else {}
+    return manifest if digest(manifest) == weights.manifest_sha256 else {}
 
 
 def _find(job: Path, path: str) -> Path | None:
@@ -203,114 +203,79 @@ def _find(job: Path, path: str) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def _words(values: Mapping[str, Any] | None) -> str | None:
-    """`torch 2.13.0, numpy 2.4.6`."""
-    return ", ".join(f"{name} {value}" for name, value in (values or {}).items()) or None
-
-
 def save(results: Results, folder: Path) -> None:
-    """Write the predictions and the history of each scenario, compressed, and `runs.csv`; other
-    scenarios in the folder are kept.
+    """Write histories, predictions and runs; other scenarios in the folder are kept.
 
     Raises:
         UserError: the folder is damaged, or its results cannot be compared with these.
     """
-    part, new, runs = _part(folder), results.runs["scenario"].unique(), results.runs
-    if part not in (None, results.part):
-        raise UserError(f"{folder} holds results of {part} sets, these are of {results.part} sets;"
-                        " choose another folder")  # fmt: skip
-    if part:
-        pairs = zip(load(folder)[:3], results[:3], strict=True)
+    if (folder / RUNS).exists():
+        saved, new = load(folder), results.runs["scenario"].unique()
+        if saved.part != results.part:
+            raise UserError(f"{folder} holds results of {saved.part} sets, these are of"
+                            f" {results.part} sets; choose another folder")  # fmt: skip
+        pairs = zip(saved[:3], results[:3], strict=True)
         tables = (pd.concat([old[~old["scenario"].isin(new)], table]) for old, table in pairs)
-        runs = _comparable(Results(*tables, part)).runs
-    for name, table, digits in (("history", results.history, None),  # seven: those of float32
-                                (SAVED[results.part], results.predictions, "%.7g")):  # fmt: skip
-        for scenario, rows in table.groupby("scenario", sort=False):
-            text = rows.to_csv(index=False, float_format=digits, lineterminator="\n")
-            write_text(folder / f"{scenario}_{name}.csv.gz", text)
-    with atomic_path(folder / "runs.csv") as temporary:
-        runs.to_csv(temporary, index=False, lineterminator="\n")
-
-
-def _part(folder: Path) -> str | None:
-    parts = [part for part, name in SAVED.items() if any(folder.glob(f"*_{name}.csv.gz"))]
-    if len(parts) > 1:
-        raise UserError(f"{folder} holds results of test and of validation sets; keep them apart")
-    return parts[0] if parts else None
+        results = _comparable(Results(*tables, results.part))
+    for name, table, digits in ((f"{HISTORY}.gz", results.history, None),
+                                (f"{PREDICTIONS[results.part]}.gz", results.predictions, "%.7g"),
+                                (RUNS, results.runs, None)):  # fmt: skip
+        text = table.to_csv(index=False, float_format=digits, lineterminator="\n")
+        write_text(folder / name, text)  # seven digits: those of float32
 
 
 def load(folder: Path) -> Results:
-    """Read what `save` wrote; scenarios named random… come first, the others by name.
+    """Read what `save` wrote.
 
     Raises:
-        UserError: nothing was saved in `folder`, or a file is damaged.
+        UserError: nothing was saved in `folder`, or a file is missing or damaged.
     """
-    part = _part(folder)
-    if not part:
-        raise UserError(f"{folder} holds no saved results (*_predictions.csv.gz)")
-    history, predictions = (_load_tables(folder, name) for name in ("history", SAVED[part]))
-    runs = predictions[RUN].drop_duplicates(ignore_index=True)
-    if set(history[RUN].itertuples(index=False)) != set(runs.itertuples(index=False)):
-        raise UserError(f"{folder} lacks files: its histories and predictions are of other runs")
-    path = folder / "runs.csv"
+    part = TEST if (folder / f"{PREDICTIONS[TEST]}.gz").exists() else VALIDATION
+    run = {"scenario": str, "seed": int}
+    history = read_table(folder / f"{HISTORY}.gz", **run, epoch=int, macro_f1=float)
+    predictions = read_table(folder / f"{PREDICTIONS[part]}.gz", **run)
+    runs = read_table(folder / RUNS, **run, architecture=str, flags=str)
     try:
-        runs = runs.merge(read_table(path), how="left", on=RUN, validate="one_to_one")
-    except (KeyError, ValueError):
-        raise UserError(f"{path} is not a table of runs, each once") from None
-    return _comparable(Results(history, predictions, runs.reindex(columns=[*RUN, *COLUMNS]), part))
+        split_columns(predictions.drop(columns=RUN))
+    except ValueError:
+        raise UserError(f"{folder} holds no table of predictions") from None
+    known = [sorted(set(t[RUN].itertuples(index=False))) for t in (history, predictions)]
+    if not known[0] == known[1] == sorted(runs[RUN].itertuples(index=False)):
+        raise UserError(f"{folder}: its histories, predictions and {RUNS} are of other runs")
+    return Results(history, predictions, runs, part)
 
 
 def load_all(folder: Path) -> dict[str, Results]:
     """Results of every study by name; each is saved in a folder of its own."""
-    return {path.name: load(path) for path in sorted(folder.glob("*/")) if _part(path)}
+    return {path.parent.name: load(path.parent) for path in sorted(folder.glob(f"*/{RUNS}"))}
 
 
-def _load_tables(folder: Path, name: str) -> pd.DataFrame:
-    tables = [pd.DataFrame(columns=RUN)]
-    for path in sorted(folder.glob(f"*_{name}.csv.gz"), key=lambda p: ("random" not in p.name, p)):
-        tables.append(read_history(path) if name == "history" else read_table(path))
-        try:
-            values = tables[-1].drop(columns=RUN)
-            split_columns(values) if name != "history" else None
-        except (KeyError, ValueError):
-            raise UserError(f"{path} is not a saved table") from None
-    return pd.concat(tables[1:] or tables, ignore_index=True)
-
-
-def read_history(path: Path) -> pd.DataFrame:
-    """With the column `macro_f1`, which earlier versions called `f1`."""
-    table = read_table(path).rename(columns={"f1": "macro_f1"})
-    try:
-        return table.astype({"epoch": int, "macro_f1": float})
-    except (KeyError, ValueError, OverflowError):
-        raise UserError(f"{path} is not a history of training") from None
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """Read CSV, compressed or not; raises `UserError` if it is not a table."""
-    compression = "gzip" if path.suffix == ".gz" else None
+def read_table(path: Path, **types: type) -> pd.DataFrame:
+    """Read CSV, compressed or not; raises `UserError` if it is no table with columns of `types`."""
+    types = dict.fromkeys(TEXTS, str) | types  # texts may look like numbers
     try:  # Only an empty cell is missing: NA may be the name of a recording.
-        return pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False,
-                           na_values=[""], compression=compression)  # fmt: skip
-    except (ValueError, EOFError, zlib.error, gzip.BadGzipFile):  # includes errors of pandas
-        raise UserError(f"{path} is damaged, or not a table") from None
+        table = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""])
+        return table.astype({name: kind for name, kind in types.items() if name not in TEXTS})
+    except (KeyError, ValueError, OverflowError, EOFError, zlib.error, gzip.BadGzipFile):
+        raise UserError(f"{path} is damaged, or not such a table") from None
 
 
 def describe(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row per scenario, indexed by its name: `COLUMNS` of its first run, with `network`
-    (1-D or 2-D) and `fraction` (of the patients to pretrain on)."""
-    table = runs.drop_duplicates("scenario").set_index("scenario").astype({"flags": object})
-    spectral = [name in ENCODERS and ENCODERS[name].spectral for name in table["architecture"]]
-    table["network"] = np.where(spectral, "2-D", "1-D")
-    table["fraction"] = table["pretraining_fraction"].astype(float)
-    return table.sort_values(["network", "records", "fraction"], kind="stable", na_position="first")
+    """One row per scenario, indexed by its name: that of its first run, with `network` (1-D or
+    2-D)."""
+    table = runs.drop_duplicates("scenario").set_index("scenario")
+    spectral = table["architecture"].map(lambda name: ENCODERS[name].spectral)
+    table = table.assign(network=np.where(spectral, "2-D", "1-D"))
+    table = table.astype({"pretraining_fraction": float})  # where all are None
+    order = ["network", "records", "pretraining_fraction"]
+    return table.sort_values(order, kind="stable", na_position="first")
 
 
 def pretrained_pairs(cells: pd.DataFrame) -> list[tuple[str, str]]:
     """(random, pretrained) scenarios of `describe` with the same network, number of labelled
-    recordings and flags; flags that were not recorded count as none."""
-    same, baselines = [*NETWORK, "records", "flags"], {}
-    for _, group in cells.fillna({"flags": NO_FLAGS}).groupby(same, dropna=False):
+    recordings and flags."""
+    baselines = {}
+    for _, group in cells.groupby([*NETWORK, "records", "flags"], dropna=False):
         random = group["objective"] == RANDOM
         baselines |= dict.fromkeys(group.index[~random], group.index[random])
     return [(random, name) for name in cells.index for random in baselines.get(name, [])]
@@ -325,8 +290,3 @@ def variant_pairs(cells: pd.DataFrame) -> list[tuple[str, str]]:
         baseline = min(flags, key=lambda name: len(flags[name]))
         pairs += [(baseline, name) for name in flags if flags[baseline] < flags[name]]
     return pairs
-
-
-def split_flags(text: str | None) -> list[str]:
-    """The single flags of what `changed_flags` wrote."""
-    return text.split(", ") if isinstance(text, str) and text != NO_FLAGS else []

@@ -43,7 +43,7 @@ def main() -> None:
         print("not every run has a test set: these are scores on validation")
     print(stats.summarise(stats.score_runs(results.predictions)).to_string(index=False))
     variants = tables.ablation(results)
-    if variants is not None:
+    if len(variants):
         print("variants beside their baseline, validation macro F1:")
         print(variants.to_string(index=False))
     if args.save:

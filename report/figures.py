@@ -16,7 +16,7 @@ from models.spectrogram import Spectrogram, SpectrogramSettings
 from recordings.synthetic import SINUS, draw_patient, draw_recording
 from recordings.wfdb_files import ICENTIA_FS as FS
 from report import collect, stats, tables
-from report.collect import NETWORK, NO_FLAGS, RANDOM, Results
+from report.collect import NETWORK, RANDOM, Results
 from report.stats import MACRO_F1
 from utils import metrics
 from utils.files import atomic_path
@@ -24,7 +24,6 @@ from utils.files import atomic_path
 COLOURS = ("#7f7f7f", "#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e377c2")
 MIN_COUNT = 20  # predictions in a bin of the reliability diagram; fewer are not drawn
 FRACTIONS = (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)  # ticks
-AMOUNTS = {"records": "labelled recordings", "fraction": "share of the patients to pretrain on"}
 SAMPLES, SEED = 4096, 6  # of the sample; this seed draws no ectopic beats and no artefacts
 
 
@@ -59,38 +58,38 @@ def learning_curves(results: Results) -> Figure:
 
 
 def amounts(results: Results, column: str) -> Figure | None:
-    """Test macro F1 by the number of labelled `records`, or by the `fraction` of the patients that
-    beats are pretrained on (0: random weights), beside the replication's: a line for scenarios that
-    differ in nothing else. None if there are no two amounts."""
-    f1 = stats.score_runs(results.predictions).groupby("scenario")[MACRO_F1]
-    cells = collect.describe(results.runs).fillna({"flags": NO_FLAGS})
-    cells = cells.assign(**{MACRO_F1: f1.mean(), f"{MACRO_F1} sd": f1.std(ddof=1)})
-    same = ["network", *NETWORK, "flags", "objective", "fraction"]
-    if column == "fraction":
-        cells = cells[cells["objective"].isin([RANDOM, "beat"])]
-        cells = cells[cells["records"].fillna(0) == cells["records"].fillna(0).max()]
-        cells = cells.assign(fraction=cells["fraction"].mask(cells["objective"] == RANDOM, 0))
-        same = ["network", *NETWORK, "flags"]
+    """Test macro F1 by the number of labelled `records`, or by the `pretraining_fraction` of the
+    patients that beats are pretrained on (0: random weights), beside the replication's: a line for
+    scenarios that differ in nothing else. None if there are no two amounts."""
+    f1 = stats.score_runs(results.predictions).groupby("scenario")[MACRO_F1].agg(["mean", "std"])
+    cells, same = collect.describe(results.runs).join(f1), ["network", *NETWORK, "flags"]
+    if column == "records":
+        same += ["objective", "pretraining_fraction"]
+        ticks, label = sorted(cells[column].unique()), "labelled recordings"
+    else:
+        ticks, label = FRACTIONS, "share of the patients to pretrain on"
+        cells[column] = cells[column].mask(cells["objective"] == RANDOM, 0)
+        chosen = cells["objective"].isin([RANDOM, "beat"])
+        cells = cells[chosen & (cells["records"] == cells["records"].max())]
     groups = cells.dropna(subset=column).sort_values(column).groupby(same, dropna=False)
-    lines = [line for _, line in groups if (line[column].unique() > 0).sum() > 1]
+    lines = [line for _, line in groups if line[column][line[column] > 0].nunique() > 1]
     if not lines:
         return None
+    if column != "records":
+        theirs = tables.published().query("source == 'Team 1'").fillna({column: 0})
+        theirs[["mean", "std"]] = theirs[MACRO_F1].str.split(" ± ", expand=True).astype(float)
+        lines += [line for _, line in theirs.assign(objective="Team 1").groupby("network")]
     figure, (axes,) = _panels(1, (8, 4.5))
     axes.set_xscale("symlog", linthresh=0.01)
-    if column == "fraction":
-        theirs = tables.published().query("source == 'Team 1'").fillna({"fraction": 0})
-        theirs = theirs.assign(objective="Team 1", flags=NO_FLAGS)
-        lines += [line for _, line in theirs.groupby("network")]
     for line, colour in zip(lines, cycle(COLOURS[1:]), strict=False):
         cell = line.iloc[-1]
         known = cell.reindex(["objective", "network", *NETWORK]).dropna().map(str)
-        label = ", ".join([*known, *collect.split_flags(cell["flags"])])
-        axes.errorbar(line[column], line[MACRO_F1], line[f"{MACRO_F1} sd"].fillna(0), fmt="o-",
-                      capsize=3, color=colour, label=label)  # fmt: skip
-    ticks = FRACTIONS if column == "fraction" else sorted(cells[column].dropna().unique())
+        name = ", ".join([*known, *collect.split_flags(cell["flags"])])
+        axes.errorbar(line[column], line["mean"], line["std"].fillna(0), fmt="o-", capsize=3,
+                      color=colour, label=name)  # fmt: skip
     axes.set_xticks(ticks, [f"{x:,.0f}" if x > 1 else f"{x:.3g}" for x in ticks])
     axes.minorticks_off()
-    axes.set(xlabel=AMOUNTS[column], ylabel="test macro F1 (mean ± sd)")
+    axes.set(xlabel=label, ylabel="test macro F1 (mean ± sd)")
     axes.legend(loc="lower right", fontsize="small")
     axes.grid(alpha=0.3)
     return figure
@@ -98,10 +97,9 @@ def amounts(results: Results, column: str) -> Figure | None:
 
 def confusions(results: Results) -> Figure:
     """Confusion matrix of each scenario over all its seeds: share of each true class."""
-    groups = results.predictions.groupby("scenario", sort=False)
-    figure, panels = _panels(groups.ngroups, (3.1, 3.1))
-    for axes, (name, predictions) in zip(panels, groups, strict=True):
-        run = stats.pooled(predictions)
+    scenarios = stats.split_by("scenario", results.predictions)
+    figure, panels = _panels(len(scenarios), (3.1, 3.1))
+    for axes, (name, run) in zip(panels, scenarios.items(), strict=True):
         ConfusionMatrixDisplay.from_predictions(
             run.true.argmax(1), run.prob.argmax(1), labels=range(len(run.classes)),
             display_labels=run.classes, normalize="true", values_format=".2f", cmap="Blues",
@@ -114,14 +112,13 @@ def confusions(results: Results) -> Figure:
 def calibration(results: Results) -> Figure:
     """Reliability diagram of each scenario over all its seeds, with the expected calibration error
     and the share of the predictions in each bin."""
-    groups = results.predictions.groupby("scenario", sort=False)
+    scenarios = stats.split_by("scenario", results.predictions)
     temperatures = results.runs.groupby("scenario")["temperature"].agg(stats.mean_and_sd, digits=2)
-    figure, panels = _panels(groups.ngroups, (3.1, 3.3))
-    for axes, (name, predictions) in zip(panels, groups, strict=True):
-        run = stats.pooled(predictions)
+    figure, panels = _panels(len(scenarios), (3.1, 3.3))
+    for axes, (name, run) in zip(panels, scenarios.items(), strict=True):
         bins = metrics.reliability(run.true.argmax(1), run.prob)
-        table = pd.DataFrame(bins)
-        shares, width = table["count"] / table["count"].sum(), 1 / metrics.BINS
+        table, width = pd.DataFrame(bins), 1 / metrics.BINS
+        shares = table["count"] / table["count"].sum()
         axes.bar(table.index * width, shares, width, align="edge", color="#ccc")
         axes.plot([0, 1], [0, 1], color="black", lw=0.8, ls="--")
         drawn = table[table["count"] >= MIN_COUNT]
@@ -138,7 +135,7 @@ def coverages(results: Results) -> Figure:
     panel per network and number of labelled recordings."""
     table = pd.concat(
         pd.DataFrame(metrics.coverage(run.true.argmax(1), run.prob)).assign(scenario=name)
-        for name, _, run in stats.by_run(results.predictions)
+        for (name, _), run in stats.split_by(collect.RUN, results.predictions).items()
     )
     return _curves(_groups(results), table, "coverage", "test macro F1")
 
@@ -146,18 +143,18 @@ def coverages(results: Results) -> Figure:
 def roc_curves(validations: tables.Tables) -> Figure | None:
     """ROC curves of external validation, a panel per kind of signal; the dot is the operating point
     of the most probable class."""
-    kinds = {}
-    for name, table in validations.items():
-        kinds.setdefault(table["signal"].iloc[0], []).append(name)
+    kinds = dict.fromkeys(table["signal"].iloc[0] for table in validations.values())
     if not kinds:
         return None
     figure, panels = _panels(len(kinds), (4.6, 4.4))
-    for axes, (kind, names) in zip(panels, kinds.items(), strict=True):
-        for name, colour in zip(names, cycle(COLOURS), strict=False):
-            kept, true, predicted = tables.detections(validations[name])
-            point = metrics.detection(true, predicted, kept["prob_A"].to_numpy())
-            style = {"name": name, "curve_kwargs": {"color": colour}}
-            RocCurveDisplay.from_predictions(true, kept["prob_A"], ax=axes, **style)
+    for axes, kind in zip(panels, kinds, strict=True):
+        same = {n: table for n, table in validations.items() if table["signal"].iloc[0] == kind}
+        for (name, table), colour in zip(same.items(), cycle(COLOURS), strict=False):
+            windows = tables.detections(table)
+            columns = [windows[c].to_numpy() for c in ("true", "predicted", "score")]
+            point = metrics.detection(*columns)
+            RocCurveDisplay.from_predictions(columns[0], columns[2], ax=axes, name=name,
+                                             curve_kwargs={"color": colour})  # fmt: skip
             axes.plot(1 - point["specificity"], point["sensitivity"], "o", color=colour, mec="k")
         axes.plot([0, 1], [0, 1], color="black", lw=0.8, ls="--")
         axes.set(title=f"signal {kind}", xlabel="1 − specificity", ylabel="sensitivity")
@@ -193,11 +190,9 @@ def _panels(number: int, size: tuple[float, float], across: int = 4) -> tuple[Fi
 
 def _groups(results: Results) -> dict[str, list[str]]:
     """Scenarios with the same network and number of labelled recordings, by a title for them."""
-    groups = {}
-    for name, cell in collect.describe(results.runs).iterrows():
-        known = f", {cell['records']:,.0f} labelled recordings" if pd.notna(cell["records"]) else ""
-        groups.setdefault(cell["network"] + known, []).append(name)
-    return groups
+    cells = collect.describe(results.runs)
+    titles = cells["network"] + cells["records"].map(", {:,} labelled recordings".format)
+    return {title: [*names] for title, names in cells.groupby(titles, sort=False).groups.items()}
 
 
 def _colours(names: Iterable[str]) -> dict[str, str]:

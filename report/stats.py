@@ -5,20 +5,19 @@ weights), and the recordings that happen to be in the test set. Each has an inte
 which does not include the other.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import wilcoxon
+from scipy.stats import t, wilcoxon
 
 from report.collect import RUN
 from utils import metrics
 from utils.metrics import Predictions, split_columns
 
 MACRO_F1 = "macro F1"
-LAST_EPOCHS = 5
-SEED_SAMPLES, RECORDING_SAMPLES, SUBJECT_SAMPLES = 10_000, 1_000, 2_000  # of the bootstrap
+RECORDING_SAMPLES, SUBJECT_SAMPLES = 1_000, 2_000  # of the bootstrap
 MIN_SEEDS, MIN_SEEDS_TEST = 3, 6  # with five seeds, Wilcoxon's smallest p is 0.06
 
 
@@ -37,45 +36,29 @@ class Interval(NamedTuple):
         return "too few seeds" if np.isnan(self.low) else f"{self.low:.3f} to {self.high:.3f}"
 
 
-def bootstrap_interval(mean: float, resampled: np.ndarray) -> Interval:
-    """95 % percentile interval of resampled values."""
-    return Interval(float(mean), *np.quantile(resampled, [0.025, 0.975]))
-
-
-def by_run(predictions: pd.DataFrame) -> Iterator[tuple[str, int, Predictions]]:
-    """Scenario, seed and predictions of every run of a table."""
-    for (scenario, seed), run in predictions.groupby(RUN, sort=False):
-        yield scenario, seed, split_columns(run.drop(columns=RUN))
-
-
-def pooled(predictions: pd.DataFrame) -> Predictions:
-    """Predictions of all runs of a table together."""
-    return split_columns(predictions.drop(columns=RUN))
+def split_by(columns: str | list[str], predictions: pd.DataFrame) -> dict[Any, Predictions]:
+    """Predictions by scenario, those of all its runs together, or by scenario and seed (`RUN`)."""
+    groups = predictions.groupby(columns, sort=False)
+    return {key: split_columns(rows.drop(columns=RUN)) for key, rows in groups}
 
 
 def score_runs(predictions: pd.DataFrame) -> pd.DataFrame:
     """One row per run: `scenario`, `seed`, macro F1, CinC-3, F1 of each class."""
     rows = []
-    for scenario, seed, (_, classes, true, prob) in by_run(predictions):
+    for run, (_, classes, true, prob) in split_by(RUN, predictions).items():
         scores = metrics.scores(true.argmax(1), prob, classes)
-        row = {"scenario": scenario, "seed": seed, MACRO_F1: scores["macro_f1"]}
+        row = dict(zip(RUN, run, strict=True)) | {MACRO_F1: scores["macro_f1"]}
         row |= {"CinC-3": scores["cinc3"]} | {f"F1 {c}": f1 for c, f1 in scores["f1"].items()}
         rows.append(row)
     return pd.DataFrame(rows).dropna(axis=1, how="all")  # CinC-3 of other classes
 
 
-def last_epochs(history: pd.DataFrame) -> pd.DataFrame:
-    """Validation macro F1 of each run, mean of its last five epochs: `scenario`, `seed`, score."""
-    last = history.sort_values("epoch").groupby(RUN, sort=False).tail(LAST_EPOCHS)
-    return last.groupby(RUN, sort=False)["macro_f1"].mean().rename(MACRO_F1).reset_index()
-
-
 def calibration(predictions: pd.DataFrame) -> pd.DataFrame:
     """One row per run: `scenario`, `seed`, expected calibration error and log-loss."""
     rows = []
-    for scenario, seed, run in by_run(predictions):
+    for key, run in split_by(RUN, predictions).items():
         errors = metrics.calibration_errors(run.true.argmax(1), run.prob)
-        rows.append((scenario, seed, errors["ece"], errors["nll"]))
+        rows.append((*key, errors["ece"], errors["nll"]))
     return pd.DataFrame(rows, columns=[*RUN, "ECE", "NLL"])
 
 
@@ -90,22 +73,17 @@ def summarise(scores: pd.DataFrame) -> pd.DataFrame:
 def mean_and_sd(values: pd.Series, digits: int = 3) -> str:
     """`0.731 ± 0.019`; without the deviation for a single value; empty for none."""
     values = values.dropna()
-    if values.empty:
-        return ""
-    mean = f"{values.mean():.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {values.std(ddof=1):.{digits}f}"
+    mean, sd = f"{values.mean():.{digits}f}", f"{values.std(ddof=1):.{digits}f}"
+    return f"{mean} ± {sd}" if len(values) > 1 else mean if len(values) else ""
 
 
 def over_seeds(values: Sequence[float]) -> Interval:
-    """Mean of one value per seed, with a percentile bootstrap interval from three seeds on.
-
-    With few seeds the interval is too narrow: it never exceeds the smallest and largest value.
-    """
+    """Mean of one value per seed, with Student's t interval from three seeds on."""
     values = np.asarray(values, dtype=float)
-    if len(values) < MIN_SEEDS:
-        return Interval(values.mean(), np.nan, np.nan)
-    drawn = np.random.default_rng(0).integers(len(values), size=(SEED_SAMPLES, len(values)))
-    return bootstrap_interval(values.mean(), values[drawn].mean(1))
+    mean, half = values.mean(), np.nan
+    if len(values) >= MIN_SEEDS:
+        half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return Interval(mean, mean - half, mean + half)
 
 
 def compare(scores: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
@@ -119,12 +97,11 @@ def compare(scores: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFr
     by_seed, rows = scores.pivot(index="seed", columns="scenario", values=MACRO_F1), []
     for baseline, scenario in pairs:
         gain = (by_seed[scenario] - by_seed[baseline]).dropna()
-        if gain.empty:
-            continue
         p = np.nan
         if len(gain) >= MIN_SEEDS_TEST:  # the test is undefined where all differences are zero
             p = wilcoxon(gain).pvalue if gain.any() else 1.0
-        rows.append((baseline, scenario, gain, over_seeds(gain), p))
+        if len(gain):
+            rows.append((baseline, scenario, gain, over_seeds(gain), p))
     table = pd.DataFrame(rows, columns=["baseline", "scenario", "by_seed", "difference", "p"])
     return table.assign(p_holm=holm(table["p"].to_numpy(float)))
 
@@ -138,49 +115,52 @@ def holm(p: np.ndarray) -> np.ndarray:
     return corrected
 
 
+def resample(size: int, samples: int) -> np.ndarray:
+    """How often bootstrap samples hold each of `size` items: (samples + 1, size), first the set
+    itself."""
+    drawn = np.random.default_rng(0).multinomial(size, np.full(size, 1 / size), samples)
+    return np.vstack([np.ones(size), drawn])
+
+
+def percentiles(values: np.ndarray) -> Interval:
+    """The first of `values` with the 95 % percentile interval of the others. Those that are NaN,
+    such as scores of samples without a positive subject, are left out."""
+    return Interval(float(values[0]), *pd.Series(values[1:]).quantile([0.025, 0.975]))
+
+
 def over_recordings(
     predictions: pd.DataFrame, pairs: Sequence[tuple[str, str]] = ()
 ) -> dict[str | tuple[str, str], Interval]:
     """Macro F1 by scenario, mean over seeds, and its difference by pair (baseline, scenario) over
-    common seeds, each with an interval over bootstrap samples of the recordings. All runs share the
-    samples."""
-    scores, drawn = {}, None
-    for scenario, seed, (names, classes, true, prob) in by_run(predictions):
-        if drawn is None:
-            # How often a sample holds each recording; the first row is the test set itself.
-            share = np.full(len(names), 1 / len(names))
-            drawn = np.random.default_rng(0).multinomial(len(names), share, RECORDING_SAMPLES)
-            drawn = np.vstack([np.ones(len(names)), drawn]).astype(np.float32)
-        order = np.argsort(names, kind="stable")
-        cells = (true.argmax(1) * len(classes) + prob.argmax(1))[order]
+    common seeds, each with an interval over bootstrap samples of the recordings, which all runs
+    share, in the same order."""
+    runs, scores = split_by(RUN, predictions), {}
+    drawn = resample(len(next(iter(runs.values())).true), RECORDING_SAMPLES).astype(np.float32)
+    for run, (_, classes, true, prob) in runs.items():
+        cells = true.argmax(1) * len(classes) + prob.argmax(1)
         matrices = drawn @ np.eye(len(classes) ** 2, dtype=np.float32)[cells]
         matrices = matrices.reshape(-1, len(classes), len(classes))
         correct = np.diagonal(matrices, axis1=1, axis2=2)
         sizes = matrices.sum(1) + matrices.sum(2)  # true and predicted
-        scores[scenario, seed] = (2 * correct / np.maximum(sizes, 1)).mean(1)
+        scores[run] = (2 * correct / np.maximum(sizes, 1)).mean(1)
     scores = pd.DataFrame(scores)
     means = {name: scores[name].mean(axis=1) for name in scores.columns.unique(0)}
     for baseline, scenario in pairs:
         difference = (scores[scenario] - scores[baseline]).dropna(axis=1)
         if not difference.empty:
             means[baseline, scenario] = difference.mean(axis=1)
-    return {key: bootstrap_interval(value[0], value[1:]) for key, value in means.items()}
+    return {key: percentiles(values.to_numpy()) for key, values in means.items()}
 
 
-def over_subjects(
-    subjects: np.ndarray, true: np.ndarray, predicted: np.ndarray, score: np.ndarray
-) -> dict[str, Interval]:
+def over_subjects(windows: pd.DataFrame) -> dict[str, Interval]:
     """Each score of `metrics.detection`, with an interval over bootstrap samples of subjects.
 
-    Windows of one subject are alike, so that each subject is drawn with all of its windows. With
-    few positive subjects the intervals are too narrow. All arrays are (windows,).
+    `windows` have `subject`, `true`, `predicted` and `score`. Windows of one subject are alike, so
+    that each subject is drawn with all of its windows. With few positive subjects the intervals
+    are too narrow.
     """
-    names, index = np.unique(subjects, return_inverse=True)
-    share = np.full(len(names), 1 / len(names))
-    drawn = np.random.default_rng(0).multinomial(len(names), share, SUBJECT_SAMPLES)
-    weights = np.vstack([np.ones(len(names)), drawn])[:, index]  # first, the set itself
-    intervals = {}
-    for name, values in metrics.detection(true, predicted, score, weights).items():
-        # Samples without a positive subject give NaN, which `quantile` leaves out.
-        intervals[name] = Interval(values[0], *pd.Series(values[1:]).quantile([0.025, 0.975]))
-    return intervals
+    subjects, index = np.unique(windows["subject"], return_inverse=True)
+    weights = resample(len(subjects), SUBJECT_SAMPLES)[:, index]
+    columns = (windows[name].to_numpy() for name in ("true", "predicted", "score"))
+    scores = metrics.detection(*columns, weights)
+    return {name: percentiles(values) for name, values in scores.items()}

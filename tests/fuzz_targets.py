@@ -239,7 +239,7 @@ ROWS = [
     ("listed", put_datasets, partial(read_prepared, listed=True), "p_", "train.npz"),
     ("weights", put_weights, read_weights, "", "weights.safetensors metadata.json"),
     ("tensorflow", put_weights, read_tensorflow, "x.", "index data-00000-of-00001"),
-    ("results", put_results, read_results, "random_", "predictions.csv.gz history.csv.gz"),
+    ("results", put_results, read_results, "", "test_predictions.csv.gz history.csv.gz runs.csv"),
     ("job", put_results, read_results, "job/", "args.json history.csv test_predictions.csv"),
 ]  # fmt: skip
 TARGETS = {

@@ -1,7 +1,6 @@
 """Results of finished runs: collected from job directories, saved, read again and compared."""
 
 import gzip
-import json
 import shutil
 
 import numpy as np
@@ -14,23 +13,37 @@ from utils import metrics
 from utils.cli import UserError
 from utils.files import digest, read_json, write_json
 from utils.metrics import write_predictions
+from utils.run import LIBRARIES
 
 CLASSES = ["A", "N", "O", "~"]
 VALIDATED = "val_predictions.csv"
 
 
 def make_run(folder, seed, records=40, name="test_predictions.csv", labels=0):
+    """A job directory with all that a run of random weights leaves behind; returns its scores."""
     rng = np.random.default_rng(seed)
     true = np.random.default_rng(labels).integers(4, size=records)
     prob = rng.dirichlet(np.ones(4), records)
     names = [f"A{number:05d}" for number in range(records)]
-    folder.mkdir(parents=True, exist_ok=True)
+    put_weights(folder / "best_model.safetensors", dataset="own")
     write_predictions(folder / name, names, CLASSES, np.eye(4)[true], prob)
-    history = {"epoch": [1, 2], "macro_f1": rng.random(2)}
-    pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
-    (folder / "args.json").write_text(json.dumps({"arguments": {"seed": seed}}))
-    (folder / "scores.json").write_text("{}")
+    table = pd.DataFrame({"epoch": [1, 2], "macro_f1": rng.random(2), "seconds": [2.5, 3.5]})
+    table[["epoch", "macro_f1"]].to_csv(folder / "history.csv", index=False)
+    table[["epoch", "seconds"]].to_csv(folder / "timing.csv", index=False)
+    arguments = {"seed": seed, "train": "data/p_train.npz", "subset": 0.5, "epochs": 9, "ema": 0.9,
+                 "weights_file": None}  # fmt: skip
+    environment = {"hardware": "cpu, fp32", "command": "python -m x", "commit": "12e45+"}
+    environment |= dict.fromkeys(["python", *LIBRARIES], "2")
+    write_json(folder / "args.json", {"arguments": arguments, "environment": environment})
+    scores = {"epoch": 2, "temperature": 1.5, "train": {"records": 24}}
+    write_json(folder / "scores.json", scores)
     return metrics.scores(true, prob, CLASSES)
+
+
+def set_arguments(job, **changes):
+    saved = read_json(job / "args.json")
+    saved["arguments"] |= changes
+    write_json(job / "args.json", saved)
 
 
 @pytest.fixture
@@ -67,7 +80,7 @@ def test_the_readme_s_table():
     assert rows == [["random", "3", "0.544", "±", "0.017"], ["beat", "3", "0.651", "±", "0.027"]]
 
 
-def test_command_saves_results_that_give_the_same_table(runs, tmp_path):
+def test_saved_results_give_the_same_table(runs, tmp_path):
     flags, _ = runs
     saved, figure = tmp_path / "saved", tmp_path / "f.png"
     first = command(compare.main, "--jobs", *flags, "--save", saved, "--figure", figure)
@@ -77,17 +90,14 @@ def test_command_saves_results_that_give_the_same_table(runs, tmp_path):
     before = contents(saved)
     command(compare.main, "--jobs", *flags, "--save", saved)
     assert contents(saved) == before
-
-
-def test_histories_of_earlier_versions(runs, tmp_path):
-    """They call the score f1."""
-    path = tmp_path / "beat30" / "history.csv"
-    expected = pd.read_csv(path)["macro_f1"].tolist()
-    path.write_text(path.read_text().replace("macro_f1", "f1"))
-    results = collect.from_jobs([("beat", [path.parent])])
-    assert results.history["macro_f1"].tolist() == expected and "f1" not in results.history
-    assert all(r.history["macro_f1"].notna().all()
-               for r in collect.load_all(ROOT / "report/results").values())  # fmt: skip
+    make_run(tmp_path / "hr", 10)  # Others are added if they can be compared.
+    command(compare.main, "--jobs", f"hr={tmp_path / 'hr'}", "--save", saved)
+    before, added = contents(saved), collect.load(saved).runs
+    assert added["scenario"].tolist() == ["random", "random", "beat", "hr"]
+    make_run(tmp_path / "other", 10, records=41)
+    flags = ["--jobs", f"other={tmp_path / 'other'}", "--save", saved]
+    command(compare.main, *flags).refused("other recordings, labels or classes in the test set")
+    assert contents(saved) == before
 
 
 def test_runs_that_cannot_be_compared(runs, validated, tmp_path):
@@ -99,14 +109,17 @@ def test_runs_that_cannot_be_compared(runs, validated, tmp_path):
                         "labels": "other recordings, labels"}.items():  # fmt: skip
         with pytest.raises(UserError, match=words):
             collect.from_jobs([("beat", [tmp_path / "one", tmp_path / name])])
-    (tmp_path / "one" / "args.json").write_text('{"arguments": {"seed": 10, "task": "beat"}}')
+    put_weights(tmp_path / "one" / "best_model.safetensors", manifest_sha256="1" * 64)
+    with pytest.raises(UserError, match="prepared in different ways"):
+        collect.from_jobs([("a", [tmp_path / "one"]), ("b", [tmp_path / "again"])])
+    set_arguments(tmp_path / "one", task="beat")
     with pytest.raises(UserError, match="holds a pretraining run"):
         collect.from_jobs([("beat", [tmp_path / "one"])])
     make_run(tmp_path / "val", 10, records=31, name=VALIDATED)
     with pytest.raises(UserError, match=r"val, seed 10: other recordings"):
         collect.from_jobs([*validated, ("val", [tmp_path / "val"])])
     (tmp_path / "ema10" / VALIDATED).unlink()
-    with pytest.raises(UserError, match=r"ema10/val_predictions\.csv is missing: .* --test"):
+    with pytest.raises(UserError, match=r"ema10/val_predictions\.csv does not exist"):
         collect.from_jobs(validated)
     command(compare.main, "--jobs", *runs[0], "--save", tmp_path / "saved")
     with pytest.raises(UserError, match="choose another folder"):
@@ -118,10 +131,6 @@ def test_runs_without_a_test_set_are_compared_on_validation(validated, tmp_path)
     saved, figure = tmp_path / "saved", tmp_path / "f.png"
     first = command(compare.main, "--jobs", *flags, "--save", saved, "--figure", figure)
     assert first.code == 0 and first.out.startswith("not every run has a test set")
-    assert {path.name for path in saved.iterdir()} == {
-        "beat_history.csv.gz", "beat_validation.csv.gz", "ema_history.csv.gz",
-        "ema_validation.csv.gz", "runs.csv",
-    }  # fmt: skip
     again = command(compare.main, "--results", saved)
     assert again.code == 0 and again.out in first.out
     assert collect.load_all(tmp_path)["saved"].part == collect.VALIDATION
@@ -131,57 +140,42 @@ def test_runs_without_a_test_set_are_compared_on_validation(validated, tmp_path)
     assert contents(tmp_path / "mixed") == contents(saved)
 
 
-def test_results_are_added_only_where_they_can_be_compared(runs, tmp_path):
-    saved = tmp_path / "saved"
-    command(compare.main, "--jobs", *runs[0], "--save", saved)
-    make_run(tmp_path / "hr", 10)
-    command(compare.main, "--jobs", f"hr={tmp_path / 'hr'}", "--save", saved)
-    before, found = contents(saved), collect.load(saved).runs
-    assert found["scenario"].tolist() == ["random", "random", "beat", "hr"]
-    make_run(tmp_path / "other", 10, records=41)
-    flags = ["--jobs", f"other={tmp_path / 'other'}", "--save", saved]
-    command(compare.main, *flags).refused("other recordings, labels or classes in the test set")
-    assert contents(saved) == before
-
-
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("beat_history.csv.gz", None, "lacks files"),
-        ("beat_predictions.csv.gz", None, "lacks files"),
-        ("beat_validation.csv.gz", b"", "keep them apart"),
-        ("beat_history.csv.gz", gzip.compress(b"", mtime=0), "beat_history.csv.gz"),
-        (
-            "beat_history.csv.gz",
-            gzip.compress(b"scenario,epoch,f1\n", mtime=0),
-            "not a saved table",
-        ),
-        ("beat_predictions.csv.gz", b"text", "beat_predictions.csv.gz is damaged"),
-        ("beat_predictions.csv.gz", gzip.compress(b"a,b\n" * 99, mtime=0)[:-9], "is damaged"),
-        ("runs.csv", b"a,b\n1,2\n", "runs.csv is not a table of runs"),
-        ("runs.csv", b"scenario,seed\nbeat,30\nbeat,30\n", "runs.csv is not a table of runs"),
-        ("runs.csv", b"scenario,seed\nbeat,many\n", "runs.csv is not a table of runs"),
+        ("test_predictions.csv.gz", None, "val_predictions.csv.gz"),
+        ("history.csv.gz", b"", "history.csv.gz is damaged"),
+        ("history.csv.gz", b"scenario,epoch,f1\n", "history.csv.gz is damaged"),
+        ("history.csv.gz", b"scenario,seed,epoch,macro_f1\nbeat,30,1,0.5\n", "are of other runs"),
+        ("test_predictions.csv.gz", b"scenario,seed,a\nbeat,30,1\n", "no table of predictions"),
+        ("runs.csv", b"a,b\n1,2\n", "runs.csv is damaged"),
+        ("runs.csv", b"scenario,seed,architecture,flags\nbeat,30,,\nbeat,30,,\n", "of other runs"),
+        ("runs.csv", b"scenario,seed,architecture,flags\nbeat,many,,\n", "runs.csv is damaged"),
     ],
 )
 def test_damaged_results_are_one_line(runs, tmp_path, name, content, words):
     command(compare.main, "--jobs", *runs[0], "--save", tmp_path / "saved")
     path = tmp_path / "saved" / name
-    path.write_bytes(content) if content is not None else path.unlink()
+    path.unlink()
+    if content is not None:
+        path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
     command(compare.main, "--results", tmp_path / "saved").refused(words)
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(b"a,b\n" * 99)[:-9])
+        command(compare.main, "--results", tmp_path / "saved").refused(f"{name} is damaged")
 
 
 def test_damaged_runs_are_one_line(tmp_path):
     make_run(tmp_path / "job", 10)
-    for content in ("1", "{}", '{"arguments": {"seed": null}}'):
-        (tmp_path / "job/args.json").write_text(content)
-        command(compare.main, "--jobs", f"a={tmp_path / 'job'}").refused("damaged files of a run")
-    make_run(tmp_path / "other", 10)
-    path = tmp_path / "other/test_predictions.csv"
+    path = tmp_path / "job/test_predictions.csv"
     table = pd.read_csv(path)
     for column, value in (("prob_A", "nan"), ("true_A", 7), ("true_A", "9" * 400)):
         table.astype({column: object}).assign(**{column: value}).to_csv(path, index=False)
-        result = command(compare.main, "--jobs", f"a={tmp_path / 'other'}")
+        result = command(compare.main, "--jobs", f"a={tmp_path / 'job'}")
         result.refused("is not a table of predictions")
+    for content in ("1", "{}", '{"arguments": {"seed": null}}'):
+        (tmp_path / "job/args.json").write_text(content)
+        command(compare.main, "--jobs", f"a={tmp_path / 'job'}").refused("damaged files of a run")
 
 
 @pytest.mark.parametrize(
@@ -212,25 +206,26 @@ def cells_of(**described):
     columns = ["architecture", "objective", "records", "flags", "stages"]
     described = {name: (*cell, *[None] * (5 - len(cell))) for name, cell in described.items()}
     runs = pd.DataFrame.from_dict(described, orient="index", columns=columns)
-    runs = runs.rename_axis("scenario").reset_index().assign(seed=10)
-    return collect.describe(runs.reindex(columns=[*collect.RUN, *collect.COLUMNS]))
+    runs = runs.rename_axis("scenario").reset_index().assign(seed=10, max_epochs=20)
+    empty = ["spectrogram", "pretraining_manifest_sha256", "pretraining_fraction"]
+    return collect.describe(runs.reindex(columns=[*runs, *empty]))
 
 
 def test_each_pretrained_scenario_is_compared_with_the_random_one_like_it():
     cells = cells_of(
-        random=("resnet18", "random", 639, None), random_34=("resnet34", "random", 639, None),
-        random_2d=("resnet18_2d", "random", 639, None), random_1=("resnet18", "random", 64, None),
-        random_ema=("resnet18", "random", 639, "--ema 0.9"), beat=("resnet18", "beat", 639, None),
-        hr=("resnet18", "hr", 639, "none"), beat_34=("resnet34", "beat", 639, None),
-        beat_2d=("resnet18_2d", "beat", 639, None), beat_1=("resnet18", "beat", 64, None),
-        beat_ema=("resnet18", "beat", 639, "--ema 0.9"), hr_50=("resnet50", "hr", 639, None),
+        random=("resnet18", "random", 639, "none"), random_34=("resnet34", "random", 639, "none"),
+        random_2d=("resnet18_2d", "random", 639, "none"), beat=("resnet18", "beat", 639, "none"),
+        random_ema=("resnet18", "random", 639, "--ema 0.9"), hr=("resnet18", "hr", 639, "none"),
+        random_1=("resnet18", "random", 64, "none"), beat_34=("resnet34", "beat", 639, "none"),
+        beat_2d=("resnet18_2d", "beat", 639, "none"), beat_1=("resnet18", "beat", 64, "none"),
+        beat_ema=("resnet18", "beat", 639, "--ema 0.9"), hr_50=("resnet50", "hr", 639, "none"),
         cut=("resnet18", "beat", 639, "none", 1), random_cut=("resnet18", "random", 639, "none", 1),
     )  # fmt: skip
     assert sorted(collect.pretrained_pairs(cells)) == [
         ("random", "beat"), ("random", "hr"), ("random_1", "beat_1"), ("random_2d", "beat_2d"),
         ("random_34", "beat_34"), ("random_cut", "cut"), ("random_ema", "beat_ema"),
     ]  # fmt: skip
-    assert collect.variant_pairs(cells) == [("beat", "beat_ema"), ("random", "random_ema")]
+    assert sorted(collect.variant_pairs(cells)) == [("beat", "beat_ema"), ("random", "random_ema")]
     assert set(cells.index[cells["network"] == "2-D"]) == {"random_2d", "beat_2d"}
 
 
@@ -248,7 +243,7 @@ def test_variants_have_the_flags_of_their_baseline_and_others():
 
 @pytest.fixture
 def pretrained(tmp_path, prepared):
-    """A run with all that a trainer leaves behind, from weights of a run on 12 patients."""
+    """A run from weights of a run on 12 patients."""
     data = tmp_path / "jobs" / "beat"
     parts = {"train": {"patients": 10}, "validation": {"patients": 2}}
     about = {"dataset": "mitdb", "task": "beat", "manifest_sha256": digest(parts)}
@@ -262,14 +257,8 @@ def pretrained(tmp_path, prepared):
     make_run(job, 10)
     manifest = read_json(prepared / "p_manifest.json")
     put_weights(job / "best_model.safetensors", manifest_sha256=digest(manifest), dataset="own")
-    (job / "timing.csv").write_text("epoch,seconds\n1,2.5\n2,3.5\n")
-    arguments = {"seed": 10, "subset": 0.5, "epochs": 9, "ema": 0.9,
-                 "train": str(prepared / "p_train.npz"),
-                 "weights_file": "jobs/beat/weights.safetensors"}  # fmt: skip
-    environment = {"hardware": "cpu, fp32", "command": "python -m x", "commit": "12e45+",
-                   "torch": "2"}  # fmt: skip
-    write_json(job / "args.json", {"arguments": arguments, "environment": environment})
-    write_json(job / "scores.json", {"epoch": 2, "temperature": 1.5, "train": {"records": 24}})
+    start = {"weights_file": "jobs/beat/weights.safetensors"}
+    set_arguments(job, train=str(prepared / "p_train.npz"), **start)
     return job
 
 
@@ -277,20 +266,25 @@ def test_provenance_of_a_run(pretrained, tmp_path):
     results = collect.from_jobs([("beat", [pretrained])])
     collect.save(results, tmp_path / "saved")
     again = collect.load(tmp_path / "saved")
-    pd.testing.assert_frame_equal(again.predictions, results.predictions, atol=1e-7)
+    pd.testing.assert_frame_equal(
+        again.predictions, results.predictions, atol=1e-7, check_dtype=False
+    )
     for runs in (results.runs, again.runs):
         row = runs.iloc[0].dropna().to_dict()
         assert row.pop("manifest_sha256") and row.pop("pretraining_manifest_sha256")
+        assert row.pop("versions").startswith("python 2, torch 2, numpy 2")
         assert row == {
             "scenario": "beat", "seed": 10, "architecture": "resnet18", "stages": 1,
             "objective": "beat", "pretraining_dataset": "mitdb", "pretraining_patients": 12,
             "pretraining_fraction": 0.25, "subset": 0.5, "records": 24, "chosen_epoch": 2,
             "epochs": 2, "max_epochs": 9, "wall_seconds": 6.0, "flags": "--ema 0.9",
             "temperature": 1.5, "dataset": "own", "labels": "zip", "device": "cpu, fp32",
-            "command": "python -m x", "commit": "12e45+", "versions": "torch 2",
+            "command": "python -m x", "commit": "12e45+",
         }  # fmt: skip
     put_weights(pretrained / "best_model.safetensors")  # of another prepared set
     assert collect.read_run(pretrained)["labels"] is None
+    set_arguments(pretrained, weights_file="gone.safetensors")
+    assert collect.read_run(pretrained)["objective"] is None
 
 
 @pytest.mark.parametrize(
@@ -304,32 +298,30 @@ def test_provenance_of_a_run(pretrained, tmp_path):
     ],
 )
 def test_patients_that_weights_have_seen_up_to_their_epoch(pretrained, weights, changes, seen):
-    saved, run = read_json(pretrained / "args.json"), pretrained.parent / "beat"
-    saved["arguments"]["weights_file"] = f"jobs/{weights}.safetensors"
-    write_json(pretrained / "args.json", saved)
-    arguments = read_json(run / "args.json")["arguments"] | changes
-    write_json(run / "args.json", {"arguments": arguments})
+    run = pretrained.parent / "beat"
+    set_arguments(pretrained, weights_file=f"jobs/{weights}.safetensors")
+    set_arguments(run, **changes)
     row = collect.read_run(pretrained)
     assert row["pretraining_patients"] == seen
-    assert row["pretraining_fraction"] == pytest.approx(seen / 48, abs=0.005)
+    assert row["pretraining_fraction"] == pytest.approx(seen / 48)
     parts = {"train": {"patients": 1}, "validation": {"patients": 0}}
     write_json(run / "manifest.json", parts)  # of other weights
     row = collect.read_run(pretrained)
     assert row["objective"] == "beat" and row["pretraining_fraction"] is None
 
 
-def test_runs_of_a_scenario_differ_in_their_seed_only(pretrained, tmp_path):
-    other = tmp_path / "jobs" / "beat_20"
-    shutil.copytree(pretrained, other)
-    for changes, words in (
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
         ({"ema": 0.0}, "flags"),
         ({"epochs": 99, "subset": 1.0}, "subset, max_epochs"),
         ({"weights_file": None}, "objective"),
-    ):
-        saved = read_json(pretrained / "args.json")
-        saved["arguments"] |= {"seed": 20} | changes
-        write_json(other / "args.json", saved)
-        flag = f"beat={pretrained},{other}"
-        command(compare.main, "--jobs", flag).refused(f"the runs of beat differ in {words}")
-        both = ["--jobs", f"beat={pretrained}", f"other={other}"]
-        assert command(compare.main, *both).code == 0
+    ],
+)
+def test_runs_of_a_scenario_differ_in_their_seed_only(pretrained, tmp_path, changes, words):
+    other = shutil.copytree(pretrained, tmp_path / "jobs" / "beat_20")
+    set_arguments(other, seed=20, **changes)
+    flag = f"beat={pretrained},{other}"
+    command(compare.main, "--jobs", flag).refused(f"the runs of beat differ in {words}")
+    both = ["--jobs", f"beat={pretrained}", f"other={other}"]
+    assert command(compare.main, *both).code == 0
