@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from finetuning.batches import Recordings, batches, normalize, split_order
+from finetuning.batches import Recordings, normalize, split_order
 from utils.distributed import ALONE, Processes
-from utils.engine import Batch, describe_examples
+from utils.engine import Batch
 from utils.run import rng, torch_generator
 
 SCHEDULES = ("constant", "cosine")
@@ -129,14 +129,10 @@ class TrainingBatches:
                 x, labels = mix(x, labels, len(recordings.classes), self.mixup, random)
             yield Batch(x[share], labels[share], len(indices))
 
-    def describe(self, epoch: int, step: int) -> str:
-        """Recordings of a step of an epoch, both counted from 1, for errors; only those that are
-        not finite, if any."""
+    def names(self, epoch: int, step: int) -> list[str]:
+        """Recordings of a step of an epoch, both counted from 1, for errors."""
         indices = self.order(epoch)[(step - 1) * self.batch_size :][: self.batch_size]
-        indices = indices[self.processes.share]
-        (batch,) = batches(self.recordings, len(indices), indices)
-        finite = batch.inputs.isfinite().flatten(1).all(1).tolist()
-        return describe_examples(self.recordings.record_ids[indices].tolist(), finite, "recordings")
+        return self.recordings.record_ids[indices[self.processes.share]].tolist()
 
 
 def augment(x: Tensor, mask: Tensor, fs: float, generator: Generator) -> tuple[Tensor, Tensor]:

@@ -8,19 +8,19 @@ Writes args.json, history.csv, timing.csv, best_model.safetensors, MODEL_CARD.md
 """
 
 import argparse
-from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor, nn
 
 from finetuning import evaluation, recipe
 from finetuning.batches import Recordings, batches, load_parts
 from models import DEFAULT_ARCHITECTURE, Classifier, build_encoder, count_parameters
-from utils import cli, distributed
-from utils.engine import Epochs, Training, choose_hardware
+from utils import cli
+from utils.engine import Epochs, Hardware, Training, open_run
 from utils.files import digest
 from utils.model_card import Metadata
-from utils.run import BEST, SCORES, History, Run, torch_generator, versions
+from utils.run import BEST, SCORES, Run, torch_generator, versions
 from utils.weights import load_encoder, load_strictly, read_weights, save_weights
 
 # Values of --val-metric and --stop-metric, and their columns in the history.
@@ -86,111 +86,80 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Train in all processes; the main process writes the files of the run."""
     args = parse_arguments()
-    run = Run(vars(args), last=SCORES)
-    hardware = choose_hardware(args.device, run.precision())
-    with distributed.join(hardware.device) as processes, ExitStack() as claim:
-        hardware = hardware._replace(bf16=processes.broadcast(hardware.bf16))
-        if processes.broadcast(processes.main_process and run.finished()):
-            print(f"{args.job_dir / SCORES}: this run is finished")
+    job_dir, run = args.job_dir, Run(vars(args), last=SCORES)
+    with open_run(run) as hardware:
+        if not hardware:
             return
-        with processes.main_process_first():
-            if processes.main_process:
-                claim.enter_context(run.claim())
-            paths = {"train": args.train, "val": args.val, "test": args.test}
-            parts, manifest = load_parts(
-                {name: path for name, path in paths.items() if path}, hardware.device,
-                val_size=args.val_size, subset=args.subset, seed=args.seed, channel=args.channel,
-                per_recording=args.standardise == "recording",
-            )  # fmt: skip
-            processes.check(args.batch_size, args.sync_bn, len(parts["train"]))
-            targets = evaluation.choose_targets(manifest.get("multi_label", False))
-            if args.balance != "none" and targets is evaluation.MultiLabel:
-                raise cli.UserError("--balance: recordings of several classes cannot be balanced")
-            weighted = args.balance == "loss"
-            loss = recipe.weighted_cross_entropy(parts["train"]) if weighted else targets.loss
-            model, metadata = build_model(
-                parts["train"], manifest, weights_file=args.weights_file, architecture=args.arch,
-                stages=args.stages, spectrogram=cli.spectrogram_settings(args),
-                freeze=args.freeze, seed=args.seed, verbose=args.verbose,
-            )  # fmt: skip
-            data = recipe.TrainingBatches(
-                parts["train"], args.batch_size, args.seed, manifest["fs"],
-                balanced=args.balance == "sampling", augmented=args.augment, mixup=args.mixup,
-                processes=processes,
-            )  # fmt: skip
-            history = History(
-                args.job_dir, val=VAL_METRICS[args.val_metric], stop=STOP_METRICS[args.stop_metric]
-            )
-            steps = args.epochs * len(data)
-            training = Training(
-                run, history, hardware.place(model),
-                recipe.make_optimizer(model, args.lr, args.weight_decay),
-                Epochs(args.epochs, len(data), data.epoch, data.describe),
-                loss, hardware, processes, asdict(metadata),
-                checkpoint_every=args.checkpoint_every, compile=args.compile, sync_bn=args.sync_bn,
-                learning_rate=lambda step: recipe.learning_rate_factor(
-                    step, steps, args.schedule, args.warmup
-                ),
-                ema=args.ema, count_correct=targets.num_correct,
-            )  # fmt: skip
-        training.begin()
-        with training.interruptible():
-            columns = [n for n in targets.columns if n != "auc" or args.val_metric == "auc"]
-            stopped = train(
-                training, metadata, targets, parts.get("val"), args.batch_size, columns,
-                args.patience, args.verbose,
-            )  # fmt: skip
-            if not processes.main_process:
+        with hardware.processes.main_process_first():
+            training, targets, parts, manifest = set_up(args, run, hardware)
+        columns = [n for n in targets.columns if n != "auc" or args.val_metric == "auc"]
+
+        def ended() -> bool:
+            best = training.history.best_epoch(STOP_METRICS[args.stop_metric])
+            return training.epoch > best + args.patience
+
+        def predict(model: nn.Module, part: Recordings) -> tuple[Tensor, Tensor]:
+            return training.evaluate(model, batches(part, args.batch_size))
+
+        with training.running():
+            for row in training.epochs(ended, not args.verbose):
+                scores = {}
+                if "val" in parts:
+                    logits, labels = predict(training.trained, parts["val"])
+                    classes = parts["val"].classes
+                    scores = evaluation.validation_scores(targets, logits, labels, classes)
+                if training.record(row | {name: scores.get(name) for name in columns}):
+                    weights = training.trained.state_dict()
+                    save_weights(job_dir / BEST, weights, training.metadata)
+            if not hardware.processes.main_process:
                 return
-            if stopped:
+            if ended():
                 print(f"no better {args.stop_metric} in {args.patience} epochs: stopped")
-            best, epoch = args.job_dir / BEST, history.best_epoch("val")
-            load_strictly(training.trained, read_weights(best)[0], best)
+            epoch = training.best_epoch
+            load_strictly(training.trained, read_weights(job_dir / BEST)[0], job_dir / BEST)
             averaged = recipe.ShiftAverage(training.trained, args.tta)
-            outputs = {
-                name: training.evaluate(averaged, batches(part, args.batch_size))
-                for name, part in parts.items()
-            }
-            evaluation.write_results(args.job_dir, epoch, targets, parts, outputs, manifest)
-        training.finish()
+            outputs = {name: predict(averaged, part) for name, part in parts.items()}
+            evaluation.write_results(job_dir, epoch, targets, parts, outputs, manifest)
         by = f"validation {args.val_metric}" if "val" in parts else "being the last"
-        print(f"epoch {epoch} chosen by {by}; predictions and scores: {args.job_dir}")
+        print(f"epoch {epoch} chosen by {by}; predictions and scores: {job_dir}")
 
 
-def train(
-    training: Training,
-    metadata: Metadata,
-    targets: evaluation.Targets,
-    validation: Recordings | None,
-    batch_size: int,
-    columns: list[str],
-    patience: int,
-    verbose: bool,
-) -> bool:
-    """Train until the stop metric no longer improves; the best epoch's weights are saved.
+def set_up(
+    args: argparse.Namespace, run: Run, hardware: Hardware
+) -> tuple[Training, evaluation.Targets, dict[str, Recordings], dict[str, Any]]:
+    """The training, what it predicts, the parts of the data, and the manifest of `--train`."""
+    paths = {"train": args.train, "val": args.val, "test": args.test}
+    parts, manifest = load_parts(
+        {name: path for name, path in paths.items() if path}, hardware.device,
+        val_size=args.val_size, subset=args.subset, seed=args.seed, channel=args.channel,
+        per_recording=args.standardise == "recording",
+    )  # fmt: skip
+    train = parts["train"]
+    hardware.processes.check(args.batch_size, args.sync_bn, len(train))
+    targets = evaluation.choose_targets(manifest.get("multi_label", False))
+    if args.balance != "none" and targets is evaluation.MultiLabel:
+        raise cli.UserError("--balance: recordings of several classes cannot be balanced")
+    model, metadata = build_model(
+        train, manifest, args.weights_file, args.arch, args.stages, cli.spectrogram_settings(args),
+        args.freeze, args.seed, args.verbose,
+    )  # fmt: skip
+    data = recipe.TrainingBatches(
+        train, args.batch_size, args.seed, manifest["fs"], balanced=args.balance == "sampling",
+        augmented=args.augment, mixup=args.mixup, processes=hardware.processes,
+    )  # fmt: skip
+    steps = args.epochs * len(data)
 
-    Args:
-        columns: scores of the validation recordings, for the history; empty without any.
-        patience: epochs without a better stop metric. verbose: show a progress bar.
+    def learning_rate(step: int) -> float:
+        return args.lr * recipe.learning_rate_factor(step, steps, args.schedule, args.warmup)
 
-    Returns:
-        Whether it stopped before the last epoch.
-    """
-
-    def ended() -> bool:
-        return training.epoch > training.history.best_epoch("stop") + patience
-
-    for row in training.epochs(ended, not verbose):
-        if not training.processes.main_process:
-            continue
-        scores = {}
-        if validation:
-            outputs = training.evaluate(training.trained, batches(validation, batch_size))
-            scores = evaluation.validation_scores(targets, *outputs, validation.classes)
-        row |= {name: scores.get(name) for name in columns}
-        if "val" in training.record(row):
-            save_weights(training.run.job_dir / BEST, training.trained.state_dict(), metadata)
-    return ended()
+    training = Training(
+        run, hardware, hardware.place(model),
+        recipe.make_optimizer(model, args.lr, args.weight_decay),
+        Epochs(args.epochs, len(data), data.epoch, data.names), metadata,
+        recipe.weighted_cross_entropy(train) if args.balance == "loss" else targets.loss,
+        VAL_METRICS[args.val_metric], learning_rate, args.ema, targets.num_correct,
+    )  # fmt: skip
+    return training, targets, parts, manifest
 
 
 def build_model(

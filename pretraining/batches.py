@@ -21,7 +21,7 @@ from pretraining.tasks import Examples, Task
 from recordings import Unusable
 from utils.cli import UserError
 from utils.distributed import ALONE, Processes
-from utils.engine import Batch, describe_examples, moments
+from utils.engine import Batch, moments
 from utils.files import atomic_path, load_npz
 
 BLOCK_BYTES = 2**26  # read at once: many frames of each segment, few enough for memory
@@ -122,12 +122,11 @@ class FrameBatches(Dataset):
         arrays = rows.reshape(segments.shape), *scaling, labels
         return Frames(signal, *map(torch.from_numpy, arrays))
 
-    def describe(self, number: int) -> str:
+    def names(self, number: int) -> list[str]:
         """Where the frames of a batch that are read here start, for errors."""
         segments, starts, _ = (array.ravel() for array in self.examples(range(number, number + 1)))
         paths = map(self.index.record_path, segments)
-        names = [f"{p.name} from sample {start}" for p, start in zip(paths, starts, strict=True)]
-        return describe_examples(names, np.ones(len(names), bool), "frames")
+        return [f"{p.name} from sample {start}" for p, start in zip(paths, starts, strict=True)]
 
     def examples(self, numbers: range) -> Examples:
         """Examples of these batches that are read here."""

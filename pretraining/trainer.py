@@ -7,9 +7,9 @@ and, of the chosen epoch without its head, weights.safetensors and MODEL_CARD.md
 """
 
 import argparse
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import asdict, fields
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from pretraining.cohort import Data, DataOptions, open_data
 from pretraining.icentia11k.reader import read_constants
 from pretraining.tasks import TASKS, Task, build_task
 from recordings.wfdb_files import ICENTIA_FS
-from utils import cli, distributed, metrics
+from utils import cli, metrics
 from utils.cli import UserError
-from utils.engine import Batch, Epochs, Training, choose_hardware
+from utils.engine import Batch, Epochs, Hardware, Training, open_run
 from utils.files import digest, read_json, write_json
 from utils.model_card import Metadata
 from utils.run import (
@@ -33,7 +33,6 @@ from utils.run import (
     CARD,
     SCORES,
     WEIGHTS,
-    History,
     Run,
     scores_in_words,
     torch_generator,
@@ -153,7 +152,7 @@ def build_network(
     }  # fmt: skip
 
 
-def validate(training: Training, task: Task, batches: Iterator[Batch]) -> dict[str, Any]:
+def validate(training: Training, task: Task, batches: Iterable[Batch]) -> dict[str, Any]:
     """Scores on the validation patients, and those of answers that ignore the signal."""
     logits, labels = training.evaluate(training.model, batches)
     true, predicted = labels.numpy(), logits.argmax(1).numpy()
@@ -166,13 +165,10 @@ def validate(training: Training, task: Task, batches: Iterator[Batch]) -> dict[s
     return {"epoch": training.epoch, "validation": scores, "without_input": ignorant}
 
 
-def train(
-    training: Training, data: Data, task: Task, read: Read, metadata: Metadata, job_dir: Path
-) -> None:
+def train(training: Training, data: Data, task: Task, read: Read) -> None:
     """Train all epochs; the main process validates, and saves the weights of each."""
+    job_dir, metadata = training.run.job_dir, training.metadata
     for row in training.epochs():
-        if not training.processes.main_process:
-            continue
         scores = {}
         if data.validation:
             numbers = range(len(data.validation))
@@ -183,8 +179,7 @@ def train(
         row |= dict(zip(METRICS.values(), values, strict=True))
         save_weights(epoch_file(job_dir, training.epoch), training.model.state_dict(), metadata)
         frames = data.steps * data.train.batch_size / training.seconds
-        chosen = training.record(row, frames_per_second=frames)
-        if chosen and scores:
+        if training.record(row, frames_per_second=frames) and scores:
             write_json(job_dir / SCORES, scores)
 
 
@@ -208,81 +203,71 @@ def conclude(job_dir: Path, chosen: int, data: Data) -> None:
     write_card(job_dir / CARD, job_dir / WEIGHTS, about, scores)
 
 
+def set_up(
+    args: argparse.Namespace, task: Task, run: Run, hardware: Hardware, read: Read
+) -> tuple[Training, Data]:
+    """The training and its data; writes `--cache-val`."""
+    hardware.processes.check(args.batch_size, args.sync_bn)
+    model, encoder = build_network(
+        task, args.arch, args.stages, cli.spectrogram_settings(args), args.weights_file, args.seed
+    )
+    constants, by_frame = read_constants(args.train), args.standardise == "frame"
+    spectral = ENCODERS[encoder["architecture"]].spectral
+    if by_frame or (spectral and args.spectrogram_input == "raw"):
+        constants = constants._replace(mean=0.0, sd=1.0)
+    context = {name: getattr(args, name) for name in task.flags()}
+    kind = {
+        "task": args.task, "fs": ICENTIA_FS, "frame_size": args.frame_size,
+        "mean_mv": constants.mean, "sd_mv": constants.sd, **context,
+    }  # fmt: skip
+    stored = args.val_file and StoredFrames(args.val_file, task, args.batch_size, kind)
+    options = DataOptions(**{f.name: getattr(args, f.name) for f in fields(DataOptions)})
+    data = open_data(options, task, constants, stored, hardware.processes)
+    if args.cache_val and hardware.processes.main_process:
+        if data.validation is None:
+            raise UserError("--cache-val: nobody validates; use --val-patients above 0")
+        patients = [int(patient) for patient in data.manifest["validation"]["records"]]
+        about = {"dataset": constants.name, "patients": patients, **kind}
+        store_frames(args.cache_val, data.validation, about)
+    metadata = Metadata(
+        in_channels=1, fs=ICENTIA_FS, unit="mV", mean=None if by_frame else constants.mean,
+        sd=None if by_frame else constants.sd, frame_size=args.frame_size, task=args.task,
+        classes=list(task.classes), dataset=constants.name, seed=args.seed, versions=versions(),
+        manifest_sha256=digest(data.manifest), context=context or None, **encoder,
+    )  # fmt: skip
+    parameters, steps = hardware.place(model).parameters(), data.steps
+    optimizer = torch.optim.Adam(parameters, args.lr, (0.9, 0.98), eps=1e-9, fused=True)
+    epochs = Epochs(
+        data.epochs, steps,
+        lambda epoch, done: read(data.train, range((epoch - 1) * steps + done, epoch * steps)),
+        lambda epoch, step: data.train.names((epoch - 1) * steps + step - 1),
+    )  # fmt: skip
+    metric = METRICS[args.val_metric]
+    return Training(run, hardware, model, optimizer, epochs, metadata, task.loss, metric), data
+
+
 def main() -> None:
     """Pretrain, and in the main process write all files of the run."""
     args = parse_arguments()
     job_dir, run = args.job_dir, Run(vars(args), last=WEIGHTS)
-    hardware = choose_hardware(args.device, run.precision())
     task = build_task(args.task, vars(args))
-    by_frame = args.standardise == "frame"
-    with distributed.join(hardware.device) as processes, ExitStack() as claim:
-        hardware = hardware._replace(bf16=processes.broadcast(hardware.bf16))
-        if processes.broadcast(processes.main_process and run.finished()):
-            print(f"{job_dir / WEIGHTS}: this run is finished")
+    with open_run(run) as hardware:
+        if not hardware:
             return
-
-        def read(batches: FrameBatches | StoredFrames, numbers: range) -> Iterator[Batch]:
-            return load(batches, numbers, hardware.device, args.data_parallelism, by_frame)
-
-        with processes.main_process_first():
-            processes.check(args.batch_size, args.sync_bn)
-            if processes.main_process:
-                claim.enter_context(run.claim())
-            spectrogram = cli.spectrogram_settings(args)
-            model, encoder = build_network(
-                task, args.arch, args.stages, spectrogram, args.weights_file, args.seed
-            )
-            constants = read_constants(args.train)
-            spectral = ENCODERS[encoder["architecture"]].spectral
-            if by_frame or (spectral and args.spectrogram_input == "raw"):
-                constants = constants._replace(mean=0.0, sd=1.0)
-            context = {name: getattr(args, name) for name in TASKS[args.task].flags()}
-            kind = {
-                "task": args.task, "fs": ICENTIA_FS, "frame_size": args.frame_size,
-                "mean_mv": constants.mean, "sd_mv": constants.sd, **context,
-            }  # fmt: skip
-            stored = args.val_file and StoredFrames(args.val_file, task, args.batch_size, kind)
-            options = DataOptions(**{f.name: getattr(args, f.name) for f in fields(DataOptions)})
-            data = open_data(options, task, constants, stored, processes)
-            metadata = Metadata(
-                in_channels=1, fs=ICENTIA_FS, unit="mV", mean=None if by_frame else constants.mean,
-                sd=None if by_frame else constants.sd, frame_size=args.frame_size, task=args.task,
-                classes=list(task.classes), dataset=constants.name,
-                manifest_sha256=digest(data.manifest), seed=args.seed, versions=versions(),
-                context=context or None, **encoder,
-            )  # fmt: skip
-            parameters = hardware.place(model).parameters()
-            optimizer = torch.optim.Adam(parameters, args.lr, (0.9, 0.98), eps=1e-9, fused=True)
-            steps = data.steps
-            epochs = Epochs(
-                data.epochs, steps,
-                lambda epoch, done: read(
-                    data.train, range((epoch - 1) * steps + done, epoch * steps)
-                ),
-                lambda epoch, step: data.train.describe((epoch - 1) * steps + step - 1),
-            )  # fmt: skip
-            training = Training(
-                run, History(job_dir, chosen=METRICS[args.val_metric]), model, optimizer, epochs,
-                task.loss, hardware, processes, asdict(metadata), args.checkpoint_every,
-                args.compile, args.sync_bn,
-            )  # fmt: skip
-            if args.cache_val and processes.main_process:
-                if data.validation is None:
-                    raise UserError("--cache-val: nobody validates; use --val-patients above 0")
-                patients = [int(patient) for patient in data.manifest["validation"]["records"]]
-                about = {"dataset": constants.name, "patients": patients, **kind}
-                store_frames(args.cache_val, data.validation, about)
-        training.begin()
-        if processes.main_process:
-            write_json(job_dir / "manifest.json", data.manifest)
-        with training.interruptible():
-            train(training, data, task, read, metadata, job_dir)
-        if processes.main_process:
-            chosen = training.history.best_epoch("chosen")
-            conclude(job_dir, chosen, data)
-            training.finish()
-            by = f"validation {args.val_metric}" if data.validation else "being the last"
-            print(f"epoch {chosen} chosen by {by}; its encoder: {job_dir / WEIGHTS}")
+        read = partial(
+            load, device=hardware.device, workers=args.data_parallelism,
+            standardise=args.standardise == "frame",
+        )  # fmt: skip
+        with hardware.processes.main_process_first():
+            training, data = set_up(args, task, run, hardware, read)
+        with training.running():
+            if hardware.processes.main_process:
+                write_json(job_dir / "manifest.json", data.manifest)
+            train(training, data, task, read)
+            if hardware.processes.main_process:
+                conclude(job_dir, training.best_epoch, data)
+        by = f"validation {args.val_metric}" if data.validation else "being the last"
+        print(f"epoch {training.best_epoch} chosen by {by}; its encoder: {job_dir / WEIGHTS}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from utils.cli import SPECTROGRAM_FLAGS, UserError
 from utils.files import digest, read_json, write_text
 from utils.metrics import read_predictions, split_columns
 from utils.model_card import Metadata
-from utils.run import ARGUMENTS, BEST, DERIVED, FREE, LIBRARIES, SCORES
+from utils.run import ARGUMENTS, BEST, FREE, LIBRARIES, SCORES
 from utils.weights import read_weights
 
 RUN = ["scenario", "seed"]  # identify a run in every table
@@ -37,9 +37,9 @@ PRETRAINING = ["objective", "pretraining_manifest_sha256", "pretraining_fraction
 # patients are kept together, it depends on the seed.
 SAME = [*NETWORK, *PRETRAINING, "subset", "manifest_sha256", "flags", "max_epochs"]
 # Flags that do not change the training, come with the weights, or have a column of their own.
-NOT_LISTED = FREE | DERIVED | {
-    *SPECTROGRAM_FLAGS, "job_dir", "seed", "train", "val", "test", "weights_file", "subset",
-    "epochs", "preset", "precision", "sync_bn",
+NOT_LISTED = FREE | {
+    *SPECTROGRAM_FLAGS, "arch", "stages", "job_dir", "seed", "train", "val", "test",
+    "weights_file", "subset", "epochs", "preset", "precision", "sync_bn",
 }  # fmt: skip
 
 

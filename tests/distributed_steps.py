@@ -60,10 +60,8 @@ def main() -> None:
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
         results = {}
         for name, batches in (("frames", pretraining), ("unequal", unequal(processes))):
-            hardware = Hardware(CPU, bf16=False)
-            scores = train_epoch(
-                trained, batches, optimizer, F.cross_entropy, hardware, processes=processes
-            )
+            hardware = Hardware(CPU, False, processes)
+            scores = train_epoch(trained, batches, optimizer, F.cross_entropy, hardware)
             weights = torch.cat([p.detach().flatten() for p in model.parameters()])
             results |= {f"{name}_scores": scores, f"{name}_weights": weights.numpy()}
         results["read"] = torch.cat([batch.inputs for batch in read]).numpy()

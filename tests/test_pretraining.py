@@ -205,7 +205,7 @@ def test_overwrite_replaces_a_run_and_nothing_else(cohort, job, tmp_path):
     folder.mkdir()
     (folder / "manifest.json").write_text("from elsewhere")
     for flags in ([], ["--overwrite"]):
-        pretrain(cohort, folder, *flags).refused(str(folder), "manifest.json of no run")
+        pretrain(cohort, folder, *flags).refused(str(folder), "manifest.json belongs to no run")
     assert contents(folder) == {"manifest.json": b"from elsewhere"}
     copy = shutil.copytree(job, tmp_path / "copy")
     (copy / "notes.txt").write_text("mine")

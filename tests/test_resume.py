@@ -6,6 +6,7 @@ import resource
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -64,7 +65,7 @@ def stop_after(step, module, words, job, monkeypatch):
     original = engine.Training.pause
 
     def pause(self):
-        self.stop.code = 130 * (self.steps_done == step)
+        self.exit_code = 130 * (self.steps_done == step)
         original(self)
 
     with monkeypatch.context() as patched:
@@ -134,7 +135,7 @@ def test_stopped_while_it_validates(flags, whole, tmp_path, monkeypatch, module)
 
     def evaluate(self, model, batches):
         calls.append(1)
-        self.stop.code = 143 * (len(calls) == 2)
+        self.exit_code = 143 * (len(calls) == 2)
         return original(self, model, batches)
 
     words = [*flags[module], "--job-dir", tmp_path / "job"]
@@ -231,8 +232,8 @@ def test_a_full_disk_leaves_the_last_checkpoint(flags, whole, tmp_path):
 @pytest.mark.parametrize(
     ("module", "words"),
     [
-        (PRETRAINING, ["epoch 2, step 5, made of p0000", "from sample", "(8 frames)"]),
-        (FINETUNING, ["epoch 3, step 3, made of A000", "(4 recordings)"]),
+        (PRETRAINING, ["epoch 2, step 5, made of p0000", "from sample"]),
+        (FINETUNING, ["epoch 3, step 3, made of A000"]),
     ],
 )
 def test_a_loss_that_is_not_finite_names_step_and_records(
@@ -249,13 +250,18 @@ def test_a_loss_that_is_not_finite_names_step_and_records(
     assert results(job) == before
 
 
-def test_another_network_than_that_of_a_finished_run_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("flag", "value", "before"),
+    [("arch", None, "resnet34"), ("test", None, "set.npz"), ("test", Path("set.npz"), None)],
+)
+def test_other_flags_than_those_of_a_finished_run_are_refused(tmp_path, flag, value, before):
     given = {"job_dir": tmp_path, "resume": True, "overwrite": False, "precision": "fp32"}
-    saved = {"arch": "resnet34", "stages": None, "precision": "fp32"}
-    (tmp_path / "args.json").write_text(json.dumps({"arguments": saved}))
+    run = Run({**given, flag: value}, last="scores.json")
     (tmp_path / "scores.json").write_text("{}")
-    run = Run({**given, "arch": None, "stages": None, "weights_file": None}, last="scores.json")
-    with pytest.raises(UserError, match=r"--arch is None, in the run in .* it was resnet34"):
-        run.finished()
-    assert Run({**run.arguments, "weights_file": tmp_path}, last="scores.json").finished()
-    assert Run({**run.arguments, "arch": "resnet34"}, last="scores.json").finished()
+    for saved in (before, value):
+        arguments = {flag: saved and str(saved)}
+        (tmp_path / "args.json").write_text(json.dumps({"arguments": arguments}))
+        if saved == before:
+            with pytest.raises(UserError, match=f"--{flag} is {value}, in .* it was {before}"):
+                run.finished()
+    assert run.finished()

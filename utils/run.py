@@ -1,10 +1,8 @@
 """A run's job directory: who may write there, arguments, history, seeds, signals."""
 
-import os
 import platform
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -18,7 +16,6 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
-from models import DEFAULT_ARCHITECTURE
 from utils.cli import UserError
 from utils.files import TEMPORARY, atomic_path, read_json, sha256, write_json
 from utils.metrics import better
@@ -41,8 +38,8 @@ LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "wfdb")
 # paths: of files the contents are compared.
 FREE = {
     "overwrite", "resume", "checkpoint_every", "device", "compile", "data_parallelism", "verbose",
+    "index",
 }  # fmt: skip
-DERIVED = {"arch", "stages"}  # earlier versions saved what they resolved to where none was given
 
 
 class Run:
@@ -91,19 +88,24 @@ class Run:
         return (path for pattern in OUTPUTS for path in self.job_dir.glob(pattern))
 
     def _check_free(self) -> None:
-        output = next(self._outputs(), None)
-        if not output:
+        outputs = list(self._outputs())
+        if not outputs:
             return
         if not (self.job_dir / ARGUMENTS).exists():  # nor with --overwrite: they may be somebody's
-            message = f"holds {output.name} of no run; choose another --job-dir"
-            raise UserError(f"{self.job_dir} {message}")
-        if self.resume:
-            self._check_same_flags()
-        elif not self.arguments["overwrite"]:
+            raise UserError(f"{outputs[0]} belongs to no run; choose another --job-dir")
+        if not (self.resume or self.arguments["overwrite"]):
             raise UserError(
                 f"{self.job_dir} holds a run; choose another --job-dir, or pass --resume to "
                 "continue it or --overwrite to replace it"
             )
+        saved = self._saved()["arguments"] if self.resume else {}
+        for name in self.arguments.keys() & saved.keys() - FREE:  # its version may lack some
+            value, before = self.arguments[name], saved[name]
+            if before is None if isinstance(value, Path) else value != before:
+                raise UserError(
+                    f"--{name.replace('_', '-')} is {value}, in the run in {self.job_dir} it was "
+                    f"{before}; --resume it with the same flags, or choose another --job-dir"
+                )
 
     def _saved(self) -> dict[str, Any]:
         path = self.job_dir / ARGUMENTS
@@ -112,25 +114,12 @@ class Run:
             raise UserError(f"{path} is damaged; use --overwrite")
         return about
 
-    def _check_same_flags(self) -> None:
-        saved = self._saved()["arguments"]
-        for name in self.arguments.keys() & saved.keys() - FREE:  # its version may lack some
-            value, before = self.arguments[name], saved[name]
-            resolved = self.arguments.get("weights_file") or before == DEFAULT_ARCHITECTURE
-            derived = value is None and name in DERIVED and resolved
-            if not (isinstance(value, Path) or derived or value == before):
-                raise UserError(
-                    f"--{name.replace('_', '-')} is {value}, in the run in {self.job_dir} it was "
-                    f"{before}; --resume it with the same flags, or choose another --job-dir"
-                )
-
     def precision(self) -> str:
         """`--precision`; a resumed run with `auto` keeps the precision that it was begun with."""
-        if self.arguments["precision"] == "auto" and self.resume:
-            with suppress(UserError, OSError, AttributeError, KeyError, TypeError):
-                precision = self._saved()["environment"]["hardware"].rpartition(", ")[2]
-                return precision if precision in ("fp32", "bf16") else "auto"
-        return self.arguments["precision"]
+        precision = self.arguments["precision"]
+        if precision == "auto" and self.resume and (self.job_dir / ARGUMENTS).exists():
+            return self._saved()["environment"]["hardware"].rpartition(", ")[2]
+        return precision
 
     def identity(self, metadata: Mapping[str, Any], bf16: bool, processes: int) -> dict[str, Any]:
         """What must be equal for a run to be resumed; libraries and paths may change. `metadata`
@@ -160,12 +149,6 @@ class Run:
             for path in self._outputs():
                 if path.name != ARGUMENTS:  # until it is replaced it marks the files as a run's
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-        write_json(self.job_dir / ARGUMENTS, about)
-
-    def add_note(self, text: str) -> None:
-        """Add a remark to the saved arguments."""
-        about = self._saved()
-        about["notes"] = [*about.get("notes", []), text]
         write_json(self.job_dir / ARGUMENTS, about)
 
 
@@ -211,58 +194,28 @@ def scores_in_words(scores: Mapping[str, float | None]) -> str:
 
 
 class History:
-    """Rows of history.csv and timing.csv, one per epoch.
+    """Rows of history.csv and timing.csv, one per epoch."""
 
-    Args:
-        columns: by purpose, the column of history.csv whose best value chooses an epoch.
-    """
-
-    def __init__(self, job_dir: Path, **columns: str):
-        self.job_dir, self.columns = job_dir, columns
+    def __init__(self, job_dir: Path):
+        self.job_dir = job_dir
         self.rows: list[dict[str, Any]] = []
         self.timing: list[dict[str, Any]] = []
 
     def add(
         self, epoch: int, scores: Mapping[str, float | None], timing: Mapping[str, float]
-    ) -> set[str]:
-        """Write both tables with one more row; returns the purposes that the epoch is best for."""
+    ) -> None:
+        """Write both tables with one more row."""
         values = {k: None if v is None else float(v) for k, v in scores.items()}
         self.rows.append({"epoch": epoch, **values})
         self.timing.append({"epoch": epoch, **timing})
         for name, rows in (("history.csv", self.rows), ("timing.csv", self.timing)):
             with atomic_path(self.job_dir / name) as temporary:
                 pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")
-        return {purpose for purpose in self.columns if self.best_epoch(purpose) == epoch}
 
-    def best_epoch(self, purpose: str) -> int:
+    def best_epoch(self, column: str) -> int:
         """The best epoch so far, 0 without any; of epochs without a value the last."""
-        best, column = None, self.columns[purpose]
+        best = None
         for row in self.rows:
             if not best or row[column] is None or better(column, row[column], best[column]):
                 best = row
         return best["epoch"] if best else 0
-
-
-class Stop:
-    """Ctrl-C and SIGTERM, held back until progress has been saved. `code` is the one to exit with:
-    0 until a signal came, then 130 or 143."""
-
-    def __init__(self) -> None:
-        self.code, self._process = 0, os.getpid()
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Hold both signals back; a second Ctrl-C interrupts at once."""
-        handlers = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-
-    def _note(self, number: int, _) -> None:
-        if os.getpid() != self._process:
-            return  # a process that reads data: the training process ends it
-        if number == signal.SIGINT and self.code:
-            raise KeyboardInterrupt
-        self.code = 128 + number
