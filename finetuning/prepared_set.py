@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -88,9 +89,6 @@ def write_prepared(
 def load_prepared(path: Path) -> PreparedSet:
     """Read one split; raises `UserError` if it is not what the manifest beside it lists."""
     beside = manifest_path(path)
-    for file in (path, beside):
-        if not file.is_file():
-            raise UserError(f"{file} is missing; write it with python -m finetuning.prepare")
     manifest = read_json(beside)
     try:
         listed = {file["name"]: file["sha256"] for file in manifest["files"].values()}
@@ -100,8 +98,8 @@ def load_prepared(path: Path) -> PreparedSet:
         if not prepared.is_consistent():
             raise ValueError("other values")
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
-        problem = f"{path} is not the prepared set of {beside.name} ({error})"
-        raise UserError(f"{problem}; prepare the set again") from None
+        problem = f"is not the prepared set of {beside.name} ({error})"
+        raise UserError(f"{path} {problem}; prepare the set again") from None
     return prepared
 
 
@@ -116,19 +114,16 @@ def divide(
     `y` is (recordings, classes) of 0 and 1; of `sizes`, `train_size` is the share of the first
     part, or `test_size` of the second. Raises `ValueError` if a part would lack what it must have.
     """
-    indices = np.arange(len(y))
     if patients is None:
         strata = None if multi_label else y.argmax(1)
-        parts = train_test_split(indices, random_state=seed, stratify=strata, **sizes)
+        parts = train_test_split(np.arange(len(y)), random_state=seed, stratify=strata, **sizes)
     else:
-        splitter = GroupShuffleSplit(1, random_state=seed, **sizes)
-        parts = next(splitter.split(indices, groups=patients))
+        parts = next(GroupShuffleSplit(1, random_state=seed, **sizes).split(y, groups=patients))
     return np.sort(parts[0]), np.sort(parts[1])
 
 
 def report_absent(part: str, y: np.ndarray, classes: Sequence[str]) -> None:
     """Name on stderr the classes of which `part` has no recording, if any."""
-    if missing := [name for name, count in zip(classes, y.sum(0), strict=True) if not count]:
-        named = ", ".join(missing[:3] + ["…"] * (len(missing) > 3))
-        count = f"{len(missing)} of {len(classes)} classes"
-        print(f"{part} has no recording of {count}: {named}", file=sys.stderr)
+    if missing := [name for name, present in zip(classes, y.any(0), strict=True) if not present]:
+        names = shorten(", ".join(missing), 80)
+        print(f"{part} has no recording of {len(missing)} classes: {names}", file=sys.stderr)

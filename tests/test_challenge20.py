@@ -50,18 +50,18 @@ def command_on(tmp_path):
 
 def load(tmp_path):
     """The training part; the signals of all records and their labels, by name."""
-    parts = [load_prepared(tmp_path / f"out/c_{name}.npz") for name in ("train", "test")]
-    signals = {
-        record: part.signal[start:end]
-        for part in parts
-        for record, start, end in zip(part.record_ids, part.offsets, part.offsets[1:], strict=False)
-    }
-    return parts[0], signals, dict(zip(signals, np.concatenate([p.y for p in parts]), strict=True))
+    train, test = (load_prepared(tmp_path / f"out/c_{name}.npz") for name in ("train", "test"))
+    signals = {}
+    for part in (train, test):
+        places = zip(part.record_ids, part.offsets, part.offsets[1:], strict=False)
+        signals |= {record: part.signal[start:stop] for record, start, stop in places}
+    return train, signals, dict(zip(signals, [*train.y, *test.y], strict=True))
 
 
 def test_contract(source, command_on, tmp_path):
+    put(source, "none", dx="# Dx: Unknown")
     result = command_on(source, "--test-size", 0.25, "--seed", 3)
-    assert (result.code, result.err) == (0, ""), result
+    assert result.code == 0 and "1 × no label, such as none" in result.err, result
     train, signals, labels = load(tmp_path)
     assert len(train) == 15 and train.classes.tolist() == sorted([SINUS, AF, PAC])
     assert sorted(labels) == sorted(f"{'g1/' * (n % 2)}A{n:04}" for n in range(20))
@@ -69,7 +69,6 @@ def test_contract(source, command_on, tmp_path):
     manifest = train.manifest
     assert manifest["multi_label"] is True and manifest["labels"] == "Dx"
     assert (manifest["mean_mv"], manifest["sd_mv"]) == ([0.0] * 12, list(challenge20.SD_MV))
-    assert manifest["class_counts"]["all"] == {AF: 10, PAC: 10, SINUS: 10}
     for record, signal in signals.items():  # each from its own rate
         number = int(record[-4:])
         assert len(signal) == -(-1100 * 250 // RATES[number % 3])
@@ -90,35 +89,33 @@ def test_leads_are_put_in_order_by_name(tmp_path, command_on):
 
 
 UNUSABLE = {
-    "header without codes of diagnoses": {"dx": None},
-    "without codes": {"dx": "# Dx: Unknown"},
+    "no label": {"dx": None},
     "number of leads is 2, not 12": {"units": noise(1100, 2), "leads": ["I", "II"]},
     "leads are A, B,": {"leads": list("ABCDEFGHIJKL")},
     "499 samples are shorter than 1 s": {"units": noise(499)},
     "NaN": {"units": np.full((1100, 12), -(2**15), np.int16)},
-    "no .mat beside its .hea": {},
 }
 
 
-@pytest.mark.parametrize("reason", UNUSABLE)
-def test_unusable_record_is_left_out(source, command_on, tmp_path, reason):
-    put(source, "A0001x", **UNUSABLE[reason])
-    if not UNUSABLE[reason]:
-        (source / "A0001x.mat").unlink()
-    result = command_on(source)
-    assert result.code == 0 and result.err.startswith("1 left out: 1 × "), result
-    manifest = load_prepared(tmp_path / "out/c_train.npz").manifest
-    (entry,) = manifest["left_out"]
-    assert entry["record"] == "A0001x" and reason in entry["reason"]
-    assert sum(entry["records"] for entry in manifest["files"].values()) == 20
+def test_unusable_records_are_left_out(source, command_on, tmp_path):
+    for number, options in enumerate(UNUSABLE.values()):
+        put(source, f"U{number}", **options)
+    (source / "A0000.mat").unlink()
+    assert command_on(source).err.startswith("6 left out: ")
+    train, signals, _ = load(tmp_path)
+    assert len(signals) == 19
+    first, *entries = train.manifest["left_out"]
+    assert first == {"record": "A0000", "reason": "no .mat beside its .hea"}
+    for entry, reason in zip(entries, UNUSABLE, strict=True):
+        assert reason in entry["reason"]
 
 
 def test_what_is_refused(source, command_on, tmp_path):
     (tmp_path / "empty").mkdir()
-    command_on(tmp_path / "empty").refused("empty: no record is usable (it holds no .hea files)")
+    command_on(tmp_path / "empty").refused("empty holds no .hea files")
     for path in source.rglob("*.hea"):
         path.write_text(path.read_text().replace("Dx:", "Hx:"))
-    command_on(source).refused("no record is usable", "20 × header without codes")
+    command_on(source).refused("no record is usable", "20 × no label")
     command_on(source, "--val-folds", 3).refused("--val-folds", "--dataset challenge20 --help")
     assert not (tmp_path / "out").exists()
 
@@ -140,9 +137,8 @@ def job(source, command_on, tmp_path):
 
 def test_training_on_several_labels(job, tmp_path):
     result = job("job", "--val-metric", "auc", "--subset", 0.5)
-    assert result.code == 0, result
+    assert result.code == 0 and "F-max" in result.out and "G-beta" in result.out, result
     assert "encoder.conv1.weight of one lead repeated over 12" in result.out
-    assert "F-max" in result.out and "G-beta" in result.out
     history = pd.read_csv(tmp_path / "job/history.csv")
     assert list(history)[3:] == ["val_loss", "val_acc", "macro_f1", "f_max", "auc"]
     metadata = read_weights(tmp_path / "job/best_model.safetensors")[1]
@@ -150,7 +146,6 @@ def test_training_on_several_labels(job, tmp_path):
     table = read_predictions(tmp_path / "job/test_predictions.csv")
     test = load_prepared(tmp_path / "out/c_test.npz")
     assert np.array_equal(table.true, test.y) and table.record_names[0] == test.record_ids[0]
-    assert ((table.prob > 0) & (table.prob < 1)).all() and not np.allclose(table.prob.sum(1), 1)
     scores = json.loads((tmp_path / "job/scores.json").read_text())["test"]
     prob = np.ascontiguousarray(table.prob, np.float32)
     again = metrics.multi_label_scores(table.true, prob, table.classes)

@@ -140,8 +140,7 @@ def test_refused(database, weights, tmp_path):
         ({"classes": list("BNO~x")}, "does not detect A"),
         ({"multi_label": True}, "does not detect A"),
         ({"in_channels": 2}, "in one lead"),
-        ({"dataset": "mitdb"}, "knows its subjects"),
-        ({"derived_from": ["icentia11k", "mitdb"]}, "knows its subjects"),
+        ({"derived_from": ["icentia11k", "mitdb"]}, "derive from mitdb"),
     ):
         other = put_weights(tmp_path / "other", **fine | changes)
         run(database, tmp_path / "new.csv", [other]).refused(words)

@@ -8,8 +8,10 @@ import pytest
 
 from finetuning import prepare
 from finetuning.batches import draw
+from finetuning.datasets.table import read_table
 from finetuning.prepared_set import load_prepared
 from tests.helpers import command, noise, put_challenge
+from utils.cli import UserError
 
 FS = 300
 SAID = ["--record-fs", FS, "--unit", "mV"]
@@ -49,8 +51,7 @@ def test_one_label_each(make, tmp_path):
     train, test = load(tmp_path)
     assert train.y.sum(0).tolist() == [4, 4] and test.y.sum(0).tolist() == [1, 1]
     manifest = train.manifest
-    assert manifest["multi_label"] is False and manifest["labels"] == "labels.csv"
-    assert manifest["measured_on"] == "train" and "patients" not in manifest
+    assert (manifest["multi_label"], manifest["labels"]) == (False, "labels.csv")
     np.testing.assert_allclose(manifest["mean_mv"], train.signal.mean(0) / 1000, atol=1e-6)
     np.testing.assert_allclose(manifest["sd_mv"], train.signal.std(0) / 1000, atol=1e-6)
     assert str(tmp_path) not in json.dumps(manifest)
@@ -97,28 +98,22 @@ def test_a_class_that_a_part_lacks(make):
         result = make(rows(20, patient=list("abac")), *SAID, *flags)
         results[result.code] = result
     results[2].refused("train has no record of class AF", "--seed")
-    assert results[0].err == "test has no recording of 1 of 2 classes: AF\n", results[0]
+    assert results[0].err == "test has no recording of 1 classes: AF\n", results[0]
     result = make(rows(labels=("AF;I;J;K", "N;M"), split=["test", "train"]), *SAID)
-    assert (result.code, result.err.splitlines()) == (0, [
-        "train has no recording of 4 of 6 classes: AF, I, J, …",
-        "test has no recording of 2 of 6 classes: M, N",
-    ])  # fmt: skip
+    assert result.code == 0 and "train has no recording of 4 classes: AF, I, J, K\n" in result.err
 
 
 def test_rate_unit_and_gain_by_row(make, tmp_path):
     table = rows(fs=[300, 600, 300, 300], unit=["mV", "", "uV", "adu"], gain=["", "", "", 2])
-    assert make(table, "--unit", "V").code == 0
-    parts = load(tmp_path)
-    signals = {
-        record: part.signal[start:end].astype(float)
-        for part in parts
-        for record, start, end in zip(part.record_ids, part.offsets, part.offsets[1:], strict=False)
-    }
+    result, signals = make(table, "--unit", "V"), {}
+    for part in load(tmp_path):
+        places = zip(part.record_ids, part.offsets, part.offsets[1:], strict=False)
+        signals |= {record: part.signal[start:stop].astype(float) for record, start, stop in places}
     loudness = {record: np.abs(signal).mean() for record, signal in signals.items()}
     assert len(signals["r0.npy"]) == 500 and len(signals["r1.npy"]) == 250
     assert loudness["r2.npy"] < 1 and loudness["r1.npy"] > 20_000
     assert loudness["r3.npy"] == pytest.approx(loudness["r0.npy"] / 2, rel=0.2)
-    assert parts[0].manifest["clipped_samples"] > 0
+    assert "3 out-of-range signals (clipped to ±32.767 mV; a wrong unit or gain?)" in result.err
 
 
 def test_a_wfdb_record_without_a_gain(make, tmp_path):
@@ -134,21 +129,8 @@ def test_a_wfdb_record_without_a_gain(make, tmp_path):
         result = make(table, *elsewhere, *flags, write=False)
         assert result.code == 0, result
         assert ("10 uncalibrated signals (no gain in the" in result.err) is not bool(flags)
-        manifest = load(tmp_path)[0].manifest
-        assert ("uncalibrated" in manifest) is not bool(flags)
-        sds.append(manifest["sd_mv"])
+        sds.append(load(tmp_path)[0].manifest["sd_mv"])
     assert sds == pytest.approx([sds[0], 0.2 * sds[0], 4 * sds[0]], rel=0.01)
-
-
-def test_a_wrong_unit_is_reported_with_the_record(make, tmp_path):
-    make(rows(), *SAID)
-    np.save(tmp_path / "mine/r4.npy", noise(600, 2))
-    result = make(rows(), *SAID, write=False)
-    assert result.code == 0 and "of them in r4.npy (spans " in result.err, result
-    assert "uV taken for mV" in result.err and len(result.err.splitlines()) == 1
-    for path in (tmp_path / "mine").glob("*.npy"):
-        np.save(path, np.load(path) * [1, 0])
-    make(rows(), *SAID, write=False).refused("lead 1 is flat")
 
 
 def test_what_is_left_out(make, tmp_path):
@@ -167,22 +149,27 @@ def test_what_is_left_out(make, tmp_path):
     assert reasons["r6.npy"] == "number of leads is 3, not 2"
     assert "unreadable .npy file" in reasons["r7.npy"]
     make(table[6:8], *SAID, write=False).refused("'N': 0", "1 × unreadable .npy file")
+    for path in (tmp_path / "mine").glob("*.npy"):
+        np.save(path, noise(600, 2) * [1, 0])
+    make(rows(), *SAID, write=False).refused("lead 1 is flat")
 
 
 @pytest.mark.parametrize(
     ("table", "flags", "words"),
     [
-        ([{"file": "r0.npy"}], SAID, "labels.csv needs file, label and others once, has: file"),
-        ([], SAID, "labels.csv is not a CSV file"),
+        ([], SAID, "labels.csv is not a table"),
+        ([{"file": "r0.npy"}], SAID, "needs file and label"),
+        ([{"file": "r0.npy", "label": "A\0"}], SAID, "no NUL"),
         (rows(2, labels=["AF"]), SAID, "names 1 classes"),
         (rows(unit=["kV"]), SAID, "'r0.npy': unknown unit 'kV'; known: mV, uV, V, adu"),
-        (rows(), [*SAID, "--gain", 200], "'r0.npy': a gain is for the unit adu, not mV"),
+        (rows(), [*SAID, "--gain", 200], "'r0.npy': a gain is for the unit adu"),
         (rows(fs=["fast"]), SAID, "'r0.npy': 'fast' is not a number above 0"),
-        (rows(split=["train", "dev"]), SAID, "unknown split 'dev'; known: train, val, test"),
-        (rows(patient=["a", ""]), SAID, "patient is empty in a row"),
+        (rows(split=["train", "dev"]), SAID, "not every row has a split (train, val, test)"),
+        (rows(split=["train", ""]), SAID, "not every row has a split"),
+        (rows(patient=["a", ""]), SAID, "not every row has a split (train, val, test) or patient"),
         (rows(split=["train", "test"], patient=["a"]), SAID, "patient a is in several splits"),
         (rows(split=["train", "test"]), SAID, "train has no record of class N"),
-        (rows(split=["train"]), [*SAID, "--seed", 0], "--test-size and --seed draw a split"),
+        (rows(split=["train"]), [*SAID, "--seed", 0], "--seed: the data comes with a split"),
         (rows(patient=["a"]), SAID, "train set will be empty"),
         ([*rows(9), {"file": "x.npy", "label": "rare"}], SAID, "'rare': 1"),
         (rows(), ["--unit", "mV"], "10 × file without a sampling rate"),
@@ -195,20 +182,11 @@ def test_what_is_refused(make, tmp_path, table, flags, words):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("lines", "words"),
-    [
-        ("file,label\n", "names 0 classes"),
-        ("file,label\nr0.npy,N\nr1.npy,A,F\n", "Expected 2 fields in line 3, saw 3"),
-        ("file,label,label\nr0.npy,N,Z\n", "once, has: file, label, label"),
-        ("file,label\nr\0.npy,N\n", "it holds a NUL"),
-    ],
-)
-def test_a_table_that_is_not_clear(tmp_path, lines, words):
-    path = tmp_path / "labels.csv"
-    path.write_text(lines)
-    flags = ["--dataset", "table", "--table", path, "--out", tmp_path / "out/t", *SAID]
-    command(prepare.main, *flags).refused(str(path), words)
+@pytest.mark.parametrize("lines", ["r0.npy,N\nr1.npy,A,F\n", "file,label,label\nr0.npy,N,Z\n"])
+def test_a_table_that_is_not_clear(tmp_path, lines):
+    (tmp_path / "labels.csv").write_text(lines)
+    with pytest.raises(UserError, match=r"labels.csv is not a table .*(saw 3|once)"):
+        read_table(tmp_path / "labels.csv")
 
 
 def test_a_recording_by_several_names(make, tmp_path):

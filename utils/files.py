@@ -21,7 +21,10 @@ import numpy as np
 
 from utils.cli import UserError
 
-HINTS = {"uncalibrated": " (no gain in the header: 200 units per mV are assumed)"}
+HINTS = {
+    "uncalibrated": " (no gain in the header: 200 units per mV are assumed)",
+    "out-of-range": " (clipped to ±32.767 mV; a wrong unit or gain?)",
+}
 TEMPORARY = ".tmp"  # how names end under which files are being written
 
 

@@ -11,9 +11,8 @@ To add a data set, add a module that defines
 import importlib
 import pkgutil
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
@@ -27,7 +26,7 @@ class Listing:
     """Records and labels of a data set, before any signal is read."""
 
     records: np.ndarray  # (records,) unique names; the other arrays are in the same order
-    y: np.ndarray  # (records, classes) uint8 of 0 and 1
+    y: np.ndarray  # (records, classes) uint8 of 0 and 1; `prepare` leaves records without 1 out
     classes: tuple[str, ...]  # in the order of the columns of `y`
     read: Callable[[str], Recording]  # the recording of a name; raises `recordings.Unusable`
     labels: str  # version of the labels
@@ -36,7 +35,6 @@ class Listing:
     leads: tuple[str, ...] | None = None  # to write, in order; by default those of the first record
     parts: np.ndarray | None = None  # (records,) of `PARTS`, if the set comes with a split
     patients: np.ndarray | None = None  # (records,) names, if known; no split separates a patient's
-    left_out: list[dict[str, Any]] = field(default_factory=list)  # with keys record and reason
     beyond: str = "line"  # how resampling extends a signal beyond its ends: scipy's `padtype`
 
     @property
@@ -44,17 +42,10 @@ class Listing:
         """Number of records of each class."""
         return dict(zip(self.classes, self.y.sum(0, dtype=int).tolist(), strict=True))
 
-    def keep(self, chosen: np.ndarray | list[int], **changes: Any) -> "Listing":
-        """The listing of the records with these indices (or this mask), with other `changes`."""
+    def keep(self, chosen: np.ndarray | list[int]) -> "Listing":
+        """The listing of the records with these indices."""
         arrays = {name: getattr(self, name) for name in ("records", "y", "parts", "patients")}
-        kept = {name: None if v is None else v[chosen] for name, v in arrays.items()}
-        return replace(self, **kept, **changes)
-
-    def labelled(self, reason: str) -> "Listing":
-        """The listing of the records that have a class; the others are left out for `reason`."""
-        mask = self.y.any(1)
-        left_out = [{"record": name, "reason": reason} for name in self.records[~mask].tolist()]
-        return self.keep(mask, left_out=left_out)
+        return replace(self, **{n: a[chosen] for n, a in arrays.items() if a is not None})
 
 
 def multi_hot(labels: Sequence[Collection[str]], classes: Sequence[str]) -> np.ndarray:

@@ -15,7 +15,6 @@ from finetuning.datasets import Listing, multi_hot
 from recordings import Unusable
 from recordings.formats import Recording, check_signal, read_val
 from utils import cli
-from utils.files import sha256
 
 PREFIX = "physionet"
 CLASSES = ("A", "N", "O", "~")  # AF, normal, other rhythm, noisy: the order of the published tables
@@ -45,30 +44,39 @@ def read_listing(source: Path, labels: str | Path) -> Listing:
     """Read names and labels in the order of RECORDS, from `source` or its `training2017/`."""
     try:
         outer = source if source.is_dir() else zipfile.Path(source)
-    except _BAD_ZIP:
-        raise cli.UserError(f"{source} is neither a folder nor a zip; download it again") from None
-    root = outer if (outer / "RECORDS").is_file() else outer / "training2017"
-    if not (root / "RECORDS").is_file():
-        raise cli.UserError(f"{source} holds no RECORDS; name the folder training2017 or its zip")
-    beside = (source.absolute().parent, source.resolve().parent)  # two, of a linked folder
-    v3 = [folder / "REFERENCE-v3.csv" for folder in (root, outer, *beside)]
-    places = {"zip": [root / "REFERENCE.csv"], "v3": v3}.get(labels, [labels])
-    labels_path = next((place for place in places if place.is_file()), None)
-    if labels_path is None:
-        raise cli.UserError(f"{source} comes without {places[0].name}; choose other --labels")
-    files = {"records": root / "RECORDS", "labels": labels_path}
-    records = list(_read_rows(files["records"], r"[\w-]+"))
-    classes = _read_rows(labels_path, rf"[\w-]+,[{''.join(CLASSES)}]")
+        root = outer if (outer / "RECORDS").is_file() else outer / "training2017"
+        folders = (root, outer, source.absolute().parent, source.resolve().parent)  # a linked one
+        v3 = [folder / "REFERENCE-v3.csv" for folder in folders]
+        places = {"zip": [root / "REFERENCE.csv"], "v3": v3}.get(labels, [labels])
+        files = [root / "RECORDS", next((path for path in places if path.is_file()), places[0])]
+        if missing := [path for path in files if not path.is_file()]:
+            why = "name the folder training2017 or its zip, or other --labels"
+            raise cli.UserError(f"{missing[0]} is missing; {why}")
+        contents = [path.read_bytes() for path in files]
+    except _BAD_ZIP as error:
+        raise cli.UserError(f"{source} cannot be read ({error}); download it again") from None
+    records = list(_read_rows(files[0], contents[0], r"[\w-]+"))
+    classes = _read_rows(files[1], contents[1], rf"[\w-]+,[{''.join(CLASSES)}]")
     if unmatched := sorted(classes.keys() ^ records):
-        raise cli.UserError(f"{labels_path} and RECORDS differ in {', '.join(unmatched[:9])}")
-    checksums = {key: hashlib.sha256(file.read_bytes()).hexdigest() for key, file in files.items()}
-    if outer != source:
-        checksums["zip"] = sha256(source)
+        raise cli.UserError(f"{files[1]} and RECORDS differ in {', '.join(unmatched[:9])}")
+    checksums = [hashlib.sha256(content).hexdigest() for content in contents]
     return Listing(
         np.array(records), multi_hot([classes[record] for record in records], CLASSES), CLASSES,
-        lambda record: read_signal(root, record), getattr(labels, "name", labels), checksums,
+        lambda record: read_signal(root, record), getattr(labels, "name", labels),
+        dict(zip(("records", "labels"), checksums, strict=True)),
         beyond="constant",  # zeros, as in all earlier prepared sets
     )  # fmt: skip
+
+
+def _read_rows(path: Folder, content: bytes, pattern: str) -> dict[str, str]:
+    """Records of a list whose lines have to match `pattern`, and their labels, if it has any."""
+    lines = re.sub('[ "]', "", content.decode("utf-8-sig", "replace")).split()
+    wrong = [line[:40] for line in lines if not re.fullmatch(pattern, line)]  # names become paths
+    rows = {name: label for name, _, label in (line.partition(",") for line in lines)}
+    if wrong or not 0 < len(rows) == len(lines):
+        problem = f"holds the wrong line {wrong[0]!r}" if wrong else "is empty or repeats a record"
+        raise cli.UserError(f"{path} {problem}; download it again")
+    return rows
 
 
 def read_signal(root: Folder, record: str) -> Recording:
@@ -85,18 +93,3 @@ def read_signal(root: Folder, record: str) -> Recording:
     recording = Recording(values.T.astype(np.float64) / float(header["gain"]), FS)
     check_signal(recording)
     return recording
-
-
-def _read_rows(path: Folder, pattern: str) -> dict[str, str]:
-    """Records of a list whose lines have to match `pattern`, and their labels, if it has any."""
-    try:
-        lines = re.sub('[ "]', "", path.read_bytes().decode("utf-8-sig")).split()
-    except (UnicodeDecodeError, *_BAD_ZIP):
-        raise cli.UserError(f"{path} is not readable text; unpack or download it again") from None
-    for line in lines:
-        if not re.fullmatch(pattern, line):  # the name becomes part of a path
-            raise cli.UserError(f"{path} holds the wrong line {line[:40]!r}; correct it")
-    rows = {name: label for name, _, label in (line.partition(",") for line in lines)}
-    if not 0 < len(rows) == len(lines):
-        raise cli.UserError(f"{path} is empty or lists a record twice; download it again")
-    return rows

@@ -13,7 +13,6 @@ import numpy as np
 from finetuning.datasets import Listing, multi_hot
 from recordings.formats import read_recording
 from utils import cli
-from utils.files import summary
 from utils.model_card import TWELVE_LEADS
 
 PREFIX = "challenge20"
@@ -27,21 +26,17 @@ _DIAGNOSES = re.compile(r"^#[ \t]*Dx[ \t]*:([\d, \t]*\d[\d, \t]*)\r?$", re.MULTI
 
 def read_listing(source: Path) -> Listing:
     """Read the diagnoses of all records, named by their paths below `source`; all are classes."""
-    labels, left_out, checksum = {}, [], hashlib.sha256()
+    labels, checksum = {}, hashlib.sha256()
     for path in sorted(source.rglob("*.hea")):
         record, content = path.relative_to(source).with_suffix("").as_posix(), path.read_bytes()
-        if diagnoses := _DIAGNOSES.search(content.decode("utf-8", "replace")):
-            labels[record] = set(re.findall(r"\d+", diagnoses[1]))
-            checksum.update(f"{record}\n".encode() + content)
-        else:
-            left_out.append({"record": record, "reason": "header without codes of diagnoses (Dx)"})
+        diagnoses = _DIAGNOSES.search(content.decode("utf-8", "replace"))
+        labels[record] = set(re.findall(r"\d+", diagnoses[1])) if diagnoses else set()
+        checksum.update(f"{record}\n".encode() + content)
     if not labels:
-        reason = summary(left_out) if left_out else "it holds no .hea files"
-        raise cli.UserError(f"{source}: no record is usable ({reason}); name the records' folder")
+        raise cli.UserError(f"{source} holds no .hea files; name the folder of the records")
     classes = tuple(sorted(set().union(*labels.values())))
-    records, y = np.array(list(labels)), multi_hot(list(labels.values()), classes)
     return Listing(
-        records, y, classes, lambda record: read_recording(source / f"{record}.hea"), labels="Dx",
-        checksums={"headers": checksum.hexdigest()}, multi_label=True, leads=TWELVE_LEADS,
-        left_out=left_out,
+        np.array(list(labels)), multi_hot(list(labels.values()), classes), classes,
+        lambda record: read_recording(source / f"{record}.hea"), "Dx",
+        {"headers": checksum.hexdigest()}, multi_label=True, leads=TWELVE_LEADS,
     )  # fmt: skip

@@ -42,36 +42,32 @@ def read_listing(
     """Read the statements of one of `CATEGORIES` of all records.
 
     Classes are the category's statements in the order of the file; any likelihood counts, also 0
-    (unknown), as in the benchmark of Strodthoff et al. (2021). Records without one are left out.
+    (unknown), as in the benchmark of Strodthoff et al. (2021).
     """
-    if both := set(val_folds) & set(test_folds):
-        raise cli.UserError(f"fold {min(both)} is in --val-folds and in --test-folds")
     database, statements = source / "ptbxl_database.csv", source / "scp_statements.csv"
     columns = ["ecg_id", "patient_id", "scp_codes", "strat_fold", FILE_NAMES[ptbxl_rate]]
     try:
         table = pd.read_csv(database, usecols=columns, dtype=str, keep_default_na=False)
-        _, patients, codes, folds, files = (table[name].to_numpy(np.str_) for name in columns)
-        paths = dict(zip(table["ecg_id"], files, strict=True))
-        if len(paths) < len(table):
-            raise ValueError("an ecg_id occurs twice")
-        if not pd.Series(files).str.fullmatch(r"\w+(/\w+)*").all():  # stays in the folder
-            raise ValueError("a file name is not one of the set")
-        folds = folds.astype(int)
+        records, patients, codes, folds, files = (table[n].to_numpy(np.str_) for n in columns)
+        folds, paths = folds.astype(int), dict(zip(records, files, strict=True))
         # Dictionaries of statements and likelihoods, as Python writes them; nothing is executed.
         labels = [ast.literal_eval(text).keys() for text in codes]
         known = pd.read_csv(statements, index_col=0)
         classes = tuple(known.index[known[category] == 1].astype(str))
-    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, SyntaxError,
-            RecursionError, MemoryError) as error:  # fmt: skip
-        raise cli.UserError(f"{database} or {statements.name}: {error!r}; download both") from None
-    if missing := set(val_folds + test_folds).difference(folds.tolist()):
-        raise cli.UserError(f"{database} has no record in fold {min(missing)}; choose other folds")
+        if len(paths) < len(table) or not table[columns[-1]].str.fullmatch(r"\w+(/\w+)*").all():
+            raise ValueError("an ecg_id occurs twice, or a file lies outside the folder")
+    except Exception as error:  # pandas and ast raise almost any error on damaged files
+        problem = f"{database} or {statements.name}: {error!r}"
+        raise cli.UserError(f"{problem}; download both again") from None
+    chosen = [*val_folds, *test_folds]
+    if len(set(chosen) & set(folds)) < len(chosen):
+        known_folds = ", ".join(map(str, sorted(set(folds))))
+        raise cli.UserError(f"--val-folds and --test-folds: name different ones of {known_folds}")
     parts = np.where(np.isin(folds, val_folds), "val", "train")
-    listing = Listing(
-        np.array(list(paths)), multi_hot(labels, classes), classes,
+    return Listing(
+        records, multi_hot(labels, classes), classes,
         lambda record: read_recording(source / f"{paths[record]}.hea"), category,
         {path.name: sha256(path) for path in (database, statements)}, multi_label=True,
         leads=TWELVE_LEADS, parts=np.where(np.isin(folds, test_folds), "test", parts),
         patients=patients,
     )  # fmt: skip
-    return listing.labelled(f"no {category} statement")

@@ -39,55 +39,52 @@ def read_listing(
     Paths start from `source`, by default the folder of the table; `record_fs`, `unit` and `gain`
     are for rows that do not say. Raises `UserError` if the table does not make sense.
     """
-    rows, hints, places = read_table(table), {}, set()
+    rows, hints = read_table(table), {}
     for row in rows.itertuples():
-        path = (source or table.parent) / row.file
         try:
             row_fs = cli.positive(row.fs) if row.fs else record_fs
             row_gain = cli.positive(row.gain) if row.gain else gain
             row_unit = as_unit(row.unit) or unit
             if row_unit:
                 millivolt(row_unit, row_gain)
-            if row_gain and row_unit not in (None, ADU):
-                raise Unusable(f"a gain is for the unit {ADU}, not {row_unit}")
+            if row_gain and row_unit != ADU:
+                raise Unusable(f"a gain is for the unit {ADU}")
         except (ArgumentTypeError, Unusable) as error:
             raise cli.UserError(f"{table}, {row.file!r}: {error}") from None
-        hints[row.file] = path, row_fs, row_unit, row_gain
-        place = os.path.realpath(record_file(path))
-        if place in places:
-            raise cli.UserError(f"{table}: the recording {row.file!r} has two rows; keep one")
-        places.add(place)
+        hints[row.file] = (source or table.parent) / row.file, row_fs, row_unit, row_gain
+    places = rows["file"].map(lambda name: os.path.realpath(record_file(hints[name][0])))
+    for name in rows["file"][places.duplicated()]:
+        raise cli.UserError(f"{table}: the recording {name!r} has two rows; keep one")
     labels = [set(re.split(r"\s*[;|]\s*", text)) - {""} for text in rows["label"]]
     classes = tuple(sorted(set().union(*labels)))
     if len(classes) < 2:
         raise cli.UserError(f"{table} names {len(classes)} classes; at least two are needed")
     filled = rows[["split", "patient"]] != ""
-    for name in filled.columns[filled.any() & ~filled.all()]:
-        raise cli.UserError(f"{table}: {name} is empty in a row; fill it in or drop the column")
-    if unknown := set(rows["split"]) - {"", *PARTS}:
-        raise cli.UserError(f"{table}: unknown split {min(unknown)!r}; known: {', '.join(PARTS)}")
-    spread = rows.groupby("patient")["split"].nunique().drop("", errors="ignore")
-    if (spread > 1).any():
-        raise cli.UserError(f"{table}: patient {spread.idxmax()} is in several splits; keep to one")
+    if (filled.any() & ~filled.all()).any() or not set(rows["split"]) <= {"", *PARTS}:
+        expected = f"a split ({', '.join(PARTS)}) or patient; without any, drop the column"
+        raise cli.UserError(f"{table}: not every row has {expected}")
+    several = rows.groupby("patient")["split"].nunique().drop("", errors="ignore") > 1
+    if several.any():
+        raise cli.UserError(
+            f"{table}: patient {several.idxmax()} is in several splits; keep to one"
+        )
     parts, patients = (rows[n].to_numpy(np.str_) if filled[n].all() else None for n in filled)
-    listing = Listing(
+    return Listing(
         rows["file"].to_numpy(np.str_), multi_hot(labels, classes), classes,
         lambda record: read_recording(*hints[record]), table.name, {"table": sha256(table)},
         multi_label=any(len(present) > 1 for present in labels), parts=parts, patients=patients,
     )  # fmt: skip
-    return listing.labelled("no label")
 
 
 def read_table(path: Path) -> pd.DataFrame:
     """`COLUMNS` of a CSV file with a header line, as stripped text; "" where one is missing."""
     try:  # read without a header, pandas refuses rows that are longer than the first
-        if b"\0" in path.read_bytes():
-            raise ValueError("it holds a NUL")
         text = {"dtype": str, "keep_default_na": False, "skipinitialspace": True}
         cells = pd.read_csv(path, header=None, **text).apply(lambda column: column.str.strip())
+        names = cells.iloc[0].tolist()
+        required = {"file", "label"} <= set(names) and b"\0" not in path.read_bytes()
+        if not required or any(names.count(name) > 1 for name in COLUMNS):
+            raise ValueError("it needs file and label, each column once, and no NUL")
     except ValueError as error:
-        raise cli.UserError(f"{path} is not a CSV file ({one_line(error)})") from None
-    names = cells.iloc[0].tolist()
-    if not {"file", "label"} <= set(names) or any(names.count(name) > 1 for name in COLUMNS):
-        raise cli.UserError(f"{path} needs file, label and others once, has: {', '.join(names)}")
+        raise cli.UserError(f"{path} is not a table of recordings ({one_line(error)})") from None
     return pd.DataFrame({n: cells[names.index(n)][1:] if n in names else "" for n in COLUMNS})

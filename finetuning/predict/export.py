@@ -22,8 +22,6 @@ from utils.files import atomic_path
 from utils.model_card import Metadata
 
 TOLERANCE = 1e-4  # of probabilities
-ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-Function = Callable[[Tensor, Tensor], Tensor]
 
 
 class FromMillivolt(nn.Module):
@@ -41,7 +39,7 @@ class FromMillivolt(nn.Module):
         return choose_targets(self.metadata.multi_label).probabilities(logits)
 
 
-def write_onnx(program: ExportedProgram, path: Path, header: dict[str, str]) -> Function:
+def write_onnx(program: ExportedProgram, path: Path, header: dict[str, str]) -> Callable:
     """Write ONNX with the metadata `header`; returns what the file computes."""
     import onnxruntime
 
@@ -57,7 +55,7 @@ def write_onnx(program: ExportedProgram, path: Path, header: dict[str, str]) -> 
     )
 
 
-def write_torch(program: ExportedProgram, path: Path, header: dict[str, str]) -> Function:
+def write_torch(program: ExportedProgram, path: Path, header: dict[str, str]) -> Callable:
     """Write a file for `torch.export.load`; returns what it computes."""
     buffer = io.BytesIO()  # a file would contain its own temporary name
     torch.export.save(program, buffer, extra_files=header)
@@ -75,11 +73,11 @@ def export(weights: Path, kind: str, out: Path | None = None) -> Path:
     out = Path(out or Path(weights).with_suffix(suffix))
     if out.exists():
         raise UserError(f"{out} exists; remove it or name another file with --out")
-    if kind == "onnx" and not all(map(find_spec, ONNX_PACKAGES)):
+    if kind == "onnx" and not all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))):
         raise UserError("packages are missing; pip install -r requirements-export.txt")
-    loaded = Network.load(weights, choose_hardware("cpu", "fp32"))
-    network = FromMillivolt(loaded.model, loaded.metadata).eval().requires_grad_(False)
-    batches = [example_inputs(loaded.metadata, count) for count in (2, 1, 3)]
+    model, metadata, *_ = Network.load(weights, choose_hardware("cpu", "fp32"))
+    network = FromMillivolt(model, metadata).eval().requires_grad_(False)
+    batches = [example_inputs(metadata, count) for count in (2, 1, 3)]
     with atomic_path(out) as temporary, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporters, about what they change
         sizes = {0: torch.export.Dim("batch")}  # traced with two: one would be taken for a constant
@@ -87,7 +85,7 @@ def export(weights: Path, kind: str, out: Path | None = None) -> Path:
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # holds paths of this machine
         program.example_inputs = None
-        exported = write(program, temporary, loaded.metadata.to_header())
+        exported = write(program, temporary, metadata.to_header())
         differences = torch.stack([(network(*b) - exported(*b)).abs().max() for b in batches])
         error = differences.max().item()
         if not error <= TOLERANCE:  # also refuses NaN

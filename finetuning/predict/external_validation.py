@@ -7,7 +7,6 @@ that the Challenge's device filters out: see --band-pass.
 """
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,19 +45,18 @@ def main() -> None:
         raise UserError(f"{args.out} exists; choose another --out, or --overwrite it")
     hardware = {"device": args.device, "precision": args.precision}
     predictor = Predictor.load(*args.weights, **hardware, band_pass=args.band_pass)
-    for path, network in zip(args.weights, predictor.networks, strict=True):
-        m = network.metadata
-        if m.multi_label or CLASS not in m.classes or m.in_channels != 1:
-            raise UserError(f"{path} does not detect {CLASS} in one lead; name another file")
-        if args.source in m.lineage:
-            raise UserError(f"{path} derives from {args.source} and knows its subjects")
+    metadata = predictor.metadata
+    if metadata.multi_label or CLASS not in metadata.classes or metadata.in_channels != 1:
+        raise UserError(f"{args.weights[0]} does not detect {CLASS} in one lead; name other files")
+    if any(args.source in network.metadata.lineage for network in predictor.networks):
+        raise UserError(f"weights derive from {args.source} and know its subjects; name others")
     tables, left_out = [], []
-    records = sorted(path.with_suffix("") for path in args.records.glob("*.hea"))
-    for record in tqdm(records, "predicting", unit="record", disable=None):
+    for path in tqdm(sorted(args.records.glob("*.hea")), "predicting", disable=None):
         try:
+            record = path.with_suffix("")
             tables.append(predict_windows(predictor, record, args.source, args.channel))
         except Unusable as reason:
-            left_out.append({"record": record.name, "reason": str(reason)})
+            left_out.append({"record": path.stem, "reason": str(reason)})
     if not tables:
         reasons = summary(left_out) if left_out else "it holds no .hea files"
         raise UserError(f"{args.records}: no record can be used ({reasons})")
@@ -81,7 +79,7 @@ def predict_windows(predictor: Predictor, record: Path, source: str, channel: in
     length = round(WINDOW * fs)
     if ALPHABETS[source].fs not in (None, fs):
         raise Unusable(f"{fs:g} Hz, not {ALPHABETS[source].fs} as {source}")
-    if len(lead) < length or not lead.size:
+    if lead.size < length:
         raise Unusable(f"no lead {channel} of {WINDOW} s or more")
     starts = range(0, len(lead) - length + 1, length)
     windows = [lead[start : start + length] for start in starts]
@@ -119,7 +117,7 @@ def within(rhythms: dict[int, str], start: int, stop: int) -> list[str]:
     return list(dict.fromkeys(names[first : end + 1]))
 
 
-def truth(rhythms: Sequence[str]) -> str:
+def truth(rhythms: list[str]) -> str:
     """AF if fibrillation is the only rhythm, not AF if it does not occur, else mixed or unknown."""
     if UNKNOWN in rhythms:
         return UNKNOWN
