@@ -6,6 +6,7 @@ Writes data/physionet_train.npz, data/physionet_test.npz and data/physionet_mani
 flags of a data set are listed by --dataset NAME --help; see `finetuning.datasets`.
 """
 
+import argparse
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -25,8 +26,8 @@ from utils import cli
 from utils.files import counted, report_flagged, sha256, summary, write_json
 
 
-def make_parser() -> cli.Parser:
-    """Flags of the command and of the data set that `--dataset` names."""
+def parse_arguments() -> argparse.Namespace:
+    """Values of the flags of the command and of the data set that `--dataset` names."""
     about = __doc__.split("\n")[0]
     parser = cli.Parser(prog="python -m finetuning.prepare", description=about, add_help=False)
     flag, about = parser.add_argument, "for the flags of each see --dataset NAME --help"
@@ -40,11 +41,12 @@ def make_parser() -> cli.Parser:
     about = "fft: over the whole recording at once, as the replication did"
     flag("--resampling", choices=METHODS, default="polyphase", help=about)
     flag("--pad", type=cli.count, default=16384, help="samples a record is padded to in training")
-    flag("--test-size", type=cli.proper_share, default=0.2, help="share, if data has no split")
-    flag("--seed", type=cli.seed, default=0, help="seed of this split")
+    about = "share to test on, by default 0.2, if the data has no split"
+    flag("--test-size", type=cli.proper_share, help=about)
+    flag("--seed", type=cli.seed, help="seed of this split, by default 0")
     flag("--out", type=Path, default=f"data/{DATASETS[dataset].PREFIX}", help="start of file names")
     flag("--overwrite", action="store_true", help="replace files that are there")
-    return parser
+    return parser.parse_with_preset("prepare")
 
 
 def read_signals(
@@ -108,13 +110,13 @@ def measure(signals: list[np.ndarray]) -> list[float] | list[list[float]]:
 
 def main() -> None:
     """Read, resample, split and write the records of a data set, and report on them."""
-    parser = make_parser()
-    args = parser.parse_with_preset("prepare")
+    args = parse_arguments()
     dataset = DATASETS[args.dataset]
     listing = dataset.read_listing(**{name: getattr(args, name) for name in dataset.FLAGS})
-    if listing.parts is not None:
-        parser.refuse(["seed", "test_size"], "the data comes with a split")
-        args.seed = args.test_size = None
+    if listing.parts is None:
+        args.test_size, args.seed = args.test_size or 0.2, args.seed or 0
+    elif (args.test_size, args.seed) != (None, None):
+        raise cli.UserError("--test-size and --seed draw a split, but the data comes with one")
     paths = {name: Path(f"{args.out}_{name}.npz") for name in PARTS}
     paths["manifest"] = Path(f"{args.out}_manifest.json")
     for path in paths.values():

@@ -119,7 +119,7 @@ def test_what_is_missing(source, prepared):
     for folds in ("11", "9,10"):
         prepared(source, "--val-folds", folds).refused("--val-folds and --test-folds: name diff")
     prepared(source, "--labels", "zip").refused("--labels", "--dataset ptbxl --help")
-    prepared(source, "--seed", 7).refused("--seed: the data comes with a split")
+    prepared(source, "--seed", 7).refused("--seed draw a split, but the data comes with one")
     STATEMENTS.drop(columns="rhythm").to_csv(source / "scp_statements.csv")
     prepared(source).refused("scp_statements.csv: KeyError('rhythm')")
     (source / "ptbxl_database.csv").unlink()

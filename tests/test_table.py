@@ -169,7 +169,7 @@ def test_what_is_left_out(make, tmp_path):
         (rows(patient=["a", ""]), SAID, "not every row has a split (train, val, test) or patient"),
         (rows(split=["train", "test"], patient=["a"]), SAID, "patient a is in several splits"),
         (rows(split=["train", "test"]), SAID, "train has no record of class N"),
-        (rows(split=["train"]), [*SAID, "--seed", 0], "--seed: the data comes with a split"),
+        (rows(split=["train"]), [*SAID, "--seed", 0], "--test-size and --seed draw a split"),
         (rows(patient=["a"]), SAID, "train set will be empty"),
         ([*rows(9), {"file": "x.npy", "label": "rare"}], SAID, "'rare': 1"),
         (rows(), ["--unit", "mV"], "10 × file without a sampling rate"),
