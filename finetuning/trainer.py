@@ -8,20 +8,19 @@ Writes args.json, history.csv, timing.csv, best_model.safetensors, MODEL_CARD.md
 """
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from finetuning import evaluation, recipe
 from finetuning.batches import Recordings, batches, load_parts
-from models import DEFAULT_ARCHITECTURE, Classifier, build_encoder, count_parameters
+from models import Classifier, count_parameters
 from utils import cli
 from utils.engine import Epochs, Hardware, Training, open_run
 from utils.files import digest
 from utils.model_card import Metadata
 from utils.run import BEST, SCORES, Run, torch_generator, versions
-from utils.weights import load_encoder, load_strictly, read_weights, save_weights
+from utils.weights import load_strictly, read_weights, save_weights, start_encoder
 
 # Values of --val-metric and --stop-metric, and their columns in the history.
 VAL_METRICS = {"loss": "val_loss", "acc": "val_acc", "f1": "macro_f1", "auc": "auc"}
@@ -139,10 +138,7 @@ def set_up(
     targets = evaluation.choose_targets(manifest.get("multi_label", False))
     if args.balance != "none" and targets is evaluation.MultiLabel:
         raise cli.UserError("--balance: recordings of several classes cannot be balanced")
-    model, metadata = build_model(
-        train, manifest, args.weights_file, args.arch, args.stages, cli.spectrogram_settings(args),
-        args.freeze, args.seed, args.verbose,
-    )  # fmt: skip
+    model, metadata = build_model(args, train, manifest)
     data = recipe.TrainingBatches(
         train, args.batch_size, args.seed, manifest["fs"], balanced=args.balance == "sampling",
         augmented=args.augment, mixup=args.mixup, processes=hardware.processes,
@@ -163,63 +159,24 @@ def set_up(
 
 
 def build_model(
-    recordings: Recordings,
-    manifest: dict[str, Any],
-    weights_file: Path | None = None,
-    architecture: str | None = None,
-    stages: int | None = None,
-    spectrogram: dict[str, int | str] | None = None,
-    freeze: bool = False,
-    seed: int = 0,
-    verbose: bool = False,
+    args: argparse.Namespace, recordings: Recordings, manifest: dict[str, Any]
 ) -> tuple[Classifier, Metadata]:
-    """Network with a new classifier, and the metadata of its weights file.
-
-    Args:
-        recordings: to train on. manifest: of their prepared set.
-        weights_file: pretrained weights, which bring their architecture, stages and spectrogram
-            settings; `architecture` only has to agree.
-        verbose: list the tensors that are transferred.
-
-    Raises:
-        UserError: the weights file is for another input or architecture.
-    """
-    generator, channels = torch_generator(seed), recordings.signal.shape[1]
-    lineage = []
-    if weights_file:
-        transfer = load_encoder(weights_file, architecture, manifest["fs"], channels)
-        encoder, lineage = transfer.encoder, transfer.metadata.lineage
-        architecture, stages = transfer.metadata.architecture, transfer.metadata.stages
-        print(transfer.report(weights_file))
-        if verbose:
-            print("\n".join(f"  transferred {name}" for name in transfer.transferred))
-    else:
-        architecture = architecture or DEFAULT_ARCHITECTURE
-        encoder = build_encoder(architecture, channels, stages, generator, spectrogram)
+    """Network with a new classifier for `recordings`, and the metadata of its weights file."""
+    generator, leads = torch_generator(args.seed), recordings.signal.shape[1]
+    encoder, described = start_encoder(
+        args.weights_file, args.arch, args.stages, cli.spectrogram_settings(args), manifest["fs"],
+        leads, generator, args.verbose,
+    )  # fmt: skip
     model = Classifier(encoder, len(recordings.classes), generator)
-    if freeze:
+    if args.freeze:
         model.encoder.requires_grad_(False)
-    print(f"{architecture}: {count_parameters(model):,} parameters")
-    metadata = Metadata(
-        architecture=architecture,
-        stages=stages,
-        in_channels=channels,
-        fs=manifest["fs"],
-        unit="mV",
-        mean=recordings.mean,
-        sd=recordings.sd,
-        frame_size=manifest["pad"],
-        task="classification",
-        classes=recordings.classes,
-        dataset=manifest["dataset"],
-        manifest_sha256=digest(manifest),
-        seed=seed,
-        versions=versions(),
-        spectrogram=encoder.spectrogram_settings,
-        multi_label=manifest.get("multi_label", False),
-        derived_from=lineage,
-    )
-    return model, metadata
+    print(f"{described['architecture']}: {count_parameters(model):,} parameters")
+    return model, Metadata(
+        unit="mV", mean=recordings.mean, sd=recordings.sd, frame_size=manifest["pad"],
+        task="classification", classes=recordings.classes, dataset=manifest["dataset"],
+        manifest_sha256=digest(manifest), seed=args.seed, versions=versions(),
+        multi_label=manifest.get("multi_label", False), **described,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

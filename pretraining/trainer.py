@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from models import DEFAULT_ARCHITECTURE, ENCODERS, build_encoder, count_parameters
+from models import ENCODERS, count_parameters
 from pretraining.batches import FrameBatches, StoredFrames, load, store_frames
 from pretraining.cohort import Data, DataOptions, open_data
 from pretraining.icentia11k.reader import read_constants
@@ -38,7 +38,7 @@ from utils.run import (
     torch_generator,
     versions,
 )
-from utils.weights import load_encoder, save_weights, strip_head, write_card
+from utils.weights import save_weights, start_encoder, strip_head, write_card
 
 Read = Callable[[FrameBatches | StoredFrames, range], Iterator[Batch]]
 
@@ -118,38 +118,18 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def build_network(
-    task: Task,
-    architecture: str | None,
-    stages: int | None,
-    spectrogram: dict[str, int | str],
-    weights_file: Path | None,
-    seed: int,
-) -> tuple[nn.Module, dict[str, Any]]:
-    """Network of an objective, around the encoder of a weights file if one is given; and the
-    fields of its metadata that describe the encoder.
-
-    Raises:
-        UserError: the weights file is for another input or architecture.
-        NetworkError: there is no such network, or it cannot take frames of this size.
-    """
-    generator, lineage = torch_generator(seed), []
-    if weights_file:
-        transfer = load_encoder(weights_file, architecture, ICENTIA_FS, leads=1)
-        print(transfer.report(weights_file))
-        encoder, origin = transfer.encoder, transfer.metadata
-        architecture, stages, lineage = origin.architecture, origin.stages, origin.lineage
-    else:
-        architecture = architecture or DEFAULT_ARCHITECTURE
-        encoder = build_encoder(architecture, 1, stages, generator, spectrogram)
+def build_network(args: argparse.Namespace, task: Task) -> tuple[nn.Module, dict[str, Any]]:
+    """Network of an objective, and the fields of its metadata that describe the encoder."""
+    generator = torch_generator(args.seed)
+    encoder, described = start_encoder(
+        args.weights_file, args.arch, args.stages, cli.spectrogram_settings(args), ICENTIA_FS, 1,
+        generator,
+    )  # fmt: skip
     model = task.model(encoder, generator)
     with torch.inference_mode():  # reports a frame that is too short before data is read
         encoder.eval()(torch.zeros(1, 1, task.frame_size))
-    print(f"{architecture}: {count_parameters(model):,} parameters")
-    return model, {
-        "architecture": architecture, "stages": stages, "derived_from": lineage,
-        "spectrogram": encoder.spectrogram_settings,
-    }  # fmt: skip
+    print(f"{described['architecture']}: {count_parameters(model):,} parameters")
+    return model, described
 
 
 def validate(training: Training, task: Task, batches: Iterable[Batch]) -> dict[str, Any]:
@@ -208,9 +188,7 @@ def set_up(
 ) -> tuple[Training, Data]:
     """The training and its data; writes `--cache-val`."""
     hardware.processes.check(args.batch_size, args.sync_bn)
-    model, encoder = build_network(
-        task, args.arch, args.stages, cli.spectrogram_settings(args), args.weights_file, args.seed
-    )
+    model, encoder = build_network(args, task)
     constants, by_frame = read_constants(args.train), args.standardise == "frame"
     spectral = ENCODERS[encoder["architecture"]].spectral
     if by_frame or (spectral and args.spectrogram_input == "raw"):
@@ -230,7 +208,7 @@ def set_up(
         about = {"dataset": constants.name, "patients": patients, **kind}
         store_frames(args.cache_val, data.validation, about)
     metadata = Metadata(
-        in_channels=1, fs=ICENTIA_FS, unit="mV", mean=None if by_frame else constants.mean,
+        unit="mV", mean=None if by_frame else constants.mean,
         sd=None if by_frame else constants.sd, frame_size=args.frame_size, task=args.task,
         classes=list(task.classes), dataset=constants.name, seed=args.seed, versions=versions(),
         manifest_sha256=digest(data.manifest), context=context or None, **encoder,

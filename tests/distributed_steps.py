@@ -49,7 +49,7 @@ def main() -> None:
     args = trainer.parse_arguments()
     with distributed.join(CPU) as processes:
         task = build_task(args.task, vars(args))
-        model, _ = trainer.build_network(task, None, args.stages, {}, None, args.seed)
+        model, _ = trainer.build_network(args, task)
         model = freeze_statistics(model).double()
         options = DataOptions(**{f.name: getattr(args, f.name) for f in fields(DataOptions)})
         with processes.main_process_first():

@@ -210,9 +210,10 @@ def test_sizes_of_the_reproduction():
 @pytest.mark.parametrize("freeze", [False, True])
 def test_weights_are_transferred(prepared, weights, capsys, freeze):
     parts, manifest = load_parts({"train": prepared / "p_train.npz"}, CPU)
-    model, metadata = trainer.build_model(
-        parts["train"], manifest, weights_file=weights, freeze=freeze, verbose=True
-    )
+    words = ["--job-dir", "job", "--train", str(prepared / "p_train.npz")]
+    chosen = ["--weights-file", str(weights), "--verbose", *["--freeze"] * freeze]
+    args = trainer.make_parser().parse_args([*words, *chosen])
+    model, metadata = trainer.build_model(args, parts["train"], manifest)
     state = model.state_dict()
     assert all(torch.equal(state[name], value) for name, value in encoder_of(weights).items())
     assert (metadata.stages, model.head.out_features) == (1, 4)
@@ -221,7 +222,7 @@ def test_weights_are_transferred(prepared, weights, capsys, freeze):
     assert "transferred encoder.stages.0.1.conv2.weight" in out
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert (trained == {"head.weight", "head.bias"}) is freeze
-    trainer.build_model(parts["train"], manifest)
+    trainer.build_model(trainer.make_parser().parse_args(words), parts["train"], manifest)
     assert "resnet18: 4,494,532 parameters" in capsys.readouterr().out
 
 

@@ -8,14 +8,14 @@ describes a file, and writes a half-precision copy with its card, here `weights/
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from models import Classifier, build_encoder
+from models import DEFAULT_ARCHITECTURE, Classifier, build_encoder
 from utils import cli
 from utils.cli import UserError, plain
 from utils.files import atomic_path, sha256, write_text
@@ -101,6 +101,31 @@ def load_encoder(
         state[FIRST_KERNEL] = torch.cat([state[FIRST_KERNEL]] * repeated, 1) / repeated
     load_strictly(encoder, {k.removeprefix(ENCODER): v for k, v in state.items()}, path)
     return Transfer(encoder, m, transferred, dropped, repeated)
+
+
+def start_encoder(
+    weights_file: Path | None, architecture: str | None, stages: int | None,
+    spectrogram: dict[str, int | str] | None, fs: float, leads: int, generator: torch.Generator,
+    verbose: bool = False,
+) -> tuple[nn.Module, dict[str, Any]]:  # fmt: skip
+    """Encoder to train, of a weights file (with its stages and spectrogram) or else a new one, and
+    the fields of its metadata; raises as `load_encoder` and `build_encoder`. `verbose` lists the
+    tensors that are transferred."""
+    lineage = []
+    if weights_file:
+        transfer = load_encoder(weights_file, architecture, fs, leads)
+        print(transfer.report(weights_file))
+        if verbose:
+            print("\n".join(f"  transferred {name}" for name in transfer.transferred))
+        encoder, origin = transfer.encoder, transfer.metadata
+        architecture, stages, lineage = origin.architecture, origin.stages, origin.lineage
+    else:
+        architecture = architecture or DEFAULT_ARCHITECTURE
+        encoder = build_encoder(architecture, leads, stages, generator, spectrogram)
+    return encoder, {
+        "architecture": architecture, "stages": stages, "in_channels": leads, "fs": fs,
+        "spectrogram": encoder.spectrogram_settings, "derived_from": lineage,
+    }  # fmt: skip
 
 
 def build_classifier(m: Metadata) -> Classifier:
