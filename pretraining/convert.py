@@ -26,7 +26,7 @@ from pretraining.icentia11k.index import FOLDER, parallel_map
 from pretraining.icentia11k.reader import BEAT_CODES, DESCRIPTION, ICENTIA11K, RHYTHM_CODES
 from recordings import Unusable
 from recordings.annotations import ALPHABETS, SAME_SUBJECT, Alphabet
-from recordings.formats import Recording, open_recording, read_whole
+from recordings.formats import Recording, read_recording
 from recordings.resampling import resample
 from recordings.wfdb_files import (
     ICENTIA_FS,
@@ -197,11 +197,9 @@ def read_annotated(
     record: Path, alphabet: Alphabet
 ) -> tuple[Recording, np.ndarray, list[str], list[str]]:
     """Recording in mV; beats (n,) at its rate, Icentia11k's symbol and rhythm zone of each."""
-    recording = read_whole(open_recording(Path(f"{record}.hea")))
+    recording = read_recording(Path(f"{record}.hea"))
     if alphabet.fs not in (None, recording.fs):
         raise Unusable(f"header says {recording.fs} Hz, not {alphabet.fs}")
-    if not np.isfinite(recording.signal).all():
-        raise Unusable("missing (NaN) samples")
     marks = read_atr(record)
     ends, symbols, zones, zone = [], [], [], ""
     for position, symbol, note in zip(marks.sample, marks.symbol, marks.aux_note, strict=True):

@@ -1,5 +1,6 @@
 """One ECG recording from a file of any format, in mV: see `recordings.formats.open_recording`."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isclose
@@ -11,6 +12,11 @@ import numpy as np
 MILLIVOLT = {"mV": 1.0, "uV": 1e-3, "V": 1e3}  # one of each unit, in mV
 ADU = "adu"  # units of the digitiser, so many per mV
 UNITS = (*MILLIVOLT, ADU)
+# What may stand before `v` or `volts`; âμ and î¼ are µ and μ in UTF-8 that was read as Latin-1.
+PREFIXES = {"": "V", "m": "mV", "milli": "mV", "u": "uV", "micro": "uV", "μ": "uV", "âμ": "uV",
+            "î¼": "uV"}  # fmt: skip
+VOLT = re.compile(f"({'|'.join(PREFIXES)}) ?v(olts?)?")
+ECG = re.compile("ecg|ekg", re.IGNORECASE)
 RATES = (20, 20_000)  # Hz; other rates are mistakes, or no ECG
 RATE_TOLERANCE = 0.01  # two statements of one rate differ by less
 GAINS = (1e-6, 1e12)  # plausible units per mV
@@ -22,11 +28,19 @@ class Unusable(Exception):
 
 
 class Hints(NamedTuple):
-    """Rate in Hz, unit (one of `UNITS`) and, where that is "adu", units per mV; None: unknown."""
+    """Rate in Hz, unit (see `as_unit`) and, where that is "adu", units per mV; None: unknown."""
 
     fs: float | None = None
     unit: str | None = None
     gain: float | None = None
+
+    def millivolt(self) -> float:
+        """One of the unit in mV; raises `Unusable` if it is unknown."""
+        unit = as_unit(self.unit)
+        if unit not in UNITS or (unit == ADU and not self.gain):
+            known = f"{', '.join(MILLIVOLT)}, or {ADU} with a gain"
+            raise Unusable(f"unit is {unit or 'not given'}; give {known} by flags or in a table")
+        return 1 / self.gain if unit == ADU else MILLIVOLT[unit]
 
 
 @dataclass(frozen=True)
@@ -40,7 +54,7 @@ class LazyRecording:
     # From start, stop and numbers of leads to (n, leads) float64 in mV, writable.
     read_mv: Callable[[int, int, list[int]], np.ndarray]
     uncalibrated: bool = False  # a lead has no gain in the header, so WFDB's default is assumed
-    mapped: tuple[Path, int] | None = None  # path and bytes of the memory-mapped file, if any
+    file: tuple[Path, int] | None = None  # that is read, and its bytes
 
     @classmethod
     def of_array(cls, values: np.ndarray, scale: float, fs: float, leads: list[str] | None):
@@ -53,12 +67,12 @@ class LazyRecording:
 
     @classmethod
     def of_values(cls, values: np.ndarray, hints: Hints, stated: Hints, leads=None):
-        """A recording of plain numbers, whose longer axis is time.
+        """A recording of a file's numbers, whose longer axis is time.
 
         The user's `hints` complete what the file itself has `stated`, and must not contradict it:
         `Unusable` otherwise, and if a rate or unit is missing, or the values are no such table.
         """
-        fs, unit = hints.fs or stated.fs, as_unit(hints.unit or stated.unit or "")
+        fs, unit = hints.fs or stated.fs, as_unit(hints.unit or stated.unit)
         if not fs:
             raise Unusable("file without a sampling rate; give --fs, in a table a column fs")
         if stated.fs and not isclose(fs, stated.fs, rel_tol=RATE_TOLERANCE):
@@ -69,21 +83,22 @@ class LazyRecording:
         if values.ndim != 2 or values.dtype.kind not in "iuf" or len(set(values.shape)) == 1:
             raise Unusable(f"{values.dtype} of shape {values.shape} is not samples by leads")
         values = values if values.shape[0] > values.shape[1] else values.T
-        return cls.of_array(values, millivolt(unit, hints.gain), fs, leads)
+        return cls.of_array(values, hints._replace(unit=unit).millivolt(), fs, leads)
 
-    def read(self, start: int, stop: int, lead: int | None = None) -> np.ndarray:
-        """Samples from `start` up to `stop`, as in a slice, of one lead or of all.
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Samples from `start` up to `stop`, as in a slice.
 
         Returns (n, leads) float64 in mV; what is missing, or beyond `LARGEST`, is NaN. Raises
         `Unusable` if the file cannot be read there.
         """
         start, stop, _ = slice(start, stop).indices(self.samples)
-        if self.mapped:  # reading a map beyond the end of its file would end the process
-            path, size = self.mapped
+        if self.file:  # to read a memory map beyond the end of its file would end the process
+            path, size = self.file
             if not path.exists() or path.stat().st_size < size:
                 raise Unusable("file is shorter than it was")
-        chosen = list(range(self.count)) if lead is None else [lead]
-        signal = self.read_mv(start, max(start, stop), chosen)
+        if stop <= start:
+            return np.empty((0, self.count))
+        signal = self.read_mv(start, stop, list(range(self.count)))
         signal[np.abs(signal) > LARGEST] = np.nan
         return signal
 
@@ -97,22 +112,11 @@ class LazyRecording:
         return replace(self, count=len(numbers), leads=names, read_mv=read)
 
 
-def as_unit(text: str) -> str:
-    """A unit as `UNITS` spells it, whatever its capitals and its µ; another text unchanged."""
-    plain = text.strip().casefold().replace("\u03bc", "u")  # casefold makes one of both µ
-    return next((unit for unit in UNITS if unit.casefold() == plain), text)
-
-
-def millivolt(unit: str | None, gain: float | None) -> float:
-    """One of `unit` in mV, of "adu" by its `gain` per mV; raises `Unusable` if unknown."""
-    unit = as_unit(unit or "")
-    if not unit:
-        raise Unusable("no unit given; give --unit, in a table a column unit")
-    if unit not in UNITS:
-        raise Unusable(f"unknown unit {unit!r}; known: {', '.join(UNITS)}")
-    if unit == ADU and not gain:
-        raise Unusable("unit adu without a gain; give --gain, in a table a column gain")
-    return 1 / gain if unit == ADU else MILLIVOLT[unit]
+def as_unit(text: str | None) -> str | None:
+    """The unit of `UNITS` that is meant, such as uV by `µV` or `microvolts`; else the text."""
+    plain = (text or "").strip().casefold()  # which makes one of both µ
+    match = VOLT.fullmatch(plain)
+    return PREFIXES[match[1]] if match else ADU if plain == ADU else text
 
 
 def check_rate(fs: float, samples: float = inf) -> None:
@@ -123,9 +127,15 @@ def check_rate(fs: float, samples: float = inf) -> None:
         raise Unusable(f"{samples} samples are shorter than 1 s")
 
 
+def ecg_first(leads: Sequence[str]) -> list[int]:
+    """Numbers of the leads of these names, those called ECG or EKG first.
+
+    The first number is the lead that networks of one lead see, if the user names no other.
+    """
+    return sorted(range(len(leads)), key=lambda number: not ECG.search(leads[number]))
+
+
 def one_line(error: Exception) -> str:
     """The message of an error in one line, without the path that a system error names."""
-    if isinstance(error, UnicodeDecodeError):
-        return "its text is not UTF-8; save it so"
     message = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(message.split())[:200]

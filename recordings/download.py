@@ -22,7 +22,6 @@ from tqdm import tqdm
 from recordings import Unusable
 
 LIST = "SHA256SUMS.txt"
-RECORD = "VERIFIED.txt"  # the lines of the list whose files were found right
 ATTEMPTS, PAUSE = 4, 1.0  # for each file; seconds before the second, doubled before each further
 TIMEOUT = (10, 60)  # seconds for the connection, and for the next bytes
 HEADERS = {"Accept-Encoding": "identity"}  # bytes as they were when their checksum was taken
@@ -51,34 +50,23 @@ def download(
     url = (base_url or f"https://physionet.org/files/{folder}").rstrip("/")
     out.mkdir(parents=True, exist_ok=True)
     if not (out / LIST).exists() and (failure := fetch(f"{url}/{LIST}", out / LIST, None)):
-        hint = f"try again, name a mirror by --base-url, or put the files into {out} by hand"
-        raise Unusable(f"{url}/{LIST}: {failure}; {hint}")
+        raise Unusable(f"{failure}; name a mirror by --base-url, or put the files into {out}")
     files = read_list(out / LIST, wanted, patients)
-    with (out / RECORD).open("a+", errors="replace", buffering=1) as record:
-        record.seek(0)
-        verified = {line.rstrip("\n").partition(" ")[2] for line in record}
-        absent = {name for name in files if not (out / name).exists()}
-        pending = [name for name in files if name in absent or name not in verified]
-        free, needed = shutil.disk_usage(out).free / 1e6, len(absent) * size / 1e6
-        plan = f"{len(absent):,} to download, about {needed:,.0f} MB ({free:,.0f} MB are free)"
-        print(f"{dataset}: {len(files):,} files, {len(pending) - len(absent):,} to check, {plan}")
-        if needed > free:
-            raise Unusable(
-                f"{out}: the disk is too small; free some space, or choose another --out"
-            )
-        failures = []
-        # Unlike those of an executor, the threads of a ThreadPool do not delay the exit on Ctrl-C.
-        with ThreadPool(workers) as pool:
-            jobs = [(f"{url}/{name}", out / name, files[name]) for name in pending]
-            fetched = pool.imap(lambda job: fetch(*job), jobs)
-            progress = tqdm(fetched, total=len(jobs), leave=False, disable=None)
-            for name, failure in zip(pending, progress, strict=True):
-                if failure:
-                    failures.append(f"{name} ({failure})")
-                else:
-                    record.write(f"{files[name]} {name}\n")
-                if len(failures) == GIVE_UP:
-                    break
+    absent = sum(not (out / name).exists() for name in files)
+    free, needed = shutil.disk_usage(out).free / 1e6, absent * size / 1e6
+    print(f"{dataset}: {len(files) - absent:,} files to check, {absent:,} to download, "
+          f"about {needed:,.0f} MB ({free:,.0f} MB are free)")  # fmt: skip
+    if needed > free:
+        raise Unusable(f"{out}: the disk is too small; free some space, or choose another --out")
+    jobs = [(f"{url}/{name}", out / name, sha) for name, sha in files.items()]
+    failures = []
+    # Unlike those of an executor, the threads of a ThreadPool do not delay the exit on Ctrl-C.
+    with ThreadPool(workers) as pool:
+        results = pool.imap(lambda job: fetch(*job), jobs)
+        for failure in tqdm(results, total=len(jobs), leave=False, disable=None):
+            failures += [failure] if failure else []
+            if len(failures) == GIVE_UP:
+                break
     if failures:
         text = f"{len(failures)} files could not be downloaded, such as {failures[0]}"
         raise Unusable(f"{text}; the others are kept in {out}, and the same command continues")
@@ -87,13 +75,9 @@ def download(
 
 def read_list(path: Path, wanted: str, patients: Collection[int]) -> dict[str, str]:
     """SHA-256 of each wanted file, by name; raises `Unusable` where the list lacks some."""
-    files = {}
-    with path.open(errors="replace") as lines:
-        for line in lines:
-            sha, _, name = line.strip().partition(" ")
-            match = re.fullmatch(wanted, name.lstrip(" *"))
-            if match and (not patients or int(match["patient"]) in patients):
-                files[match[0]] = sha
+    line = re.compile(rf"(?P<sha>\S+)[ *]+(?P<name>{wanted})")
+    matches = filter(None, map(line.fullmatch, path.read_text(errors="replace").splitlines()))
+    files = {m["name"]: m["sha"] for m in matches if not patients or int(m["patient"]) in patients}
     absent = set(patients) and set(patients) - {int(name[5:10]) for name in files}
     if absent or not files:
         what = f"patient {min(absent)}; correct --patients" if absent else "file of the data set"
@@ -102,15 +86,15 @@ def read_list(path: Path, wanted: str, patients: Collection[int]) -> dict[str, s
 
 
 def fetch(url: str, path: Path, sha: str | None) -> str | None:
-    """Download a file, whole or not at all, unless it is there with this SHA-256 (None: unknown,
-    one attempt); returns why that failed, or None."""
+    """Download a URL to a path, whole or not at all, unless it is there with this SHA-256 (None:
+    unknown); returns why that failed, or None."""
     if sha and path.is_file():
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() == sha:
                 return None
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    for attempt in range(ATTEMPTS if sha else 1):
+    for attempt in range(ATTEMPTS):
         time.sleep(PAUSE * 2 ** (attempt - 1) if attempt else 0)
         digest = hashlib.sha256()
         try:
@@ -130,7 +114,7 @@ def fetch(url: str, path: Path, sha: str | None) -> str | None:
             reason = f"no connection ({type(error).__name__})"
         finally:
             part.unlink(missing_ok=True)
-    return reason
+    return f"{url}: {reason}"
 
 
 def main() -> None:
@@ -165,6 +149,7 @@ if __name__ == "__main__":
     try:
         main()
     except (Unusable, OSError) as error:
-        sys.exit(print(f"error: {error}", file=sys.stderr) or 2)
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit("interrupted")

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.io import loadmat
 
-from recordings import LARGEST, Hints, LazyRecording, Unusable, check_rate, one_line
+from recordings import LARGEST, Hints, LazyRecording, Unusable, check_rate, ecg_first, one_line
 from recordings.edf import open_edf
 from recordings.text import open_text
 from recordings.wfdb_files import open_wfdb
@@ -36,9 +36,8 @@ class Recording(NamedTuple):
 
 def open_npy(path: Path, hints: Hints) -> LazyRecording:
     """Map the array of a `.npy` file; samples that are not asked for are not read."""
-    values = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    recording = LazyRecording.of_values(values, hints, Hints())
-    return replace(recording, mapped=(path, path.stat().st_size))
+    values = np.load(path, mmap_mode="r", allow_pickle=False)
+    return LazyRecording.of_values(np.asarray(values), hints, Hints())
 
 
 def open_mat(path: Path, hints: Hints) -> LazyRecording:
@@ -50,12 +49,9 @@ def read_val(content: bytes) -> np.ndarray:
     """The variable `val` of a MATLAB file of the PhysioNet Challenges; raises `Unusable`."""
     try:
         return np.asarray(loadmat(io.BytesIO(content), variable_names=["val"])["val"])
-    except KeyError:
-        raise Unusable(".mat holds no 'val'") from None
-    except NotImplementedError:  # that is HDF5
-        raise Unusable(".mat of MATLAB 7.3; save it with -v7") from None
-    except Exception:  # scipy's reader raises almost any error on damaged bytes
-        raise Unusable(".mat cannot be read; it is damaged, or no MATLAB file") from None
+    except Exception as error:  # scipy's reader raises almost any error on damaged bytes
+        reason = "save it with -v7" if isinstance(error, NotImplementedError) else one_line(error)
+        raise Unusable(f".mat holds no 'val', or it cannot be read ({reason})") from None
 
 
 FORMATS: dict[str, Callable[[Path, Hints], LazyRecording]] = {
@@ -86,20 +82,16 @@ def open_recording(
     except Exception as error:  # the libraries raise almost any error on damaged files
         raise Unusable(f"unreadable {suffix} file ({one_line(error)})") from None
     check_rate(recording.fs, recording.samples)
-    names = [" ".join(str(name).split()) for name in recording.leads or ()]
-    distinct = len({name.lower() for name in names if name}) == recording.count == len(names)
-    return replace(recording, leads=names if distinct else None)
-
-
-def read_whole(recording: LazyRecording) -> Recording:
-    """Read all samples; those that are missing are NaN."""
-    signal = recording.read(0, recording.samples)
-    return Recording(signal, recording.fs, recording.leads, recording.uncalibrated)
+    leads = [" ".join(str(name).split()) for name in recording.leads or ()]
+    distinct = len({name.lower() for name in leads if name}) == recording.count == len(leads)
+    file = path, path.stat().st_size
+    return replace(recording, leads=leads if distinct else None, file=file)
 
 
 def read_recording(path: Path, *hints: float | str | None) -> Recording:
     """Read one recording whole, as `open_recording` does; `Unusable` if samples are missing."""
-    recording = read_whole(open_recording(path, *hints))
+    lazy = open_recording(path, *hints)
+    recording = Recording(lazy.read(0, lazy.samples), lazy.fs, lazy.leads, lazy.uncalibrated)
     check_signal(recording)
     return recording
 
@@ -112,15 +104,19 @@ def check_signal(recording: Recording) -> None:
 
 
 def lead_number(recording: LazyRecording, channel: str | None) -> int:
-    """Number of the lead that `channel` names, or numbers from 0 (None: 0); else `Unusable`."""
+    """Number of the lead that `channel` names or numbers, from 0; None: see `ecg_first`.
+
+    Raises `Unusable` if there is no such lead.
+    """
+    leads = recording.leads or []
     if channel is None:
-        return 0
-    wanted, names = channel.strip().lower(), [name.lower() for name in recording.leads or ()]
+        return ecg_first(leads or [""])[0]
+    wanted, names = channel.strip().lower(), [name.lower() for name in leads]
     if wanted in names:
         return names.index(wanted)
     if wanted.isdecimal() and int(wanted) < recording.count:
         return int(wanted)
-    named = ", ".join(recording.leads or ["without names"])[:300]
+    named = ", ".join(leads or ["without names"])[:300]
     raise Unusable(f"no lead {channel!r}; there are {recording.count}, from 0 on: {named}")
 
 
@@ -171,17 +167,15 @@ def find_records(names: Sequence[str]) -> list[RecordFile]:
             paths = [folder / path for path in inside if "/." not in f"/{path.as_posix()}"]
         elif named := record_file(folder).is_file():
             paths = [folder]
-        elif glob.has_magic(name):
-            paths = map(Path, glob.glob(name, recursive=True))  # noqa: PTH207 (absolute ones, too)
         else:
-            raise Unusable(f"{name} does not exist; name a recording, a folder or a glob")
+            paths = map(Path, glob.glob(name, recursive=True))  # noqa: PTH207 (absolute ones, too)
         files = {record_file(path) for path in paths if named or path.is_file()}
         files = [path for path in files if named or path.suffix.lower() in FORMATS]
         if not files:
-            raise Unusable(f"{name} holds no recording ({', '.join(sorted(FORMATS))})")
+            raise Unusable(f"{name} holds no recording ({', '.join(FORMATS)}), or does not exist")
         for path in sorted(files, key=_by_number):
-            earlier = records.setdefault(os.path.realpath(path), RecordFile(path, named))
-            records[os.path.realpath(path)] = earlier._replace(named=earlier.named or named)
+            first = records.get(os.path.realpath(path), RecordFile(path, named))
+            records[os.path.realpath(path)] = RecordFile(first.path, first.named or named)
     return list(records.values())
 
 

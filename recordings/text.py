@@ -3,6 +3,7 @@
 import csv
 import re
 from itertools import takewhile
+from math import isclose
 from pathlib import Path
 from typing import TextIO
 
@@ -35,61 +36,63 @@ def open_text(path: Path, hints: Hints) -> LazyRecording:
     `Unusable`, or an error of pandas, if the file holds something else.
     """
     with path.open(encoding="utf-8-sig") as file:
-        separator, titles, fs, unit, adjacent = _header(file)
+        separator, titles, cells_above, fs, unit = _read_header(file)
         values = pd.read_csv(
             file, sep=r"\s+" if separator == " " else separator, header=None, comment="#",
             skipinitialspace=True, dtype=np.float64,
         ).to_numpy()  # fmt: skip
-    names, units, *_ = [*titles, None, None]
-    time, leads = values[:, 0], values.shape[1]
+    names, units, *_ = [*titles, [], []]
+    first, columns = values[:, 0], values.shape[1]
     # Times written with few decimals are equal at neighbours; those of a flat lead all are.
-    rises = time[0] < time[-1] and (time[:-1] <= time[1:]).all()
-    timed = 1 < leads < len(values) and (rises or bool(names and TIME.fullmatch(names[0])))
-    if not timed and not adjacent and separator == "," and leads == 2:
-        signed = time.min() < 0 <= values[:, 1].min()
-        if signed and (values == np.rint(values)).all():
-            raise Unusable("not columns of numbers (decimal commas? else name the columns)")
-    first = int(timed)
-    distinct = {unit} if unit else set((units or [])[first:])
+    rises = first[0] < first[-1] and (first[:-1] <= first[1:]).all()
+    timed = 1 < columns < len(values) and (rises or bool(names and TIME.fullmatch(names[0])))
+    integers = columns == 2 and not timed and (values == np.rint(values)).all()
+    decimals = integers and not cells_above and first.min() < 0 <= values[:, 1].min()
+    if separator == "," and (0 < cells_above < columns or decimals):
+        raise Unusable(f"{cells_above} columns named, but {columns} below; decimal commas?")
+    if timed:
+        of_times = _rate(" ".join(row[0] for row in titles[:2]), first)
+        if of_times and not isclose(fs or of_times, of_times, rel_tol=RATE_TOLERANCE):
+            fs = of_times = None
+        fs = fs or of_times
+        if not fs and not hints.fs:
+            why = "the times are irregular, not in seconds, or not as the lines above say"
+            raise Unusable(f"file without a sampling rate ({why}); give --fs")
+        values, names, units = values[:, 1:], names[1:], units[1:]
+    distinct = {unit} if unit else set(units)
     unit = as_unit(distinct.pop()) if len(distinct) == 1 else None
-    fs = _rate(titles, fs, time, hints.fs) if timed else fs
     stated = Hints(fs, unit if unit in MILLIVOLT else None)
-    return LazyRecording.of_values(values[:, first:], hints, stated, names and names[first:])
+    return LazyRecording.of_values(values, hints, stated, names)
 
 
-def _header(file: TextIO) -> tuple[str, list[list[str]], float | None, str | None, bool]:
-    """Read up to the first number: separator, titles, rate in Hz and unit that lines of their own
-    state, and whether there is text right above the numbers.
+def _read_header(file: TextIO) -> tuple[str, list[list[str]], int, float | None, str | None]:
+    """Read up to the first number: separator, titles, cells in the line right above the numbers,
+    rate in Hz and unit that lines of their own state.
 
-    Titles are the lines right above the numbers with as many cells: names, then perhaps units.
+    Titles are the last lines with as many cells as there are numbers: names, then perhaps units.
     """
-    above: list[list[str]] = []
+    above: list[list[str]] = [[]]
     fs = unit = None
-    adjacent = False
     for _ in range(HEADER):
-        place = file.tell()
-        line = file.readline()
-        rate_line, unit_line = RATE.fullmatch(line), UNIT.fullmatch(line)
-        fs = fs or (float(rate_line[1]) if rate_line else None)
-        unit = unit or (unit_line[1] if unit_line else None)
-        if rate_line or unit_line or line.startswith("#") or line.isspace():
-            adjacent = False
-            continue
-        separator = next((mark for mark in ",;\t" if mark in line), " ")
-        cells = next(csv.reader([line.strip()], delimiter=separator, skipinitialspace=True), [])
-        if any(map(_is_number, cells)) and all(_is_number(cell) or not cell for cell in cells):
-            break
+        place, line, cells = file.tell(), file.readline(), []
+        if match := RATE.fullmatch(line):
+            fs = fs or float(match[1])
+        elif match := UNIT.fullmatch(line):
+            unit = unit or match[1]
+        elif line.strip() and line[0] != "#":
+            separator = next((mark for mark in ",;\t" if mark in line), " ")
+            cells = next(csv.reader([line.strip()], delimiter=separator, skipinitialspace=True))
+            if any(map(_is_number, cells)) and all(_is_number(c) or not c for c in cells):
+                break
         above.append([cell.strip("'") for cell in cells])
-        adjacent = True
     else:
         raise Unusable(f"no numbers, with decimal points, in the first {HEADER} lines")
     if len(cells) > 1 and cells == [str(number) for number in range(len(cells))]:
-        return separator, [cells], fs, unit, True
-    if adjacent and separator == "," and len(above[-1]) < len(cells):
-        raise Unusable(f"{len(above[-1])} columns named, but {len(cells)} below; decimal commas?")
+        return separator, [cells], len(cells), fs, unit
     file.seek(place)
-    titles = list(takewhile(lambda row: len(row) == len(cells), reversed(above)))[::-1]
-    return separator, titles, fs, unit, adjacent
+    rows = [row for row in above if row]
+    titles = list(takewhile(lambda row: len(row) == len(cells), reversed(rows)))[::-1]
+    return separator, titles, len(above[-1]), fs, unit
 
 
 def _is_number(text: str) -> bool:
@@ -99,16 +102,9 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _rate(
-    titles: list[list[str]], stated: float | None, times: np.ndarray, hint: float | None
-) -> float | None:
-    """Sampling rate in Hz, as `stated` above the numbers or else as the times tell it.
-
-    The title of the times may tell their unit; otherwise it is seconds. Raises `Unusable` without
-    a rate, or with two different ones, unless there is a `hint` from the user.
-    """
-    title = " ".join(row[0] for row in titles[:2]).lower()
-    unit = set(re.findall(r"[^\W_]+", title)) - {"elapsed", "time", "timestamp", "t"}
+def _rate(title: str, times: np.ndarray) -> float | None:
+    """Sampling rate in Hz that regular times tell, in the unit of their title or in seconds."""
+    unit = set(re.findall(r"[^\W_]+", title.lower())) - {"elapsed", "time", "timestamp", "t"}
     with np.errstate(all="ignore"):
         step = (times[-1] - times[0]) / (len(times) - 1)
         deviation = np.abs(times - times[0] - step * np.arange(len(times))).max()
@@ -116,15 +112,5 @@ def _rate(
     # As exact as the first and the last time; a whole number where it can be one.
     if abs(fs - np.rint(fs)) * len(times) <= fs * (2 * deviation / step + 1e-6):
         fs = round(fs)
-    if not deviation < step:  # but for the decimals that were not written
-        problem = "the steps of its first column are irregular"
-    elif not RATES[0] <= fs <= RATES[1]:
-        problem = "its first column does not count seconds"
-    elif not stated or np.isclose(stated, fs, rtol=RATE_TOLERANCE):
-        return stated or fs
-    else:
-        problem = f"above its numbers stand {stated:g} Hz, its times say {fs:g}"
-        stated = None
-    if not stated and not hint:
-        raise Unusable(f"file without a sampling rate ({problem}); give --fs")
-    return stated
+    # Regular but for the decimals that were not written.
+    return fs if deviation < step and RATES[0] <= fs <= RATES[1] else None

@@ -1,20 +1,18 @@
 """WFDB records: headers, signals and annotations through wfdb; segments in Icentia11k's layout."""
 
 import re
-import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import wfdb
 
-from recordings import GAINS, MILLIVOLT, Hints, LazyRecording, Unusable, millivolt, one_line
+from recordings import GAINS, MILLIVOLT, Hints, LazyRecording, Unusable, as_unit, one_line
 
 # What wfdb raises on bad files.
 ERRORS = (OSError, ValueError, IndexError, KeyError, TypeError, ArithmeticError)
-BLOCK = 2**17  # samples that are read at once: opening a record takes longer than reading these
 # The largest number of leads, length of a line (wfdb's time grows with its square) and baseline.
 LEADS, LINE, BASELINE = 256, 500, 2**31
 # Bytes of a sample by format. FLAC is left out: what a file unfolds to is not known beforehand.
@@ -38,18 +36,19 @@ ICENTIA_GAIN = 74.36482269503546  # units per mV
 def read_header(record: Path) -> tuple[wfdb.Record, list[int]]:
     """Header of a record (path without ending) and its leads without a gain, or with 0.
 
-    Raises:
-        Unusable: missing or damaged, without leads, or a lead that is not in mV, uV or V.
+    Its units are those of `MILLIVOLT`. Raises `Unusable` if it is missing or damaged, or if a lead
+    is not in mV, uV or V.
     """
     try:
-        lines = Path(f"{record}.hea").read_text("ascii", "ignore").splitlines()  # as wfdb does
-        lines = [line.strip() for line in lines if line.strip() and line.strip()[0] != "#"]
+        # wfdb leaves out what is not ASCII, and so takes µV for V.
+        text = Path(f"{record}.hea").read_text("ascii", "surrogateescape")
+        lines = [line for line in map(str.strip, text.splitlines()) if line and line[0] != "#"]
         if len(lines) > 1 + LEADS or any(len(line) > LINE for line in lines):
             raise Unusable(f"header of more than {LEADS} leads, or {LINE} characters in a line")
         first, *leads = [line.split() for line in lines] or [[]]
         for name, *_ in leads:
             if "/" in name or "\\" in name:
-                raise Unusable(f"header names a signal file in another folder ({name})")
+                raise Unusable(f"header names a signal file in another folder ({name!r})")
         header = wfdb.rdheader(str(record))
     except FileNotFoundError:
         raise Unusable("no .hea, which says how it was sampled") from None
@@ -65,7 +64,8 @@ def read_header(record: Path) -> tuple[wfdb.Record, list[int]]:
     for lead, (_, fmt, gain, *_) in enumerate([*fields, "", ""] for fields in leads):
         if not FORMAT.fullmatch(fmt) or header.skew[lead] or not header.samps_per_frame[lead]:
             raise Unusable(f"lead {lead} has the format {fmt[:20]!r}, which is not read")
-        stated = GAIN.fullmatch(gain or "0")
+        stated, unit = GAIN.fullmatch(gain or "0"), gain.partition("/")[2] or "mV"
+        header.units[lead] = as_unit(unit.encode("ascii", "surrogateescape").decode("latin-1"))
         if stated and float(stated[1]) == 0:
             without_gain.append(lead)
         per_mv = header.adc_gain[lead] / MILLIVOLT.get(header.units[lead], np.nan)
@@ -91,7 +91,7 @@ def check_length(record: Path, header: wfdb.Record) -> None:
 
 
 def open_wfdb(path: Path, hints: Hints) -> LazyRecording:
-    """Open the WFDB record with this header, to be read in blocks; missing samples are NaN.
+    """Open the WFDB record with this header; missing samples are NaN.
 
     `hints` give the unit and gain of leads for which the header states no gain; without them
     WFDB's default applies and the recording is `uncalibrated`. Raises `Unusable` as `read_header`
@@ -102,30 +102,23 @@ def open_wfdb(path: Path, hints: Hints) -> LazyRecording:
     check_length(record, header)
     scale = np.array([MILLIVOLT[unit] for unit in header.units])
     if hints.unit:
-        scale[without_gain] = DEFAULT_GAIN * millivolt(hints.unit, hints.gain)
-    whole = header.sig_len is None or "8" in header.fmt  # each sample of 8 is a step from the last
-    size = sys.maxsize if whole else BLOCK
+        scale[without_gain] = DEFAULT_GAIN * hints.millivolt()
 
-    @lru_cache(2)
-    def block(number: int) -> np.ndarray:
-        first = number * size
-        stop = header.sig_len if whole else min(first + size, header.sig_len)
+    def read(start: int, stop: int | None, leads: list[int]) -> np.ndarray:
         try:
-            signal = wfdb.rdrecord(str(record), sampfrom=first, sampto=stop).p_signal * scale
+            signal = wfdb.rdrecord(str(record), sampfrom=start, sampto=stop).p_signal * scale
         except ERRORS as error:
             raise Unusable(f"unreadable signal ({one_line(error)})") from None
-        if stop is not None and len(signal) != stop - first:
-            raise Unusable(f"unreadable signal ({len(signal)} of {stop - first} samples)")
-        return signal
+        if stop is not None and len(signal) != stop - start:
+            raise Unusable(f"unreadable signal ({len(signal)} of {stop - start} samples)")
+        return signal[:, leads]
 
-    def read(start: int, stop: int, leads: list[int]) -> np.ndarray:
-        first, last = start // size, max(start, stop - 1) // size
-        blocks = np.concatenate([block(number) for number in range(first, last + 1)])
-        return blocks[start - first * size : stop - first * size, leads]
-
-    samples = len(block(0)) if header.sig_len is None else header.sig_len
-    uncalibrated = bool(without_gain and not hints.unit)
-    return LazyRecording(header.fs, samples, header.n_sig, header.sig_name, read, uncalibrated)
+    fs, samples, count, names = header.fs, header.sig_len, header.n_sig, header.sig_name
+    recording = LazyRecording(fs, samples, count, names, read)
+    if samples is None or "8" in header.fmt:  # a sample in format 8 is a step from the last one
+        values = read(0, samples, list(range(count)))
+        recording = LazyRecording.of_array(values, 1, fs, names)
+    return replace(recording, uncalibrated=bool(without_gain and not hints.unit))
 
 
 def read_atr(record: Path | str) -> wfdb.Annotation:

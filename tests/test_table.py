@@ -161,7 +161,7 @@ def test_what_is_left_out(make, tmp_path):
         ([{"file": "r0.npy"}], SAID, "needs file and label"),
         ([{"file": "r0.npy", "label": "A\0"}], SAID, "no NUL"),
         (rows(2, labels=["AF"]), SAID, "names 1 classes"),
-        (rows(unit=["kV"]), SAID, "'r0.npy': unknown unit 'kV'; known: mV, uV, V, adu"),
+        (rows(unit=["kV"]), SAID, "'r0.npy': unit is kV; give mV, uV, V, or adu"),
         (rows(), [*SAID, "--gain", 200], "'r0.npy': a gain is for the unit adu"),
         (rows(fs=["fast"]), SAID, "'r0.npy': 'fast' is not a number above 0"),
         (rows(split=["train", "dev"]), SAID, "not every row has a split (train, val, test)"),
@@ -173,7 +173,7 @@ def test_what_is_left_out(make, tmp_path):
         (rows(patient=["a"]), SAID, "train set will be empty"),
         ([*rows(9), {"file": "x.npy", "label": "rare"}], SAID, "'rare': 1"),
         (rows(), ["--unit", "mV"], "10 × file without a sampling rate"),
-        (rows(), ["--record-fs", FS], "10 × no unit given"),
+        (rows(), ["--record-fs", FS], "10 × unit is not given"),
         (rows(), [*SAID, "--labels", "zip"], "--labels zip (see python -m finetuning.prepare"),
     ],
 )  # fmt: skip

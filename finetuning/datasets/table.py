@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from finetuning.datasets import PARTS, Listing, multi_hot
-from recordings import ADU, UNITS, Unusable, as_unit, millivolt, one_line
+from recordings import ADU, UNITS, Hints, Unusable, as_unit, one_line
 from recordings.formats import read_recording, record_file
 from utils import cli
 from utils.files import sha256
@@ -46,7 +46,7 @@ def read_listing(
             row_gain = cli.positive(row.gain) if row.gain else gain
             row_unit = as_unit(row.unit) or unit
             if row_unit:
-                millivolt(row_unit, row_gain)
+                Hints(row_fs, row_unit, row_gain).millivolt()
             if row_gain and row_unit != ADU:
                 raise Unusable(f"a gain is for the unit {ADU}")
         except (ArgumentTypeError, Unusable) as error:

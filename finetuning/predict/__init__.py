@@ -21,7 +21,7 @@ from finetuning.batches import normalize, pad_front, signal_mask
 from finetuning.evaluation import choose_targets
 from finetuning.recipe import ShiftAverage
 from models import Classifier
-from recordings import LazyRecording, Unusable, check_rate, millivolt
+from recordings import Hints, LazyRecording, Unusable, check_rate
 from recordings.formats import Recording, lead_number, lead_order
 from recordings.quality import INT16_RANGE, assess_leads, implausible_amplitude
 from recordings.resampling import to_microvolt
@@ -168,7 +168,7 @@ class Predictor(NamedTuple):
 
         Samples that are missing are NaN; the `unit` is mV, uV or V. Raises `Unusable`.
         """
-        signal = np.asarray(signal, np.float64) * millivolt(unit, None)
+        signal = np.asarray(signal, np.float64) * Hints(fs, unit).millivolt()
         signal = signal[:, None] if signal.ndim == 1 else signal
         if signal.shape[1:] != (self.metadata.in_channels,) or not len(signal):
             raise Unusable(f"shape {signal.shape} is not (samples, {self.metadata.in_channels})")

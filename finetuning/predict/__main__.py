@@ -31,7 +31,7 @@ def parse_arguments() -> argparse.Namespace:
     flag("--fs", type=cli.positive, help="sampling rate in Hz, if the file does not state it")
     flag("--unit", type=as_unit, choices=UNITS, help="unit, if the file does not state it")
     flag("--gain", type=cli.positive, help="units per mV, for --unit adu")
-    flag("--channel", help="lead, by name or by number from 0; the first by default")
+    flag("--channel", help="lead, by name or number from 0; by default the ECG, or the first")
     flag("--abstain", type=cli.share, default=0.5, help="cannot tell below this probability")
     band = "filter signals to the band of the training data (Challenge 2017: 0.5 to 40 Hz)"
     flag("--band-pass", action=argparse.BooleanOptionalAction, default=True, help=band)
