@@ -41,11 +41,9 @@ class Signals:
         return Signals, (self.index, self.length)  # another process opens its own
 
     def windows(self, segment: int) -> np.ndarray:
-        """All stretches of `length` samples of a segment, (samples - length + 1, length), a view.
-
-        They are int16 in its header's units, or float16 in mV, see `torrent.to_units`. A UserError
-        says that the file has changed since the index was built.
-        """
+        """All stretches of `length` samples of a segment, (samples - length + 1, length), a view:
+        int16 in its header's units, or float16 in mV, see `torrent.to_units`. A UserError says that
+        the file has changed since the index was built."""
         record, number, header = self._locate(segment)
         try:
             samples = self._open(record, header)[number]
@@ -61,19 +59,16 @@ class Signals:
     def read(self, segments: np.ndarray, starts: np.ndarray, frames: np.ndarray) -> None:
         """Fill `frames` (n, length) int16, in the units of the headers of (n,) sorted `segments`,
         from (n,) first samples on."""
-        distinct, first = np.unique(segments, return_index=True)
-        stretches = pairwise([*first.tolist(), len(segments)])
+        first = np.unique(segments, return_index=True)[1].tolist()
         # One after the other: mapping files in two threads takes longer than in one.
-        for segment, (begin, end) in zip(distinct.tolist(), stretches, strict=True):
-            read = self.windows(segment)[starts[begin:end]]
+        for begin, end in pairwise([*first, len(segments)]):
+            read = self.windows(int(segments[begin]))[starts[begin:end]]
             frames[begin:end] = read if read.dtype == np.int16 else torrent.to_units(read)
 
 
 class Frames(NamedTuple):
-    """n examples of K frames each, as they were read; normalised, `signal[rows] * scale + shift`.
-
-    The signal lies in the order of the files, and is put into that of the examples on the device.
-    """
+    """n examples of K frames each, as they were read: the signal in the order of the files, which
+    is put into that of the examples on the device, where it is `signal[rows] * scale + shift`."""
 
     signal: Tensor  # (n * K, T) int16
     rows: Tensor  # (n, K) int64
@@ -83,12 +78,10 @@ class Frames(NamedTuple):
 
 
 class FrameBatches(Dataset):
-    """Range of batch numbers -> `Frames`, the same for every process and in any order.
+    """Range of batch numbers -> `Frames`, which do not depend on what was read before.
 
-    Args:
-        sampler: draws windows of `task.window` samples.
-        batch_size: examples of a batch, of all `processes` together: each reads its share.
-        total: examples in all; the last batch may be smaller.
+    The `sampler` draws windows of `task.window` samples. A batch has `batch_size` examples, the
+    last one what is left of the `total`; each of the `processes` reads its share.
     """
 
     def __init__(
@@ -140,13 +133,15 @@ def load(
 ) -> Iterator[Batch]:
     """Normalised frames (B, K, T) float32 and labels (B,) on the device, in order.
 
-    While a block of batches is used, a thread reads the next one and copies it to the device. The
-    frames do not depend on the number of `workers`, processes that read. `standardise` normalises
-    each frame by its own mean and deviation as well.
+    While a block of batches is used, a thread reads the next one, or gets it from `workers`, other
+    processes, and copies it to the device. `standardise` normalises each frame by its own mean and
+    deviation as well.
     """
     cuda = device.type == "cuda"
-    read = _read_by_workers if workers else _read_in_turns
-    read = read(batches, numbers, cuda, workers)
+    if workers:
+        read = _read_by_workers(batches, numbers, cuda, workers)
+    else:
+        read = _read_in_turns(batches, numbers, cuda)
     for signal, *others in _ahead(_copy_to_cuda(read, device) if cuda else read, device):
         parts = (tensor.split(batches.share_size) for tensor in others)
         for rows, scale, shift, labels in zip(*parts, strict=True):
@@ -169,7 +164,7 @@ def new_signal(batches: Dataset, count: int, pinned: bool = False) -> Tensor:
     return torch.empty((count * frames, samples), dtype=torch.int16, pin_memory=pinned)
 
 
-def _read_in_turns(batches: Dataset, numbers: range, pinned: bool, _: int) -> Iterator[Frames]:
+def _read_in_turns(batches: Dataset, numbers: range, pinned: bool) -> Iterator[Frames]:
     # Two signals, one for the block in use and one for the next: touching new memory would cost as
     # much as reading.
     parts = blocks(batches, numbers)
@@ -232,44 +227,42 @@ class StoredFrames(Dataset):
     """Range of batch numbers -> `Frames` of a file by `store_frames` of this `kind`."""
 
     def __init__(self, path: Path, task: Task, batch_size: int, kind: Mapping[str, Any]):
-        other = []
+        different = []
         try:
             arrays = load_npz(path)
             self.about = json.loads(str(arrays["about"]))
             self.arrays = {name: arrays[name] for name in STORED}
-            other = [name for name, value in kind.items() if self.about.get(name) != value]
-            valid = other or self._is_valid(task)
+            stated = {name: self.about.get(name) for name in kind}
+            different = [f"{n} {stated[n]}, not {kind[n]}" for n in kind if stated[n] != kind[n]]
+            usable = not different and self._is_valid(task)
         except (AttributeError, ValueError, KeyError, TypeError):
-            valid = False
-        if not valid:
-            raise UserError(f"{path} holds no validation frames; write it with --cache-val")
-        for name in other:
-            values = f"{name} {self.about.get(name)}, not {kind[name]}"
-            raise UserError(f"{path} was made with {values}; make another with --cache-val")
+            usable = False
+        if not usable:
+            why = f"was made with {different[0]}" if different else "holds no validation frames"
+            raise UserError(f"{path} {why}; write one with --cache-val")
         self.batch_size = self.share_size = batch_size
         self.batch_shape = batch_size * task.num_frames, task.frame_size
 
     def _is_valid(self, task: Task) -> bool:
-        signal, scale, shift, labels = self.arrays.values()
-        frames, patients = (labels.size, task.num_frames), self.about["patients"]
+        _, scale, shift, labels = arrays = list(self.arrays.values())
+        patients, frames = self.about["patients"], (len(labels), task.num_frames)
+        shapes = [(*frames, task.frame_size), (*frames, 1), (*frames, 1), frames[:1]]
         return (
-            bool(patients) and all(type(p) is int and p >= 0 for p in patients)
+            patients and all(type(patient) is int for patient in patients)
             and isinstance(self.about["dataset"], str)
-            and all(array.dtype == STORED[name] for name, array in self.arrays.items())
-            and signal.shape == (*frames, task.frame_size) and labels.shape == (labels.size,)
-            and scale.shape == shift.shape == (*frames, 1)
+            and [array.shape for array in arrays] == shapes
+            and [array.dtype for array in arrays] == list(STORED.values())
             and np.isfinite(scale).all() and np.isfinite(shift).all()
-            and labels.size and labels.min() >= 0 and labels.max() < task.num_outputs
+            and labels.size and 0 <= labels.min() <= labels.max() < task.num_outputs
         )  # fmt: skip
 
     def __len__(self) -> int:
         return -(-len(self.arrays["labels"]) // self.batch_size)
 
-    def __getitem__(self, numbers: range) -> Frames:
+    def read(self, numbers: range, _: Tensor | None = None) -> Frames:
         part = slice(numbers.start * self.batch_size, numbers.stop * self.batch_size)
         signal, *others = (torch.from_numpy(self.arrays[name][part]) for name in STORED)
         signal, shape = signal.flatten(0, 1), signal.shape[:2]
         return Frames(signal, torch.arange(len(signal)).view(shape), *others)
 
-    def read(self, numbers: range, signal: Tensor) -> Frames:
-        return self[numbers]
+    __getitem__ = read

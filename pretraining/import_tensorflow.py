@@ -1,17 +1,17 @@
 """Convert a TensorFlow checkpoint (Keras 2, object-based) to a weights file, without TensorFlow:
 networks and CPC of Weimann & Conrad, and the 2-D network of the replication."""
 
-import itertools
 import re
 from collections.abc import Mapping
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models import ENCODERS, Classifier, build_encoder, count_parameters
-from models.resnet1d import FILTERS
+from models.resnet1d import Bottleneck
 from pretraining.cpc import CPC
 from pretraining.icentia11k.reader import ICENTIA11K
 from pretraining.tasks import TASKS
@@ -35,7 +35,8 @@ RENAMES = (  # applied in this order
     (r"^layer_with_weights-1/", "head/"),
     (r"^attn_pooling/pool_token_embedding$", "pool_token"),
     (r"^attn_pooling/transformer/enc_layers/", "layers/"),
-    (r"/mha/W_([qkvo])/", lambda match: f"/{ATTENTION[match[1]]}/"),
+    ("/mha/W_q/", "/query/"), ("/mha/W_k/", "/key/"), ("/mha/W_v/", "/value/"),
+    ("/mha/W_o/", "/out/"),
     (r"/layernorm(\d)/", r"/norm\1/"),
     (r"/res_(\d+)_(\d+)/", lambda match: f"/stages/{int(match[1]) - 1}/{int(match[2]) - 1}/"),
     (r"/(conv|bn)_(\d)/", r"/\1\2/"),
@@ -45,86 +46,77 @@ RENAMES = (  # applied in this order
     (r"/(kernel|gamma)$", "/weight"),
     (r"/beta$", "/bias"),
     (r"/moving_(mean|var)(iance)?$", r"/running_\1"),
-)
-ATTENTION = {"q": "query", "k": "key", "v": "value", "o": "out"}
+    ("/", "."),
+)  # fmt: skip
+BLOCK = re.compile(r"encoder\.(blocks\.\d+|stages\.\d+\.\d+)\.")
 AXES = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1)}  # to PyTorch's order, by number of axes
 
 
-def rename(variables: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
-    """Variables of a network, without those of its training, in PyTorch's names and layout."""
-    renamed = []
+def rename(variables: Mapping[str, np.ndarray], path: Path) -> dict[str, Tensor]:
+    """Variables of a network, without those of its training, in PyTorch's names and layout; but
+    1-D blocks are still numbered through all stages, as `encoder.blocks.N`."""
+    state = {}
     for name, value in variables.items():
-        if not OF_TRAINING.match(name):
-            for pattern, replacement in RENAMES:
-                name = re.sub(pattern, replacement, name)
-            renamed.append((name, value.transpose(AXES.get(value.ndim))))
-    # 1-D blocks are numbered through all stages: their filters tell which stage they belong to.
-    filters = {name: len(value) for name, value in renamed if value.ndim}
-    stages, first, state = {}, {}, {}
-    for block in itertools.count():
-        width = filters.get(f"encoder/blocks/{block}/conv1/weight")
-        if width not in FILTERS:
-            break
-        stage = FILTERS.index(width)
-        stages[str(block)] = f"stages/{stage}/{block - first.setdefault(stage, block)}"
-    for name, value in renamed:
-        name = re.sub(r"\bblocks/(\d+)", lambda match: stages.get(match[1], match[0]), name)
-        if (name := name.replace("/", ".")) in state:
+        if OF_TRAINING.match(name):
+            continue
+        for pattern, replacement in RENAMES:
+            name = re.sub(pattern, replacement, name)
+        if name in state:
             raise UserError(f"{path} holds two variables for {name}")
-        state[name] = value
+        value = value.transpose(AXES.get(value.ndim))
+        state[name] = torch.tensor(np.asarray(value, np.float32))
+        if not state[name].isfinite().all():
+            raise UserError(f"{path} holds values that are not finite")
     return state
 
 
 def recognise(variables: Mapping[str, np.ndarray], path: Path) -> tuple[str, str, int, nn.Module]:
-    """Find the network that has exactly the variables of the checkpoint `path`: one of the four
-    kinds above, its architecture, its number of stages, and itself, with its weights.
-
-    Raises:
-        UserError: there is no such network, or a value is not finite.
-    """
+    """Find the network that has exactly the variables of the checkpoint `path`, or raise
+    `UserError`: its kind, of the four above, architecture, number of stages, and itself."""
     state = rename(variables, path)
-    kernel, head = state.get("encoder.conv1.weight"), state.get("head.weight", np.empty(0))
-    if kernel is None or kernel.ndim < 3 or head.ndim < 1:
+    kernel = state.get("encoder.conv1.weight", torch.empty(0))
+    bottleneck = any(name.endswith(".conv3.weight") for name in state)
+    blocks = len({match[0] for match in map(BLOCK.match, state) if match})
+    for architecture in ENCODERS:
+        known = ENCODERS[architecture]
+        totals = list(accumulate(known.blocks))  # of blocks, up to each stage
+        same = (kernel.ndim == 4, bottleneck) == (known.spectral, known.block is Bottleneck)
+        if kernel.ndim > 2 and same and blocks in totals:
+            break
+    else:
         first = min(state, default="none")
         raise UserError(f"{path} holds no network known here; first variable: {first}")
-    kind = CPC_MODEL if "pool_token" in state else ENCODER
-    if len(head):
-        kind = PRETRAINING if any(n.startswith(IN_CLASSIFIER) for n in variables) else FINE_TUNED
-    numbers = {name.split(".")[2] for name in state if name.startswith("encoder.stages.")}
-    stages = min(max(len(numbers), 1), len(FILTERS))
-    state = {name: torch.tensor(np.asarray(value, np.float32)) for name, value in state.items()}
-    stored, candidates = {(name, value.shape) for name, value in state.items()}, []
+    stages = totals.index(blocks) + 1
+    places = [f"stages.{s}.{n}." for s, size in enumerate(known.blocks) for n in range(size)]
+    for number, place in enumerate(places):
+        state = {name.replace(f"blocks.{number}.", place): value for name, value in state.items()}
     with torch.device("meta"):  # drawing initial weights would take seconds
-        for architecture in ENCODERS:
-            encoder = build_encoder(architecture, kernel.shape[1], stages, None)
-            if kind == CPC_MODEL:
-                model = CPC(encoder, 1, torch.Generator())
-            elif kind == ENCODER:
-                model = nn.ModuleDict({"encoder": encoder})
-            else:
-                model = Classifier(encoder, len(head), torch.Generator())
-            shapes = {(name, value.shape) for name, value in model.state_dict().items()}
-            candidates.append((len(shapes ^ stored), architecture, model))
-    _, architecture, model = min(candidates, key=lambda candidate: candidate[0])
+        encoder = build_encoder(architecture, kernel.shape[1], stages, None)
+        if "pool_token" in state:
+            kind, model = CPC_MODEL, CPC(encoder, 1, torch.Generator())
+        elif "head.bias" in state:
+            nested = any(name.startswith(IN_CLASSIFIER) for name in variables)
+            kind = PRETRAINING if nested else FINE_TUNED
+            model = Classifier(encoder, state["head.bias"].numel(), torch.Generator())
+        else:
+            kind, model = ENCODER, nn.ModuleDict({"encoder": encoder})
     load_strictly(model, state, path, assign=True)
-    if not all(value.isfinite().all() for value in state.values()):
-        raise UserError(f"{path} holds values that are not finite")
     return kind, architecture, stages, model
 
 
 def find_task(kind: str, classes: int, task: str | None, dataset: str) -> tuple[str, list[str]]:
     """Objective and classes of a network; `task` is the objective of an encoder alone, if known."""
     by_classes = {len(row.classes): name for name, row in TASKS.items()}
-    shown = {ENCODER: task, CPC_MODEL: "cpc", PRETRAINING: by_classes.get(classes)}
-    shown = "classification" if kind == FINE_TUNED else shown[kind] or "unknown"
-    if task not in (None, shown):
-        raise UserError(f"--task {task}: this is a {kind} of task {shown}")
-    names = TASKS[shown].classes if shown in TASKS else map(str, range(classes))
+    known = {CPC_MODEL: "cpc", FINE_TUNED: "classification", ENCODER: task or "unknown"}
+    known = known.get(kind) or by_classes.get(classes, "unknown")
+    if task not in (None, known):
+        raise UserError(f"--task {task}: this is a {kind} of task {known}")
+    names = TASKS[known].classes if known in TASKS else map(str, range(classes))
     if kind == FINE_TUNED and dataset == CHALLENGE17[0]:
         names = DATA_SETS[dataset].classes
         if classes != len(names):
             raise UserError(f"{classes} classes are not those of {dataset}; name --dataset")
-    return shown, list(names)
+    return known, list(names)
 
 
 def main() -> None:

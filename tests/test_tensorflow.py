@@ -174,13 +174,13 @@ def test_a_checkpoint_becomes_a_weights_file(checkpoint):
     ("ending", "value", "words"),
     [("strange/kernel", zeros(2), "match the network: 1 of 27 .*first strange.weight"),
      (f"{ROOT}blocks/0/proj_bn/beta", zeros(64), "1 of 27 .*stages.0.0.shortcut.1.bias"),
-     (f"{ROOT}blocks/0/bn_1/beta", zeros(64), "two variables for encoder.stages.0.0.bn1.bias"),
+     (f"{ROOT}blocks/0/bn_1/beta", zeros(64), "two variables for encoder.blocks.0.bn1.bias"),
      ("blocks/0/conv2/kernel", None, "1 of 27 .*stages.0.0.conv2.weight"),
      ("blocks/1/bn2/beta", zeros(2), "1 of 27 .*stages.0.1.bn2.bias"),
      ("blocks/1/conv1/kernel", zeros(7, 64, 99), "does not match the network"),
      ("layer_with_weights-0/conv1/kernel", None, "no network known"),
      ("layer_with_weights-1/kernel", zeros(3, 5), "head.weight"),
-     ("layer_with_weights-1/kernel", zeros(), "no network known"),
+     ("layer_with_weights-1/bias", zeros(), "head.bias"),
      ("blocks/1/bn2/beta", zeros(64) * np.nan, "values that are not finite")],
 )  # fmt: skip
 def test_every_variable_has_its_place(checkpoint, ending, value, words):
