@@ -13,7 +13,7 @@ SPAN = (0.02, 30.0)
 
 
 class Quality(NamedTuple):
-    """What is wrong with a signal; at most one of these."""
+    """What is wrong with a lead: at most one of these."""
 
     constant: bool
     clipped: bool
@@ -22,12 +22,9 @@ class Quality(NamedTuple):
 def assess(signal: np.ndarray) -> Quality:
     """Constant: all samples are equal. Clipped: held at its own largest or smallest value.
 
-    A signal is clipped if `SHARE` or more of it lies there in runs of `RUN` samples or more, and
-    more than at the values next to these (with coarse steps, the tops of waves are flat as well).
-    It must not be resampled or filtered before.
-
-    Args:
-        signal: one lead, (samples,), finite, at least one; any unit.
+    A signal (samples,), finite and not yet resampled or filtered, is clipped if `SHARE` or more of
+    it lies there in runs of `RUN` samples or more, and more than at the values next to these (with
+    coarse steps, the tops of waves are flat as well).
     """
     low, high = signal.min(), signal.max()
     at_limits = (signal == low) | (signal == high)
@@ -50,14 +47,7 @@ def assess_leads(signal: np.ndarray) -> Quality:
 
 def implausible_amplitude(signal: np.ndarray) -> str | None:
     """Describe an amplitude that no ECG has; None if all leads of (samples, leads) mV are fine."""
-    low, high = SPAN
     for span in np.subtract(*np.percentile(signal, [99, 1], axis=0)):
-        if span < low or span > high:
-            hint = "wrong --unit or --gain?"
-            if low <= span / 1000 <= high:
-                hint = "a thousand times as much: uV taken for mV, or mV for V?"
-            elif low <= span * 1000 <= high:
-                hint = "a thousandth of it: V taken for mV, or mV for uV?"
-            text = np.format_float_positional(span, 3, fractional=False, trim="-")
-            return f"spans {text} mV, an ECG {low:g} to {high:g}; {hint}"
+        if not SPAN[0] <= span <= SPAN[1]:
+            return f"spans {span:.4g} mV, an ECG {SPAN[0]:g} to {SPAN[1]:g}; check --unit, --gain"
     return None

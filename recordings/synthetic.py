@@ -8,7 +8,6 @@ Gaussian waves (after McSharry et al. 2003); atrial activity is a sawtooth (afte
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -23,7 +22,6 @@ from tqdm import tqdm
 from recordings.wfdb_files import ICENTIA_FS, ICENTIA_GAIN, segment_path, write_segment
 
 CHALLENGE_HZ, CHALLENGE_GAIN = 300, 1000
-MARKER = "synthetic.json"  # tells a folder made here from one with real recordings
 SINUS, AFIB, FLUTTER, NOISE = range(4)
 NORMAL, PAC, PVC = range(3)
 P, Q, R, S, T = range(5)
@@ -32,36 +30,29 @@ WAVES = np.array([[0.12, -0.17, 0.022], [-0.08, -0.028, 0.009], [1.0, 0.0, 0.011
                   [-0.2, 0.03, 0.011], [0.25, 0.28, 0.05]])  # fmt: skip
 # What differs between people, uniform in these ranges.
 FEATURES = {
-    "rate": (54, 96),  # sinus beats per minute
-    "variability": (0.02, 0.09),  # of sinus RR, relative
-    "pac": (0, 0.08),  # share of sinus beats
-    "pvc": (0, 0.08),  # share of sinus beats
-    "fib_rate": (65, 125),  # ventricular beats per minute in fibrillation
-    "fib_spread": (0.13, 0.28),  # of RR in fibrillation, relative
-    "fib_hertz": (4.5, 8.5),  # fibrillatory waves
-    "fib_size": (0.02, 0.08),  # mV
-    "flutter_hertz": (4.4, 5.5),
-    "conduction": (2, 5),  # flutter waves per beat, as a whole number below 5
-    "wander": (0.03, 0.15),  # baseline, mV
-    "noise": (0.01, 0.07),  # broadband, mV
+    "rate": (54, 96), "variability": (0.02, 0.09),  # sinus: beats per minute, spread of RR / RR
+    "pac": (0, 0.08), "pvc": (0, 0.08),  # shares of sinus beats
+    "fib_rate": (65, 125), "fib_spread": (0.13, 0.28),  # fibrillation, as in sinus rhythm
+    "fib_hertz": (4.5, 8.5), "fib_size": (0.02, 0.08),  # fibrillatory waves: Hz, mV
+    "flutter_hertz": (4.4, 5.5), "conduction": (2, 5),  # flutter waves: Hz, whole number per beat
+    "wander": (0.03, 0.15), "noise": (0.01, 0.07),  # baseline and broadband, mV
     "glitches": (0, 0.01),  # share of beats lost in a short artefact
-}
-
+}  # fmt: skip
 ZONES = np.array(["(N", "(AFIB", "(AFL", ""])  # of SINUS, AFIB, FLUTTER, NOISE
 SYMBOLS = np.array(["N", "S", "V"])  # of NORMAL, PAC, PVC
-# Challenge classes: percentage of the recordings; cases (one is drawn), each a rhythm with the
-# features that make it.
+# Challenge classes: percentage of the recordings; and cases, of which one is drawn: a rhythm, and
+# the features that differ.
 PERCENT = {"N": 45, "A": 25, "O": 20, "~": 10}
-OTHER = [{"pac": (0.3, 0.5)}, {"pvc": (0.3, 0.5)}, {"rate": (38, 50)}, {"rate": (108, 130)}]
-OTHER = [(FLUTTER, {}), *((SINUS, features) for features in OTHER)]
-CASES = {"N": [(SINUS, {})], "A": [(AFIB, {})], "O": OTHER, "~": [(NOISE, {})]}
-# Default sizes of a cohort: of Icentia11k, and recordings of the Challenge.
-SIZES = {"patients": 24, "segments": 2, "samples": 30_000, "recordings": 300}
+CASES = {
+    "N": [(SINUS, {})], "A": [(AFIB, {})], "~": [(NOISE, {})],
+    "O": [(FLUTTER, {}), (SINUS, {"pac": (0.3, 0.5)}), (SINUS, {"pvc": (0.3, 0.5)}),
+          (SINUS, {"rate": (38, 50)}), (SINUS, {"rate": (108, 130)})],
+}  # fmt: skip
 
 
 def draw_patient(rng: Generator, **ranges: tuple[float, float]) -> SimpleNamespace:
-    """Draw a person's `FEATURES` (`ranges` replace those named) and wave `shapes`: (3 kinds of
-    beat, 5 waves, 3), amplitude in mV, centre and width in s."""
+    """Draw a person's `FEATURES`, within other `ranges` where given, and the `shapes` of the waves:
+    (3 kinds of beat, 5 waves, 3), amplitude in mV, centre and width in s."""
     features = {name: rng.uniform(*ends) for name, ends in (FEATURES | ranges).items()}
     normal = WAVES * np.exp([0.3, 0.08, 0.12] * rng.standard_normal(WAVES.shape))
     # An electrode pair worn the other way round turns every wave over.
@@ -80,11 +71,10 @@ def draw_recording(
     rng: Generator, patient: SimpleNamespace, stretches: list[tuple[int, float]], samples: int,
     hertz: int,
 ) -> tuple[np.ndarray, np.recarray, np.ndarray]:  # fmt: skip
-    """Draw a recording that passes through `stretches` (rhythm, s), the last as long as needed.
+    """Draw a recording of `stretches` (rhythm, seconds), of which the last is prolonged if needed.
 
     Returns the signal (samples,) in mV, the beats within it, and their R peaks as sample numbers.
-    Beats have `times` and `rr` (the interval before) in s, `kinds` (NORMAL, PAC or PVC) and
-    `rhythms` (of the interval before: SINUS, AFIB, FLUTTER or NOISE).
+    Beats have `times`, `rr` (seconds since the beat before), `kinds`, and `rhythms` of the latter.
     """
     seconds = samples / hertz
     stretches = [*stretches, (stretches[-1][0], seconds + 4)]
@@ -123,11 +113,11 @@ def _draw_rr(rng: Generator, patient: SimpleNamespace, rhythm: int, seconds: flo
 
 
 def _draw_signal(rng, patient, beats: np.recarray, samples: int, hertz: int) -> np.ndarray:
-    def gate(rhythm: int) -> np.ndarray:
-        """1 within the intervals of `rhythm`, 0 elsewhere, with ramps of 0.2 s."""
-        following = np.searchsorted(beats.times, np.arange(samples) / hertz)
-        here = beats.rhythms[following.clip(max=len(beats.times) - 1)] == rhythm
-        return uniform_filter1d(here.astype(float), hertz // 5)
+    following = np.searchsorted(beats.times, np.arange(samples) / hertz)
+    rhythms = beats.rhythms[following.clip(max=len(beats.times) - 1)]  # (samples,)
+
+    def gate(rhythm: int) -> np.ndarray:  # 1 in this rhythm, 0 elsewhere, with ramps of 0.2 s
+        return uniform_filter1d((rhythms == rhythm).astype(float), hertz // 5)
 
     def band(low: float, high: float) -> np.ndarray:
         """Gaussian noise between two frequencies (Hz), about unit standard deviation."""
@@ -138,7 +128,7 @@ def _draw_signal(rng, patient, beats: np.recarray, samples: int, hertz: int) -> 
         return np.fft.irfft(spectrum * inside, samples) / np.sqrt(power)
 
     def atrial_waves(rate: float, spread: float) -> np.ndarray:
-        """Sawtooth of three harmonics; its rate (Hz) wanders by `spread`; about unit size."""
+        """Sawtooth of three harmonics, about unit size; its rate (Hz) varies by `spread`."""
         rates = rate * (1 + spread * band(0.1, 1))
         phase = 2 * np.pi * (np.cumsum(rates) / hertz + rng.random())
         saw = sum(np.sin(k * phase) / k for k in (1, 2, 3))
@@ -194,8 +184,8 @@ def write_icentia11k(root: Path, patients: int, segments: int, samples: int, see
             signal, beats, peaks = draw_recording(rng, patient, stretches, samples, ICENTIA_FS)
             units = np.rint(signal * ICENTIA_GAIN).astype(np.int16)
             symbols = np.where(beats.rhythms == NOISE, "Q", SYMBOLS[beats.kinds])
-            place = segment_path(root, number, segment)
-            write_segment(*place, units, ICENTIA_GAIN, peaks, symbols, ZONES[beats.rhythms])
+            folder, name = segment_path(root, number, segment)
+            write_segment(folder, name, units, ICENTIA_GAIN, peaks, symbols, ZONES[beats.rhythms])
 
 
 def write_challenge17(
@@ -205,13 +195,13 @@ def write_challenge17(
     the durations. The classes have their `PERCENT`, rounded down; the rest is N."""
     counts = {label: recordings * percent // 100 for label, percent in PERCENT.items()}
     counts["N"] += recordings - sum(counts.values())
-    in_order = np.repeat(list(counts), list(counts.values()))
-    labels = np.random.default_rng([seed, recordings]).permutation(in_order)
-    names = [f"A{number:05}" for number in range(1, recordings + 1)]
+    labels = np.repeat(list(counts), list(counts.values()))
+    labels = np.random.default_rng([seed, recordings]).permutation(labels)
     root.mkdir(parents=True, exist_ok=True)
-    for number, name in enumerate(tqdm(names, desc="training2017", disable=None)):
+    rows = {f"A{number:05}": label for number, label in enumerate(labels, 1)}
+    for number, name in enumerate(tqdm(rows, desc="training2017", disable=None)):
         rng = np.random.default_rng([seed, number, CHALLENGE_HZ])
-        cases = CASES[labels[number]]
+        cases = CASES[rows[name]]
         rhythm, features = cases[rng.integers(len(cases))]
         patient = draw_patient(rng, **{"pac": (0, 0), "pvc": (0, 0)} | features)
         samples = int(rng.uniform(*seconds) * CHALLENGE_HZ)
@@ -221,9 +211,9 @@ def write_challenge17(
         header = f"{name} 1 {CHALLENGE_HZ} {len(units)} 05:05:15 1/05/2000 \n"
         header += f"{name}.mat 16+24 {CHALLENGE_GAIN}/mV 16 0 {units[0]} 0 0 ECG \n"
         (root / f"{name}.hea").write_text(header, newline="\r\n")
-    (root / "RECORDS").write_text("".join(f"{name}\n" for name in names))
-    rows = (f"{name},{label}\n" for name, label in zip(names, labels, strict=True))
-    (root / "REFERENCE.csv").write_text("".join(rows))
+    (root / "RECORDS").write_text("".join(f"{name}\n" for name in rows))
+    lines = (f"{name},{label}\n" for name, label in rows.items())
+    (root / "REFERENCE.csv").write_text("".join(lines))
 
 
 def main() -> None:
@@ -233,29 +223,24 @@ def main() -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     parser.error = lambda message: parser.exit(2, f"error: {message} (see --help)\n")
-    parser.add_argument("--out", type=Path, required=True, help="folder to make")
-    for name, default in SIZES.items():
-        parser.add_argument(f"--{name}", type=int, default=default, help="size of the cohort")
-    parser.add_argument("--seed", type=int, default=0, help="of the cohort")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier cohort")
+    flag = parser.add_argument
+    flag("--out", type=Path, required=True, help="folder to make")
+    flag("--patients", type=int, default=24, help="[icentia11k]")
+    flag("--segments", type=int, default=2, help="[icentia11k] of each patient")
+    flag("--samples", type=int, default=30_000, help="[icentia11k] of each segment")
+    flag("--recordings", type=int, default=300, help="[training2017]")
+    flag("--seed", type=int, default=0, help="of the cohort")
     args = parser.parse_args()
-    sizes, out = {name: getattr(args, name) for name in SIZES}, args.out.resolve()
-    if args.seed < 0 or min(sizes.values()) < 1:
+    out, icentia = args.out.resolve(), (args.patients, args.segments, args.samples)
+    if args.seed < 0 or min(*icentia, args.recordings) < 1:
         parser.error("sizes are whole numbers above 0, the seed is not below 0")
     if out.exists() and any(out.iterdir()):
-        if not (out / MARKER).exists():
-            parser.error(f"--out {out} holds other files; name a new folder")
-        if not args.overwrite:
-            parser.error(f"--out {out} holds a synthetic cohort; add --overwrite to replace it")
+        parser.error(f"--out {out} is not empty; name a new folder")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         made = Path(folder, "made")
-        *icentia, recordings = sizes.values()
         write_icentia11k(made / "icentia11k", *icentia, args.seed)
-        write_challenge17(made / "training2017", recordings, args.seed)
-        (made / MARKER).write_text(json.dumps({**sizes, "seed": args.seed}, indent=1) + "\n")
-        if out.exists():
-            out.rename(Path(folder, "earlier"))
+        write_challenge17(made / "training2017", args.recordings, args.seed)
         made.rename(out)
 
 

@@ -84,9 +84,6 @@ def test_words_on_the_paper(figure):
     expected = {"for fibrillation", "lead $V_, 200 Hz, 25 mm/s, 10 mm/mV", plots.NOTICE}
     assert expected <= {*texts(drawn)} and any(text.startswith("nnn") for text in texts(drawn))
     assert all(text.get_window_extent().x1 <= drawn.bbox.width for text in drawn.texts)
-
-
-def test_titles():
     for title, *answer in (
         ("atrial fibrillation (A 0.93, N 0.07)", [0.93, 0.07], ("A",)),
         ("cannot tell: why (A 0.40, N 0.30)", [0.4, 0.3], (), "why"),
@@ -96,36 +93,25 @@ def test_titles():
         assert plots.headline("r", Answer(30, 60, *answer), NAMES) == f"r  {title}, from 30 s"
 
 
-def timeline(figure, probabilities, stops, classes, **settings):
-    """Of windows of 30 s that end at `stops`; rows of NaN are unreadable."""
-    windows = [
-        Answer(stop - 30, stop, np.array(p), tuple(held), "flat" if np.isnan(p[0]) else None)
-        for p, stop, held in zip(probabilities, stops, classes, strict=True)
-    ]
-    return figure(draw_timeline, Prediction(list("AN"), windows[0], windows), NAMES, **settings)
-
-
-def lanes(drawn):
-    """Spans of time in each lane, from above."""
-    boxes = [
-        [path.get_extents() for path in lane.get_paths()] for lane in drawn.axes[1].collections
-    ]
-    return [[(box.x0, box.x1) for box in lane] for lane in boxes[:-1]]  # the last are lines
-
-
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_the_timeline_shows_answers_and_their_shares(figure, multi_label):
-    probabilities = [[0.9, 0.1], [np.nan, np.nan], [0.2, 0.8], [0.3, 0.7]]
-    stops = [30, 60, 90, 105]  # the last window overlaps by 15 s
-    answers = ["AN" if multi_label else "A", "", "N", "N"]
-    drawn = timeline(figure, probabilities, stops, answers, multi_label=multi_label, title="$t")
-    shares = ("25.0%", "75.0%" if multi_label else "50.0%")
+    both = ("A", "N") if multi_label else ("A",)
+    windows = [
+        Answer(0, 30, np.array([0.9, 0.1]), both),
+        Answer(30, 60, np.full(2, np.nan), (), "flat"),
+        Answer(60, 90, np.array([0.2, 0.8]), ("N",)),
+        Answer(75, 105, np.array([0.3, 0.7]), ("N",)),  # overlaps the one before
+    ]
+    prediction = Prediction(list("AN"), windows[0], windows)
+    drawn = figure(draw_timeline, prediction, NAMES, multi_label, "$t")
     assert [text.get_text() for text in drawn.legends[0].get_texts()] == [
-        f"atrial fibrillation (A): {shares[0]}", f"normal rhythm (N): {shares[1]}",
-        "cannot tell: 25.0%",
+        "atrial fibrillation (A): 25.0%",
+        f"normal rhythm (N): {'75.0%' if multi_label else '50.0%'}", "cannot tell: 25.0%",
     ]  # fmt: skip
+    boxes = [[p.get_extents() for p in lane.get_paths()] for lane in drawn.axes[1].collections]
+    lanes = [[(box.x0, box.x1) for box in lane] for lane in boxes[:-1]]  # the last are lines
     normal = [(0, 30)] * multi_label + [(60, 90), (90, 105)]
-    assert lanes(drawn) == [[(0, 30)], normal, [(30, 60)]] and drawn.get_suptitle() == "$t"
+    assert lanes == [[(0, 30)], normal, [(30, 60)]] and drawn.get_suptitle() == "$t"
     tops = [np.nanmax(patch.get_data().values) for patch in drawn.axes[0].patches]
     assert tops == pytest.approx([0.9, 0.8 if multi_label else 1.0])
     assert all(patch.get_fill() != multi_label for patch in drawn.axes[0].patches)

@@ -65,7 +65,7 @@ def study(tmp_path):
                 "command": "recordings.synthetic",
                 "makes": [f"{place}/data/icentia11k", f"{place}/data/training2017"],
                 "flags": {"out": f"{place}/data", "patients": 4, "segments": 1, "samples": 5000,
-                          "recordings": 60, "overwrite": True},
+                          "recordings": 60},
             },
             "prepared": {
                 "command": "finetuning.prepare",

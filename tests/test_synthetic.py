@@ -24,18 +24,23 @@ def draw(rhythm, seed=0, **ranges):
     return synthetic.draw_recording(rng, patient, [(rhythm, 1)], 90 * 250, 250)
 
 
+def write(folder, cohort, seed=0, count=None):
+    """Icentia11k with 8 patients, or 43 recordings of the Challenge, if there is no `count`."""
+    if cohort == "icentia11k":
+        synthetic.write_icentia11k(folder, count or 8, segments=2, samples=20_000, seed=seed)
+    else:
+        synthetic.write_challenge17(folder, count or 43, seed)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def icentia(tmp_path_factory):
-    root = tmp_path_factory.mktemp("icentia")
-    synthetic.write_icentia11k(root, patients=8, segments=2, samples=20_000, seed=0)
-    return root
+    return write(tmp_path_factory.mktemp("icentia"), "icentia11k")
 
 
 @pytest.fixture(scope="module")
 def challenge(tmp_path_factory):
-    root = tmp_path_factory.mktemp("challenge")
-    synthetic.write_challenge17(root, recordings=43, seed=0)
-    return root
+    return write(tmp_path_factory.mktemp("challenge"), "challenge17")
 
 
 def test_zones_open_and_close_on_beats_and_leave_noise_out(icentia):
@@ -51,8 +56,7 @@ def test_zones_open_and_close_on_beats_and_leave_noise_out(icentia):
             seen[note or symbol] += 1
             if symbol != "+":
                 assert beat is None or sample > beat
-                assert symbol in ICENTIA_BEATS
-                assert note == "" and (zone is None or symbol != "Q")
+                assert symbol in ICENTIA_BEATS and note == "" and (zone is None or symbol != "Q")
                 beat, last = sample, symbol
                 continue
             assert sample == beat and last != "Q" and (zone is None) == (note != ")")
@@ -62,13 +66,16 @@ def test_zones_open_and_close_on_beats_and_leave_noise_out(icentia):
     assert set(seen) >= {"N", "S", "V", "Q", "(N", "(AFIB", "(AFL", ")"}
 
 
-def test_zone_of_one_beat_has_one_mark(tmp_path):
+def test_short_zones_and_segments(tmp_path):
     zones = synthetic.ZONES[[SINUS, NOISE, AFIB, AFIB, FLUTTER, NOISE]]
     units = np.zeros(600, np.int16)
     wfdb_files.write_segment(tmp_path, "a", units, 200, np.arange(6) * 100, "N" * 6, zones)
     marks = wfdb_files.read_atr(tmp_path / "a")
     notes = [(s, n) for s, n in zip(marks.sample, marks.aux_note, strict=True) if n]
     assert notes == [(0, "(N)"), (200, "(AFIB"), (300, ")"), (400, "(AFL)")]
+    synthetic.write_icentia11k(tmp_path / "short", patients=3, segments=1, samples=1, seed=0)
+    assert len(list(tmp_path.glob("short/**/*.dat"))) == 3
+    assert not list(tmp_path.glob("short/**/*.atr"))  # there is no beat
 
 
 def test_annotations_sit_on_the_r_peaks():
@@ -79,23 +86,17 @@ def test_annotations_sit_on_the_r_peaks():
         assert np.abs(near.argmax(axis=1) - 8).max() <= 1
 
 
-def test_fibrillation_is_irregular_and_flutter_regular():
-    def spread(rhythm, seed):
-        intervals = draw(rhythm, seed)[1].rr
-        return np.median(np.abs(intervals / np.median(intervals) - 1))
+def test_rhythms_are_as_irregular_and_p_waves_as_present_as_they_should():
+    def measure(rhythm, seed):
+        rates = {"rate": (60, 60), "fib_rate": (60, 60)}
+        signal, beats, peaks = draw(rhythm, seed, **QUIET, **rates)
+        p_wave = signal[peaks[1:-1, None] + np.arange(-65, -25)].mean(axis=0)
+        return np.median(np.abs(beats.rr / np.median(beats.rr) - 1)), np.ptp(p_wave)
 
-    spreads = {r: [spread(r, seed) for seed in range(10)] for r in (SINUS, AFIB, FLUTTER)}
-    assert np.mean(spreads[AFIB]) > 2 * np.mean(spreads[SINUS])
-    assert np.mean(spreads[FLUTTER]) < np.mean(spreads[SINUS])
-
-
-def test_only_sinus_beats_have_p_waves():
-    def p_wave(rhythm, seed):
-        signal, _, peaks = draw(rhythm, seed, **QUIET, rate=(60, 60), fib_rate=(60, 60))
-        mean = signal[peaks[1:-1, None] + np.arange(-75, -10)].mean(axis=0)
-        return np.ptp(mean[10:50])
-
-    assert np.mean([p_wave(SINUS, s) / p_wave(AFIB, s) for s in range(10)]) > 2
+    rhythms = (SINUS, AFIB, FLUTTER)
+    found = {r: np.mean([measure(r, seed) for seed in range(10)], axis=0) for r in rhythms}
+    assert found[AFIB][0] > 2 * found[SINUS][0] > 2 * found[FLUTTER][0]
+    assert found[SINUS][1] > 1.5 * found[AFIB][1]
 
 
 @pytest.mark.parametrize("kind, feature", [(PVC, "pvc"), (PAC, "pac")])
@@ -115,21 +116,13 @@ def test_ectopic_beats_are_early_and_only_pvcs_are_wide(kind, feature):
 
 
 def test_same_seed_same_bytes(icentia, challenge, tmp_path):
-    synthetic.write_icentia11k(tmp_path / "fewer", patients=3, segments=2, samples=20_000, seed=0)
-    assert contents(tmp_path / "fewer").items() < contents(icentia).items()
-    synthetic.write_icentia11k(tmp_path / "other", patients=3, segments=2, samples=20_000, seed=1)
-    assert not contents(tmp_path / "other").items() & contents(icentia).items()
-    synthetic.write_challenge17(tmp_path / "again", recordings=43, seed=0)
-    assert contents(tmp_path / "again") == contents(challenge)
-    synthetic.write_challenge17(tmp_path / "another", recordings=43, seed=1)
-    common = contents(tmp_path / "another").items() & contents(challenge).items()
-    assert [name for name, _ in common] == ["RECORDS"]
-
-
-def test_a_segment_too_short_for_a_beat_has_no_annotations(tmp_path):
-    synthetic.write_icentia11k(tmp_path, patients=3, segments=1, samples=1, seed=0)
-    assert len(list(tmp_path.rglob("*.dat"))) == 3
-    assert not list(tmp_path.rglob("*.atr"))
+    fewer = contents(write(tmp_path / "fewer", "icentia11k", count=3))
+    assert fewer.items() < contents(icentia).items()
+    other = contents(write(tmp_path / "other", "icentia11k", seed=1))
+    assert not other.items() & contents(icentia).items()
+    assert contents(write(tmp_path / "again", "challenge17")) == contents(challenge)
+    another = contents(write(tmp_path / "another", "challenge17", seed=1))
+    assert [name for name, _ in another.items() & contents(challenge).items()] == ["RECORDS"]
 
 
 def test_challenge_recordings_read_alike_as_matlab_and_wfdb(challenge):
@@ -138,31 +131,29 @@ def test_challenge_recordings_read_alike_as_matlab_and_wfdb(challenge):
     assert names == [name for name, _ in rows] == [f"A{n:05}" for n in range(1, 44)]
     assert Counter(label for _, label in rows) == {"N": 21, "A": 10, "O": 8, "~": 4}
     assert len(list(challenge.iterdir())) == 2 * 43 + 2
-    lengths = []
+    seconds = []
     for name in names:
         values = loadmat(challenge / f"{name}.mat")["val"]
         assert values.shape[0] == 1 and values.dtype == np.int16
         record = wfdb.rdrecord(str(challenge / name), physical=False)
         np.testing.assert_array_equal(record.d_signal[:, 0], values[0])
         assert (record.fs, record.adc_gain, record.init_value) == (300, [1000], [values[0, 0]])
-        lengths.append(values.shape[1] / 300)
-    assert 9 - 1 / 300 <= min(lengths) < 10.5 and 13.5 < max(lengths) <= 15
+        seconds.append(values.shape[1] / 300)
+    assert 9 - 1 / 300 <= min(seconds) < 10.5 and 13.5 < max(seconds) <= 15
     header = (challenge / "A00001.hea").read_bytes()
     assert header.count(b" \r\n") == header.count(b"\n") == 2
 
 
-def test_the_command_replaces_only_cohorts_and_leaves_nothing_when_it_fails(monkeypatch, tmp_path):
+def test_the_command_makes_a_new_folder_or_nothing(monkeypatch, tmp_path):
     out = tmp_path / "cohort"
     flags = ("--out", out, "--patients", 1, "--segments", 1, "--samples", 2000, "--recordings", 3)
-    assert command(synthetic.main, *flags).code == 0
-    before = contents(out)
-    assert {"synthetic.json", "training2017/REFERENCE.csv"} <= set(before)
-    command(synthetic.main, *flags, "--seed", 1).refused("--overwrite")
-    command(synthetic.main, *flags, "--patients", 0).refused("whole numbers above 0")
-    command(synthetic.main, "--out", tmp_path, "--overwrite").refused("holds other files")
     with monkeypatch.context() as patch:
         patch.setattr(synthetic, "write_challenge17", mock.Mock(side_effect=OSError("disk full")))
-        command(synthetic.main, *flags, "--overwrite").refused("disk full")
-    assert contents(tmp_path) == {f"cohort/{name}": data for name, data in before.items()}
-    assert command(synthetic.main, *flags, "--seed", 1, "--overwrite").code == 0
-    assert contents(out) != before and list(tmp_path.iterdir()) == [out]
+        command(synthetic.main, *flags).refused("disk full")
+    command(synthetic.main, *flags, "--patients", 0).refused("whole numbers above 0")
+    assert not contents(tmp_path)
+    assert command(synthetic.main, *flags).code == 0
+    assert {"training2017/REFERENCE.csv", "icentia11k/p00/p00000/p00000_s00.hea"} < contents(
+        out
+    ).keys() and list(tmp_path.iterdir()) == [out]
+    command(synthetic.main, *flags).refused("is not empty")

@@ -4,7 +4,6 @@ predictor = Predictor.load("weights/af_resnet18.safetensors", abstain=0.5)
 prediction = predictor.predict(signal, fs=500, unit="uV")
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -37,27 +36,22 @@ READABLE = 0.5  # least share of the windows for an answer about the whole recor
 
 
 class Answer(NamedTuple):
-    """Answer for a recording from `start` to `stop`, in seconds.
-
-    The calibrated `probabilities`, (classes,) float32, are NaN where the signal cannot be used.
-    No `classes` are present if there is a `reason` why the predictor cannot tell.
-    """
+    """Classes that are present from `start` to `stop`, in seconds."""
 
     start: float
     stop: float
-    probabilities: np.ndarray
+    probabilities: np.ndarray  # (classes,) float32, calibrated; NaN if the signal is unusable
     classes: tuple[str, ...]
-    reason: str | None = None
+    reason: str | None = None  # why the predictor cannot tell; there are no classes then
 
     @property
     def readable(self) -> bool:
-        """Whether there are probabilities."""
         return bool(np.isfinite(self.probabilities).all())
 
 
 class Prediction(NamedTuple):
-    """Prediction for a recording, as a whole and window by window; `names` are the classes in the
-    order of all probabilities. A short recording has one window, which equals the whole."""
+    """Answers for a recording as a whole and window by window; a short one is a single window.
+    `names` are all classes, in the order of the probabilities."""
 
     names: list[str]
     whole: Answer
@@ -65,12 +59,10 @@ class Prediction(NamedTuple):
 
     @property
     def probabilities(self) -> np.ndarray:
-        """Probabilities for the whole recording, (classes,) float32."""
         return self.whole.probabilities
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Classes of the whole recording; empty if the predictor cannot tell."""
         return self.whole.classes
 
     def shares(self) -> dict[str, float]:
@@ -84,14 +76,13 @@ class Prediction(NamedTuple):
 
 
 class Network(NamedTuple):
-    """A fine-tuned classifier with the metadata of its weights file, the number of shifts over
-    which logits are averaged (`tta`), and the pass band in Hz of the filter in front, if any."""
+    """A fine-tuned classifier with the metadata of its weights file."""
 
     model: Classifier
     metadata: Metadata
     hardware: Hardware
-    tta: int = 1
-    band: tuple[float, float] | None = None
+    tta: int = 1  # number of shifts over which logits are averaged
+    band: tuple[float, float] | None = None  # Hz, to which signals are filtered first
 
     @classmethod
     def load(cls, path: Path, hardware: Hardware, tta: int = 1, band_pass=False) -> "Network":
@@ -135,11 +126,10 @@ class Network(NamedTuple):
 
 
 class Predictor(NamedTuple):
-    """Networks whose probabilities are averaged; no class is the answer below the probability
-    `abstain`, which multi-label networks do not use."""
+    """Networks whose probabilities are averaged."""
 
     networks: list[Network]
-    abstain: float = 0.0
+    abstain: float = 0.0  # below this probability the answer is no class; not for multi-label
 
     @classmethod
     def load(
@@ -148,8 +138,7 @@ class Predictor(NamedTuple):
     ) -> "Predictor":  # fmt: skip
         """Read weights files of `finetuning.trainer`, of the same classes and number of leads.
 
-        The settings are as the flags of the trainer; `band_pass` filters signals to the band of
-        each network's training data, if it is known.
+        `band_pass` filters signals to the band of each network's training data, if it is known.
         """
         hardware = choose_hardware(device, precision)
         networks = [Network.load(path, hardware, tta, band_pass) for path in paths]
@@ -163,11 +152,16 @@ class Predictor(NamedTuple):
         """Metadata of the first network; all have the same classes and leads."""
         return self.networks[0].metadata
 
-    def predict(self, signal: np.ndarray, fs: float, unit: str = "mV") -> Prediction:
-        """Predict the classes of a signal (samples, leads), or (samples,) of one lead, at `fs` Hz.
+    @property
+    def descriptions(self) -> dict[str, str]:
+        """Description of each class in words, in the order of the classes."""
+        dataset = DATA_SETS.get(self.metadata.dataset)
+        known = dataset.classes if dataset else {}
+        return {name: known.get(name, name) for name in self.metadata.classes}
 
-        Samples that are missing are NaN; the `unit` is mV, uV or V. Raises `Unusable`.
-        """
+    def predict(self, signal: np.ndarray, fs: float, unit: str = "mV") -> Prediction:
+        """Predict the classes of a signal (samples, leads), or (samples,) of one lead, at `fs` Hz
+        in mV, uV or V; missing samples are NaN. Raises `Unusable`."""
         signal = np.asarray(signal, np.float64) * Hints(fs, unit).millivolt()
         signal = signal[:, None] if signal.ndim == 1 else signal
         if signal.shape[1:] != (self.metadata.in_channels,) or not len(signal):
@@ -176,20 +170,20 @@ class Predictor(NamedTuple):
         return self.predict_recording(LazyRecording.of_array(signal, 1, fs, None))
 
     def select_leads(self, recording: LazyRecording, channel: str | None = None) -> LazyRecording:
-        """The recording with the leads that the networks see, for those of one lead `channel` (name
-        or number), by default the first; raises `Unusable` if it lacks them."""
+        """The recording with the leads that the networks see: for networks of one lead `channel`
+        (name or number), by default the first; raises `Unusable` if it lacks them."""
         count, dataset = self.metadata.in_channels, DATA_SETS.get(self.metadata.dataset)
-        if count > 1:
-            if channel is not None:
-                raise Unusable(f"--channel is for networks of one lead, these take {count}")
-            return recording.select(lead_order(recording, count, dataset and dataset.leads))
-        number = lead_number(recording, channel)
-        selected = recording.select([number])
-        return replace(selected, leads=selected.leads or [str(number)])
+        if count == 1:
+            number = lead_number(recording, channel)
+            selected = recording.select([number])
+            return replace(selected, leads=selected.leads or [str(number)])
+        if channel is not None:
+            raise Unusable(f"--channel is for networks of one lead, these take {count}")
+        return recording.select(lead_order(recording, count, dataset and dataset.leads))
 
     def predict_recording(self, recording: LazyRecording) -> Prediction:
         """Predict the classes of a recording of `select_leads`, a few windows at a time."""
-        fs, names, answers = recording.fs, list(self.metadata.classes), []
+        fs, names, answers = recording.fs, self.metadata.classes, []
         capacity = min(n.metadata.frame_size / n.metadata.fs for n in self.networks)
         filtered = all(network.band for network in self.networks)
         windows = split_windows(recording.samples, fs, capacity)
@@ -197,7 +191,7 @@ class Predictor(NamedTuple):
             spans = windows[first : first + BATCH]
             signals = [recording.read(*span) for span in spans]
             reasons = [check_signal(signal, fs, capacity, filtered) for signal in signals]
-            usable = [n for n, reason in enumerate(reasons) if not reason]
+            usable = [number for number, reason in enumerate(reasons) if not reason]
             probabilities = np.full((len(spans), len(names)), np.nan, np.float32)
             if usable:
                 probabilities[usable] = self.probabilities([signals[n] for n in usable], fs)
@@ -228,15 +222,15 @@ class Predictor(NamedTuple):
         """Answer for a recording: the mean over its windows, weighted by their length."""
         if len(windows) == 1:
             return windows[0]
-        start, stop = windows[0].start, windows[-1].stop
+        span = windows[0].start, windows[-1].stop
         readable = [window for window in windows if window.readable]
         if len(readable) < READABLE * len(windows):
             reason = mode(window.reason for window in windows if not window.readable)
-            share = f"{len(readable)} of {len(windows)} windows can be read ({reason})"
-            return Answer(start, stop, np.full_like(windows[0].probabilities, np.nan), (), share)
+            reason = f"{len(readable)} of {len(windows)} windows can be read ({reason})"
+            return self.answer(*span, np.full_like(windows[0].probabilities, np.nan), reason)
         lengths = [window.stop - window.start for window in readable]
         mean = np.average([window.probabilities for window in readable], axis=0, weights=lengths)
-        return self.answer(start, stop, mean.astype(np.float32))
+        return self.answer(*span, mean.astype(np.float32))
 
 
 def split_windows(samples: int, fs: float, capacity: float) -> list[tuple[int, int]]:
@@ -251,20 +245,20 @@ def split_windows(samples: int, fs: float, capacity: float) -> list[tuple[int, i
     edges = [round(number * length * fs) for number in range(int(samples / fs / length) + 1)]
     if samples - edges[-1] >= SHORTEST * fs:
         edges.append(samples)
-    elif samples - edges[-2] <= math.ceil(capacity * fs):
+    elif samples - edges[-2] <= np.ceil(capacity * fs):
         edges[-1] = samples
     last = [(samples - round(length * fs), samples)] if edges[-1] < samples else []
     return [*pairwise(edges), *last]
 
 
-def check_signal(
-    signal: np.ndarray, fs: float, capacity: float = WINDOW, filtered: bool = True
-) -> str | None:
-    """Reason why a signal (samples, leads) in mV, as it was recorded, cannot be used, or None; the
-    networks take `capacity` seconds, and a filter removes an offset if they are `filtered`."""
-    least = min(SHORTEST, capacity)
-    if len(signal) < int(least * fs):  # windows consist of whole samples
-        return f"{len(signal) / fs:.1f} s are too short, below {least:g} s"
+def check_signal(signal: np.ndarray, fs: float, capacity: float, filtered: bool) -> str | None:
+    """Reason why a signal (samples, leads) in mV, as it was recorded, cannot be used, or None.
+
+    The networks take `capacity` seconds; if `filtered`, an offset will be removed.
+    """
+    shortest = min(SHORTEST, capacity)
+    if len(signal) < int(shortest * fs):  # windows consist of whole samples
+        return f"{len(signal) / fs:.1f} s are too short, below {shortest:g} s"
     if not np.isfinite(signal).all():
         return "samples are missing"
     quality = assess_leads(signal)

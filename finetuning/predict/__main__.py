@@ -44,23 +44,21 @@ def parse_arguments() -> argparse.Namespace:
     flag("--export", choices=list(FORMATS), help="export the network instead")
     flag("--out", type=Path, metavar="FILE", help="file of --export; default: beside the weights")
     args = parser.parse_args()
-    given = {name for name, value in vars(args).items() if value != parser.get_default(name)}
     args.weights = args.weights or [SHIPPED]
     if bool(args.records) == bool(args.export):
         parser.error("name recordings, or --export; not both")
-    if args.export and (given - {"records", "weights", "export", "out"} or len(args.weights) > 1):
+    given = {name for name, value in vars(args).items() if value != parser.get_default(name)}
+    if args.export and (given - {"weights", "export", "out"} or len(args.weights) > 1):
         parser.error("--export takes one --weights and --out, and no other flags")
     if args.out and not args.export:
         parser.error("argument --out: only with --export")
     if (args.unit == "adu") != bool(args.gain):
         parser.error("--gain is of --unit adu, and needed there")
-    outputs = [path for path in (args.csv, args.json) if path]
-    if folders := [path for path in outputs if path.is_dir()]:
-        parser.error(f"{folders[0]} is a folder; name a file")
-    outputs += args.plot.iterdir() if args.plot and args.plot.is_dir() else []
-    existing = [path for path in outputs if path.exists()]
-    if existing and not args.overwrite:
-        parser.error(f"{existing[0]} exists; name another, or give --overwrite")
+    for path in filter(None, (args.csv, args.json, args.plot)):
+        if path.exists() and not args.overwrite:
+            parser.error(f"{path} exists; name another, or give --overwrite")
+        if path.is_dir() and path != args.plot:
+            parser.error(f"{path} is no file; name another")
     return args
 
 
@@ -78,45 +76,46 @@ def main() -> None:
         abstain=args.abstain, band_pass=args.band_pass,
     )  # fmt: skip
     names, done = short_names([record.path for record in records]), []
-    descriptions, width = results.class_descriptions(predictor), max(9, *map(len, names))
-    print(results.table_header(descriptions, width))
+    width = max(9, *map(len, names))
+    print(results.table_header(predictor.descriptions, width))
     hints = args.fs, args.unit, args.gain
     try:
         for name, record in zip(names, records, strict=True):
-            result = Result(name, record.path)
-            done.append(predict_file(predictor, result, hints, args.channel, args.plot))
-            print("\n".join(map(plain, results.table_lines(done[-1], descriptions, width))))
+            done.append(predict_file(predictor, name, record.path, hints, args.channel, args.plot))
+            print(
+                "\n".join(map(plain, results.table_lines(done[-1], predictor.descriptions, width)))
+            )
     finally:  # an interruption does not lose the results so far
         if args.csv and done:
             results.write_csv(args.csv, predictor.metadata.classes, done)
         if args.json and done:
             results.write_results(args.json, args.weights, args.tta, predictor, done)
     unreadable = [record for record, r in zip(records, done, strict=True) if not r.prediction]
-    message = f"{len(unreadable)} of {len(records)} recordings cannot be read, see above"
-    if len(unreadable) == len(records) or any(record.named for record in unreadable):
-        raise UserError(message)
     if unreadable:
+        message = f"{len(unreadable)} of {len(records)} recordings cannot be read, see above"
+        if len(unreadable) == len(records) or any(record.named for record in unreadable):
+            raise UserError(message)
         print(message)
 
 
 def predict_file(
-    predictor: Predictor, result: Result, hints: tuple, channel: str | None, plots: Path | None
-) -> Result:
-    """Predict the recording that `result` names, and draw it in the folder `plots` if there is one;
-    `hints` are sampling rate, unit and gain for `open_recording`."""
+    predictor: Predictor, name: str, path: Path, hints: tuple, channel: str | None,
+    plots: Path | None,
+) -> Result:  # fmt: skip
+    """Predict a recording, and draw it in the folder `plots` if there is one; `hints` are sampling
+    rate, unit and gain for `open_recording`."""
     try:
-        recording = predictor.select_leads(open_recording(result.path, *hints), channel)
-        lead = recording.leads[0] if recording.count == 1 else "all"
-        result = result._replace(lead=lead, fs=recording.fs)
+        recording = predictor.select_leads(open_recording(path, *hints), channel)
         if recording.uncalibrated:
             assumed = "no gain in the header: 200 units per mV are assumed (see --unit)"
-            print(f"{result.name}: {assumed}", file=sys.stderr)
+            print(f"{name}: {assumed}", file=sys.stderr)
         prediction = predictor.predict_recording(recording)
         if plots:
-            draw(plots, result.name, recording, predictor, prediction)
-        return result._replace(prediction=prediction)
+            draw(plots, name, recording, predictor, prediction)
+        lead = recording.leads[0] if recording.count == 1 else "all"
+        return Result(name, path, lead, recording.fs, prediction)
     except Unusable as reason:
-        return result._replace(error=str(reason))
+        return Result(name, path, error=str(reason))
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
 from finetuning.predict import Answer, Prediction, Predictor
-from finetuning.predict.results import CANNOT_TELL, class_descriptions, describe
+from finetuning.predict.results import CANNOT_TELL, describe
 from recordings import LazyRecording
 from utils.files import atomic_path
 
@@ -40,13 +39,13 @@ def draw(
     A short recording becomes `NAME.png`, with the evidence for its most probable class, a long one
     `NAME_timeline.png` and for each class the window that shows it best, `NAME_300s_CLASS.png`.
     """
-    descriptions = class_descriptions(predictor)
+    descriptions, pictures = predictor.descriptions, []
     if len(prediction.windows) == 1:
         best = int(prediction.probabilities.argmax())
-        pictures = [(f"{name}.png", prediction.whole, best)]
+        pictures.append((f"{name}.png", prediction.whole, best))
     else:
-        path, pictures = folder / f"{name}_timeline.png", []
-        draw_timeline(path, prediction, descriptions, predictor.metadata.multi_label, name)
+        timeline = folder / f"{name}_timeline.png"
+        draw_timeline(timeline, prediction, descriptions, predictor.metadata.multi_label, name)
         for number, label in enumerate(prediction.names):
             windows = [window for window in prediction.windows if label in window.classes]
             if windows:
@@ -54,12 +53,13 @@ def draw(
                 words = re.sub(r"[^\w.-]+", "-", descriptions[label])
                 pictures.append((f"{name}_{clearest.start:.0f}s_{words}.png", clearest, number))
     for file, answer, number in pictures:
-        fs, readable = recording.fs, answer.readable
-        signal = recording.read(round(answer.start * fs), round(answer.stop * fs))
-        evidence = predictor.class_activation_map(signal, fs)[number] if readable else None
+        signal = recording.read(*(round(t * recording.fs) for t in (answer.start, answer.stop)))
+        evidence = None
+        if answer.readable:
+            evidence = predictor.class_activation_map(signal, recording.fs)[number]
         title, lead = headline(name, answer, descriptions), (recording.leads or ["0"])[0]
-        evidence_for = descriptions[prediction.names[number]]
-        draw_recording(folder / file, signal[:, 0], fs, evidence, title, lead, evidence_for)
+        about = title, lead, descriptions[prediction.names[number]]
+        draw_recording(folder / file, signal[:, 0], recording.fs, evidence, *about)
 
 
 def headline(name: str, answer: Answer, descriptions: Mapping[str, str]) -> str:
@@ -82,8 +82,7 @@ def draw_recording(
     Each row of 10 s is centred on its median. The `evidence` (k,), in k equal parts of the signal,
     is drawn as a band below the rows; if positive, it is `evidence_for` a class.
     """
-    seconds = len(signal) / fs
-    count = max(1, int(np.ceil((seconds - EXTRA) / ROW)))
+    count = max(1, int(np.ceil((len(signal) / fs - EXTRA) / ROW)))
     rows = np.split(signal, np.round(np.arange(1, count) * ROW * fs).astype(int))
     rows = [row - (np.nanmedian(row) if np.isfinite(row).any() else 0) for row in rows]
     largest = max(np.nanmax(np.abs(row), initial=0) for row in rows)
@@ -95,8 +94,6 @@ def draw_recording(
     figure = Figure((width / INCH, height / INCH), dpi=DPI)
     left, bottom, top = MARGIN / width, FOOTER / height, 1 - HEADER / height
     figure.subplots_adjust(left, bottom, 1 - left, top, hspace=GAP / row_height)
-    largest = 1e-6 if evidence is None else np.nanmax(np.abs(evidence), initial=1e-6)
-    colours = ScalarMappable(Normalize(-largest, largest), EVIDENCE)
     for number, row in enumerate(rows):
         start = number * ROW
         left, right = start - LEAD_IN, start + ROW + EXTRA
@@ -110,12 +107,14 @@ def draw_recording(
         ax.plot(pulse, [0, 0, 1, 1, 0, 0], color="black", lw=0.8)
         ax.plot(start + np.arange(len(row)) / fs, row.clip(-reach, reach), color="black", lw=0.7)
         if np.nanmax(np.abs(row), initial=0) > reach:
-            style = {"size": 7, "ha": "right", "va": "top", "color": COLOURS[0]}
-            ax.text(right - 0.1, reach - 0.1, f"cut at ±{reach:g} mV", **style)
+            place = {"size": 7, "ha": "right", "va": "top", "color": COLOURS[0]}
+            ax.text(right - 0.1, reach - 0.1, f"cut at ±{reach:g} mV", **place)
         if evidence is not None:
-            extent = (0, seconds, lower, -reach)
-            style = {"aspect": "auto", "interpolation": "nearest"}
-            ax.imshow(evidence[None], EVIDENCE, colours.norm, extent=extent, **style)
+            limit = np.nanmax(np.abs(evidence), initial=1e-6)
+            image = ax.imshow(
+                evidence[None], EVIDENCE, vmin=-limit, vmax=limit, aspect="auto",
+                interpolation="nearest", extent=(0, len(signal) / fs, lower, -reach),
+            )  # fmt: skip
             ax.broken_barh([(left, LEAD_IN)], (lower, BAND), color="white")
             ax.text(left, lower + BAND / 2, " evidence", size=5, va="center")
         ax.set(xlim=(left, right), ylim=(lower, reach), yticks=[])
@@ -130,7 +129,7 @@ def draw_recording(
     text(MARGIN, height - 6, NOTICE, size=7, color="#555555")
     if evidence is not None:
         bar = figure.add_axes((165 / width, 4.5 / height, 40 / width, 3 / height))
-        figure.colorbar(colours, bar, orientation="horizontal", ticks=[])
+        figure.colorbar(image, bar, orientation="horizontal", ticks=[])
         text(163, height - 6, "evidence:   against", size=7, ha="right")
         text(207, height - 6, f"for {evidence_for}", size=7)
     with atomic_path(path) as temporary:
@@ -142,10 +141,8 @@ def draw_timeline(
     path: Path, prediction: Prediction, descriptions: Mapping[str, str], multi_label: bool = False,
     title: str = "",
 ) -> None:  # fmt: skip
-    """Draw the probabilities of the windows of a long recording, and below them the answers.
-
-    Probabilities are stacked, or lines if `multi_label`; where windows overlap, the earlier counts.
-    """
+    """Draw the probabilities of the windows of a long recording, stacked or as lines (several
+    labels), and the answers below; where windows overlap, the earlier counts."""
     windows, names, shares = prediction.windows, prediction.names, prediction.shares()
     edges = np.array([windows[0].start, *(window.stop for window in windows)])
     spans = np.column_stack([edges[:-1], np.diff(edges)])  # start and length

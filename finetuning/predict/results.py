@@ -10,7 +10,6 @@ import pandas as pd
 
 from finetuning.predict import Answer, Prediction, Predictor
 from utils.files import sha256, spelled, write_json, write_text
-from utils.model_card import DATA_SETS
 
 CANNOT_TELL, NONE = "cannot tell", "none of these"
 COLUMNS = ["recording", "lead", "window", "start_s", "stop_s", "answer", "reason"]
@@ -19,22 +18,14 @@ MOST_CLASSES = 8  # with more classes the table shows no probabilities
 
 
 class Result(NamedTuple):
-    """Prediction for the recording `path`, printed as `name`, or the error if it cannot be read;
-    `lead` is a name or number, `fs` in Hz."""
+    """Prediction for the recording `path`, or the error if it cannot be read."""
 
     name: str
     path: Path
     lead: str = ""
-    fs: float | None = None
+    fs: float | None = None  # Hz
     prediction: Prediction | None = None
     error: str = ""
-
-
-def class_descriptions(predictor: Predictor) -> dict[str, str]:
-    """Description of each class in words, in the order of the classes."""
-    dataset = DATA_SETS.get(predictor.metadata.dataset)
-    described = dataset.classes if dataset else {}
-    return {name: described.get(name, name) for name in predictor.metadata.classes}
 
 
 def describe(answer: Answer, descriptions: Mapping[str, str]) -> str:
@@ -52,22 +43,20 @@ def table_header(descriptions: Mapping[str, str], width: int) -> str:
 def table_lines(result: Result, descriptions: Mapping[str, str], width: int) -> list[str]:
     """The answer for a recording, and for a long one the share of the time by answer."""
     if result.prediction is None:
-        error = f"cannot be read: {result.error}"
-        return [LAYOUT.format(result.name, result.lead, "", error, "", width=width).rstrip()]
+        cells = result.name, result.lead, "", f"cannot be read: {result.error}", ""
+        return [LAYOUT.format(*cells, width=width).rstrip()]
     _, whole, windows = result.prediction
-    length = (
-        f"{whole.stop:.1f} s" if whole.stop < 120 else str(timedelta(seconds=round(whole.stop)))
-    )
+    long = str(timedelta(seconds=round(whole.stop)))
+    length = f"{whole.stop:.1f} s" if whole.stop < 120 else long
     shown = whole.readable and len(descriptions) <= MOST_CLASSES
     rest = "".join(f"{p:6.2f}" for p in whole.probabilities if shown)
     rest += f"  {whole.reason}" if whole.reason else ""
-    answer = describe(whole, descriptions)
-    lines = [LAYOUT.format(result.name, result.lead, length, answer, rest, width=width).rstrip()]
+    cells = result.name, result.lead, length, describe(whole, descriptions), rest
+    lines = [LAYOUT.format(*cells, width=width).rstrip()]
     if len(windows) > 1:
         shares = sorted(result.prediction.shares().items(), key=lambda item: -item[1])
-        named = [(descriptions.get(name, CANNOT_TELL), share) for name, share in shares if share]
-        text = ", ".join(f"{name} {share:.1%}" for name, share in named)
-        lines.append(f"{'':{width}}  of {len(windows)} windows: {text}")
+        words = [f"{descriptions.get(name, CANNOT_TELL)} {p:.1%}" for name, p in shares if p]
+        lines.append(f"{'':{width}}  of {len(windows)} windows: {', '.join(words)}")
     return lines
 
 
@@ -106,8 +95,8 @@ def write_csv(path: Path, classes: Sequence[str], results: Sequence[Result]) -> 
     """Write a row for each recording, and one for each window of a long one, from 1 on."""
     rows = []
     for entry in map(json_entry, results):
+        error = entry.get("cannot_be_read")
         for number, answer in enumerate([entry, *entry.get("windows", [])]):
-            error = entry.get("cannot_be_read")
             probabilities = answer.get("probabilities", {}).items()
             rows.append(entry | answer | {f"prob_{name}": p for name, p in probabilities} | {
                 "window": number or "whole", "answer": ";".join(answer.get("answer", ())),
