@@ -239,8 +239,8 @@ def load(folder: Path) -> Results:
         split_columns(predictions.drop(columns=RUN))
     except ValueError:
         raise UserError(f"{folder} holds no table of predictions") from None
-    known = [sorted(set(t[RUN].itertuples(index=False))) for t in (history, predictions)]
-    if not known[0] == known[1] == sorted(runs[RUN].itertuples(index=False)):
+    known = [set(t[RUN].itertuples(index=False)) for t in (history, predictions, runs)]
+    if not known[0] == known[1] == known[2] or len(runs) != len(known[2]):
         raise UserError(f"{folder}: its histories, predictions and {RUNS} are of other runs")
     return Results(history, predictions, runs, part)
 
