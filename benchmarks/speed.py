@@ -159,7 +159,7 @@ def single_frames(index: AnnotationIndex, cohort: Cohort) -> Iterator[tuple[np.n
     draw, opened = np.random.default_rng(0), {}
     for segment in cycle(np.concatenate(list(cohort.values())).tolist()):
         if segment not in opened:
-            signal = open_signal(index.record_path(segment), index.header(segment))[0]
+            signal = open_signal(index.record_path(segment))[0]
             marks = index.annotations(segment)
             opened[segment] = signal, marks["beat_ends"], marks["beat_codes"]
         signal, ends, codes = opened[segment]

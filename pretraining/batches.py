@@ -46,10 +46,10 @@ class Signals:
         the file has changed since the index was built."""
         record, number, header = self._locate(segment)
         try:
-            samples = self._open(record, header)[number]
+            samples = self._open(record)[number]
             if len(samples) != header.samples:
                 raise Unusable(f"{len(samples)} samples, not {header.samples}")
-        except (Unusable, FileNotFoundError, IndexError) as reason:
+        except (Unusable, IndexError) as reason:
             changed = f"{self.index.record_path(segment)} changed since the index was built"
             raise UserError(f"{changed} ({reason}); delete the index and start again") from None
         # Faster than NumPy's sliding_window_view, which takes longer than mapping the file.

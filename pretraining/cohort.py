@@ -36,20 +36,20 @@ def choose_segments(
     """
     table = index.segments
     wanted = index.patients if patient_ids is None else set(patient_ids)
-    chosen = np.isin(table["patient"], sorted(wanted))
-    short = chosen & (table["samples"] < window)
-    unannotated = chosen & ~short & ~table["annotated"] & annotated
+    usable = np.isin(table["patient"], sorted(wanted))
     left_out = [out for out in index.left_out if out["patient"] in wanted]
-    for mask, reason in (
-        (short, f"shorter than an example of {window} samples"), (unannotated, "no annotations"),
-    ):  # fmt: skip
+    for reason, mask in {
+        f"shorter than an example of {window} samples": table["samples"] < window,
+        "no annotations": ~table["annotated"] & annotated,
+    }.items():
         left_out += [
             {"record": path.decode(), "patient": patient, "reason": reason}
-            for patient, path in table[["patient", "path"]][mask].tolist()
+            for patient, path in table[["patient", "path"]][usable & mask].tolist()
         ]
-    usable = np.flatnonzero(chosen & ~short & ~unannotated)
-    patients, first = np.unique(table["patient"][usable], return_index=True)
-    cohort = dict(zip(patients.tolist(), np.split(usable, first)[1:], strict=True))
+        usable &= ~mask
+    rows = np.flatnonzero(usable)
+    patients, first = np.unique(table["patient"][rows], return_index=True)
+    cohort = dict(zip(patients.tolist(), np.split(rows, first)[1:], strict=True))
     for patient in [*(patient_ids or ()), *needed]:
         if patient not in cohort:
             reasons = [out["reason"] for out in left_out if out["patient"] == patient]
@@ -71,7 +71,7 @@ def split_subjects(
     cohort: Cohort, patients: Sequence[int], same_subject: Mapping[int, int], source: str
 ) -> tuple[Cohort, Cohort]:
     """The cohort without these patients, to train on, and these patients: all of one subject are on
-    the same side. The error where nobody is left to train on says what `source` names them."""
+    the same side. `source`, for errors, is the flag that names them."""
     subjects = {same_subject.get(patient, patient) for patient in patients}
     sides: tuple[Cohort, Cohort] = {}, {}
     for patient, rows in cohort.items():

@@ -39,11 +39,9 @@ SIGNAL, LEADS = helpers.noise(SAMPLES, 2), ("I", "II")
 CLASSIFICATION = {"task": "classification", "classes": list("ANO~x")}
 
 
-def put_segment(folder: Path, fmt: str = "16") -> None:
-    zones, name = ["(N"] * 4 + ["", "(AFIB"] + ["(AFL"] * 4, "p00000_s00"
-    wfdb_files.write_segment(folder, name, SIGNAL[:, 0].clip(0, 99), 200, ENDS, "NSVQN" * 2, zones)
-    header = folder / f"{name}.hea"
-    header.write_text(header.read_text().replace(".dat 16 ", f".dat {fmt} "))
+def put_segment(folder: Path) -> None:
+    zones, digital = ["(N"] * 4 + ["", "(AFIB"] + ["(AFL"] * 4, SIGNAL[:, 0].clip(0, 99)
+    wfdb_files.write_segment(folder, "p00000_s00", digital, 200, ENDS, "NSVQN" * 2, zones)
 
 
 def put_torrent(folder: Path) -> None:
@@ -135,7 +133,7 @@ def read_segments(path: Path) -> None:
         assert np.isfinite(header.gain) and (np.diff(ends) >= 0).all() and len(codes) == len(ends)
         distribution = annotations.distribution_of(place)
         name, number = distribution.split(place)
-        assert len(distribution.open_signal(name, header)[number]) == header.samples
+        assert len(distribution.open_signal(name)[number]) == header.samples
 
 
 def read_annotated(path: Path) -> None:
@@ -220,7 +218,6 @@ def read_results(path: Path) -> None:
 # Name, what writes honest files, what reads one of them, and the damaged (after a prefix).
 ROWS = [
     ("segment", put_segment, read_segments, "p00000_s00", ".hea .dat .atr"),
-    ("segment 61", partial(put_segment, fmt="61"), read_segments, "p00000_s00", ".dat"),
     ("torrent", put_torrent, read_segments, "0000", "1_batched.pkl.gz 1_batched_lbls.pkl.gz "
      "0_batched_lbls.pkl.gz 2_batched.pkl.gz 5_batched.pkl.gz 9_batched_lbls.pkl.gz "
      "3_batched.npy 3_batched_lbls.npz 4_batched_lbls.npz"),

@@ -10,8 +10,8 @@ import wfdb
 
 from pretraining.batches import Signals
 from pretraining.icentia11k import reader
-from pretraining.icentia11k.index import find_records, open_index
-from pretraining.icentia11k.reader import ICENTIA11K, Constants
+from pretraining.icentia11k.index import open_index
+from pretraining.icentia11k.reader import ICENTIA11K
 from recordings import Unusable
 from recordings.annotations import RHYTHM_CLASSES
 from recordings.wfdb_files import ICENTIA_GAIN, write_segment
@@ -19,7 +19,6 @@ from utils.cli import UserError
 
 NAME = "p00000_s00"
 SIGNAL = (np.arange(2000) % 301 - 150).astype(np.int16)
-LINES = ["p00000_s00 1 250 2000", "p00000_s00.dat 16 74.5/mV 16 0 0 0 0 ecg"]
 
 
 @pytest.fixture
@@ -31,8 +30,9 @@ def record(tmp_path):
     return tmp_path / NAME
 
 
-def put_header(record, *lines):
-    record.with_suffix(".hea").write_text("".join(f"{line}\n" for line in lines))
+def put_header(record, old, new):
+    header = "p00000_s00 1 250 2000\np00000_s00.dat 16 74.5/mV 16 0 0 0 0 ecg\n"
+    record.with_suffix(".hea").write_text(header.replace(old, new))
 
 
 def read(record):
@@ -67,27 +67,21 @@ def test_nested_flat_and_linked_folders_hold_the_same(cohort_folder, tmp_path):
     assert names(nested)[3] == ["p00003_s00", "p00003_s01"] and len(nested) == 6
 
 
-def test_folder_without_records_is_refused(tmp_path):
-    with pytest.raises(UserError, match="holds no records named"):
-        find_records(tmp_path)
-    with pytest.raises(UserError, match="is not a folder"):
-        find_records(tmp_path / "no")
-
-
 def test_segment_reads_as_written(record):
     segment = read(record)
-    assert segment.header == (2000, 74.5, 0, True, 0) and segment.annotated
-    np.testing.assert_array_equal(reader.open_signal(record, segment.header), [SIGNAL])
+    assert segment.header == (2000, 74.5, 0) and segment.annotated
+    for samples in (segment.signal, reader.open_signal(record)[0]):
+        np.testing.assert_array_equal(samples, SIGNAL)
     assert segment.beat_ends.tolist() == [100, 300, 500, 700, 1900]
     assert segment.rhythm_ends.tolist() == segment.beat_ends.tolist()
     assert segment.beat_codes.tolist() == [1, 2, 4, 0, 1]
     assert segment.rhythm_codes.tolist() == [3, 3, 4, 2, 5]
     types = [np.int64, np.int8, np.int64, np.int8]
-    assert [part.dtype for part in segment[2:6]] == types
+    assert [part.dtype for part in segment[4:]] == types
     record.with_suffix(".atr").unlink()
     segment = read(record)
-    assert not segment.annotated and [part.dtype for part in segment[2:6]] == types
-    assert [part.shape for part in segment[2:6]] == [(0,)] * 4
+    assert not segment.annotated and [part.dtype for part in segment[4:]] == types
+    assert [part.shape for part in segment[4:]] == [(0,)] * 4
 
 
 @pytest.mark.parametrize(
@@ -95,63 +89,40 @@ def test_segment_reads_as_written(record):
     [("74.5/mV", 74.5, 0), ("0.2(7)/uV", 200, 7), ("5e4/V", 50, 0), ("100(-3)/mV", 100, -3)],
 )
 def test_gain_of_the_header_is_respected(record, gain, units_per_mv, baseline):
-    put_header(record, LINES[0], LINES[1].replace("74.5/mV", gain))
-    header = reader.read_header(record)
-    assert header.gain == pytest.approx(units_per_mv)
-    assert header.baseline == baseline
+    put_header(record, "74.5/mV", gain)
+    assert reader.read_header(record) == (2000, pytest.approx(units_per_mv), baseline)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "reason"),
+    ("old", "new"),
     [
-        ("2000", "2001", "says 2001 samples, file holds 2000"),
-        (" 2000", "", "says None samples"),
-        ("250", "360", "says 360 Hz, not 250"),
-        ("_s00.dat", "_s01.dat", "names another signal file"),
-        ("2000", str(10**12), "says 1000000000000 samples, file hol"),
-        ("250", "0", "header says 0 Hz, not 250"),
-        (" 74.5/mV 16 0 0 0 0 ecg", "", "no gain per mV"),
-        ("/mV", "/mmHg", "no gain per mV, uV or V"),
-        (" 16 74", " 24 74", "says 2000 samples, file holds 1333"),
-        (" 16 74", " 516 74", "unreadable signal .format 516"),
-        ("p00000_s00 1", "7" * 100_000, "256 leads, or 500 characters"),
+        (" 2000", ""), (" 2000", " 0"), ("250", "360"), ("250", "0"), ("_s00.dat", "_s01.dat"),
+        (" 74.5/mV 16 0 0 0 0 ecg", ""), ("/mV", "/mmHg"), (" 16 74", " 24 74"),
+        (" 16 74", " 212 74"), (" 16 74", " 16+24 74"), (" 16 74", " 16x2 74"),
+        ("p00000_s00 1", "7" * 100_000),
     ],
-)
-def test_header_that_cannot_be_used(record, old, new, reason):
-    put_header(record, *"\n".join(LINES).replace(old, new).split("\n"))
-    with pytest.raises(Unusable, match=reason):
+)  # fmt: skip
+def test_header_that_cannot_be_used(record, old, new):
+    put_header(record, old, new)
+    with pytest.raises(Unusable, match="header"):
         read(record)
 
 
-@pytest.mark.parametrize("size", [0, 1, 3999, 2000, 4002])
+@pytest.mark.parametrize("size", [0, 1, 3999, 2000, 4002, None])
 def test_signal_file_of_another_length(record, size):
-    record.with_suffix(".dat").write_bytes(bytes(size))
-    with pytest.raises(Unusable, match="header says 2000 samples, file holds"):
-        read(record)
-    record.with_suffix(".dat").unlink()
-    with pytest.raises(Unusable, match=r"no \.dat"):
+    path = record.with_suffix(".dat")
+    path.unlink() if size is None else path.write_bytes(bytes(size))
+    reason = f"header says 2000 samples, file holds {(size or 0) // 2}$"
+    with pytest.raises(Unusable, match=r"^unreadable \.dat \(No such" if size is None else reason):
         read(record)
 
 
-@pytest.mark.parametrize("fmt", ["80", "212", "24", "32"])
-def test_other_formats_are_read_too(tmp_path, fmt):
-    digital = SIGNAL.clip(-100, 100)
-    for missing in (False, True):
-        signal = digital[:, None] / 100
-        signal[5] = np.nan if missing else signal[5]
-        wfdb.wrsamp(
-            NAME, 250, ["mV"], ["ecg"], p_signal=signal, fmt=[fmt], adc_gain=[100.0],
-            baseline=[0], write_dir=str(tmp_path),
-        )  # fmt: skip
-        if missing:
-            with pytest.raises(Unusable, match="missing"):
-                read(tmp_path / NAME)
-        else:
-            header = read(tmp_path / NAME).header
-            assert header == (2000, 100.0, 0, False, 0)
-            (found,) = reader.open_signal(tmp_path / NAME, header)
-            assert found.dtype == np.int16
-            np.testing.assert_array_equal(found, digital)
+def test_missing_samples_are_noticed(record):
+    SIGNAL.clip(-9, 9).tofile(record.with_suffix(".dat"))
+    read(record)
+    np.where(SIGNAL == 7, -(2**15), SIGNAL).astype("<i2").tofile(record.with_suffix(".dat"))
+    with pytest.raises(Unusable, match="missing"):
+        read(record)
 
 
 @pytest.mark.parametrize(
@@ -193,32 +164,23 @@ def test_constants_are_icentia11ks_unless_the_set_has_its_own(tmp_path):
     assert reader.read_constants(tmp_path) == ICENTIA11K == ("icentia11k", 0.0018, 1.3711, {})
     described = {"name": "mitdb", "mean_mv": -0.25, "sd_mv": 0.5, "same_subject": {"202": 201}}
     (tmp_path / "dataset.json").write_text(json.dumps(described))
-    assert reader.read_constants(tmp_path) == Constants("mitdb", -0.25, 0.5, {202: 201})
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        '{"name": "x", "mean_mv": 0}',
-        '{"name": "x", "mean_mv": 0, "sd_mv": 0}',
-        '{"name": "x", "mean_mv": NaN, "sd_mv": 1}',
-        '{"name": "x", "mean_mv": 0, "sd_mv": 1, "same_subject": {"201": Infinity}}',
-    ],
-)
-def test_bad_constants_are_refused(tmp_path, text):
-    (tmp_path / "dataset.json").write_text(text)
-    with pytest.raises(UserError, match=r"dataset\.json"):
-        reader.read_constants(tmp_path)
+    assert reader.read_constants(tmp_path) == ("mitdb", -0.25, 0.5, {202: 201})
+    for change in (
+        {"sd_mv": None},
+        {"sd_mv": 0},
+        {"mean_mv": np.nan},
+        {"same_subject": {"2": 1e999}},
+    ):
+        (tmp_path / "dataset.json").write_text(json.dumps(described | change))
+        with pytest.raises(UserError, match=r"dataset\.json"):
+            reader.read_constants(tmp_path)
 
 
 def test_few_signals_are_open_at_a_time(cohort_folder, tmp_path, monkeypatch):
     opened, original = [], reader.open_signal
     index = open_index(cohort_folder, tmp_path)
     monkeypatch.setattr(reader, "OPEN_SIGNALS", 2)
-    monkeypatch.setattr(
-        reader, "open_signal", lambda path, header: opened.append(path) or original(path, header)
-    )
+    monkeypatch.setattr(reader, "open_signal", lambda path: opened.append(path) or original(path))
     signals = Signals(index, 5)
     for segment in (0, 1, 0, 2, 0, 1):  # 2 closes 1, because 0 was used since
         frames = signals.windows(segment)[[7, 0]]
@@ -236,4 +198,4 @@ def test_known_facts_of_patient_0(ecg_data):
             assert (ends[0], codes[0]) == (28, 1)
         total.update(codes.tolist())
     assert total == {1: 106_362, 0: 3_158, 2: 1}
-    assert reader.read_header(records[0][0]) == (2**20 + 1, ICENTIA_GAIN, 0, True, 0)
+    assert reader.read_header(records[0][0]) == (2**20 + 1, ICENTIA_GAIN, 0)

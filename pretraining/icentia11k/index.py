@@ -27,15 +27,15 @@ from recordings import Unusable, one_line
 from utils.cli import UserError
 from utils.files import atomic_folder, read_json, write_json
 
-VERSION = 6  # an index of another version is built again
+VERSION = 7  # an index of another version is built again
 FOLDER = "annotation_index"
 ARRAYS = {  # types, and the columns that count them
     "beat_ends": ("<i4", "beats"), "beat_codes": ("i1", "beats"),
     "rhythm_ends": ("<i4", "rhythms"), "rhythm_codes": ("i1", "rhythms"),
 }  # fmt: skip
 COLUMNS = {
-    "path": "S", "samples": "i8", "gain": "f8", "baseline": "i4", "mapped": "?", "offset": "i8",
-    "annotated": "?", "constant": "?", "clipped": "?", "beats": "i8", "rhythms": "i8",
+    "path": "S", "samples": "i8", "gain": "f8", "baseline": "i4", "annotated": "?",
+    "constant": "?", "clipped": "?", "beats": "i8", "rhythms": "i8",
 }  # fmt: skip
 
 
@@ -48,24 +48,21 @@ class AnnotationIndex:
     """
 
     def __init__(self, root: Path, folder: Path, sha256: str | None = None):
-        self.root, self.folder = root, folder
-        self.about = read_json(folder / "index.json")
+        self.root, self.folder, self.arrays = root, folder, {}
         # Plain arrays, though mapped: NumPy is slower with its own class of mapped ones.
         self.segments = np.asarray(np.load(folder / "segments.npy", "r", allow_pickle=False))
-        if self.about["sha256"] != checksum(self.about, self.segments):
-            raise UserError(f"{folder} is damaged, or of another version; delete it")
-        if sha256 not in (None, self.about["sha256"]):
-            raise UserError(f"{folder} was built again during the run; start again")
-        paths = self.segments["path"]
-        inside = np.strings.isalnum(np.strings.translate(paths, None, b"/_#"))  # no dots, no NUL
-        if not (inside & ~np.strings.startswith(paths, b"/")).all():
-            raise UserError(f"{folder} names files of other folders; delete it")
         self._stop = {kind: np.cumsum(self.segments[kind]) for kind in ("beats", "rhythms")}
-        self.arrays = {}
         for name, (dtype, kind) in ARRAYS.items():
             length, path = int(self.segments[kind].sum()), folder / name
             mapped = np.memmap(path, dtype, "r", shape=length) if length else np.zeros(0, dtype)
             self.arrays[name] = np.asarray(mapped)
+        # Last, because another process may have put a new index in place of the one opened so far.
+        self.about = read_json(folder / "index.json")
+        paths, expected = self.segments["path"], checksum(self.about, self.segments)
+        inside = np.strings.isalnum(np.strings.translate(paths, None, b"/_#"))  # no dots, no NUL
+        inside &= ~np.strings.startswith(paths, b"/")
+        if {self.about["sha256"], sha256 or expected} != {expected} or not inside.all():
+            raise UserError(f"{folder} is damaged, or was built again during the run; start again")
         self.patients = set(map(int, self.about["patients"]))
         self.left_out: list[dict[str, Any]] = self.about["left_out"]
         self.distribution = distribution_of(self.record_path(0)) if len(paths) else reader
@@ -105,17 +102,11 @@ def distribution_of(path: Path) -> ModuleType:
 
 def find_records(root: Path) -> tuple[ModuleType, dict[int, list[Path]], list[Path]]:
     """The distribution, sorted records of each patient, and the folders that change with them."""
-    if not root.is_dir():
-        raise UserError(f"{root} is not a folder")
-    results = [
-        (distribution, *distribution.find_records(root)) for distribution in (reader, torrent)
-    ]
+    results = [(module, *module.find_records(root)) for module in (reader, torrent)]
     results = [result for result in results if result[1]]
-    if not results:
-        names = "pNNNNN_sMM.hea or NNNNN_batched.pkl.gz"
+    if len(results) != 1:
+        names = "pNNNNN_sMM.hea or NNNNN_batched.pkl.gz, or both kinds"
         raise UserError(f"{root} holds no records named {names}; see pretraining.convert")
-    if len(results) > 1:
-        raise UserError(f"{root} holds records of both distributions; move one of them elsewhere")
     return results[0]
 
 
@@ -132,12 +123,8 @@ def open_index(
     index, up_to_date = _open_current(root, current, patient_ids)
     if up_to_date:
         return index
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "lock").acquire()
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}); see --index") from None
-    with lock:
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):
         index, up_to_date = _open_current(root, current, patient_ids)
         if not up_to_date:  # else another process has built it
             _build(root, current, index, patient_ids)
@@ -175,33 +162,27 @@ def _build(
         wanted = set(patient_ids) | (old.patients if old else set())
         records = {patient: paths for patient, paths in records.items() if patient in wanted}
     # Taken first: what changes while the index is being built is seen next time.
-    about = {"complete": patient_ids is None, "folders": _times(root, folders)}
-    about["patients"] = {
-        str(patient): _times(root, chain(*map(distribution.watched, paths)))
-        for patient, paths in records.items()
-    }
-    before, jobs = old.about["patients"] if old else {}, dict(records)
-    for patient, watched in about["patients"].items():
-        times = before.get(patient, {})
-        if times and times == _times(root, times) and watched.keys() <= times.keys():
-            about["patients"][patient] = times
-            del jobs[int(patient)]  # those that are left are read
-    count = sum(map(len, jobs.values()))
-    progress = tqdm(total=count, desc="annotations", unit="record", disable=None)
+    folders, times = _times(root, folders), {}
+    changed = dict(records)  # those that are read
+    for patient, paths in records.items():
+        watched = _times(root, chain(*map(distribution.watched, paths)))
+        before = old.about["patients"].get(str(patient), {}) if old else {}
+        if before and before == _times(root, before) and watched.keys() <= before.keys():
+            watched = before
+            del changed[patient]
+        times[patient] = watched
     rows, left_out = [], []
-    with (
-        atomic_folder(current) as made, ExitStack() as stack, progress,
-        parallel_map(in_processes=count > distribution.READ_ALONE) as run,
-    ):  # fmt: skip
+    in_processes = sum(map(len, changed.values())) > distribution.READ_ALONE
+    with atomic_folder(current) as made, ExitStack() as stack, parallel_map(in_processes) as run:
         files = {name: stack.enter_context((made / name).open("wb")) for name in ARRAYS}
-        results = run(_read_patient, repeat(root), jobs, jobs.values())
-        for patient, paths in records.items():
-            entries, unusable = next(results) if patient in jobs else _kept(old, patient)
+        results = run(_read_patient, repeat(root), changed, changed.values())
+        results = iter(tqdm(results, "annotations", len(changed), unit="patient", disable=None))
+        for patient in records:
+            entries, unusable = next(results) if patient in changed else _kept(old, patient)
             left_out += unusable
-            if patient in jobs:
-                progress.update(len(paths))
+            if patient in changed:
                 bad = chain(*(distribution.files(root / out["record"]) for out in unusable))
-                about["patients"][str(patient)] |= _times(root, bad)
+                times[patient] |= _times(root, bad)
             for row, arrays in entries:
                 rows.append((patient, *row))
                 for name, array in arrays.items():
@@ -210,7 +191,8 @@ def _build(
         columns = [(n, f"S{longest}" if n == "path" else kind) for n, kind in COLUMNS.items()]
         table = np.array(rows, [("patient", "i4"), *columns])
         np.save(made / "segments.npy", table)
-        about["left_out"] = left_out
+        about = {"complete": patient_ids is None, "folders": folders, "left_out": left_out}
+        about["patients"] = {str(patient): watched for patient, watched in times.items()}
         write_json(made / "index.json", about | {"sha256": checksum(about, table)})
 
 
@@ -243,7 +225,7 @@ def _read_patient(root: Path, patient: int, paths: list[Path]) -> Entries:
         if isinstance(segment, Exception):
             left_out.append({"record": name, "patient": patient, "reason": one_line(segment)})
             continue
-        header, annotated, beats, codes, *rhythms, quality = segment
+        header, _, quality, annotated, beats, codes, *rhythms = segment
         ends, rhythms = merge_runs(*rhythms)
         row = name.encode(), *header, annotated, *quality, len(beats), len(ends)
         entries.append((row, dict(zip(ARRAYS, (beats, codes, ends, rhythms), strict=True))))

@@ -1,7 +1,7 @@
 """Icentia11k's WFDB distribution (https://physionet.org/content/icentia11k-continuous-ecg/).
 
-One lead at 250 Hz, `pNN/pNNNNN/pNNNNN_sMM.{dat,hea,atr}` or all in one folder; a record is one
-segment. Sets made by `pretraining.convert` have the same layout, and a `dataset.json`.
+One lead of 250 Hz in format 16, `pNN/pNNNNN/pNNNNN_sMM.{dat,hea,atr}` or all in one folder.
+A record is a segment. Sets by `pretraining.convert` have this layout, and a `dataset.json`.
 """
 
 import os
@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import wfdb
 
 from recordings import MILLIVOLT, Unusable, one_line, wfdb_files
 from recordings.annotations import BEAT_CLASSES, ICENTIA_BEATS, ICENTIA_RHYTHMS, RHYTHM_CLASSES
@@ -34,6 +33,7 @@ BEAT_CODES = {symbol: BEAT_CLASSES.index(name) for symbol, name in ICENTIA_BEATS
 RHYTHM_CODES = {mark: RHYTHM_CLASSES.index(name) for mark, name in ICENTIA_RHYTHMS.items()}
 # A beat in no zone was undefined, end or noise; which of them is no longer known.
 NO_ZONE = RHYTHM_CLASSES.index("noise")
+NO_ANNOTATIONS = (np.zeros(0, np.int64), np.zeros(0, np.int8)) * 2
 
 
 class Constants(NamedTuple):
@@ -50,18 +50,17 @@ class Header(NamedTuple):
     samples: int
     gain: float  # units per mV
     baseline: int  # value of 0 mV
-    mapped: bool  # whether it is a plain int16 file
-    offset: int  # byte at which its samples begin
 
 
 class Segment(NamedTuple):
     header: Header
-    annotated: bool
-    beat_ends: np.ndarray
-    beat_codes: np.ndarray
-    rhythm_ends: np.ndarray
-    rhythm_codes: np.ndarray
+    signal: np.ndarray  # (samples,) int16 in the header's units, or float16 in mV
     quality: Quality
+    annotated: bool
+    beat_ends: np.ndarray  # (n,) int64 in samples, ascending
+    beat_codes: np.ndarray  # (n,) int8
+    rhythm_ends: np.ndarray  # (m,) int64
+    rhythm_codes: np.ndarray  # (m,) int8
 
 
 def read_constants(root: Path) -> Constants:
@@ -71,14 +70,13 @@ def read_constants(root: Path) -> Constants:
         return ICENTIA11K
     described = read_json(path)
     try:
-        name, mean, sd = str(described["name"]), float(described["mean_mv"]), described["sd_mv"]
+        mean, sd = float(described["mean_mv"]), float(described["sd_mv"])
         same = {int(k): int(v) for k, v in described.get("same_subject", {}).items()}
-        constants = Constants(name, mean, float(sd), same)
-        if not (abs(constants.mean) < MAX_NUMBER and 1 / MAX_NUMBER < constants.sd < MAX_NUMBER):
+        if not (abs(mean) < MAX_NUMBER and 1 / MAX_NUMBER < sd < MAX_NUMBER):
             raise ValueError
+        return Constants(str(described["name"]), mean, sd, same)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         raise UserError(f"{path} must state name, mean_mv, and sd_mv above 0") from None
-    return constants
 
 
 def find_records(root: Path) -> tuple[dict[int, list[Path]], list[Path]]:
@@ -109,20 +107,19 @@ def split(segment: Path) -> tuple[Path, int]:
 
 def read(record: Path) -> Iterator[tuple[Path, Segment]]:
     """The segment of a record, and its path."""
-    header = read_header(record)
-    (signal,) = open_signal(record, header)
+    header, (signal,) = read_header(record), open_signal(record)
+    if len(signal) != header.samples:
+        raise Unusable(f"header says {header.samples} samples, file holds {len(signal)}")
     if (signal == INVALID).any():
         raise Unusable("missing (NaN) samples")
     annotated = Path(f"{record}.atr").exists()
-    yield record, Segment(header, annotated, *read_annotations(record), assess(signal))
+    annotations = read_annotations(record) if annotated else NO_ANNOTATIONS
+    yield record, Segment(header, signal, assess(signal), annotated, *annotations)
 
 
 def read_annotations(record: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Ends (n,) int64 in samples and codes (n,) int8 of the beats, then of the rhythm at each beat,
-    rebuilt from the zones; all empty where the segment has no `.atr`."""
-    if not Path(f"{record}.atr").exists():
-        ends, codes = np.zeros(0, np.int64), np.zeros(0, np.int8)
-        return ends, codes, ends, codes
+    """Ends and codes of the beats in the `.atr`, then of the rhythm at each beat, rebuilt from the
+    zones; see `Segment`."""
     marks = wfdb_files.read_atr(record)
     positions = np.asarray(marks.sample, np.int64)
     codes = np.array([BEAT_CODES.get(symbol, -1) for symbol in marks.symbol], np.int8)
@@ -149,40 +146,22 @@ def read_annotations(record: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
 
 
 def read_header(record: Path) -> Header:
-    """Header of a segment, checked against the size of its signal file."""
     header, without_gain = wfdb_files.read_header(record)
-    if without_gain:
-        raise Unusable("header states no gain per mV")
-    if header.fs != ICENTIA_FS:
-        raise Unusable(f"header says {header.fs} Hz, not {ICENTIA_FS}")
-    if set(header.file_name) != {f"{record.name}.dat"}:
-        raise Unusable(f"header names another signal file ({header.file_name[0]})")
-    if not header.sig_len:
-        raise Unusable(f"header says {header.sig_len} samples")
-    wfdb_files.check_length(record, header)
+    layout = header.fs, header.file_name, header.fmt, header.samps_per_frame, header.byte_offset
+    expected = ICENTIA_FS, [f"{record.name}.dat"], ["16"], [1], [None]
+    if layout != expected or without_gain or not header.sig_len:
+        layout = f"one lead of {ICENTIA_FS} Hz in format 16, with length and gain"
+        raise Unusable(f"header is not of {layout}, in a .dat of the same name")
     gain = header.adc_gain[0] / MILLIVOLT[header.units[0]]
-    mapped = header.fmt == ["16"] and header.samps_per_frame == [1]
-    return Header(header.sig_len, gain, header.baseline[0], mapped, header.byte_offset[0] or 0)
+    return Header(header.sig_len, gain, header.baseline[0])
 
 
-def open_signal(record: Path, header: Header) -> np.ndarray:
-    """Samples of the first lead, (1, samples) int16; a memory map where the format allows it.
-
-    A mapped file is not kept open, as NumPy's maps are, so that there may be thousands of them.
-    """
+def open_signal(record: Path) -> np.ndarray:
+    """(1, samples) int16; a memory map that is not kept open, as NumPy's are, so that there may be
+    thousands."""
     try:
-        if header.mapped:
-            name, size = f"{record}.dat", header.offset + 2 * header.samples
-            held = (os.stat(name).st_size - header.offset) / 2  # noqa: PTH116, faster than a Path
-            if held != header.samples:
-                raise Unusable(f"header says {header.samples} samples, file holds {held:g}")
-            content = torch.from_file(name, shared=False, size=size, dtype=torch.uint8)
-            return content.numpy()[header.offset :].view("<i2")[None]
-        read = wfdb.rdrecord(str(record), channels=[0], physical=False)
-        signal, missing = read.d_signal[:, 0], np.isnan(read.dac()[:, 0])
-    except FileNotFoundError:
-        raise
-    except (*wfdb_files.ERRORS, RuntimeError) as error:
-        raise Unusable(f"unreadable signal ({one_line(error)})") from None
-    signal = np.where(missing, INVALID, signal.clip(INVALID + 1, -INVALID - 1))
-    return signal.astype(np.int16)[None]
+        size = os.stat(f"{record}.dat").st_size // 2  # noqa: PTH116, faster than a Path
+        samples = torch.from_file(f"{record}.dat", shared=False, size=size, dtype=torch.int16)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise Unusable(f"unreadable .dat ({one_line(error)})") from None
+    return samples.numpy()[None]

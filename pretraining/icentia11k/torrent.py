@@ -16,22 +16,18 @@ import pickletools
 import re
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from pretraining.icentia11k.reader import Header, Segment
+from pretraining.icentia11k.reader import NO_ANNOTATIONS, Header, Segment
 from recordings import Unusable, one_line
 from recordings.annotations import BEAT_CLASSES, RHYTHM_CLASSES
 from recordings.quality import assess
 from recordings.wfdb_files import ICENTIA_GAIN
-from utils.cli import UserError
 
-FILE_NAME = re.compile(r"((\d{5,})_batched)(_lbls)?(\.pkl\.gz|\.npy|\.npz)")
-RECORD_NAME = re.compile(r"\d{5,}_batched(#\d+)?")
+RECORD_NAME = re.compile(r"(\d{5})_batched(#\d+)?")
 SIGNALS = (".npy", ".pkl.gz")  # the first that exists is read
 LABELS = ("_lbls.npz", "_lbls.pkl.gz")
 OPEN_SIGNALS = 20  # more than the patients that are mixed; a zipped one takes 105 MB
@@ -43,18 +39,15 @@ LARGEST = np.iinfo(np.int16).max
 
 def find_records(root: Path) -> tuple[dict[int, list[Path]], list[Path]]:
     """The record of each patient, and the folder."""
-    matches = filter(None, (FILE_NAME.fullmatch(path.name) for path in root.iterdir()))
-    records = sorted({(int(match[2]), root / match[1]) for match in matches})
-    for (patient, record), (other, _) in pairwise(records):
-        if patient == other:
-            raise UserError(f"{root} holds two records of patient {patient}, {record.name} is one")
-    return {patient: [record] for patient, record in records}, [root]
+    names = {path.name.removesuffix(end) for path in root.iterdir() for end in SIGNALS + LABELS}
+    matches = [match for name in sorted(names) if (match := RECORD_NAME.fullmatch(name))]
+    return {int(match[1]): [root / match[0]] for match in matches}, [root]
 
 
 def files(record: Path) -> list[Path]:
     """Files that a record or segment may be read from."""
     record, _ = split(record)
-    return [record.with_name(record.name + suffix) for suffix in SIGNALS + LABELS]
+    return [Path(f"{record}{suffix}") for suffix in SIGNALS + LABELS]
 
 
 watched = files  # patients share a folder
@@ -72,19 +65,17 @@ def split(segment: Path) -> tuple[Path, int]:
     return segment.with_name(record), int(number or 0)
 
 
-def read(
-    record: Path, signal: np.ndarray | None = None
-) -> Iterator[tuple[Path, Segment | Unusable]]:
-    """Path of each segment of a patient, and the segment or why it cannot be used. `signal` is what
-    `open_signal` returns, where it is open already."""
-    signal = open_signal(record) if signal is None else signal
-    path, labels = first_file(record, LABELS), None
-    if path:
-        with _unusable("labels"):
-            labels = load(path)
-            lists = [labels[kind] for kind in CLASSES] if isinstance(labels, dict) else [labels]
-            if any(len(segments) != len(signal) for segments in lists):
-                raise Unusable(f"not of {len(signal)} segments, as the signal is")
+def read(record: Path) -> Iterator[tuple[Path, Segment | Unusable]]:
+    """Path of each segment of a patient, and the segment or why it cannot be used."""
+    signal, path = open_signal(record), first_file(record, LABELS)
+    labels = load(path) if path else None
+    try:
+        lists = [labels[kind] for kind in CLASSES] if isinstance(labels, dict) else [labels]
+        counts = {len(segments) for segments in lists}
+    except (KeyError, TypeError):
+        counts = None
+    if path and counts != {len(signal)}:
+        raise Unusable(f"labels are not of {len(signal)} segments, as the signal is")
     for number, samples in enumerate(signal):
         try:
             segment = _segment(samples, labels, number)
@@ -94,27 +85,23 @@ def read(
 
 
 def _segment(samples: np.ndarray, labels: Any, number: int) -> Segment:
-    samples = samples.astype(np.float32)  # NumPy is slow with float16
-    if not np.isfinite(samples).all():
+    values = samples.astype(np.float32)  # NumPy is slow with float16
+    if not np.isfinite(values).all():
         raise Unusable("missing (NaN) or infinite samples")
-    size, annotations = len(samples), [np.zeros(0, np.int64), np.zeros(0, np.int8)] * 2
+    annotations, size = NO_ANNOTATIONS, len(samples)
     if labels is not None:
         annotations = [part for kind in CLASSES for part in _parse(labels, kind, number, size)]
-    header = Header(size, ICENTIA_GAIN, 0, False, 0)
-    return Segment(header, labels is not None, *annotations, assess(samples))
+    header = Header(size, ICENTIA_GAIN, 0)
+    return Segment(header, samples, assess(values), labels is not None, *annotations)
 
 
-def open_signal(record: Path, header: Header | None = None) -> np.ndarray:
+def open_signal(record: Path) -> np.ndarray:
     """(segments, samples) float16 in mV; a memory map where the file is unzipped."""
     path = first_file(record, SIGNALS)
-    if path is None:
-        raise Unusable("no signal (.pkl.gz or .npy)")
-    with _unusable("signal"):
-        unzipped = path.suffix == ".npy"
-        signal = np.load(path, mmap_mode="r", allow_pickle=False) if unzipped else load(path)
-        array = isinstance(signal, np.ndarray) and signal.ndim == 2 and signal.size > 0
-        if not array or signal.dtype != np.float16:
-            raise Unusable("no float16 array (segments, samples)")
+    signal = load(path) if path else None
+    array = isinstance(signal, np.ndarray) and signal.ndim == 2 and signal.size > 0
+    if not array or signal.dtype != np.float16:
+        raise Unusable("signal is no float16 array (segments, samples) in a .npy or .pkl.gz")
     return np.asarray(signal)
 
 
@@ -151,27 +138,22 @@ def to_units(signal: np.ndarray) -> np.ndarray:
     return units.clip(-LARGEST, LARGEST).astype(np.int16)
 
 
-@contextmanager
-def _unusable(what: str) -> Iterator[None]:
-    try:
-        yield
-    except Unusable as error:
-        raise Unusable(f"{what}: {error}") from None
-    except Exception as error:  # a damaged file fails in many ways
-        raise Unusable(f"{what}: unreadable ({one_line(error)})") from None
-
-
 def load(path: Path) -> Any:
-    """Arrays in containers: of a pickle, gzipped or not, or of an `.npz` (a dictionary)."""
-    with path.open("rb") as file:
-        start = file.read(2)
-        file.seek(0)
-        if start == b"PK":
-            return _load_npz(file)
-        content = (gzip.GzipFile(fileobj=file) if start == b"\x1f\x8b" else file).read(LIMIT + 1)
-    if len(content) > LIMIT:
-        raise Unusable(f"larger than {LIMIT:,} bytes")
-    return unpickle(content)
+    """Arrays in containers: of a `.npy`, which is mapped, of an `.npz` (a dictionary), or of a
+    pickle, gzipped or not."""
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        with path.open("rb") as file:
+            start = file.read(2)
+            file.seek(0)
+            if start == b"PK":
+                return _load_npz(file)
+            file = gzip.GzipFile(fileobj=file) if start == b"\x1f\x8b" else file
+            return unpickle(file.read(LIMIT + 1))
+    except Exception as error:  # a damaged file fails in many ways
+        kind = path.name.partition("_batched")[2]
+        raise Unusable(f"unreadable {kind} ({one_line(error)})") from None
 
 
 def _load_npz(file: BinaryIO) -> dict[str, Any]:
@@ -193,6 +175,8 @@ def _load_npz(file: BinaryIO) -> dict[str, Any]:
 
 def unpickle(content: bytes) -> Any:
     """Content of a pickle of plain arrays in containers; naming anything else is Unusable."""
+    if len(content) > LIMIT:
+        raise Unusable(f"larger than {LIMIT:,} bytes")
     for step, argument, _ in pickletools.genops(content):
         # The unpickler would make room for as many objects.
         if step.name in ("PUT", "LONG_BINPUT") and argument > len(content):
@@ -230,8 +214,8 @@ class _Array(np.ndarray):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Admits what NumPy pickles arrays and numbers with, by bound methods, which a pickle cannot
-    change, and types of its own."""
+    """Admits what NumPy pickles arrays and numbers with, as stand-ins that trust no pickle: bound
+    methods, whose attributes it cannot set, and `_Dtype` and `_Array`."""
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}".replace("numpy._core.", "numpy.core.")  # NumPy 2, 1
