@@ -89,6 +89,8 @@ def write_prepared(
 def load_prepared(path: Path) -> PreparedSet:
     """Read one split; raises `UserError` if it is not what the manifest beside it lists."""
     beside = manifest_path(path)
+    if not beside.is_file():
+        raise UserError(f"{beside} is missing; write it with python -m finetuning.prepare")
     manifest = read_json(beside)
     try:
         listed = {file["name"]: file["sha256"] for file in manifest["files"].values()}

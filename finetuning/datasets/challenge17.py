@@ -27,43 +27,40 @@ SD_MV = 0.2373
 _HEADER = re.compile(
     rf"\s*\S+ 1 {FS} (?P<samples>\d{{1,9}})\s.*\n\S+ \S+ (?P<gain>[1-9]\d{{,8}}(\.\d+)?)/mV \d+ 0\s"
 )
-_BAD_ZIP = (zipfile.BadZipFile, zlib.error, RuntimeError)  # RuntimeError: encrypted
 Folder = Path | zipfile.Path
 FLAGS = {
     "source": {"type": cli.existing, "required": True, "help": "folder training2017, or its zip"},
     "labels": {
-        "type": lambda text: text if text in ("zip", "v3") else cli.file(text),
-        "required": True, "metavar": "{zip,v3,FILE}",
+        "choices": ("zip", "v3"), "required": True,
         "help": "zip: REFERENCE.csv of the source, for reproductions; v3: REFERENCE-v3.csv in or"
-        " beside the source, for new work; or a file of 'record,class' lines",
+        " beside the source, for new work",
     },
 }  # fmt: skip
 
 
-def read_listing(source: Path, labels: str | Path) -> Listing:
+def read_listing(source: Path, labels: str) -> Listing:
     """Read names and labels in the order of RECORDS, from `source` or its `training2017/`."""
+    name = {"zip": "REFERENCE.csv", "v3": "REFERENCE-v3.csv"}[labels]
     try:
         outer = source if source.is_dir() else zipfile.Path(source)
         root = outer if (outer / "RECORDS").is_file() else outer / "training2017"
-        folders = (root, outer, source.absolute().parent, source.resolve().parent)  # a linked one
-        v3 = [folder / "REFERENCE-v3.csv" for folder in folders]
-        places = {"zip": [root / "REFERENCE.csv"], "v3": v3}.get(labels, [labels])
-        files = [root / "RECORDS", next((path for path in places if path.is_file()), places[0])]
-        if missing := [path for path in files if not path.is_file()]:
-            why = "name the folder training2017 or its zip, or other --labels"
-            raise cli.UserError(f"{missing[0]} is missing; {why}")
+        beside = (outer, source.absolute().parent, source.resolve().parent)  # two, of a link
+        folders = [root, *(beside if labels == "v3" else ())]
+        folder = next((folder for folder in folders if (folder / name).is_file()), root)
+        files = [root / "RECORDS", folder / name]
         contents = [path.read_bytes() for path in files]
-    except _BAD_ZIP as error:
-        raise cli.UserError(f"{source} cannot be read ({error}); download it again") from None
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, FileNotFoundError) as error:
+        problem = f"{source} without readable RECORDS and {name} ({error!r})"
+        raise cli.UserError(f"{problem}; name training2017, its zip or other --labels") from None
     records = list(_read_rows(files[0], contents[0], r"[\w-]+"))
     classes = _read_rows(files[1], contents[1], rf"[\w-]+,[{''.join(CLASSES)}]")
     if unmatched := sorted(classes.keys() ^ records):
         raise cli.UserError(f"{files[1]} and RECORDS differ in {', '.join(unmatched[:9])}")
-    checksums = [hashlib.sha256(content).hexdigest() for content in contents]
+    sha_records, sha_labels = (hashlib.sha256(content).hexdigest() for content in contents)
     return Listing(
         np.array(records), multi_hot([classes[record] for record in records], CLASSES), CLASSES,
-        lambda record: read_signal(root, record), getattr(labels, "name", labels),
-        dict(zip(("records", "labels"), checksums, strict=True)),
+        lambda record: read_signal(root, record), labels,
+        {"records": sha_records, "labels": sha_labels},
         beyond="constant",  # zeros, as in all earlier prepared sets
     )  # fmt: skip
 
