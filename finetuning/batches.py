@@ -19,24 +19,15 @@ Constant = float | list[float] | None
 
 @dataclass(frozen=True)
 class Recordings:
-    """One part of the data (training, validation or test), in the device's memory.
+    """One part of the data (training, validation or test), in the device's memory."""
 
-    Attributes:
-        signal: (n, C, T) int16, microvolt, as `pad_front` makes it.
-        lengths: (n,) samples of signal at the end of each row.
-        y: (n, classes) uint8, 0 or 1.
-        labels: targets of the loss: (n,) int64, or (n, classes) float32 in a multi-label set.
-        record_ids: (n,). classes: names, in the order of the columns of `y`.
-        mean, sd: in mV, for `normalize`.
-    """
-
-    signal: Tensor
-    lengths: Tensor
-    y: np.ndarray
-    labels: Tensor
-    record_ids: np.ndarray
-    classes: list[str]
-    mean: Constant
+    signal: Tensor  # (n, C, T) int16, microvolt, as `pad_front` makes it
+    lengths: Tensor  # (n,) samples of signal at the end of each row
+    y: np.ndarray  # (n, classes) uint8, 0 or 1
+    labels: Tensor  # targets of the loss: (n,) int64; (n, classes) float32 in a multi-label set
+    record_ids: np.ndarray  # (n,)
+    classes: list[str]  # in the order of the columns of `y`
+    mean: Constant  # in mV, for `normalize`
     sd: Constant
 
     def __len__(self) -> int:
@@ -68,12 +59,12 @@ def normalize(x: Tensor, mask: Tensor, mean: Constant, sd: Constant) -> Tensor:
         x: (B, C, T) in mV. mask: as `signal_mask`.
         mean, sd: in mV; a list has one value per lead. None: those of each recording and lead.
     """
-
-    def per_lead(values: Constant) -> float | Tensor:
-        is_list = isinstance(values, list)
-        return torch.tensor(values, device=x.device)[:, None] if is_list else values
-
-    mean, sd = moments(x, mask) if mean is None else (per_lead(mean), per_lead(sd))
+    if mean is None:
+        mean, sd = moments(x, mask)
+    mean, sd = (
+        torch.tensor(value, device=x.device)[:, None] if isinstance(value, list) else value
+        for value in (mean, sd)
+    )
     return mask * (x - mean) / sd
 
 
@@ -102,10 +93,10 @@ def load_parts(
         UserError: the sets do not fit together, cannot be split, or lack the lead.
     """
     sets = {name: load_prepared(path) for name, path in paths.items()}
-    for one, other in combinations(sets, 2):
-        _check_compatible(one, sets[one], other, sets[other], channel)
-    train = sets["train"]
-    chosen = {name: np.arange(len(prepared)) for name, prepared in sets.items()}
+    for (name, prepared), (other_name, other) in combinations(sets.items(), 2):
+        if problem := _conflict(prepared, other, channel):
+            raise UserError(f"--{other_name} does not fit --{name}: {problem}")
+    train, chosen = sets["train"], {name: np.arange(len(sets[name])) for name in sets}
     if val_size and "val" not in sets:
         sets["val"] = train
         sizes = {"test_size": val_size}
@@ -120,24 +111,18 @@ def load_parts(
     return parts, train.manifest
 
 
-def _check_compatible(
-    name: str, prepared: PreparedSet, other_name: str, other: PreparedSet, channel: int | None
-) -> None:
-    """Raises `UserError` where two sets were prepared differently, or share recordings."""
+def _conflict(prepared: PreparedSet, other: PreparedSet, channel: int | None) -> str | None:
+    """How two sets were prepared differently, or which recordings they share."""
     for key in ("classes", "multi_label", "fs", "pad", "mean_mv", "sd_mv", "labels"):
-        ours, theirs = (manifest.get(key) for manifest in (prepared.manifest, other.manifest))
+        ours, theirs = prepared.manifest.get(key), other.manifest.get(key)
         if ours != theirs:
-            raise UserError(
-                f"{key} is {theirs} in --{other_name}, {ours} in --{name}; prepare both alike"
-            )
+            return f"{key} is {theirs}, not {ours}; prepare both alike"
     if channel is None and prepared.signal.shape[1] != other.signal.shape[1]:
-        raise UserError(f"--{other_name} has other leads than --{name}; choose one by --channel")
+        return "other leads; choose one by --channel"
     shared = np.intersect1d(prepared.record_ids, other.record_ids)
     if len(shared) and prepared.manifest["dataset"] == other.manifest["dataset"]:
-        raise UserError(
-            f"--{other_name} holds {len(shared)} recordings of --{name}, such as {shared[0]}; use "
-            "the files of one split"
-        )
+        return f"holds {len(shared)} of its recordings, such as {shared[0]}; use files of one split"
+    return None
 
 
 def draw(
@@ -165,10 +150,7 @@ def to_device(
     per_recording: bool = False,
 ) -> Recordings:
     """Pad recordings to the manifest's length and move them to the device; see `load_parts`.
-
-    Raises:
-        UserError: no such lead, or a recording that is not of exactly one class.
-    """
+    Raises `UserError`: no such lead, or a recording that is not of exactly one class."""
     manifest, leads, pad = prepared.manifest, prepared.signal.shape[1], prepared.manifest["pad"]
     if channel is not None and channel >= leads:
         raise UserError(f"--channel {channel}: the recordings have leads 0 to {leads - 1}")
@@ -193,11 +175,7 @@ def to_device(
 def batches(
     recordings: Recordings, batch_size: int, order: np.ndarray | None = None
 ) -> Iterator[Batch]:
-    """Normalised, padded inputs (B, C, T) float32 and their labels.
-
-    Args:
-        order: indices of the recordings; as they are stored by default.
-    """
+    """Normalised, padded inputs (B, C, T) float32 and their labels, in an order of indices."""
     for indices in split_order(recordings, batch_size, order):
         x = normalize(*recordings.in_millivolt(indices), recordings.mean, recordings.sd)
         yield Batch(x, recordings.labels[indices], len(indices))

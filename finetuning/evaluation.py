@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,77 +21,63 @@ from utils.weights import read_weights, save_weights, write_card
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 
 
-class SingleLabel:
-    """Targets of recordings with one class each; labels are class numbers (n,) int64.
+class Targets(NamedTuple):
+    """What a network learns to tell of a recording; logits and probabilities are (n, classes)."""
 
-    Attributes:
-        columns: of the history, for the validation recordings.
-        summary: scores that are printed at the end, and their names.
-        loss: mean over the recordings, of logits (n, classes) and labels.
-        scores: by name, of labels, probabilities and the names of the classes.
-        probabilities: (n, classes), of logits.
-    """
-
-    columns = ("val_loss", "val_acc", "macro_f1", "cinc3", "auc")
-    summary = (("macro_f1", "macro F1"), ("cinc3", "CinC-3"))
-    loss = staticmethod(F.cross_entropy)
-    scores = staticmethod(metrics.scores)
-    probabilities = staticmethod(partial(torch.softmax, dim=1))
-
-    @staticmethod
-    def num_correct(logits: Tensor, labels: Tensor) -> Tensor:
-        """Number of right answers; a mixture (n, classes) counts as its largest part."""
-        labels = labels.argmax(1) if labels.ndim == 2 else labels
-        return (logits.argmax(1) == labels).float().sum()
+    columns: tuple[str, ...]  # of the history, for the validation recordings
+    summary: dict[str, str]  # scores that are printed at the end, and their names
+    loss: Callable[[Tensor, Tensor], Tensor]  # of logits and labels: mean over the recordings
+    probabilities: Callable[[Tensor], Tensor]  # of logits
+    num_correct: Callable[[Tensor, Tensor], Tensor]  # of logits and labels
 
 
-class MultiLabel:
-    """As `SingleLabel`, for recordings with any number of classes; labels are (n, classes) float32
-    of 0 and 1."""
-
-    columns = ("val_loss", "val_acc", "macro_f1", "f_max", "auc")
-    summary = (("macro_f1", "macro F1"), ("auc", "macro AUC"), ("f_max", "F-max"),
-               ("f_beta", "F-beta"), ("g_beta", "G-beta"))  # fmt: skip
-    loss = staticmethod(F.binary_cross_entropy_with_logits)
-    scores = staticmethod(metrics.multi_label_scores)
-    probabilities = staticmethod(torch.sigmoid)
-
-    @staticmethod
-    def num_correct(logits: Tensor, labels: Tensor) -> Tensor:
-        """Number of right answers; a recording counts by its share of right classes."""
-        return ((logits > 0) == (labels > 0.5)).float().mean(1).sum()
+def _correct_recordings(logits: Tensor, labels: Tensor) -> Tensor:
+    labels = labels.argmax(1) if labels.ndim == 2 else labels  # the larger part of a mixture
+    return (logits.argmax(1) == labels).float().sum()
 
 
-Targets = type[SingleLabel] | type[MultiLabel]
+def _correct_shares(logits: Tensor, labels: Tensor) -> Tensor:
+    return ((logits > 0) == (labels > 0.5)).float().mean(1).sum()
+
+
+# One class to a recording; labels are class numbers (n,) int64.
+SINGLE_LABEL = Targets(
+    ("val_loss", "val_acc", "macro_f1", "cinc3", "auc"),
+    {"macro_f1": "macro F1", "cinc3": "CinC-3"},
+    F.cross_entropy, partial(torch.softmax, dim=1), _correct_recordings,
+)  # fmt: skip
+# Any number of classes to a recording; labels are (n, classes) float32 of 0 and 1. A recording
+# counts as correct by its share of right classes.
+MULTI_LABEL = Targets(
+    ("val_loss", "val_acc", "macro_f1", "f_max", "auc"),
+    {"macro_f1": "macro F1", "auc": "macro AUC", "f_max": "F-max", "f_beta": "F-beta",
+     "g_beta": "G-beta"},
+    F.binary_cross_entropy_with_logits, torch.sigmoid, _correct_shares,
+)  # fmt: skip
 
 
 def choose_targets(multi_label: bool) -> Targets:
     """Targets of a prepared set or a weights file."""
-    return MultiLabel if multi_label else SingleLabel
+    return MULTI_LABEL if multi_label else SINGLE_LABEL
 
 
 def validation_scores(
     targets: Targets, logits: Tensor, labels: Tensor, classes: list[str]
 ) -> dict[str, Any]:
     """Scores of the validation recordings; among them `columns` of the targets."""
-    probabilities = targets.probabilities(logits).numpy()
-    scores = targets.scores(labels.numpy(), probabilities, classes)
-    loss = targets.loss(logits, labels).item()
-    return {**scores, "val_loss": loss, "val_acc": scores["acc"]}
+    scores = metrics.scores(labels.numpy(), targets.probabilities(logits).numpy(), classes)
+    return {**scores, "val_loss": targets.loss(logits, labels).item(), "val_acc": scores["acc"]}
 
 
 def fit_temperature(
     logits: Tensor, labels: Tensor, loss_function: Callable[[Tensor, Tensor], Tensor]
 ) -> float:
-    """Temperature that minimises the loss of `logits / temperature` on recordings that were not
-    trained on (Guo et al. 2017); the most probable class stays the same.
+    """Temperature that minimises the loss of `logits / temperature`, (n, classes), on recordings
+    that were not trained on (Guo et al. 2017); the most probable class stays the same.
 
     Added to the loss is (log T)² / 2n, a prior around 1 that weighs about as much as one recording.
     It decides where the recordings do not: if all logits are equal, or all answers right. With
     hundreds of recordings it changes the temperature by about a hundredth.
-
-    Args:
-        logits: (n, classes). labels: as `loss_function` takes them.
     """
     logits = logits.double()
     labels = labels.double() if labels.is_floating_point() else labels
@@ -100,8 +86,8 @@ def fit_temperature(
         loss = loss_function(logits / np.exp(log_t), labels).item()
         return loss + log_t**2 / (2 * len(logits))
 
-    bounds, options = np.log([MIN_TEMPERATURE, MAX_TEMPERATURE]), {"xatol": 1e-7}
-    result = minimize_scalar(penalized_loss, bounds=bounds, method="bounded", options=options)
+    bounds = np.log([MIN_TEMPERATURE, MAX_TEMPERATURE])
+    result = minimize_scalar(penalized_loss, bounds=bounds, options={"xatol": 1e-7})
     return round(float(np.exp(result.x)), 4)
 
 
@@ -127,18 +113,19 @@ def write_results(
     tensors, metadata = read_weights(best)
     temperature = fit_temperature(*outputs["val"], targets.loss) if "val" in outputs else 1.0
     save_weights(best, tensors, replace(metadata, temperature=temperature))
-    scores = {}
+    scores, data = {}, {"labels": manifest.get("labels")}
     for name, (logits, labels) in outputs.items():
         part, true = parts[name], labels.numpy()
         probabilities = targets.probabilities(logits / temperature).numpy()
         table = job_dir / f"{name}_predictions.csv"
         metrics.write_predictions(table, part.record_ids, part.classes, part.y, probabilities)
-        scores[name] = targets.scores(true, probabilities, part.classes)
+        scores[name] = metrics.scores(true, probabilities, part.classes)
         scores[name] |= metrics.calibration_scores(true, probabilities)
         if name != "train":
             raw = targets.probabilities(logits).numpy()
             scores[name]["uncalibrated"] = metrics.calibration_errors(true, raw)
-    write_card(job_dir / CARD, best, describe_parts(parts, manifest), scores)
+        data[f"recordings, {name}"] = f"{len(part):,}"
+    write_card(job_dir / CARD, best, data, scores)
     write_json(job_dir / SCORES, {"epoch": epoch, "temperature": temperature, **scores})
     for name, values in scores.items():
         print(f"{name}: {summarize(values, targets)}")
@@ -147,20 +134,11 @@ def write_results(
         print(f"temperature {temperature:.2f}: ECE on validation {before:.3f} -> {after:.3f}")
 
 
-def describe_parts(parts: dict[str, Recordings], manifest: dict[str, Any]) -> dict[str, str]:
-    """For the model card: version of the labels, recordings and patients of each part."""
-    rows = {"labels": str(manifest.get("labels", "unknown"))}
-    numbers = manifest.get("patients") or {}
-    for name, part in parts.items():
-        patients = {numbers[record] for record in part.record_ids if record in numbers}
-        suffix = f" of {len(patients):,} patients" if patients else ""
-        rows[f"recordings, {name}"] = f"{len(part):,}{suffix}"
-    return rows
-
-
 def summarize(scores: dict[str, Any], targets: Targets) -> str:
     """`macro F1 0.731, CinC-3 0.770 (A 0.711, N 0.898, …)`; the latter are F1 by class."""
-    known = {label: scores[key] for key, label in targets.summary}
-    overall = ", ".join(f"{name} {value:.3f}" for name, value in known.items() if value is not None)
-    by_class = ", ".join(f"{name} {value:.3f}" for name, value in scores["f1"].items())
+    known = {label: scores[key] for key, label in targets.summary.items()}
+    overall, by_class = (
+        ", ".join(f"{name} {value:.3f}" for name, value in values.items() if value is not None)
+        for values in (known, scores["f1"])
+    )
     return f"{overall} ({by_class})"

@@ -39,20 +39,17 @@ def make_optimizer(model: nn.Module, lr: float, weight_decay: float = 0.0) -> to
     settings = {"lr": lr, "eps": 1e-7, "fused": True}
     if not weight_decay:
         return torch.optim.Adam(model.parameters(), **settings)
-    kernels = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups = [{"params": kernels}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, weight_decay=weight_decay, **settings)
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, **settings)
 
 
 def learning_rate_factor(step: int, steps: int, schedule: str, warmup: float = 0) -> float:
-    """Share of the learning rate that a step has: it rises during the warm-up, then stays, or falls
-    along half a cosine towards 0 (Loshchilov & Hutter 2017).
-
-    Args:
-        step: number of steps before this one. steps: of the whole run.
-        schedule: one of `SCHEDULES`. warmup: number of steps, or share of all steps if below 1.
-    """
+    """Share of the learning rate after `step` of all `steps`: it rises during the warm-up, of so
+    many steps or, below 1, that share of all; then it stays, or falls along half a cosine towards 0
+    (Loshchilov & Hutter 2017)."""
     warmup = round(warmup * steps) if warmup < 1 else int(warmup)
     if step < warmup:
         return (step + 1) / (warmup + 1)
@@ -69,18 +66,14 @@ def class_weights(y: np.ndarray) -> np.ndarray:
     return np.where(counts, len(y) / (present * np.maximum(counts, 1)), 0.0)
 
 
-def balanced_order(y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """n indices, drawn with replacement so that classes are equally frequent on average."""
-    chances = class_weights(y)[y.argmax(1)]
-    return rng.choice(len(y), len(y), p=chances / chances.sum())
-
-
 def weighted_cross_entropy(recordings: Recordings) -> Callable[[Tensor, Tensor], Tensor]:
     """Loss in which classes count alike; the mean over examples, whatever classes a batch has."""
     weights = torch.from_numpy(class_weights(recordings.y)).float().to(recordings.signal.device)
-    return lambda logits, labels: (
-        F.cross_entropy(logits, labels, weights, reduction="sum") / len(labels)
-    )
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, weights, reduction="sum") / len(labels)
+
+    return loss
 
 
 @dataclass(frozen=True)
@@ -88,7 +81,7 @@ class TrainingBatches:
     """Batches to train on; they follow from the seed, the epoch and the step alone.
 
     Attributes:
-        fs: Hz. balanced: draw the order by `balanced_order`; else it is a permutation.
+        fs: Hz. balanced: draw recordings so that classes are equally frequent on average.
         augmented: change recordings by `augment`. mixup: alpha of `mix`; 0 for none.
         processes: each takes its share of every batch.
     """
@@ -107,11 +100,12 @@ class TrainingBatches:
         return -(-len(self.recordings) // self.batch_size)
 
     def order(self, epoch: int) -> np.ndarray:
-        """Indices of the recordings of an epoch."""
-        random = rng(self.seed, ORDER, epoch)
-        if self.balanced:
-            return balanced_order(self.recordings.y, random)
-        return random.permutation(len(self.recordings))
+        """Indices of the recordings of an epoch: a permutation, or balanced with replacement."""
+        random, y = rng(self.seed, ORDER, epoch), self.recordings.y
+        if not self.balanced:
+            return random.permutation(len(y))
+        chances = class_weights(y)[y.argmax(1)]
+        return random.choice(len(y), len(y), p=chances / chances.sum())
 
     def epoch(self, epoch: int, done: int = 0) -> Iterator[Batch]:
         """Batches of an epoch, counted from 1, without the first `done`."""
@@ -138,12 +132,8 @@ class TrainingBatches:
 def augment(x: Tensor, mask: Tensor, fs: float, generator: Generator) -> tuple[Tensor, Tensor]:
     """Crop, move, scale, invert and disturb recordings at random; their labels stay true.
 
-    Args:
-        x: (B, C, T) in mV, padded in front. mask: (B, 1, T), True on the signal.
-        fs: Hz. generator: on the device.
-
-    Returns:
-        The same of the changed recordings; outside of the mask `x` may hold anything.
+    Takes `x` (B, C, T) in mV, padded in front, and `mask` (B, 1, T), True on the signal; returns
+    the same of the changed recordings, whose `x` may hold anything outside of the mask.
     """
     x, mask = crop_and_move(x, mask, generator)
     count, leads, samples = x.shape
@@ -180,15 +170,8 @@ def mix(
     x: Tensor, labels: Tensor, classes: int, alpha: float, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """Mixup (Zhang et al. 2018): blend each example with another one of the batch, all in the same
-    shares, of which its own is the larger.
-
-    Args:
-        x: (B, C, T). labels: (B,) class numbers, or (B, classes) of a multi-label set.
-        alpha: of the Beta distribution of the shares.
-
-    Returns:
-        Inputs (B, C, T) and labels (B, classes) float32.
-    """
+    shares, of the Beta distribution of `alpha`; its own is the larger. `labels` are (B,) class
+    numbers, or (B, classes); returns inputs (B, C, T) and labels (B, classes) float32."""
     if labels.ndim == 1:
         labels = F.one_hot(labels, classes).float()
     share = rng.beta(alpha, alpha)

@@ -136,7 +136,7 @@ def set_up(
     train = parts["train"]
     hardware.processes.check(args.batch_size, args.sync_bn, len(train))
     targets = evaluation.choose_targets(manifest.get("multi_label", False))
-    if args.balance != "none" and targets is evaluation.MultiLabel:
+    if args.balance != "none" and targets is evaluation.MULTI_LABEL:
         raise cli.UserError("--balance: recordings of several classes cannot be balanced")
     model, metadata = build_model(args, train, manifest)
     data = recipe.TrainingBatches(

@@ -15,7 +15,7 @@ def get_pretrained_weights(checkpoint_file: Path, out_file: Path | None = None) 
     if out_file:
         strip_head(checkpoint_file, out_file)
         write_card(card_beside(out_file), out_file)
-        print(f"{transfer.report(checkpoint_file)}; written: {out_file}")
+        print(f"{transfer.report}; written: {out_file}")
     return transfer.encoder.eval()
 
 

@@ -116,14 +116,14 @@ def calibration(results: Results) -> Figure:
     temperatures = results.runs.groupby("scenario")["temperature"].agg(stats.mean_and_sd, digits=2)
     figure, panels = _panels(len(scenarios), (3.1, 3.3))
     for axes, (name, run) in zip(panels, scenarios.items(), strict=True):
-        bins = metrics.reliability(run.true.argmax(1), run.prob)
-        table, width = pd.DataFrame(bins), 1 / metrics.BINS
+        table = pd.DataFrame(metrics.reliability(run.true.argmax(1), run.prob))
+        width = 1 / metrics.BINS
         shares = table["count"] / table["count"].sum()
         axes.bar(table.index * width, shares, width, align="edge", color="#ccc")
         axes.plot([0, 1], [0, 1], color="black", lw=0.8, ls="--")
         drawn = table[table["count"] >= MIN_COUNT]
         axes.plot(drawn["confidence"], drawn["accuracy"], "o-", color=COLOURS[1], label="accuracy")
-        error = metrics.expected_calibration_error(bins)
+        error = metrics.calibration_errors(run.true.argmax(1), run.prob)["ece"]
         axes.set_title(f"{name}, ECE {error:.3f}\ntemperature {temperatures[name] or 'none'}")
         axes.set(xlabel="confidence", ylabel="share", aspect="equal", xlim=(0, 1), ylim=(0, 1))
         axes.legend(loc="upper left", fontsize="small")

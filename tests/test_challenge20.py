@@ -148,7 +148,7 @@ def test_training_on_several_labels(job, tmp_path):
     assert np.array_equal(table.true, test.y) and table.record_names[0] == test.record_ids[0]
     scores = json.loads((tmp_path / "job/scores.json").read_text())["test"]
     prob = np.ascontiguousarray(table.prob, np.float32)
-    again = metrics.multi_label_scores(table.true, prob, table.classes)
+    again = metrics.scores(table.true, prob, table.classes)
     assert scores.pop("uncalibrated").keys() == {"nll", "ece"}
     assert scores == again | calibration_scores(table.true, prob)
     command(compare.main, "--jobs", f"x={tmp_path / 'job'}").refused("several classes")

@@ -3,31 +3,27 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from finetuning.evaluation import (
     MAX_TEMPERATURE,
     MIN_TEMPERATURE,
-    MultiLabel,
-    SingleLabel,
+    MULTI_LABEL,
+    SINGLE_LABEL,
     fit_temperature,
 )
 
 
-def calibrated(targets, records):
-    """Logits (records, 4), and labels that are drawn with their probabilities."""
-    rng = np.random.default_rng(0)
-    logits = torch.from_numpy(rng.normal(0, 2, (records, 4))).float()
-    prob = targets.probabilities(logits).numpy()
-    if targets is MultiLabel:
-        return logits, torch.from_numpy((rng.random(prob.shape) < prob).astype(np.float32))
-    drawn = (rng.random((records, 1)) > prob.cumsum(1)).sum(1)
-    return logits, torch.from_numpy(np.minimum(drawn, 3))
-
-
-@pytest.mark.parametrize("targets", [SingleLabel, MultiLabel])
+@pytest.mark.parametrize("targets", [SINGLE_LABEL, MULTI_LABEL])
 @pytest.mark.parametrize("factor", [0.5, 1, 3])
 def test_a_known_temperature_is_found(targets, factor):
-    logits, labels = calibrated(targets, 5000)
+    rng = np.random.default_rng(0)
+    logits = torch.from_numpy(rng.normal(0, 2, (5000, 4))).float()
+    prob = targets.probabilities(logits).numpy()
+    if targets is MULTI_LABEL:  # labels are drawn with their probabilities
+        labels = torch.from_numpy((rng.random(prob.shape) < prob).astype(np.float32))
+    else:
+        labels = torch.from_numpy((rng.random((5000, 1)) > prob.cumsum(1)[:, :3]).sum(1))
     logits *= factor
     temperature = fit_temperature(logits, labels, targets.loss)
     assert temperature == pytest.approx(factor, rel=0.06)
@@ -49,7 +45,6 @@ def test_a_known_temperature_is_found(targets, factor):
     ids=["equal", "right", "wrong", "one recording", "large right", "large wrong"],
 )
 def test_few_or_extreme_recordings_give_a_bounded_temperature(logits, labels, least, most):
-    assert least <= fit_temperature(logits, labels, SingleLabel.loss) <= most
-    one_hot = torch.nn.functional.one_hot(labels, 4).float()
-    temperature = fit_temperature(logits, one_hot, MultiLabel.loss)
+    assert least <= fit_temperature(logits, labels, SINGLE_LABEL.loss) <= most
+    temperature = fit_temperature(logits, F.one_hot(labels, 4).float(), MULTI_LABEL.loss)
     assert MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE

@@ -267,7 +267,7 @@ def test_a_validation_set_of_its_own(prepared, weights, tmp_path):
     assert (scores["train"]["records"], scores["val"]["records"]) == (48, 12)
     assert "test" not in scores
     twice = [*sets, "--test", prepared / "p_test.npz", "--job-dir", tmp_path / "twice"]
-    command(trainer.main, *twice).refused("--test holds 12 recordings of --val")
+    command(trainer.main, *twice).refused("--test does not fit --val: holds 12")
 
 
 @pytest.mark.parametrize(("key", "value"), [("pad", 1024), ("labels", "v3"), ("fs", 300)])

@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,9 +52,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     made.mkdir(parents=True)
     try:
         yield made
-        for path in made.rglob("*"):
-            if path.is_file():
-                _flush(path)
+        for path in filter(Path.is_file, made.rglob("*")):
+            _flush(path)
         if folder.exists():
             folder.rename(earlier)
         made.rename(folder)
@@ -93,21 +92,20 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not valid JSON: {error}") from None
 
 
-def load_npz(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
-    """Arrays of an uncompressed `.npz` file by name, all or those of `names` that it holds; raises
-    `ValueError` if it is damaged or compressed, or holds objects."""
+def load_npz(path: Path) -> dict[str, np.ndarray]:
+    """Arrays of an uncompressed `.npz` file by name; raises `ValueError` if it is damaged or
+    compressed, or holds objects."""
     size = path.stat().st_size
     try:
         with np.load(path, allow_pickle=False) as file:
-            chosen = [name for name in file if names is None or name in names]
-            for name in chosen:
+            for name in file:
                 with file.zip.open(f"{name}.npy") as member:
                     np.lib.format.read_magic(member)
                     shape, _, dtype = np.lib.format.read_array_header_1_0(member)
                 # Checked before memory is allocated.
                 if math.prod(shape) * dtype.itemsize > size:
                     raise ValueError(f"{name} is larger than the file, or compressed")
-            return {name: file[name] for name in chosen}
+            return dict(file)
     except OSError:
         raise
     except Exception as error:  # NumPy and zipfile raise almost any error on damaged files
@@ -135,8 +133,7 @@ def summary(left_out: list[dict[str, Any]]) -> str:
     examples = {out["reason"]: out["record"] for out in reversed(left_out)}
     reasons = Counter(out["reason"] for out in left_out).most_common(3)
     listed = [f"{count} × {reason}, such as {examples[reason]}" for reason, count in reasons]
-    more = ["…"] if len(examples) > len(reasons) else []
-    return f"{len(left_out)} left out: {'; '.join(listed + more)}"
+    return f"{len(left_out)} left out: {'; '.join(listed)}{'; …' * (len(examples) > 3)}"
 
 
 def counted(flagged: dict[str, list[str]]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import confusion_matrix, f1_score, roc_auc_score
+from sklearn.metrics import f1_score, roc_auc_score
 
 from utils.cli import UserError
 from utils.files import atomic_path
@@ -43,17 +43,6 @@ def without_input(true: np.ndarray) -> dict[str, float]:
     return {"loss": loss, "acc": float(shares.max()), "macro_f1": macro_f1(true, commonest)}
 
 
-def macro_auc(true: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean one-against-rest AUC over the classes of which both sides are present, else NaN."""
-    columns = true > 0 if true.ndim == 2 else true[:, None] == np.arange(probabilities.shape[1])
-    areas = [
-        roc_auc_score(column, values)
-        for column, values in zip(columns.T, probabilities.T, strict=True)
-        if 0 < column.sum() < len(column)
-    ]
-    return float(np.mean(areas)) if areas else float("nan")
-
-
 def detection(
     true: np.ndarray, predicted: np.ndarray, score: np.ndarray, weights: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
@@ -83,94 +72,86 @@ def detection(
         }
 
 
-def cinc3(f1: Sequence[float], classes: Sequence[str]) -> float | None:
-    """The Challenge 2017 score: mean F1 of N, A and O, None for other sets of classes.
+def answers(
+    true: np.ndarray, probabilities: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which classes are present, which are predicted, and which answers are correct, as booleans.
 
-    The noisy class counts in the denominators of the three, not in the mean (Clifford et al. 2017).
+    One class to a recording: the most probable is predicted; correct are recordings, (n,). Several:
+    those above 0.5 are predicted; correct are (n, classes), as are the others in both cases.
     """
-    by_name = dict(zip(classes, f1, strict=True))
-    return float(np.mean([by_name[name] for name in CINC3])) if {*CINC3} <= {*classes} else None
+    if true.ndim == 2:
+        present, predicted = true > 0, probabilities > 0.5
+        return present, predicted, present == predicted
+    numbers, predicted = np.arange(probabilities.shape[1]), probabilities.argmax(1)
+    return true[:, None] == numbers, predicted[:, None] == numbers, true == predicted
+
+
+def f1_of_columns(present: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, float]:
+    """F1 of every class, 0 for one neither present nor predicted, and the mean over the others; NaN
+    where there are none. (sklearn's `f1_score` takes a single column for two classes.)"""
+    counts = present.sum(0) + predicted.sum(0)
+    f1 = 2 * (present & predicted).sum(0) / np.maximum(counts, 1)
+    return f1, float(f1[counts > 0].mean()) if counts.any() else float("nan")
 
 
 def scores(true: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> dict:
-    """Scores of recordings with one class each: macro F1 over all classes, CinC-3, accuracy, AUC,
-    F1 per class (0 for a class neither present nor predicted), confusion (rows: true)."""
-    predicted, numbers = probabilities.argmax(1), range(len(classes))
-    f1 = f1_score(true, predicted, labels=numbers, average=None, zero_division=0)
-    return {
-        "macro_f1": float(f1.mean()),
-        "cinc3": cinc3(f1, classes),
-        "acc": float(np.mean(true == predicted)),
-        "auc": macro_auc(true, probabilities),
-        "f1": dict(zip(classes, map(float, f1), strict=True)),
-        "confusion": confusion_matrix(true, predicted, labels=numbers).tolist(),
-        "records": len(true),
-    }
+    """Accuracy, F1 per class, macro F1, and macro AUC, the mean one-against-rest AUC over the
+    classes of which both sides are present, else NaN.
+
+    One class to a recording: macro F1 is over all classes; also the confusion (rows: true) and
+    CinC-3, the mean F1 of N, A and O, in whose denominators the noisy class counts (Clifford et al.
+    2017), None for other classes. Several: macro F1 is as in `f1_of_columns`, accuracy over all
+    recordings and classes; also F-max, F-beta and G-beta.
+    """
+    present, predicted, correct = answers(true, probabilities)
+    f1, mean_f1 = f1_of_columns(present, predicted)
+    by_class = dict(zip(classes, f1.tolist(), strict=True))
+    both = present.any(0) & ~present.all(0)
+    auc = roc_auc_score(present[:, both], probabilities[:, both]) if both.any() else float("nan")
+    result = {"auc": auc, "acc": float(correct.mean()), "f1": by_class, "records": len(true)}
+    if true.ndim == 2:
+        f_beta, g_beta = challenge2020(present, predicted)
+        best = f_max(present, probabilities)
+        return {"macro_f1": mean_f1, "f_max": best, "f_beta": f_beta, "g_beta": g_beta, **result}
+    known = {*CINC3} <= {*classes}
+    cinc3 = float(np.mean([by_class[name] for name in CINC3])) if known else None
+    confusion = (present.astype(int).T @ predicted).tolist()
+    return {"macro_f1": float(f1.mean()), "cinc3": cinc3, **result, "confusion": confusion}
 
 
-def f_max(true: np.ndarray, probabilities: np.ndarray) -> float:
+def f_max(present: np.ndarray, probabilities: np.ndarray) -> float:
     """Best F1 over the thresholds 0 to 1 in 100 steps, counted by record.
 
     At each threshold, precision is the mean over the records with any class predicted, recall the
     mean over those that have any (Strodthoff et al. 2021); NaN where none has.
     """
-    true = true > 0
-    labelled, best = true.any(1), 0.0
-    if not labelled.any():
-        return float("nan")
+    labelled, best = present.any(1), 0.0
     for threshold in np.linspace(0, 1, 100):
         predicted = probabilities > threshold
-        some, correct = predicted.any(1), (predicted & true).sum(1)
+        some, correct = predicted.any(1), (predicted & present).sum(1)
         if correct.any():
             precision = np.mean(correct[some] / predicted[some].sum(1))
-            recall = np.mean(correct[labelled] / true[labelled].sum(1))
+            recall = np.mean(correct[labelled] / present[labelled].sum(1))
             best = max(best, 2 * precision * recall / (precision + recall))
-    return float(best)
+    return float(best) if labelled.any() else float("nan")
 
 
-def challenge2020(true: np.ndarray, predicted: np.ndarray, beta: float = 2) -> tuple[float, float]:
-    """F-beta and G-beta of the Challenge 2020, means over the classes present or predicted, NaN
-    without any; both arguments are (n, classes) of 0 and 1.
+def challenge2020(present: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
+    """F-beta and G-beta (beta 2) of the Challenge 2020, means over the classes present or
+    predicted, NaN without any; both arguments are (n, classes) booleans.
 
     Each record weighs 1 / the number of its true classes; one without any weighs 1 (Perez Alday et
     al. 2020; Strodthoff et al. 2021).
     """
-    true, predicted = true > 0, predicted > 0
-    weights = 1 / np.maximum(true.sum(1, keepdims=True), 1)
-    seen = (true | predicted).any(0)
+    weights = 1 / np.maximum(present.sum(1, keepdims=True), 1)
+    seen = (present | predicted).any(0)
     if not seen.any():
         return float("nan"), float("nan")
-    cells = (true & predicted, ~true & predicted, true & ~predicted)
+    cells = (present & predicted, ~present & predicted, present & ~predicted)
     tp, fp, fn = ((weights * cell).sum(0)[seen] for cell in cells)
-    weighted = (1 + beta**2) * tp
-    f_beta, g_beta = weighted / (weighted + fp + beta**2 * fn), tp / (tp + fp + beta * fn)
+    f_beta, g_beta = 5 * tp / (5 * tp + fp + 4 * fn), tp / (tp + fp + 2 * fn)
     return float(f_beta.mean()), float(g_beta.mean())
-
-
-def f1_of_columns(true: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, float]:
-    """F1 of every class, 0 for one neither present nor predicted, and the mean over the others; NaN
-    where there are none. Both arguments are (n, classes) booleans."""
-    counts = true.sum(0) + predicted.sum(0)
-    f1 = 2 * (true & predicted).sum(0) / np.maximum(counts, 1)
-    return f1, float(f1[counts > 0].mean()) if counts.any() else float("nan")
-
-
-def multi_label_scores(true: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> dict:
-    """Scores where a record may have several classes; predicted are those above 0.5. Macro F1 and
-    macro AUC as `f1_of_columns` and `macro_auc`; accuracy over all records and classes."""
-    true, predicted = true > 0, probabilities > 0.5
-    f1, mean = f1_of_columns(true, predicted)
-    f_beta, g_beta = challenge2020(true, predicted)
-    return {
-        "macro_f1": mean,
-        "auc": macro_auc(true, probabilities),
-        "f_max": f_max(true, probabilities),
-        "f_beta": f_beta,
-        "g_beta": g_beta,
-        "acc": float(np.mean(true == predicted)),
-        "f1": dict(zip(classes, map(float, f1), strict=True)),
-        "records": len(true),
-    }
 
 
 def reliability(true: np.ndarray, probabilities: np.ndarray) -> dict[str, list]:
@@ -192,14 +173,6 @@ def reliability(true: np.ndarray, probabilities: np.ndarray) -> dict[str, list]:
     return result
 
 
-def expected_calibration_error(bins: dict[str, list]) -> float:
-    """Mean distance between confidence and accuracy of the bins of `reliability`, weighted by their
-    counts."""
-    rows = zip(bins["count"], bins["confidence"], bins["accuracy"], strict=True)
-    gaps = sum(count * abs(confidence - acc) for count, confidence, acc in rows if count)
-    return float(gaps / sum(bins["count"]))
-
-
 def coverage(true: np.ndarray, probabilities: np.ndarray) -> dict[str, list]:
     """Scores of the most confident recordings alone, as if the others were left unanswered.
 
@@ -207,13 +180,10 @@ def coverage(true: np.ndarray, probabilities: np.ndarray) -> dict[str, list]:
     the confidence from which on (`threshold`), how many have it (`records`), `macro_f1` over the
     classes present or predicted among them, and `accuracy`.
     """
+    confidence = probabilities.max(1)
     if true.ndim == 2:
-        true, predicted = true > 0, probabilities > 0.5
-        confidence, correct = np.maximum(probabilities, 1 - probabilities).min(1), true == predicted
-    else:
-        confidence, best = probabilities.max(1), probabilities.argmax(1)
-        correct, numbers = true == best, np.arange(probabilities.shape[1])
-        true, predicted = true[:, None] == numbers, best[:, None] == numbers
+        confidence = np.maximum(probabilities, 1 - probabilities).min(1)
+    present, predicted, correct = answers(true, probabilities)
     falling = np.sort(confidence)[::-1]
     thresholds = [float(falling[-(-len(falling) * share // 100) - 1]) for share in COVERAGES]
     kept = [confidence >= threshold for threshold in thresholds]
@@ -221,27 +191,29 @@ def coverage(true: np.ndarray, probabilities: np.ndarray) -> dict[str, list]:
         "coverage": [share / 100 for share in COVERAGES],
         "threshold": thresholds,
         "records": [int(rows.sum()) for rows in kept],
-        "macro_f1": [f1_of_columns(true[rows], predicted[rows])[1] for rows in kept],
+        "macro_f1": [f1_of_columns(present[rows], predicted[rows])[1] for rows in kept],
         "accuracy": [float(correct[rows].mean()) for rows in kept],
     }
 
 
 def calibration_errors(true: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     """`nll`, the mean negative logarithm of the probability of the truth (over recordings and
-    classes where there may be several), and `ece`, see `expected_calibration_error`."""
+    classes where there may be several), and `ece`, the expected calibration error: the mean
+    distance of confidence and accuracy in the bins of `reliability`, weighted by their counts."""
     if true.ndim == 2:
         of_truth = np.where(true > 0, probabilities, 1 - probabilities)
     else:
         of_truth = probabilities[np.arange(len(true)), true]
     nll = float(-np.log(np.maximum(of_truth, SMALLEST, dtype=float)).mean())
-    return {"nll": nll, "ece": expected_calibration_error(reliability(true, probabilities))}
+    bins = zip(*reliability(true, probabilities).values(), strict=True)
+    gaps = sum(count * abs(confidence - accuracy) for count, confidence, accuracy in bins if count)
+    return {"nll": nll, "ece": float(gaps / true.size)}
 
 
 def calibration_scores(true: np.ndarray, probabilities: np.ndarray) -> dict:
     """`calibration_errors`, `reliability` and `coverage`, by name."""
-    curves = {"reliability": reliability, "coverage": coverage}
-    errors = calibration_errors(true, probabilities)
-    return errors | {name: curve(true, probabilities) for name, curve in curves.items()}
+    curves = {f.__name__: f(true, probabilities) for f in (reliability, coverage)}
+    return calibration_errors(true, probabilities) | curves
 
 
 class Predictions(NamedTuple):
@@ -268,10 +240,7 @@ def write_predictions(
 def read_predictions(path: Path) -> Predictions:
     """Read a table of predictions; raises `UserError` if the file is none."""
     try:
-        table = pd.read_csv(path, dtype={"record_name": str}, keep_default_na=False)
-        return split_columns(table)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
+        return split_columns(pd.read_csv(path, dtype={"record_name": str}, keep_default_na=False))
     except (ValueError, OverflowError):  # pandas' errors of parsing, too
         raise UserError(f"{path} is not a table of predictions") from None
 
@@ -280,9 +249,9 @@ def split_columns(table: pd.DataFrame) -> Predictions:
     """Raises `ValueError` where the columns are not those of a table of predictions."""
     classes = [name.removeprefix("true_") for name in table if name.startswith("true_")]
     expected = ["record_name", *(f"{p}_{name}" for p in ("true", "prob") for name in classes)]
-    if list(table) != expected or not classes:
-        raise ValueError("other columns")
+    if list(table) != expected or not classes or table.empty:
+        raise ValueError("no predictions")
     true, prob = np.split(table[expected[1:]].to_numpy(float), 2, axis=1)
-    if not len(table) or not np.isin(true, (0, 1)).all() or not np.isfinite(prob).all():
-        raise ValueError("no rows, or values that are no classes or probabilities")
+    if not np.isin(true, (0, 1)).all() or not np.isfinite(prob).all():
+        raise ValueError("values that are no classes or probabilities")
     return Predictions(table["record_name"].to_numpy(), classes, true.astype(int), prob)

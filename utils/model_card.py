@@ -1,7 +1,7 @@
 """Metadata of weights files, the data sets that they name, and model cards in Markdown."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from types import UnionType
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
@@ -85,20 +85,20 @@ class Metadata:
         return {KEY: json.dumps(asdict(self), sort_keys=True)}
 
     @classmethod
-    def from_header(cls, header: Mapping[str, str] | None, source: str) -> "Metadata":
+    def from_header(cls, header: Mapping[str, str], source: object) -> "Metadata":
         """Read the metadata in the header of the file `source`; raises `UserError` if they are
         missing, of the wrong type, or out of range."""
         try:
-            values = json.loads((header or {})[KEY])
-            metadata = cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
-        except (KeyError, TypeError, ValueError, RecursionError):
-            raise UserError(f"{source} holds no weights of this project (no metadata)") from None
-        types = get_type_hints(cls).items()
-        wrong = [name for name, kind in types if not _has_type(getattr(metadata, name), kind)]
-        for name in wrong or metadata._out_of_range():
-            text = f"{name} {str(getattr(metadata, name))[:40]!r}"
-            raise UserError(f"{source} holds no weights of this project (metadata: {text})")
-        return metadata
+            values = json.loads(header[KEY])
+            m = cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
+            types = get_type_hints(cls).items()
+            wrong = [name for name, kind in types if not _has_type(getattr(m, name), kind)]
+            for name in wrong or m._out_of_range():
+                raise ValueError(f"{name} {str(getattr(m, name))[:40]!r}")
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            problem = f"holds no weights of this project (metadata: {error})"
+            raise UserError(f"{source} {problem}") from None
+        return m
 
     def _out_of_range(self) -> list[str]:
         means, sds = (v if isinstance(v, list) else [v] for v in (self.mean, self.sd))
@@ -127,20 +127,34 @@ def _has_type(value: Any, kind: Any) -> bool:
     return type(value) is kind
 
 
-CARD = """# {m.architecture}, {m.task}, {m.dataset}
-A neural network for electrocardiograms. **Not a medical device.** Load it with {load}.
+def render(
+    name: str, state: Mapping[str, Tensor], m: Metadata, data: Mapping = {}, scores: Mapping = {}
+) -> str:
+    """Model card as Markdown of the weights file `name`; `data` are further rows on the data, and
+    `scores` the content of `scores.json`, of which the part `train` is left out."""
+    known = DATA_SETS[m.dataset].classes if m.dataset in DATA_SETS else {}
+    about = {
+        "classes": [f"{c} ({known[c]})" if c in known else c for c in m.classes],
+        "fs": f"{m.fs:g} Hz",
+        "derived_from": UNKNOWN if m.derived_from is None else m.derived_from or "random weights",
+        "content": "encoder" if all(k.startswith("encoder.") for k in state) else "encoder, head",
+        "parameters": sum(tensor.numel() for tensor in state.values()),
+    }
+    classifies = m.task == "classification" and "head.weight" in state
+    load = "finetuning.predict.Predictor.load" if classifies else "utils.weights.load_encoder"
+    return f"""# {m.architecture}, {m.task}, {m.dataset}
+A neural network for electrocardiograms. **Not a medical device.** Load it with `{load}("{name}")`.
 
 ## Metadata
-{metadata}
+{_rows(asdict(m) | about | data)}
 
 The network takes (signal - mean) / sd at this rate, with zeros in front of short recordings.
 Probabilities are the softmax (multi_label: sigmoid) of logits / temperature.
 
 ## Licences
-{licences}
-
+{"".join(map(_licence_notice, m.lineage))}
 ## Scores
-{scores}
+{_rows({k: v for k, v in scores.items() if k != "train"}) or "None."}
 
 ## Intended use and limits
 For research on ECG classification; not for diagnosis, monitoring or treatment. With devices, leads,
@@ -149,62 +163,24 @@ wrong with high confidence; every input is assigned to a class. The training lab
 """
 
 
-def render(
-    name: str, state: Mapping[str, Tensor], m: Metadata, data: Mapping[str, str], scores: Mapping
-) -> str:
-    """Model card as Markdown of the weights file `name`; `data` are further rows on the data, and
-    `scores` the content of `scores.json`, of which the part `train` is left out."""
-    classifies = m.task == "classification" and "head.weight" in state
-    load = "finetuning.predict.Predictor.load" if classifies else "utils.weights.load_encoder"
-    scores = _flatten({part: values for part, values in scores.items() if part != "train"})
-    return CARD.format(
-        m=m,
-        load=f'`{load}("{name}")`',
-        metadata=_table(describe(state, m) | data),
-        licences="\n".join(licence_notices(m.lineage)),
-        scores=_table(scores) if scores else "None.",
-    )
+def _licence_notice(dataset: str) -> str:
+    """Notice that weights made from this data set have to carry, a line of Markdown."""
+    if not (data_set := DATA_SETS.get(dataset)):
+        return f"- {dataset}: no known public data set; further licences may apply.\n"
+    notice = f"Contains information from {data_set.title}, made available under {data_set.licence}"
+    cited = f"{data_set.citation}; Goldberger et al. 2000, doi:10.1161/01.CIR.101.23.e215"
+    limit = " **For non-commercial use only.**" * (data_set.licence == CC_BY_NC_SA)
+    return f"- {dataset}: {notice} ({cited}).{limit}\n"
 
 
-def describe(state: Mapping[str, Tensor], m: Metadata) -> dict[str, str]:
-    """Rows on a weights file: its content, and the metadata that are set."""
-    known = DATA_SETS[m.dataset].classes if m.dataset in DATA_SETS else {}
-    changes = {
-        "classes": [f"{name} ({known[name]})" if name in known else name for name in m.classes],
-        "fs": f"{m.fs:g} Hz",
-        "derived_from": "unknown" if m.derived_from is None else m.derived_from or "random weights",
-        "content": "encoder" if all(n.startswith("encoder.") for n in state) else "encoder, head",
-        "parameters": sum(tensor.numel() for tensor in state.values()),
-    }
-    return _flatten(asdict(m) | changes)
-
-
-def licence_notices(names: Iterable[str]) -> list[str]:
-    """Notices that weights made from these data sets have to carry, as lines of Markdown."""
-    lines = []
-    for name in names:
-        if data_set := DATA_SETS.get(name):
-            notice = f"Contains information from {data_set.title}, made available under"
-            cited = f"{data_set.citation}; Goldberger et al. 2000, doi:10.1161/01.CIR.101.23.e215"
-            limit = " **For non-commercial use only.**" * (data_set.licence == CC_BY_NC_SA)
-            lines.append(f"- {name}: {notice} {data_set.licence} ({cited}).{limit}")
-        else:
-            lines.append(f"- {name}: no known public data set; further licences may apply.")
-    return lines
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """`{"f1": {"A": 0.5, "N": None}, "leads": [1, 2]}` to `{"f1 A": "0.5", "leads": "1, 2"}`."""
-    rows = {}
+def _rows(values: Mapping[str, Any], prefix: str = "") -> str:
+    """`{"f1": {"A": 0.5, "N": None}, "leads": [1, 2]}` to `- f1 A: 0.5` and `- leads: 1, 2`."""
+    rows = []
     for name, value in values.items():
         if isinstance(value, Mapping):
-            rows |= _flatten(value, f"{prefix}{name} ")
+            rows.append(_rows(value, f"{prefix}{name} "))
         elif value not in (None, []):
             parts = value if isinstance(value, list) else [value]
             texts = (f"{part:.6g}" if type(part) is float else str(part) for part in parts)
-            rows[prefix + name] = ", ".join(texts)
-    return rows
-
-
-def _table(rows: Mapping[str, str]) -> str:
-    return "\n".join(["| | |", "| --- | --- |", *(f"| {n} | {text} |" for n, text in rows.items())])
+            rows.append(f"- {prefix}{name}: {', '.join(texts)}")
+    return "\n".join(filter(None, rows))

@@ -5,7 +5,6 @@
 describes a file, and writes a half-precision copy with its card, here `weights/af.md`.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from models import DEFAULT_ARCHITECTURE, Classifier, build_encoder
 from utils import cli
 from utils.cli import UserError, plain
 from utils.files import atomic_path, sha256, write_text
-from utils.model_card import Metadata, describe, licence_notices, render
+from utils.model_card import Metadata, render
 from utils.run import CARD
 
 ENCODER = "encoder."
@@ -30,21 +29,14 @@ HALF_NOTE = "Kernels are stored in half precision; the scores are those before t
 
 
 class Transfer(NamedTuple):
-    """An encoder built from a weights file, and the names of the file's tensors that were
-    transferred or dropped; `repeated` leads share the first kernel of an encoder for one."""
+    """An encoder built from a weights file, the names of the file's tensors that were transferred
+    or dropped, and one line about them for the log."""
 
     encoder: nn.Module
     metadata: Metadata
     transferred: list[str]
     dropped: list[str]
-    repeated: int = 1
-
-    def report(self, path: Path) -> str:
-        """One line for the log."""
-        dropped = ", ".join(self.dropped) or "nothing"
-        line = f"{path}: {len(self.transferred)} encoder tensors transferred; dropped: {dropped}"
-        shared = f"; {FIRST_KERNEL} of one lead repeated over {self.repeated} and divided by it"
-        return line + shared * (self.repeated > 1)
+    report: str
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Metadata) -> None:
@@ -58,20 +50,15 @@ def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Metadata) ->
 def read_weights(path: Path) -> tuple[dict[str, Tensor], Metadata]:
     """Read all tensors of a weights file, as float32 on the CPU, and its metadata; `UserError` if
     the file is missing or damaged, or not of this project."""
-    tensors, header = read_tensors(path)
-    metadata = Metadata.from_header(header, str(path))
-    return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, metadata
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read all tensors of a safetensors file, of the stored types, and its header."""
     if not Path(path).is_file():
         raise UserError(f"weights file {path} does not exist")
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = Metadata.from_header(file.metadata() or {}, path)
     except SafetensorError as error:
         raise UserError(f"{path} is not a readable safetensors file ({error})") from None
+    return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, metadata
 
 
 def load_encoder(
@@ -96,11 +83,13 @@ def load_encoder(
     encoder = build_encoder(m.architecture, leads, m.stages, None, m.spectrogram)
     state = {name: value for name, value in tensors.items() if name.startswith(ENCODER)}
     transferred, dropped = list(state), [name for name in tensors if name not in state]
-    repeated = leads // m.in_channels
-    if repeated > 1 and FIRST_KERNEL in state:
-        state[FIRST_KERNEL] = torch.cat([state[FIRST_KERNEL]] * repeated, 1) / repeated
+    report = f"{path}: {len(state)} encoder tensors transferred; dropped: "
+    report += ", ".join(dropped) or "nothing"
+    if leads > m.in_channels and FIRST_KERNEL in state:
+        state[FIRST_KERNEL] = torch.cat([state[FIRST_KERNEL]] * leads, 1) / leads
+        report += f"; {FIRST_KERNEL} of one lead repeated over {leads} and divided by it"
     load_strictly(encoder, {k.removeprefix(ENCODER): v for k, v in state.items()}, path)
-    return Transfer(encoder, m, transferred, dropped, repeated)
+    return Transfer(encoder, m, transferred, dropped, report)
 
 
 def start_encoder(
@@ -114,7 +103,7 @@ def start_encoder(
     lineage = []
     if weights_file:
         transfer = load_encoder(weights_file, architecture, fs, leads)
-        print(transfer.report(weights_file))
+        print(transfer.report)
         if verbose:
             print("\n".join(f"  transferred {name}" for name in transfer.transferred))
         encoder, origin = transfer.encoder, transfer.metadata
@@ -180,11 +169,10 @@ def write_card(card: Path, weights: Path, data: Mapping = {}, scores: Mapping = 
 def store_half(weights: Path, out: Path) -> None:
     """Write a half-precision copy and its card; `read_weights` gives float32 again."""
     tensors, metadata = read_weights(weights)
-    text = render(weights.name, tensors, metadata, {}, {})
-    for path in (weights.with_name(CARD), card_beside(weights)):
-        text = path.read_text(encoding="utf-8") if path.is_file() else text
-    text = text.replace(weights.name, out.name)
+    cards = [c for c in (card_beside(weights), weights.with_name(CARD)) if c.is_file()]
+    text = cards[0].read_text("utf-8") if cards else render(weights.name, tensors, metadata)
     save_weights(out, {name: to_half(tensor) for name, tensor in tensors.items()}, metadata)
+    text = text.replace(weights.name, out.name)
     write_text(card_beside(out), text if HALF_NOTE in text else f"{text}\n{HALF_NOTE}\n")
 
 
@@ -199,7 +187,6 @@ def main() -> None:
     parser = cli.Parser(prog="python -m utils.weights", description="Describe a weights file.")
     flag = parser.add_argument
     flag("file", type=cli.file, help=".safetensors")
-    flag("--tensors", action="store_true", help="list each tensor, too")
     flag("--half", type=Path, metavar="OUT", help="write a half-precision copy of the weights")
     flag("--overwrite", action="store_true", help="replace OUT")
     args = parser.parse_args()
@@ -207,18 +194,10 @@ def main() -> None:
         check_free(args.half, args.overwrite)
         store_half(args.file, args.half)
     path = args.half or args.file
-    tensors, header = read_tensors(path)
-    metadata = Metadata.from_header(header, str(path))
-    types = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
-    rows = describe(tensors, metadata)
-    rows["types"] = ", ".join(f"{n} of {kind}" for kind, n in Counter(types.values()).items())
-    rows |= {"size": f"{path.stat().st_size:,} bytes", "SHA-256": sha256(path)}
-    if args.tensors:
-        rows |= {name: f"{types[name]} {list(tensors[name].shape)}" for name in tensors}
-    width = max(map(len, rows))
-    lines = [f"{name:{width}}  {value}" for name, value in rows.items()]
-    for line in [*lines, *licence_notices(metadata.lineage)]:
-        print(plain(line[: cli.LONGEST]))
+    rows = {"size": f"{path.stat().st_size:,} bytes", "SHA-256": sha256(path)}
+    text = render(path.name, *read_weights(path), rows)
+    for line in text.partition("\n## Scores")[0].splitlines():
+        print(plain(line))
 
 
 if __name__ == "__main__":
