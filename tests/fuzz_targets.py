@@ -27,8 +27,7 @@ from pretraining.tasks import TASKS
 from pretraining.tensorflow_checkpoint import read_checkpoint
 from recordings import formats, resampling, synthetic, wfdb_files
 from recordings.annotations import ALPHABETS
-from report import collect, stats
-from tests import helpers, test_ptbxl, test_report, test_tensorflow, test_torrent
+from tests import helpers, test_ptbxl, test_tensorflow, test_torrent
 from tests.fuzzing import Target
 from utils.files import read_json, sha256, write_json
 from utils.model_card import KEY
@@ -119,11 +118,6 @@ def put_weights(folder: Path) -> None:
     test_tensorflow.write(folder / "x", test_tensorflow.as_tensorflow(classifier))
 
 
-def put_results(folder: Path) -> None:
-    test_report.make_run(folder / "job", 10, records=8)
-    collect.save(collect.from_jobs([("random", [folder / "job"])]), folder)
-
-
 def read_segments(path: Path) -> None:
     record = path.with_name(path.name.partition(".")[0].removesuffix("_lbls"))
     for place, segment in annotations.read_record(record):
@@ -137,7 +131,9 @@ def read_segments(path: Path) -> None:
 
 
 def read_annotated(path: Path) -> None:
-    (signal, fs, *_), ends, *_ = convert.read_annotated(path.with_suffix(""), ALPHABETS["wfdb"])
+    icentia11k.read_constants(path.parent)
+    path = path.with_name("r")
+    (signal, fs, *_), ends, *_ = convert.read_annotated(path, ALPHABETS["wfdb"])
     assert np.isfinite(resampling.resample(signal, fs, FS, "line")).all()
     np.rint(ends * (FS / fs)).astype(np.int64)
 
@@ -200,22 +196,11 @@ def read_weights(path: Path) -> None:
     predictor.predict(np.zeros((600, predictor.metadata.in_channels)), FS)
 
 
-def read_constants(path: Path) -> None:
-    icentia11k.read_constants(path.parent)
-
-
 def read_tensorflow(path: Path) -> None:
     import_tensorflow.recognise(read_checkpoint(path.with_name("x"))[0], path)
 
 
-def read_results(path: Path) -> None:
-    job = path.parent.name == "job"
-    results = collect.from_jobs([("random", [path.parent])]) if job else collect.load(path.parent)
-    if "predictions" in path.name:
-        stats.summarise(stats.score_runs(results.predictions))
-
-
-# Name, what writes honest files, what reads one of them, and the damaged (after a prefix).
+# Name, what writes honest files, what reads one of them, and the damaged files (after a prefix).
 ROWS = [
     ("segment", put_segment, read_segments, "p00000_s00", ".hea .dat .atr"),
     ("torrent", put_torrent, read_segments, "0000", "1_batched.pkl.gz 1_batched_lbls.pkl.gz "
@@ -224,8 +209,7 @@ ROWS = [
     ("index", put_index, read_index, "annotation_index/current/",
      "index.json segments.npy beat_ends beat_codes rhythm_ends rhythm_codes"),
     ("validation", put_index, read_frames, "", "val.npz"),
-    ("constants", put_recordings, read_constants, "", "dataset.json"),
-    ("convert", put_recordings, read_annotated, "r", ".hea .dat .atr"),
+    ("convert", put_recordings, read_annotated, "", "r.hea r.dat r.atr dataset.json"),
     ("recording", put_recordings, read_signal, "",
      "r.hea r.dat r.csv r.txt r.npy 4.mat 5.mat r.edf r.bdf A/A1.hea A/A1.mat"),
     ("challenge20", put_recordings, read_listed, "A/", "A1.hea"),
@@ -236,8 +220,6 @@ ROWS = [
     ("listed", put_datasets, partial(read_prepared, listed=True), "p_", "train.npz"),
     ("weights", put_weights, read_weights, "", "weights.safetensors metadata.json"),
     ("tensorflow", put_weights, read_tensorflow, "x.", "index data-00000-of-00001"),
-    ("results", put_results, read_results, "", "test_predictions.csv.gz history.csv.gz runs.csv"),
-    ("job", put_results, read_results, "job/", "args.json history.csv test_predictions.csv"),
 ]  # fmt: skip
 TARGETS = {
     f"{name} {file}": Target(make, read, prefix + file)

@@ -29,10 +29,9 @@ SECONDS = 5  # for one file
 SPARE = 2**26  # bytes, beside twice what the honest file takes: libraries work in blocks
 ADDRESSES = 2**31  # bytes of address space that a file may ask for in vain
 EXECUTED = "executed"  # what a payload would make, in the folder above the target's
-
 READ, REFUSAL = "read", "refused"
-NUMBER = re.compile(rb"-?\d+(\.\d+)?([eE][-+]?\d+)?")
-WORD = re.compile(rb"[\w./-]+")
+
+NUMBER, WORD = re.compile(rb"-?\d+(\.\d+)?([eE][-+]?\d+)?"), re.compile(rb"[\w./-]+")
 ODD_NUMBERS = (
     b"1e12", b"1000000000000", b"-1", b"0", b"-0.0", b"nan", b"NaN", b"Infinity", b"-inf", b"1e308",
     b"1e-308", b"2147483648", b"-250", b"0.001", b"19999.999", b"9" * 25, b"9" * 400, b"9" * 5000,
@@ -44,11 +43,11 @@ ODD_WORDS = (
 )  # fmt: skip
 # Integers that sizes, offsets and counts are not.
 EXTREMES = (0, -1, 1, 2**7, 2**15 - 1, 2**16 - 1, 2**31 - 1, -(2**31), 2**40, 2**63 - 1, -(2**63))
-KINDS = ("flip", "cut", "remove", "repeat", "insert", "integer", "line", *("number", "word") * 2)
+KINDS = ("flip", "cut", *("splice", "number", "word") * 2, "integer", "line")
 
 
 class Target(NamedTuple):
-    """`make` writes honest files into a folder; `read` reads one of them, which is damaged."""
+    """`make` writes honest files into a folder; `read` reads one of them, `file`, when damaged."""
 
     make: Callable[[Path], Any]
     read: Callable[[Path], Any]
@@ -56,10 +55,8 @@ class Target(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Of the file with this seed: `READ`, `REFUSAL` or what went wrong."""
-
-    seed: int
-    what: str
+    seed: int  # of the damaged file
+    what: str  # `READ`, `REFUSAL` or what went wrong
 
     @property
     def failed(self) -> bool:
@@ -67,16 +64,11 @@ class Outcome(NamedTuple):
 
 
 def attack(target: Target, seeds: range, folder: Path) -> Iterator[Outcome]:
-    """Have the target read a damaged file of each seed, in a process of its own.
-
-    Args:
-        folder: empty; there is one of the same name for every process.
-    """
+    """Have the target read a damaged file of each seed, in a process of its own, in `folder`."""
+    processes = multiprocessing.get_context("fork")
     while seeds:
-        mine, its = multiprocessing.get_context("fork").Pipe(duplex=False)
-        process = multiprocessing.get_context("fork").Process(
-            target=_read_all, args=(target, seeds, folder, its)
-        )
+        mine, its = processes.Pipe(duplex=False)
+        process = processes.Process(target=_read_all, args=(target, seeds, folder, its))
         process.start()
         its.close()
         with suppress(EOFError):
@@ -95,8 +87,8 @@ def _read_all(target: Target, seeds: range, folder: Path, results: Connection) -
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     target.make(folder)
-    path, honest = folder / target.file, (folder / target.file).read_bytes()
-    before = _peak()
+    path = folder / target.file
+    honest, before = path.read_bytes(), _peak()
     with suppress(*REFUSED):  # as the payload is
         target.read(path)
     most = before + 2 * (_peak() - before) + SPARE
@@ -125,6 +117,7 @@ def _read_one(target: Target, path: Path) -> str:
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
         target.read(path)
+        return READ
     except REFUSED as error:
         # A command prints one line of any error, see `utils.cli`; reasons go to manifests, too.
         line = len(str(error).splitlines()) == 1 and len(str(error)) < LONGEST
@@ -136,7 +129,6 @@ def _read_one(target: Target, path: Path) -> str:
         return traceback.format_exc()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    return READ
 
 
 def _peak() -> int:
@@ -159,13 +151,10 @@ def _damage(content: bytearray, rng: random.Random) -> bytearray:
                 content[place] ^= 1 << rng.randrange(8)
         case "cut":
             del content[start:]
-        case "remove":
-            del content[start:stop]
-        case "repeat":
-            times = min(rng.choice((2, 3, 100)), 2**20 // (len(content) + 1) + 1)
-            content[stop:stop] = content[start:stop] * times
-        case "insert":
-            content[start:start] = rng.randbytes(rng.choice((1, 2, 4, 100)))
+        case "splice":  # bytes are removed, repeated or inserted
+            times = rng.choice((0, 2, 3, min(100, 2**20 // (len(content) + 1) + 1)))
+            inserted = rng.randbytes(rng.choice((0, 0, 1, 2, 4, 100)))
+            content[start:stop] = content[start:stop] * times + inserted
         case "integer":  # of the file, wherever one may lie, becomes an extreme one
             size, order = rng.choice((1, 2, 4, 8)), rng.choice(("little", "big"))
             value = rng.choice(EXTREMES) % 256**size

@@ -9,14 +9,13 @@ Tensors, columns of numbers and probabilities are compared to the last bit, not 
 """
 
 import argparse
-import csv
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-from itertools import chain
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,10 +25,7 @@ from safetensors.numpy import load_file
 
 ROOT = Path(__file__).parents[2]
 RECORDS = ("100", "106", "201", "202", "203", "222")
-SIZES = {
-    "--steps-per-epoch": 3, "--epochs": 2, "--batch-size": 8, "--val-patients": 1,
-    "--val-size": 16, "--seed": 3,
-}  # fmt: skip
+SIZES = "--steps-per-epoch 3 --epochs 2 --batch-size 8 --val-patients 1 --val-size 16 --seed 3"
 PRETRAINING = {
     "beat": "--task beat --frame-size 512",
     "beat_2d": "--task beat --frame-size 1024 --arch resnet18_2d",
@@ -59,63 +55,57 @@ def main() -> None:
     parser.add_argument("--checkout", type=Path, default=ROOT, help="version of the code to run")
     parser.add_argument("--out", type=Path, help="write what was found")
     parser.add_argument("--against", type=Path, help="compare with what was written before")
-    parser.add_argument("--only", help="runs whose name contains this")
+    parser.add_argument("--only", default="", help="runs whose name contains this")
     args = parser.parse_args()
     with TemporaryDirectory() as folder:
-        found = pin(args.checkout.resolve(), Path(folder), args.only or "")
+        found = pin(args.checkout.resolve(), Path(folder), args.only)
     if args.out:
         args.out.write_text(json.dumps(found, indent=1) + "\n")
     wanted = json.loads(args.against.read_text()) if args.against else found
-    wanted = {name: sha for name, sha in wanted.items() if (args.only or "") in name}
-    wrong = [name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)]
+    names = found.keys() | {name for name in wanted if args.only in name}
+    wrong = [name for name in names if wanted.get(name) != found.get(name)]
     for name in sorted(wrong):
         print(f"differs: {name}")
-    print(f"{len(wanted) - len(wrong)} of {len(wanted)} are equal")
+    print(f"{len(names) - len(wrong)} of {len(names)} are equal")
     sys.exit(bool(wrong))
 
 
 def pin(checkout: Path, work: Path, only: str) -> dict[str, str]:
-    """SHA-256 of everything, by name."""
+    """SHA-256 by name; of the training runs only those whose name contains `only`."""
     data, found = Path(os.environ["ECG_DATA"]), {}
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
 
     def call(module: str, *flags: object) -> None:
         command = [sys.executable, "-m", module, *map(str, flags)]
-        done = subprocess.run(
-            command, cwd=checkout, env=environment, capture_output=True, text=True
-        )
+        options = {"cwd": checkout, "env": environment, "capture_output": True, "text": True}
+        done = subprocess.run(command, **options)
         if done.returncode:
             sys.exit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
 
-    (work / "mitdb").mkdir()
     for record in RECORDS:
-        for suffix in ("hea", "dat", "atr"):
-            shutil.copy(data / f"mitdb/{record}.{suffix}", work / "mitdb")
-    call(
-        "pretraining.convert", "--source", "mitdb", "--from", work / "mitdb", "--out", work / "set"
-    )
+        copy(data / "mitdb", work / "mitdb", record, ("hea", "dat", "atr"))
+    call("pretraining.convert", "--source", "mitdb", "--from", work / "mitdb",
+         "--out", work / "set")  # fmt: skip
     files = sorted(path for path in (work / "set").rglob("p*_s*") if path.is_file())
     found["convert"] = digest(b"".join(path.read_bytes() for path in files))
     weights = {name: work / name / "weights.safetensors" for name in PRETRAINING}
     for name, flags in PRETRAINING.items():
-        if only and only not in name and "transfer" not in only:
-            continue
-        call("pretraining.trainer", "--job-dir", work / name, "--train", work / "set",
-             "--precision", "fp32", *chain(*SIZES.items()), *flags.split())  # fmt: skip
-        found |= {f"pretraining {name} {key}": sha for key, sha in run_digests(work / name).items()}
+        if only in name or "transfer" in only:
+            call("pretraining.trainer", "--job-dir", work / name, "--train", work / "set",
+                 "--precision", "fp32", *f"{SIZES} {flags}".split())  # fmt: skip
+            found |= run_digests(f"pretraining {name}", work / name)
     sets = {"single": single_lead(data, work, call), "multiple": several_leads(data, work, call)}
     for name, prefix in sets.items():
         for part in ("train", "test"):
             with np.load(f"{prefix}_{part}.npz") as arrays:
                 found[f"prepare {name} {part}"] = digest(*(arrays[key] for key in sorted(arrays)))
     for name, (prepared, flags) in FINETUNING.items():
-        if only and only not in name:
-            continue
-        call("finetuning.trainer", "--job-dir", work / f"ft_{name}",
-             "--train", f"{sets[prepared]}_train.npz", "--test", f"{sets[prepared]}_test.npz",
-             "--precision", "fp32", "--epochs", 2, "--batch-size", 8, "--val-size", 0.2,
-             "--seed", 5, *flags.format(**weights).split())  # fmt: skip
-        found |= {f"finetuning {name} {k}": v for k, v in run_digests(work / f"ft_{name}").items()}
+        if only in name:
+            call("finetuning.trainer", "--job-dir", work / f"ft_{name}",
+                 "--train", f"{sets[prepared]}_train.npz", "--test", f"{sets[prepared]}_test.npz",
+                 "--precision", "fp32", "--epochs", 2, "--batch-size", 8, "--val-size", 0.2,
+                 "--seed", 5, *flags.format(**weights).split())  # fmt: skip
+            found |= run_digests(f"finetuning {name}", work / f"ft_{name}")
     records = [data / f"training2017/A000{n:02}.mat" for n in range(1, 13)]
     answers = work / "answers.json"
     call("finetuning.predict", *records, data / "mitdb/202", data / "mitdb/208.hea", "--channel", 0,
@@ -124,24 +114,27 @@ def pin(checkout: Path, work: Path, only: str) -> dict[str, str]:
     return found
 
 
-def single_lead(data: Path, work: Path, call) -> Path:
+def copy(source: Path, folder: Path, record: str, suffixes: Sequence[str]) -> None:
+    folder.mkdir(exist_ok=True)
+    for suffix in suffixes:
+        shutil.copy(source / f"{record}.{suffix}", folder)
+
+
+def single_lead(data: Path, work: Path, call: Callable) -> Path:
     """Sixty recordings of Challenge 2017, prepared."""
     source = work / "training2017"
-    source.mkdir()
-    with (data / "training2017/REFERENCE.csv").open() as file:
-        rows = [row for row in csv.reader(file) if row]
-    chosen = [row for label in "ANO~" for row in [r for r in rows if r[1] == label][:15]]
+    rows = [row.split(",") for row in (data / "training2017/REFERENCE.csv").read_text().split()]
+    chosen = sorted(row for label in "ANO~" for row in [r for r in rows if r[1] == label][:15])
     for record, _ in chosen:
-        for suffix in ("mat", "hea"):
-            shutil.copy(data / f"training2017/{record}.{suffix}", source)
-    (source / "RECORDS").write_text("".join(f"{a}\n" for a, _ in sorted(chosen)))
-    (source / "REFERENCE.csv").write_text("".join(f"{a},{b}\n" for a, b in sorted(chosen)))
+        copy(data / "training2017", source, record, ("mat", "hea"))
+    (source / "RECORDS").write_text("".join(f"{record}\n" for record, _ in chosen))
+    (source / "REFERENCE.csv").write_text("".join(f"{a},{b}\n" for a, b in chosen))
     call("finetuning.prepare", "--source", source, "--labels", "zip", "--pad", 2048, "--out",
          work / "single", "--test-size", 0.3, "--seed", 1)  # fmt: skip
     return work / "single"
 
 
-def several_leads(data: Path, work: Path, call) -> Path:
+def several_leads(data: Path, work: Path, call: Callable) -> Path:
     """Stretches of MIT-BIH, two leads, of several labels each, from a table."""
     rows = ["file,label,patient"]
     for record in RECORDS:
@@ -156,17 +149,16 @@ def several_leads(data: Path, work: Path, call) -> Path:
     return work / "multiple"
 
 
-def run_digests(job: Path) -> dict[str, str]:
+def run_digests(run: str, job: Path) -> dict[str, str]:
     """Of each weights file its tensors, of each table its numbers."""
     found = {}
     for path in sorted(job.rglob("*.safetensors")):
-        tensors = load_file(path)
-        name = str(path.relative_to(job))
-        found[name] = digest(*(t for key in sorted(tensors) for t in (key.encode(), tensors[key])))
+        tensors = sorted(load_file(path).items())
+        parts = (part for key, tensor in tensors for part in (key.encode(), tensor))
+        found[f"{run} {path.relative_to(job)}"] = digest(*parts)
     for path in sorted(job.glob("*.csv")):
         if path.name != "timing.csv":
-            rows = path.read_text().split("\n")[1:]
-            found[path.name] = digest("\n".join(rows).encode())
+            found[f"{run} {path.name}"] = digest(path.read_bytes().partition(b"\n")[2])
     return found
 
 
