@@ -20,13 +20,6 @@ def scenario(text: str) -> tuple[str, list[Path]]:
     return name, [Path(folder) for folder in folders.split(",")]
 
 
-def image(text: str) -> Path:
-    """An image file to write."""
-    if not text.endswith((".png", ".pdf", ".svg")):
-        raise argparse.ArgumentTypeError(f"{text} must end in .png, .pdf or .svg")
-    return Path(text)
-
-
 def main() -> None:
     parser = cli.Parser(prog="python -m report.compare", description=__doc__.split("\n")[0])
     source = parser.add_mutually_exclusive_group(required=True)
@@ -35,9 +28,11 @@ def main() -> None:
     source.add_argument("--results", type=cli.existing, help="folder written by --save")
     flag = parser.add_argument
     flag("--save", type=Path, help="folder for the predictions and histories")
-    flag("--figure", type=image, help="image to write (.png, .pdf or .svg)")
+    flag("--figure", type=Path, help="image to write (.png, .pdf or .svg)")
     flag("--title", default="Transfer learning for AF classification", help="of the figure")
     args = parser.parse_args()
+    if args.figure and args.figure.suffix not in (".png", ".pdf", ".svg"):
+        parser.error(f"argument --figure: {args.figure} must end in .png, .pdf or .svg")
     results = collect.load(args.results) if args.results else collect.from_jobs(args.jobs)
     if results.part != collect.TEST:
         print("not every run has a test set: these are scores on validation")

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from report import stats
-from report.stats import MACRO_F1, Interval
+from report.stats import MACRO_F1
 from tests.test_report_tables import BEAT, make_results
 
 
@@ -36,15 +36,11 @@ def test_too_few_seeds(seeds, tested):
         assert row["p"] == pytest.approx(2 / 64)
 
 
-def test_only_common_seeds_are_paired():
-    table = scores(random=[0.5, 0.6, 0.7, 0.8], beat=[0.9, 0.7])
-    row = stats.compare(table, [("random", "beat")]).iloc[0]
-    assert len(row["by_seed"]) == 2 and row["difference"].mean == pytest.approx(0.25)
-
-
-def test_no_difference_at_all():
-    table = stats.compare(scores(a=[0.5] * 6, b=[0.5] * 6), [("a", "b")])
-    assert table["p"].item() == 1 and table["difference"].item() == (0, 0, 0)
+def test_common_seeds_are_paired():
+    table = stats.compare(scores(random=[0.5, 0.6, 0.7], beat=[0.9, 0.7]), [("random", "beat")])
+    assert len(table["by_seed"][0]) == 2 and table["difference"][0].mean == pytest.approx(0.25)
+    same = stats.compare(scores(a=[0.5] * 6, b=[0.5] * 6), [("a", "b")])
+    assert same["p"].item() == 1 and same["difference"].item() == (0, 0, 0)
 
 
 def test_interval_over_seeds_by_hand():
@@ -62,12 +58,6 @@ def test_summary_is_rounded_and_uses_the_sample_deviation():
                              ([0.7, 0.8, 0.5], "0.750 ± 0.071")):  # fmt: skip
         summary = stats.summarise(table.assign(**{MACRO_F1: values}))
         assert summary[MACRO_F1].tolist() == [expected, "0.500"]
-
-
-def test_intervals_as_text():
-    known, unknown = Interval(0.25, 0.1, 0.4), Interval(0.25, np.nan, np.nan)
-    assert (str(known), str(unknown)) == ("0.250 [0.100 to 0.400]", "0.250 [too few seeds]")
-    assert (known.bounds(), unknown.bounds()) == ("0.100 to 0.400", "too few seeds")
 
 
 def test_interval_over_recordings():

@@ -10,19 +10,16 @@ import pytest
 import yaml
 
 from tests.helpers import ROOT
+from utils.cli import id_list
 
-SHIPPED = sorted((ROOT / "studies").glob("*.yaml"))
-STUDIES = [path for path in SHIPPED if path.stem != "data"]
-
-
-def command(config, *flags):
-    return [sys.executable, "-m", "snakemake", "-s", "studies/Snakefile", "--configfile", config,
-            "--cores", 2, "--nolock", *flags]  # fmt: skip
+STUDIES = [path for path in sorted((ROOT / "studies").glob("*.yaml")) if path.stem != "data"]
+COMMAND = [sys.executable, "-m", "snakemake", "-s", "studies/Snakefile", "--cores", "2", "--nolock",
+           "--configfile"]  # fmt: skip
 
 
-def snakemake(config, *flags, **kwargs):
-    words = list(map(str, command(config, *flags)))
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, **kwargs)
+def snakemake(config, *flags):
+    words = [*COMMAND, str(config), *map(str, flags)]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
@@ -43,8 +40,6 @@ def test_shipped_studies_name_their_runs_and_flags(path, tmp_path):
 
 def test_the_patients_of_the_amounts_of_data_are_nested_and_never_validate():
     study = yaml.safe_load((ROOT / "studies/mitdb_svdb.yaml").read_text())["pretraining"]
-    from utils.cli import id_list
-
     val = set(id_list(study["common"]["val-patient-ids"]))
     sets = {name: set(id_list(run["patient-ids"])) for name, run in study["runs"].items()
             if "patient-ids" in run}  # fmt: skip
@@ -93,12 +88,9 @@ def study(tmp_path):
 
 
 def test_an_interrupted_study_continues(study):
-    words = list(map(str, command(study)))
     jobs = study.parent / "jobs"
-    begun = subprocess.Popen(
-        words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )  # fmt: skip
+    streams = dict.fromkeys(["stdout", "stderr"], subprocess.DEVNULL)
+    begun = subprocess.Popen([*COMMAND, study], cwd=ROOT, start_new_session=True, **streams)
     for _ in range(600):
         if (jobs / "beat/history.csv").exists() or begun.poll() is not None:
             break
@@ -110,13 +102,8 @@ def test_an_interrupted_study_continues(study):
     assert (jobs / "beat_3/scores.json").exists() and (jobs / "first_3/scores.json").exists()
     again = snakemake(study)
     assert "Nothing to be done" in again.stdout + again.stderr
-
-
-def test_a_scenario_that_is_not_there_is_named(study):
-    content = yaml.safe_load(study.read_text())
-    content["finetuning"]["cells"][0]["scenarios"] = ["nothing"]
-    study.write_text(yaml.safe_dump(content))
-    done = snakemake(study, "--dry-run")
-    assert (
-        done.returncode and "'nothing'; known are random, beat, first" in done.stderr + done.stdout
-    )
+    saving = snakemake(study, "--dry-run", "report").stdout
+    assert f"--jobs beat={jobs}/beat_3 first={jobs}/first_3 --save" in saving
+    study.write_text(study.read_text().replace("- first", "- nothing"))
+    refused = snakemake(study, "--dry-run")
+    assert refused.returncode and "'nothing'; known are random, beat, first" in refused.stdout
