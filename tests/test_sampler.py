@@ -9,14 +9,13 @@ import wfdb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretraining import labels
 from pretraining.batches import FrameBatches, load
 from pretraining.cohort import choose_segments
-from pretraining.icentia11k import reader as icentia11k
 from pretraining.icentia11k.index import open_index
-from pretraining.icentia11k.reader import Constants
+from pretraining.icentia11k.reader import Constants, read_annotations
+from pretraining.labels import beat_labels
 from pretraining.sampler import MIXED_PATIENTS, Sampler
-from pretraining.tasks import TASKS
+from pretraining.tasks import Beat, ContextPrediction
 
 PATIENTS, PER_PATIENT, FRAME = 40, 7, 100
 SEGMENTS = [np.array([2 * patient, 2 * patient + 1]) for patient in range(PATIENTS)]
@@ -24,8 +23,8 @@ SAMPLES = 1000 + 10 * np.arange(2 * PATIENTS)
 ALL = PATIENTS * PER_PATIENT
 
 
-def make(*seed, segments=SEGMENTS, samples=SAMPLES, frame=FRAME, per_patient=PER_PATIENT):
-    return Sampler(segments, samples, frame, per_patient, seed or (0, 1))
+def make(segments=SEGMENTS, samples=SAMPLES, per_patient=PER_PATIENT):
+    return Sampler(segments, samples, FRAME, per_patient, (0, 1))
 
 
 def patients(sampler, first, count):
@@ -36,28 +35,21 @@ def same(one, other):
     return all(map(np.array_equal, one, other))
 
 
-def test_every_pass_takes_every_patient_equally():
+def test_a_pass_takes_every_patient_equally_and_mixes_sixteen_at_a_time():
     sampler = make()
-    assert sampler.pass_length == ALL
     for number in range(3):
-        counts = np.bincount(patients(sampler, number * ALL, ALL), minlength=PATIENTS)
-        assert set(counts) == {PER_PATIENT}
-
-
-def test_patients_are_mixed_sixteen_at_a_time():
-    drawn = patients(make(), 0, ALL)
-    groups = np.split(drawn, [16 * PER_PATIENT, 32 * PER_PATIENT])
-    assert [len(set(group)) for group in groups] == [MIXED_PATIENTS, MIXED_PATIENTS, 8]
-    for group in groups:
-        assert (np.diff(group) != 0).mean() > 0.7
-    first_seen = list(dict.fromkeys(drawn.tolist()))
-    assert first_seen != sorted(first_seen)
+        drawn = patients(sampler, number * ALL, ALL)
+        assert set(np.bincount(drawn, minlength=PATIENTS)) == {PER_PATIENT}
+        groups = np.split(drawn, [16 * PER_PATIENT, 32 * PER_PATIENT])
+        assert [len(set(group)) for group in groups] == [MIXED_PATIENTS, MIXED_PATIENTS, 8]
+        assert all((np.diff(group) != 0).mean() > 0.7 for group in groups)
+        assert (np.diff(list(dict.fromkeys(drawn.tolist()))) < 0).any()  # in no order
 
 
 def test_all_places_of_all_segments_are_drawn_and_no_others():
     samples = np.array([FRAME, FRAME + 2, 99_999, FRAME + 1])
     chosen = [np.array([0, 1]), np.array([3])]  # segment 2 was left out
-    segments, starts = make(segments=chosen, samples=samples, per_patient=200).frames(0, 400)
+    segments, starts = make(chosen, samples, per_patient=200).frames(0, 400)
     assert segments.dtype == starts.dtype == np.int64
     drawn = {number: set(starts[segments == number].tolist()) for number in np.unique(segments)}
     assert drawn == {0: {0}, 1: {0, 1, 2}, 3: {0, 1}}
@@ -74,89 +66,78 @@ stretches = st.lists(st.tuples(st.integers(0, 3 * ALL), st.integers(1, ALL)), ma
 @given(stretches)
 def test_any_stretch_in_any_order_is_the_same_stream(asked):
     whole = np.stack(make().frames(0, 4 * ALL))
-    sampler = make()
+    others = make().negatives(0, 4 * ALL, 3, FRAME)
+    sampler = pickle.loads(pickle.dumps(make()))
     for first, count in asked:
-        np.testing.assert_array_equal(sampler.frames(first, count), whole[:, first : first + count])
-    assert same(pickle.loads(pickle.dumps(sampler)).frames(50, 400), whole[:, 50:450])
+        stretch = slice(first, first + count)
+        assert np.array_equal(sampler.frames(first, count), whole[:, stretch])
+        negatives = sampler.negatives(first, count, 3, FRAME)
+        assert same(negatives, [array[stretch] for array in others])
     assert not np.array_equal(whole[:, :ALL], whole[:, ALL : 2 * ALL])
 
 
-def test_other_frames_come_from_the_same_sixteen_patients():
+def test_negatives_come_from_the_same_sixteen_patients():
     sampler, size = make(), FRAME // 2
     segments, starts, place = sampler.negatives(0, ALL, 3, size)
-    assert segments.shape == starts.shape == (ALL, 3)
     group = slice(16 * PER_PATIENT, 32 * PER_PATIENT)
-    own = set(patients(sampler, 16 * PER_PATIENT, 16 * PER_PATIENT))
-    assert set((segments[group] // 2).ravel()) == own
+    members = set(patients(sampler, 16 * PER_PATIENT, 16 * PER_PATIENT))
+    assert set((segments[group] // 2).ravel()) == members
     assert (starts >= 0).all() and (starts + size <= SAMPLES[segments]).all()
     assert (starts + FRAME > SAMPLES[segments]).any()  # up to the last sample
     counts = np.bincount(place, minlength=4)
     assert len(counts) == 4 and counts.min() > ALL / 8
-    parts = [sampler.negatives(first, 10, 3, size) for first in range(105, 145, 10)]
-    for whole, part in zip((segments, starts, place), zip(*parts, strict=True), strict=True):
-        np.testing.assert_array_equal(np.concatenate(part), whole[105:145])
 
 
-@pytest.fixture(scope="module")
-def index(cohort_folder, tmp_path_factory):
-    return open_index(cohort_folder, tmp_path_factory.mktemp("index"))
+BEAT, CPC = Beat(512), ContextPrediction(256, 3, 56, 0, 2)
 
 
-def make_batches(index, total=100, batch_size=32, frame=512):
-    cohort, _ = choose_segments(index, None, frame, annotated=True)
-    sampler = Sampler(list(cohort.values()), index.segments["samples"], frame, 8, (0, 1))
-    constants = Constants("synthetic", 0.02, 0.3, {})
-    return FrameBatches(TASKS["beat"](frame), index, sampler, constants, batch_size, total)
+def make_batches(index, task=BEAT):
+    cohort, _ = choose_segments(index, None, task.window, task.annotated)
+    sampler = Sampler(list(cohort.values()), index.segments["samples"], task.window, 8, (0, 1))
+    return FrameBatches(task, index, sampler, Constants("synthetic", 0.02, 0.3, {}), 32, 100)
 
 
-def read_all(batches, workers=0):
-    loaded = load(batches, range(len(batches)), torch.device("cpu"), workers)
+def read_all(batches, **options):
+    loaded = load(batches, range(len(batches)), torch.device("cpu"), **options)
     inputs, labels, totals = zip(*loaded, strict=True)
-    assert totals == tuple(map(len, labels))
-    return inputs, labels
+    assert totals == tuple(map(len, labels)) == (32, 32, 32, 4)
+    return torch.cat(inputs), torch.cat(labels)
 
 
-def test_each_frame_by_its_own_mean_and_deviation(index):
-    batches, cpu = make_batches(index), torch.device("cpu")
-    plain, found = (list(load(batches, range(2), cpu, standardise=own)) for own in (False, True))
-    for (before, y, _), (x, same_y, _) in zip(plain, found, strict=True):
-        sd, mean = torch.std_mean(before, -1, correction=0, keepdim=True)
-        torch.testing.assert_close(x, (before - mean) / sd)
-        assert torch.equal(y, same_y)
-
-
-def test_batches_hold_the_normalised_frames_and_their_labels(cohort_copy):
+@pytest.mark.parametrize("task", [BEAT, CPC])
+def test_batches_hold_the_normalised_frames_and_their_labels(cohort_copy, task):
     path = cohort_copy / "p00/p00001/p00001_s00.hea"
     path.write_text(path.read_text().replace("74.36482269503546(0)/mV", "150(40)/mV"))
     index = open_index(cohort_copy)
-    batches = make_batches(index)
+    batches = make_batches(index, task)
     signals, found = read_all(batches)
-    assert [tuple(signal.shape) for signal in signals] == [(32, 1, 512)] * 3 + [(4, 1, 512)]
-    assert signals[0].dtype == torch.float32 and found[0].dtype == torch.int64
-    signals, found = torch.cat(signals).numpy()[:, 0], torch.cat(found).numpy()
-    segments, starts = batches.sampler.frames(0, 100)
-    assert set(segments) == set(range(12))
-    for segment in range(12):
-        path = str(index.record_path(segment))
-        millivolts = wfdb.rdrecord(path).p_signal[:, 0]
-        ends, codes, _, _ = icentia11k.read_annotations(path)
-        for number in np.flatnonzero(segments == segment):
-            start = starts[number]
-            expected = (millivolts[start : start + 512] - 0.02) / 0.3
-            np.testing.assert_allclose(signals[number], expected, atol=1e-5)
+    segments, starts, labels = task.examples(index, batches.sampler, 0, 100)
+    assert signals.shape == (*segments.shape, task.frame_size) and signals.dtype == torch.float32
+    assert set(segments.ravel()) == set(range(12))
+    assert len(set(labels)) > 2 and found.tolist() == labels.tolist()
+    records = [str(index.record_path(segment)) for segment in range(12)]
+    millivolts = [wfdb.rdrecord(record).p_signal[:, 0] for record in records]
+    for row, column in np.ndindex(segments.shape):
+        segment, start = segments[row, column], starts[row, column]
+        expected = (millivolts[segment][start : start + task.frame_size] - 0.02) / 0.3
+        np.testing.assert_allclose(signals[row, column], expected, atol=1e-5)
+        if task is BEAT:
+            ends, codes, _, _ = read_annotations(records[segment])
             within = np.array([0]), np.array([len(ends)])
-            label = labels.beat_labels(ends, codes, within, starts[[number]], 512)
-            assert found[number] == label.item()
-    assert len(set(found)) > 2
+            assert labels[row] == beat_labels(ends, codes, within, np.array([start]), 512)
 
 
-def test_batches_do_not_depend_on_who_asks_or_when(index):
+def test_batches_do_not_depend_on_who_asks_or_when(cohort_copy):
+    index = open_index(cohort_copy)
     batches = make_batches(index)
-    expected = read_all(batches)
-    one = [range(number, number + 1) for number in range(4)]
-    backwards = [make_batches(index)[number] for number in reversed(one)]
-    for number, frames in zip(reversed(range(4)), backwards, strict=True):
-        assert torch.equal(frames.labels, expected[1][number])
-        assert same(frames, pickle.loads(pickle.dumps(batches))[one[number]])
-    for one, other in zip(read_all(batches, workers=2), expected, strict=True):
-        assert all(map(torch.equal, one, other))
+    x, y = read_all(batches)
+    assert all(map(torch.equal, read_all(batches, workers=2), (x, y)))
+    for number in reversed(range(4)):
+        one = range(number, number + 1)
+        frames = make_batches(index)[one]
+        assert torch.equal(frames.labels, y[number * 32 :][:32])
+        assert same(frames, pickle.loads(pickle.dumps(batches))[one])
+    own, same_y = read_all(batches, standardise=True)  # by each frame's mean and deviation
+    sd, mean = torch.std_mean(x, -1, correction=0, keepdim=True)
+    torch.testing.assert_close(own, (x - mean) / sd)
+    assert torch.equal(same_y, y)

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import struct
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from finetuning.datasets import challenge17
 from models import Classifier
+from models.spectrogram import SpectrogramSettings
 from pretraining.cpc import CPC
 from pretraining.import_tensorflow import CHALLENGE17, main
 from pretraining.tensorflow_checkpoint import MAGIC, read_checkpoint
@@ -20,6 +22,7 @@ from utils.weights import load_encoder, load_strictly, read_weights
 SUM = bytes(4)  # in place of the checksum, which is not looked at
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 TYPES = {"float32": 1, "float64": 2, "object": 7, "int64": 9, "float16": 19}
+DATA = ("data-00000-of-00002", "data-00001-of-00002")
 ROOT = "layer_with_weights-0/layer_with_weights-0/"  # encoder of a pretraining classifier
 SMALL = {
     "a/bias": np.arange(3, dtype=np.float32), "a/kernel_too": np.array([1.5, -2], np.float16),
@@ -33,10 +36,8 @@ def zeros(*shape):
 
 
 def varint(number):
-    more = b""
-    while number > 127:
-        more, number = more + bytes([number & 127 | 128]), number >> 7
-    return more + bytes([number])
+    high = number >> 7
+    return bytes([number & 127 | 128]) + varint(high) if high else bytes([number])
 
 
 def field(number, value):
@@ -50,9 +51,7 @@ def block(rows):
     """A key is written as what it shares with the one before it, and the rest."""
     data, last = b"", b""
     for key, value in rows:
-        shared = 0
-        while shared < len(last) and last.startswith(key[: shared + 1]):
-            shared += 1
+        shared = max(n for n in range(len(last) + 1) if key.startswith(last[:n]))
         rest, last = key[shared:], key
         data += varint(shared) + varint(len(rest)) + varint(len(value)) + rest + value
     return data + struct.pack("<II", 0, 1)
@@ -60,20 +59,14 @@ def block(rows):
 
 def table(rows, size=2, compression=0):
     """Blocks of `size` rows, one of extensions, one of their places, the footer."""
-    data, index = b"", []
-
-    def add(rows):
-        nonlocal data
-        content = block(rows) + bytes([compression])
-        place = varint(len(data)) + varint(len(content) - 1)
-        data += content + SUM
-        return place
-
-    for first in range(0, len(rows), size):
-        chunk = rows[first : first + size]
-        index.append((chunk[-1][0], add(chunk)))
-    footer = add([]) + add(index)
-    return data + footer.ljust(40, b"\0") + MAGIC
+    chunks = [rows[first : first + size] for first in range(0, len(rows), size)]
+    data, places, index = b"", [], []
+    for chunk in [*chunks, [], index]:
+        content = block(chunk)
+        places.append(varint(len(data)) + varint(len(content)))
+        index += [(chunk[-1][0], places[-1])] if chunk in chunks else []
+        data += content + bytes([compression]) + SUM
+    return data + b"".join(places[-2:]).ljust(40, b"\0") + MAGIC
 
 
 def write(prefix, *shards, **options):
@@ -115,13 +108,11 @@ def test_what_was_written_is_read(tmp_path, size, suffix):
     first, second = (dict(list(SMALL.items())[part::2]) for part in range(2))
     write(tmp_path / "x", first | {"_CHECKPOINTABLE_OBJECT_GRAPH": b"\x04text"}, second, size=size)
     variables, checksum = read_checkpoint(tmp_path / f"x{suffix}")
-    ends = ("index", "data-00000-of-00002", "data-00001-of-00002")
-    whole = b"".join((tmp_path / f"x.{end}").read_bytes() for end in ends)
+    whole = b"".join((tmp_path / f"x.{end}").read_bytes() for end in ("index", *DATA))
     assert checksum == hashlib.sha256(whole).hexdigest()
     assert variables.keys() == SMALL.keys()
     for name, value in SMALL.items():
-        assert variables[name].dtype == value.dtype
-        assert np.array_equal(variables[name], value)
+        assert variables[name].dtype == value.dtype and np.array_equal(variables[name], value)
 
 
 def convert(prefix, *flags):
@@ -160,9 +151,7 @@ def checkpoint(tmp_path):
 
 def test_a_checkpoint_becomes_a_weights_file(checkpoint):
     out, state = checkpoint.with_name("out"), make_classifier(classes=5).state_dict()
-    result = convert(checkpoint, "--frame-size", 512)
-    for word in ("pretraining classifier", "resnet18", "1 of 4 stages", "task beat", "5 classes"):
-        assert word in result.out, result
+    assert convert(checkpoint, "--frame-size", 512).code == 0
     convert(checkpoint).refused(str(out), "--overwrite")
     tensors, m = read_weights(out)
     assert all(torch.equal(tensors[name], state[name]) for name in tensors)
@@ -176,8 +165,7 @@ def test_a_checkpoint_becomes_a_weights_file(checkpoint):
      (f"{ROOT}blocks/0/proj_bn/beta", zeros(64), "1 of 27 .*stages.0.0.shortcut.1.bias"),
      (f"{ROOT}blocks/0/bn_1/beta", zeros(64), "two variables for encoder.blocks.0.bn1.bias"),
      ("blocks/0/conv2/kernel", None, "1 of 27 .*stages.0.0.conv2.weight"),
-     ("blocks/1/bn2/beta", zeros(2), "1 of 27 .*stages.0.1.bn2.bias"),
-     ("blocks/1/conv1/kernel", zeros(7, 64, 99), "does not match the network"),
+     ("blocks/1/conv1/kernel", zeros(7, 64, 99), "1 of 27 .*stages.0.1.conv1.weight"),
      ("layer_with_weights-0/conv1/kernel", None, "no network known"),
      ("layer_with_weights-1/kernel", zeros(3, 5), "head.weight"),
      ("layer_with_weights-1/bias", zeros(), "head.bias"),
@@ -207,16 +195,17 @@ def test_other_networks_and_flags_are_refused(checkpoint, tmp_path):
     assert CHALLENGE17[:3] == ("challenge17", challenge17.MEAN_MV, challenge17.SD_MV)
 
 
-PRETRAINED, FINE_TUNED = "pretraining classifier", "fine-tuned classifier"
-NETWORKS = {  # folder: kind, architecture, stages, task, classes, parameters
-    "beat_resnet18": ("encoder", "resnet18", None, "unknown", (), 4_492_480),
-    "beat_resnet18_2d": ("encoder", "resnet18_2d", None, "unknown", (), 11_184_640),
-    "beat_resnet18_full_stages1": (PRETRAINED, "resnet18", 1, "beat", BEAT_CLASSES, 116_741),
-    "rhythm_resnet34_full_stages2": (PRETRAINED, "resnet34", 2, "rhythm", RHYTHM_CLASSES, 802_246),
-    "hr_resnet50_full_stages1": (PRETRAINED, "resnet50", 1, "hr", HEART_RATE_CLASSES, 195_780),
+CLASSIFIER, SPECTROGRAM = "pretraining classifier", asdict(SpectrogramSettings())
+AF, RAW, MV = ("challenge17", 0.0075, 0.2373, 16384), (0, 1, 4096), (0.0018, 1.3711, 2048)
+NETWORKS = {  # folder: kind, parameters, architecture, stages, task, classes
+    "beat_resnet18": ("encoder", 4_492_480, "resnet18", None, "unknown", []),
+    "beat_resnet18_2d": ("encoder", 11_184_640, "resnet18_2d", None, "unknown", []),
+    "beat_resnet18_full_stages1": (CLASSIFIER, 116_741, "resnet18", 1, "beat", BEAT_CLASSES),
+    "rhythm_resnet34_full_stages2": (CLASSIFIER, 802_246, "resnet34", 2, "rhythm", RHYTHM_CLASSES),
+    "hr_resnet50_full_stages1": (CLASSIFIER, 195_780, "resnet50", 1, "hr", HEART_RATE_CLASSES),
     "af_resnet18_finetuned_stages1":
-        (FINE_TUNED, "resnet18", 1, "classification", "ANO~", 116_676),
-    "cpc_resnet18_full_stages1": ("CPC model", "resnet18", 1, "cpc", (), 216_896),
+        ("fine-tuned classifier", 116_676, "resnet18", 1, "classification", "ANO~"),
+    "cpc_resnet18_full_stages1": ("CPC model", 216_896, "resnet18", 1, "cpc", []),
 }  # fmt: skip
 
 
@@ -225,33 +214,31 @@ def test_networks_compute_what_tensorflow_computed(name, ecg_data, tmp_path):
     folder, out = ecg_data / "tf-parity" / name, tmp_path / "out"
     (index,) = folder.glob("*.index")
     result = command(main, "--checkpoint", index.with_suffix(""), "--out", out)
-    kind, architecture, stages, task, classes, parameters = NETWORKS[name]
+    kind, parameters, *known, classes = NETWORKS[name]
     assert kind in result.out and f"{parameters:,} parameters" in result.out, result
-    (tensors, m), fine_tuned = read_weights(out), kind == FINE_TUNED
-    assert (m.architecture, m.stages, m.task, m.classes) == (architecture, stages, task, [*classes])
-    settings, spectral = {"window": 256, "hop": 32, "bins": 128, "scale": "linear"}, "2d" in name
-    data = ("icentia11k", 0, 1, 4096) if spectral else ("icentia11k", 0.0018, 1.3711, 2048)
-    data = ("challenge17", 0.0075, 0.2373, 16384) if fine_tuned else data
+    (tensors, m), spectral = read_weights(out), "2d" in name
+    assert [m.architecture, m.stages, m.task, m.classes] == [*known, list(classes)]
+    data = AF if name.startswith("af") else ("icentia11k", *(RAW if spectral else MV))
     assert (m.dataset, m.mean, m.sd, m.frame_size) == data
-    assert m.spectrogram == (settings if spectral else None)
+    assert m.spectrogram == (SPECTROGRAM if spectral else None)
     with np.load(folder / "io.npz") as arrays:
         io = {name: torch.from_numpy(arrays[name]) for name in arrays}
-    encoder = load_encoder(out).encoder.eval()
+    encoder, results = load_encoder(out).encoder.eval(), {}
     with torch.no_grad():
         if kind == "CPC model":  # (B, frames, T, 1) context and samples
             model = CPC(encoder, io["context"].shape[1], torch.Generator())
             load_strictly(model, tensors, out)
-            results = {"logits": model(torch.cat([io["context"], io["samples"]], 1)[..., 0])}
+            results["logits"] = model(torch.cat([io["context"], io["samples"]], 1)[..., 0])
         else:
-            if spectral:
-                encoder.spectrogram = torch.nn.Identity()
-            results = {"features": encoder(io["x"].movedim(-1, 1))}
-            if classes:
-                model = Classifier(encoder, len(classes), torch.Generator())
-                load_strictly(model, tensors, out)
-                logits = model.head(results["features"])
-                results["logits"] = logits.softmax(1) if fine_tuned else logits
+            encoder.spectrogram = torch.nn.Identity()  # `x` holds the images
+            results["features"] = encoder(io["x"].movedim(-1, 1))
+        if kind.endswith("classifier"):
+            model = Classifier(encoder, len(classes), torch.Generator())
+            load_strictly(model, tensors, out)
+            logits = model.head(results["features"])
+            results["logits"] = logits.softmax(1) if m.task == "classification" else logits
     assert results.keys() & io.keys()
     for output in results.keys() & io.keys():
-        assert results[output].shape == io[output].shape
-        assert (results[output] - io[output]).abs().max() < 1e-4 * io[output].abs().max()
+        torch.testing.assert_close(
+            results[output], io[output], rtol=0, atol=1e-4 * io[output].abs().max().item()
+        )
