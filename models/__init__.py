@@ -34,14 +34,11 @@ def build_encoder(
     architecture: str, in_channels: int, stages: int | None, generator: torch.Generator | None,
     spectrogram: dict[str, Any] | None = None,
 ) -> nn.Module:  # fmt: skip
-    """Build an encoder with new weights; raises `NetworkError` if there is no such encoder.
+    """Build an encoder for `in_channels` leads; raises `NetworkError` if there is no such encoder.
 
-    Args:
-        architecture: a key of `ENCODERS`.
-        in_channels: number of leads.
-        stages: keep only the first ones; None keeps all.
-        generator: source of the initial weights; None leaves the kernels unset.
-        spectrogram: fields of `SpectrogramSettings`; ignored by 1-D networks.
+    Of `stages` only the first ones are kept, None keeps all. The initial weights are drawn from the
+    `generator`; None leaves the kernels unset. `spectrogram` holds fields of `SpectrogramSettings`,
+    which 1-D networks ignore.
     """
     if architecture not in ENCODERS:
         raise NetworkError(f"unknown architecture {architecture!r}; known: {', '.join(ENCODERS)}")
@@ -84,8 +81,7 @@ class Classifier(nn.Module):
             return self.head.weight @ over_time
 
     def upsample_map(self, activation: Tensor, samples: int) -> Tensor:
-        """Repeat each value of a map (…, positions) to give (…, samples): position i stands for the
-        `encoder.stride` samples from i * stride on."""
+        """(…, positions) -> (…, samples): position i stands for samples i * stride and later."""
         position = torch.arange(samples, device=activation.device) // self.encoder.stride
         return activation[..., position.clamp_max(activation.shape[-1] - 1)]
 

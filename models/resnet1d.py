@@ -80,19 +80,12 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Residual encoder, (B, in_channels, T) -> (B, out_features).
+    """Residual encoder, (B, in_channels, T) -> (B, out_features); arguments as `build_encoder`.
 
-    The first block of each stage but the first has stride 2. Subclasses define `feature_maps`, the
+    The first block of each stage but the first has stride 2. `stride` is the number of samples from
+    one position in time of the feature maps to the next. Subclasses define `feature_maps`, the
     kernel size of each stage, `conv(in_channels, out_channels, kernel, stride)` with the `scale` of
     its initial kernels, and `norm(channels)`.
-
-    Args:
-        blocks: number of blocks in each stage; fewer than four stages make a shorter network.
-        generator: source of the initial kernels; None leaves them unset.
-
-    Attributes:
-        stride: samples from one position in time of the feature maps to the next.
-        spectrogram_settings: fields of `SpectrogramSettings` of a 2-D network.
     """
 
     spectrogram_settings = None

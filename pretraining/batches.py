@@ -138,10 +138,8 @@ def load(
     deviation as well.
     """
     cuda = device.type == "cuda"
-    if workers:
-        read = _read_by_workers(batches, numbers, cuda, workers)
-    else:
-        read = _read_in_turns(batches, numbers, cuda)
+    read = _read_by_workers if workers else _read_in_turns
+    read = read(batches, numbers, cuda, workers)
     for signal, *others in _ahead(_copy_to_cuda(read, device) if cuda else read, device):
         parts = (tensor.split(batches.share_size) for tensor in others)
         for rows, scale, shift, labels in zip(*parts, strict=True):
@@ -164,7 +162,7 @@ def new_signal(batches: Dataset, count: int, pinned: bool = False) -> Tensor:
     return torch.empty((count * frames, samples), dtype=torch.int16, pin_memory=pinned)
 
 
-def _read_in_turns(batches: Dataset, numbers: range, pinned: bool) -> Iterator[Frames]:
+def _read_in_turns(batches: Dataset, numbers: range, pinned: bool, _: int) -> Iterator[Frames]:
     # Two signals, one for the block in use and one for the next: touching new memory would cost as
     # much as reading.
     parts = blocks(batches, numbers)

@@ -27,9 +27,8 @@ Within = tuple[Array, Array]
 def beat_labels(ends: Array, codes: Array, within: Within, starts: Array, frame_size: int) -> Array:
     """Beat class of each frame, (n,) int64; raises `ValueError` if a code is none of the classes.
 
-    The most frequent of pac, aberrated and pvc if any occurs, else the more frequent of
-    undefined and normal; the lowest code wins a tie, and a frame without a complete beat is
-    undefined.
+    The most frequent of pac, aberrated and pvc if any occurs, else the more frequent of undefined
+    and normal; the lowest code wins a tie, and a frame without a complete beat is undefined.
     """
     first, stop = complete_beats(ends, within, starts, frame_size)
     lengths, classes = np.maximum(stop - first, 0), len(BEAT_CLASSES)
@@ -94,10 +93,8 @@ def rhythm_labels(
 def complete_beats(
     ends: Array, within: Within, starts: Array, frame_size: int
 ) -> tuple[Array, Array]:
-    """First complete beat of each frame, and one past its last, (n,) each.
-
-    The first beat that ends in a frame began before the frame, hence the one added.
-    """
+    """First complete beat of each frame, and one past its last, (n,) each. The first beat that
+    ends in a frame began before it, hence the one added."""
     first = search(ends, within, starts, "left") + 1
     return first, search(ends, within, starts + frame_size, "right")
 

@@ -33,9 +33,8 @@ class Examples(NamedTuple):
 class Task:
     """An objective. Its fields are named as the flags of `pretraining.trainer` that set them.
 
-    Unless a subclass says otherwise, an example is one frame, and its label is the frame's class by
-    `label_frames(index, segments, starts)`: (n,) int64, of frames that start in (n,) segments at
-    (n,) samples.
+    Unless a subclass says otherwise, an example is one frame, and `label_frames` gives the labels,
+    (n,) int64, of frames that start in (n,) segments at (n,) samples.
     """
 
     frame_size: int  # samples
@@ -53,10 +52,8 @@ class Task:
     def examples(
         self, index: AnnotationIndex, sampler: Sampler, first: int, count: int, share=slice(None)
     ) -> Examples:
-        """The `share` (a slice) of the `count` examples from position `first` of the stream on.
-
-        The sampler draws windows of `self.window` samples.
-        """
+        """The `share` (a slice) of the `count` examples from position `first` of the stream on. The
+        sampler draws windows of `self.window` samples."""
         segments, starts = (array[share] for array in sampler.frames(first, count))
         labels = self.label_frames(index, segments, starts)
         return Examples(segments[:, None], starts[:, None], labels)
@@ -102,10 +99,8 @@ class HeartRate(Task):
 
 @dataclass(frozen=True)
 class ContextPrediction(Task):
-    """CPC: tell the frame that follows a context from negatives.
-
-    An example is the context and then the candidates; its label is the positive one's position.
-    """
+    """CPC: tell the frame that follows a context from negatives. An example is the context and then
+    the candidates; its label is the positive one's position."""
 
     context_size: int  # frames
     context_overlap: int  # samples shared by neighbouring frames of the context

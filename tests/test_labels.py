@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from pretraining.icentia11k import reader
 from pretraining.icentia11k.index import merge_runs
 from pretraining.labels import beat_labels, complete_beats, heart_rate_labels, rhythm_labels
-from recordings.annotations import HEART_RATE_CLASSES, RHYTHM_CLASSES
+from recordings.annotations import BEAT_CLASSES, HEART_RATE_CLASSES, RHYTHM_CLASSES
 
 UNDEFINED, NORMAL, PAC, ABERRATED, PVC = range(5)
-RHYTHM = {name: code for code, name in enumerate(RHYTHM_CLASSES)}
 TACHYCARDIA, BRADYCARDIA, NORMAL_RATE, NOISE = range(4)
 ENDS = np.array([10, 20, 30, 40])
+BEATS, RHYTHMS = (beat_labels, BEAT_CLASSES), (rhythm_labels, RHYTHM_CLASSES)
 FS = 9  # Hz; intervals of a few samples are then of all classes
 
 
@@ -56,10 +56,11 @@ def literal_rhythm(ends: list[int], codes: list[int], start: int, end: int) -> i
             break
         begin = ends[k]
     for group in (("undefined", "afib", "aflut"), ("end", "noise", "normal")):
-        longest = max((RHYTHM[name] for name in group), key=lambda k: (durations[k], -k))
+        numbers = map(RHYTHM_CLASSES.index, group)
+        longest = max(numbers, key=lambda k: (durations[k], -k))
         if durations[longest] > 0:
             return longest
-    return RHYTHM["undefined"]
+    return RHYTHM_CLASSES.index("undefined")
 
 
 annotations = st.lists(st.tuples(st.integers(0, 80), st.integers(0, 5)), max_size=20).map(sorted)
@@ -122,36 +123,27 @@ def test_heart_rate_at_its_limits(interval, expected):
 
 
 @pytest.mark.parametrize(
-    ("names", "start", "end", "expected"),
+    ("rule", "classes", "names", "start", "end", "expected"),
     [  # of the intervals that end at 10, 20, 30, 40
-        ("normal afib normal normal", 0, 40, "afib"),  # however short
-        ("normal afib normal normal", 20, 40, "normal"),
-        ("normal afib normal normal", 19, 40, "afib"),  # by one sample
-        ("afib aflut normal normal", 0, 40, "afib"),  # a tie
-        ("undefined aflut normal normal", 0, 40, "undefined"),
-        ("noise normal end end", 0, 40, "end"),
-        ("normal noise normal noise", 5, 100, "noise"),  # the last one to the end
-        ("normal normal normal afib", 40, 50, "undefined"),  # after the last
+        (*RHYTHMS, "normal afib normal normal", 0, 40, "afib"),  # however short
+        (*RHYTHMS, "normal afib normal normal", 20, 40, "normal"),
+        (*RHYTHMS, "normal afib normal normal", 19, 40, "afib"),  # by one sample
+        (*RHYTHMS, "afib aflut normal normal", 0, 40, "afib"),  # a tie
+        (*RHYTHMS, "undefined aflut normal normal", 0, 40, "undefined"),
+        (*RHYTHMS, "noise normal end end", 0, 40, "end"),
+        (*RHYTHMS, "normal noise normal noise", 5, 100, "noise"),  # the last one to the end
+        (*RHYTHMS, "normal normal normal afib", 40, 50, "undefined"),  # after the last
+        (*BEATS, "pvc normal normal normal", 5, 45, "normal"),  # the first one is not complete
+        (*BEATS, "normal normal normal pvc", 5, 45, "pvc"),  # one outweighs all others
+        (*BEATS, "normal pvc pac undefined", 5, 45, "pac"),  # a tie
+        (*BEATS, "normal pvc pvc pac", 5, 45, "pvc"),
+        (*BEATS, "normal undefined normal normal", 5, 45, "normal"),
+        (*BEATS, "normal undefined undefined normal", 5, 45, "undefined"),
     ],
 )
-def test_which_rhythm_wins(names, start, end, expected):
-    codes = [RHYTHM_CLASSES.index(name) for name in names.split()]
-    assert RHYTHM_CLASSES[one_frame(rhythm_labels, ENDS, codes, start, end)] == expected
-
-
-@pytest.mark.parametrize(
-    ("codes", "expected"),
-    [
-        ([PVC, NORMAL, NORMAL, NORMAL], NORMAL),  # the first beat is not complete
-        ([NORMAL, NORMAL, NORMAL, PVC], PVC),  # one ectopic beat outweighs all others
-        ([NORMAL, PVC, PAC, UNDEFINED], PAC),  # a tie
-        ([NORMAL, PVC, PVC, PAC], PVC),
-        ([NORMAL, UNDEFINED, NORMAL, NORMAL], NORMAL),
-        ([NORMAL, UNDEFINED, UNDEFINED, NORMAL], UNDEFINED),
-    ],
-)
-def test_which_beat_wins(codes, expected):
-    assert one_frame(beat_labels, ENDS, codes, 5, 45) == expected
+def test_which_class_wins(rule, classes, names, start, end, expected):
+    codes = [classes.index(name) for name in names.split()]
+    assert classes[one_frame(rule, ENDS, codes, start, end)] == expected
 
 
 def test_known_frame_of_icentia11k(ecg_data):
