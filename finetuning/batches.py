@@ -1,6 +1,6 @@
 """Prepared recordings in the device's memory, and normalised batches of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -55,9 +55,8 @@ def signal_mask(lengths: Tensor, size: int) -> Tensor:
 def normalize(x: Tensor, mask: Tensor, mean: Constant, sd: Constant) -> Tensor:
     """Subtract the mean, divide by the standard deviation, and set what is not signal to zero.
 
-    Args:
-        x: (B, C, T) in mV. mask: as `signal_mask`.
-        mean, sd: in mV; a list has one value per lead. None: those of each recording and lead.
+    `x` is (B, C, T) in mV, `mask` as of `signal_mask`; `mean` and `sd` in mV are of all leads, or a
+    list of one value per lead, or None for those of each recording and lead.
     """
     if mean is None:
         mean, sd = moments(x, mask)
@@ -79,18 +78,15 @@ def load_parts(
 ) -> tuple[dict[str, Recordings], dict[str, Any]]:
     """Read the prepared sets; draw the validation recordings, then the subset of the rest.
 
+    Returns the parts, in the order `train`, `val`, `test`, and the manifest of the training set;
+    raises `UserError` if the sets do not fit together, cannot be split, or lack the lead.
+
     Args:
         paths: by part: `train`, and any of `val` and `test`.
         val_size: share of `train` that validates where `paths` has no `val`; 0 for none.
         subset: share of the remaining recordings that are trained on.
         channel: use this lead only; all by default.
         per_recording: normalise each recording by its own mean and standard deviation.
-
-    Returns:
-        The parts, in the order `train`, `val`, `test`, and the manifest of the training set.
-
-    Raises:
-        UserError: the sets do not fit together, cannot be split, or lack the lead.
     """
     sets = {name: load_prepared(path) for name, path in paths.items()}
     for (name, prepared), (other_name, other) in combinations(sets.items(), 2):
@@ -99,8 +95,8 @@ def load_parts(
     train, chosen = sets["train"], {name: np.arange(len(sets[name])) for name in sets}
     if val_size and "val" not in sets:
         sets["val"] = train
-        sizes = {"test_size": val_size}
-        chosen["train"], chosen["val"] = draw(train, chosen["train"], seed, "--val-size", **sizes)
+        parts = draw(train, chosen["train"], seed, "--val-size", test_size=val_size)
+        chosen["train"], chosen["val"] = parts
     if subset < 1:
         chosen["train"], _ = draw(train, chosen["train"], seed, "--subset", train_size=subset)
     names = [name for name in ("train", "val", "test") if name in sets]
@@ -128,11 +124,8 @@ def _conflict(prepared: PreparedSet, other: PreparedSet, channel: int | None) ->
 def draw(
     prepared: PreparedSet, pool: np.ndarray, seed: int, flag: str, **sizes: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split the recordings numbered `pool` in two, see `divide`; both parts are sorted.
-
-    Raises:
-        UserError: a part would be empty, or lack a class; `flag` is named.
-    """
+    """Split the recordings numbered `pool` in two, see `divide`; both parts are sorted. Raises
+    `UserError`, which names `flag`, if a part would be empty, or lack a class."""
     patients = None if prepared.patients is None else prepared.patients[pool]
     try:
         first, second = divide(prepared.y[pool], prepared.multi_label, patients, seed, **sizes)
@@ -172,18 +165,9 @@ def to_device(
     return Recordings(signal, lengths, y, labels, names, prepared.classes.tolist(), mean, sd)
 
 
-def batches(
-    recordings: Recordings, batch_size: int, order: np.ndarray | None = None
-) -> Iterator[Batch]:
-    """Normalised, padded inputs (B, C, T) float32 and their labels, in an order of indices."""
-    for indices in split_order(recordings, batch_size, order):
+def batches(recordings: Recordings, batch_size: int) -> Iterator[Batch]:
+    """Normalised, padded inputs (B, C, T) float32 and their labels, as they are stored."""
+    places = torch.arange(len(recordings), device=recordings.signal.device)
+    for indices in places.split(batch_size):
         x = normalize(*recordings.in_millivolt(indices), recordings.mean, recordings.sd)
         yield Batch(x, recordings.labels[indices], len(indices))
-
-
-def split_order(
-    recordings: Recordings, batch_size: int, order: np.ndarray | None = None
-) -> Sequence[Tensor]:
-    """Indices of the recordings of each batch, on the device."""
-    indices = torch.from_numpy(np.arange(len(recordings)) if order is None else order)
-    return indices.to(recordings.signal.device).split(batch_size) if len(indices) else ()

@@ -100,14 +100,11 @@ def write_results(
     manifest: dict[str, Any],
 ) -> None:
     """Calibrate on the validation recordings, if there are any; write the temperature into the
-    weights file, then the predictions, the model card and, last, the scores.
+    weights file, then the predictions, the model card and, last, the scores. It can be repeated
+    after an interruption, for nothing depends on what an earlier call has written.
 
-    Nothing depends on what an earlier call has written, so that it can be repeated after an
-    interruption.
-
-    Args:
-        epoch: whose weights were saved. manifest: of the training set.
-        outputs: logits and labels of each part, of the saved weights.
+    `outputs` are the logits and labels of each part, of the weights that were saved in `epoch`;
+    `manifest` is that of the training set.
     """
     best = job_dir / BEST
     tensors, metadata = read_weights(best)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from finetuning.batches import Recordings, normalize, split_order
+from finetuning.batches import Recordings, normalize
 from utils.distributed import ALONE, Processes
 from utils.engine import Batch
 from utils.run import rng, torch_generator
@@ -78,22 +78,16 @@ def weighted_cross_entropy(recordings: Recordings) -> Callable[[Tensor, Tensor],
 
 @dataclass(frozen=True)
 class TrainingBatches:
-    """Batches to train on; they follow from the seed, the epoch and the step alone.
-
-    Attributes:
-        fs: Hz. balanced: draw recordings so that classes are equally frequent on average.
-        augmented: change recordings by `augment`. mixup: alpha of `mix`; 0 for none.
-        processes: each takes its share of every batch.
-    """
+    """Batches to train on; they follow from the seed, the epoch and the step alone."""
 
     recordings: Recordings
     batch_size: int
     seed: int
-    fs: float
-    balanced: bool = False
-    augmented: bool = False
-    mixup: float = 0.0
-    processes: Processes = ALONE
+    fs: float  # Hz
+    balanced: bool = False  # draw recordings so that classes are equally frequent on average
+    augmented: bool = False  # change recordings by `augment`
+    mixup: float = 0.0  # alpha of `mix`; 0 for none
+    processes: Processes = ALONE  # each takes its share of every batch
 
     def __len__(self) -> int:
         """Steps of an epoch; the last batch may be smaller."""
@@ -110,9 +104,9 @@ class TrainingBatches:
     def epoch(self, epoch: int, done: int = 0) -> Iterator[Batch]:
         """Batches of an epoch, counted from 1, without the first `done`."""
         recordings, share = self.recordings, self.processes.share
-        order = self.order(epoch)[done * self.batch_size :]
+        order = torch.from_numpy(self.order(epoch)).to(recordings.signal.device)
         # Every process makes whole batches, which therefore do not depend on their number.
-        for step, indices in enumerate(split_order(recordings, self.batch_size, order), done + 1):
+        for step, indices in enumerate(order.split(self.batch_size)[done:], done + 1):
             (x, mask), labels = recordings.in_millivolt(indices), recordings.labels[indices]
             if self.augmented:
                 generator = torch_generator(self.seed, AUGMENT, epoch, step, device=x.device)

@@ -329,8 +329,7 @@ def tiny_set():
 @pytest.mark.parametrize("channel", [None, 0, 1])
 def test_batches_are_normalised_and_padded_in_front(channel):
     tiny, order = tiny_set(), np.array([2, 0, 1])
-    recordings = to_device(tiny, np.arange(3), CPU, channel)
-    found = list(batches(recordings, 2, order))
+    found = list(batches(to_device(tiny, order, CPU, channel), 2))
     assert [total for *_, total in found] == [2, 1]
     x, y = (torch.cat([batch[place] for batch in found]) for place in (0, 1))
     assert y.tolist() == order.tolist()

@@ -116,14 +116,9 @@ def test_augmentation_is_bounded_and_the_padding_stays_zero(padded):
         for moments in ((0.0075, 0.2373), (None, None)):
             normalized = normalize(changed, inside, *moments)
             assert not normalized[~inside].any() and normalized.isfinite().all()
+        several, inside = recipe.augment(x.expand(3, 12, PAD), mask, FS, generator(seed))
+        assert ((several * inside).sum(-1) > 0).all()  # only one lead alone changes its sign
     assert signs == {-1, 1}
-
-
-def test_several_leads_keep_their_signs(padded):
-    for seed in range(10):
-        changed, mask = recipe.augment(torch.ones(3, 12, PAD), padded[1], FS, generator(seed))
-        assert changed.shape == (3, 12, PAD)
-        assert ((changed * mask).sum(-1) / mask.sum(-1) > 0).all()
 
 
 @pytest.mark.parametrize(

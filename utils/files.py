@@ -146,7 +146,7 @@ def report_flagged(flagged: dict[str, list[str]]) -> None:
     words = []
     for kind, names in flagged.items():
         if names:
-            signals = "signals" if len(names) > 1 else "signal"
-            words.append(f"{len(names)} {kind} {signals}{HINTS.get(kind, '')}, such as {names[0]}")
+            signals = f"{kind} signal{'s' * (len(names) > 1)}{HINTS.get(kind, '')}"
+            words.append(f"{len(names)} {signals}, such as {names[0]}")
     if words:
         print(f"used, too: {'; '.join(words)}", file=sys.stderr)

@@ -48,18 +48,16 @@ def detection(
 ) -> dict[str, np.ndarray]:
     """Scores of a yes-or-no question, (…,) each; NaN where there is nothing to divide by.
 
-    Args:
-        true, predicted: (n,) booleans. score: (n,), the higher the likelier; for the AUC.
-        weights: (…, n), how often each counts, such as in resampled sets; once by default.
+    `true` and `predicted` are (n,) booleans, `score` (n,) is for the AUC; `weights` (…, n) say how
+    often each counts, such as in resampled sets.
     """
     weights = np.ones(len(true)) if weights is None else weights
     cells = (true & predicted, true & ~predicted, ~true & predicted, ~true & ~predicted)
     tp, fn, fp, tn = (weights @ cell.astype(float) for cell in cells)
     order = np.argsort(score, kind="stable")
     firsts = np.unique(score[order], return_index=True)[1]  # of equal scores
-    positive, negative = (
-        np.add.reduceat((weights * kind)[..., order], firsts, axis=-1) for kind in (true, ~true)
-    )
+    kinds = ((weights * kind)[..., order] for kind in (true, ~true))
+    positive, negative = (np.add.reduceat(kind, firsts, axis=-1) for kind in kinds)
     # Pairs in the right order; those of equal scores count half.
     ordered = (positive * (negative.cumsum(-1) - negative / 2)).sum(-1)
     with np.errstate(invalid="ignore"):
@@ -101,8 +99,8 @@ def scores(true: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) 
 
     One class to a recording: macro F1 is over all classes; also the confusion (rows: true) and
     CinC-3, the mean F1 of N, A and O, in whose denominators the noisy class counts (Clifford et al.
-    2017), None for other classes. Several: macro F1 is as in `f1_of_columns`, accuracy over all
-    recordings and classes; also F-max, F-beta and G-beta.
+    2017), None for other classes. Several: macro F1 is as in `f1_of_columns`; also F-max, F-beta
+    and G-beta.
     """
     present, predicted, correct = answers(true, probabilities)
     f1, mean_f1 = f1_of_columns(present, predicted)
@@ -121,11 +119,8 @@ def scores(true: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) 
 
 
 def f_max(present: np.ndarray, probabilities: np.ndarray) -> float:
-    """Best F1 over the thresholds 0 to 1 in 100 steps, counted by record.
-
-    At each threshold, precision is the mean over the records with any class predicted, recall the
-    mean over those that have any (Strodthoff et al. 2021); NaN where none has.
-    """
+    """Best F1 over the thresholds 0 to 1 in 100 steps, of precision averaged over the records with
+    any class predicted, and recall over those that have any (Strodthoff et al. 2021), else NaN."""
     labelled, best = present.any(1), 0.0
     for threshold in np.linspace(0, 1, 100):
         predicted = probabilities > threshold
@@ -139,11 +134,8 @@ def f_max(present: np.ndarray, probabilities: np.ndarray) -> float:
 
 def challenge2020(present: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
     """F-beta and G-beta (beta 2) of the Challenge 2020, means over the classes present or
-    predicted, NaN without any; both arguments are (n, classes) booleans.
-
-    Each record weighs 1 / the number of its true classes; one without any weighs 1 (Perez Alday et
-    al. 2020; Strodthoff et al. 2021).
-    """
+    predicted, else NaN. Each record weighs 1 / the number of its true classes, one without any 1
+    (Perez Alday et al. 2020; Strodthoff et al. 2021)."""
     weights = 1 / np.maximum(present.sum(1, keepdims=True), 1)
     seen = (present | predicted).any(0)
     if not seen.any():
@@ -212,8 +204,8 @@ def calibration_errors(true: np.ndarray, probabilities: np.ndarray) -> dict[str,
 
 def calibration_scores(true: np.ndarray, probabilities: np.ndarray) -> dict:
     """`calibration_errors`, `reliability` and `coverage`, by name."""
-    curves = {f.__name__: f(true, probabilities) for f in (reliability, coverage)}
-    return calibration_errors(true, probabilities) | curves
+    bins, share = reliability(true, probabilities), coverage(true, probabilities)
+    return calibration_errors(true, probabilities) | {"reliability": bins, "coverage": share}
 
 
 class Predictions(NamedTuple):
@@ -239,6 +231,8 @@ def write_predictions(
 
 def read_predictions(path: Path) -> Predictions:
     """Read a table of predictions; raises `UserError` if the file is none."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
     try:
         return split_columns(pd.read_csv(path, dtype={"record_name": str}, keep_default_na=False))
     except (ValueError, OverflowError):  # pandas' errors of parsing, too

@@ -25,7 +25,7 @@ ENCODER = "encoder."
 FIRST_KERNEL = "encoder.conv1.weight"  # (out, leads, …)
 COUNTER = "num_batches_tracked"  # of batch normalisation; not stored, for nothing here needs it
 HALF_ROUNDING = 2**-11  # largest relative rounding error in float16's normal range
-HALF_NOTE = "Kernels are stored in half precision; the scores are those before they were rounded."
+NOTE = "\nKernels are stored in half precision; the scores are those before they were rounded.\n"
 
 
 class Transfer(NamedTuple):
@@ -64,13 +64,11 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Metadata]:
 def load_encoder(
     path: Path, architecture: str | None = None, fs: float | None = None, leads: int | None = None
 ) -> Transfer:
-    """Build the encoder that a weights file holds; a head is dropped.
+    """Build the encoder that a weights file holds; a head is dropped. Raises `UserError` if the
+    file is incomplete, or for another architecture, rate in Hz or number of leads.
 
     An encoder for one lead can serve several: its first kernel is repeated over them and divided by
     their number, so that equal leads give the features of one.
-
-    Raises:
-        UserError: the file is incomplete, or for another architecture, rate in Hz or leads.
     """
     tensors, m = read_weights(path)
     leads = leads or m.in_channels
@@ -82,14 +80,14 @@ def load_encoder(
         raise UserError(f"{path} is for {m.in_channels} leads, the data has {leads}")
     encoder = build_encoder(m.architecture, leads, m.stages, None, m.spectrogram)
     state = {name: value for name, value in tensors.items() if name.startswith(ENCODER)}
-    transferred, dropped = list(state), [name for name in tensors if name not in state]
+    dropped = [name for name in tensors if name not in state]
     report = f"{path}: {len(state)} encoder tensors transferred; dropped: "
     report += ", ".join(dropped) or "nothing"
     if leads > m.in_channels and FIRST_KERNEL in state:
         state[FIRST_KERNEL] = torch.cat([state[FIRST_KERNEL]] * leads, 1) / leads
         report += f"; {FIRST_KERNEL} of one lead repeated over {leads} and divided by it"
     load_strictly(encoder, {k.removeprefix(ENCODER): v for k, v in state.items()}, path)
-    return Transfer(encoder, m, transferred, dropped, report)
+    return Transfer(encoder, m, list(state), dropped, report)
 
 
 def start_encoder(
@@ -172,8 +170,8 @@ def store_half(weights: Path, out: Path) -> None:
     cards = [c for c in (card_beside(weights), weights.with_name(CARD)) if c.is_file()]
     text = cards[0].read_text("utf-8") if cards else render(weights.name, tensors, metadata)
     save_weights(out, {name: to_half(tensor) for name, tensor in tensors.items()}, metadata)
-    text = text.replace(weights.name, out.name)
-    write_text(card_beside(out), text if HALF_NOTE in text else f"{text}\n{HALF_NOTE}\n")
+    text = text.replace(weights.name, out.name).removesuffix(NOTE) + NOTE
+    write_text(card_beside(out), text)
 
 
 def to_half(tensor: Tensor) -> Tensor:
