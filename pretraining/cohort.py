@@ -168,7 +168,6 @@ def open_data(
         patients = draw_patients(cohort, options.val_patients, options.seed)
     train, val = split_subjects(cohort, patients, constants.same_subject, source)
     if stored:
-        print(f"{options.val_file}: {len(val)} of {len(cohort)} usable patients do not train")
         val = {}
     steps_in_pass = -(-len(train) * options.samples_per_patient // options.batch_size)
     steps = options.steps_per_epoch or min(STEPS_PER_EPOCH, steps_in_pass)

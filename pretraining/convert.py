@@ -2,7 +2,7 @@
 
     python -m pretraining.convert --source mitdb --from data/mitdb --out data/mitdb250
 
-Of a database, one patient per record, one segment per lead, at 250 Hz. Several databases become one
+Of a database, one patient per record, one segment per lead, at 250 Hz. Several sources become one
 set, in one command or, with `--append`, one after the other; `dataset.json` describes it. Of the
 torrent, the rhythm of a beat is that of the interval it lies in; undefined rhythm, end and noise
 read back as noise, as in PhysioNet's files, a segment without a beat as one without annotations.
@@ -22,9 +22,9 @@ import numpy as np
 from tqdm import tqdm
 
 from pretraining.icentia11k import torrent
-from pretraining.icentia11k.index import FOLDER, parallel_map
+from pretraining.icentia11k.index import FOLDER, parallel_map, read_record
 from pretraining.icentia11k.reader import BEAT_CODES, DESCRIPTION, ICENTIA11K, RHYTHM_CODES
-from recordings import Unusable
+from recordings import Unusable, one_line
 from recordings.annotations import ALPHABETS, SAME_SUBJECT, Alphabet
 from recordings.formats import Recording, read_recording
 from recordings.resampling import resample
@@ -77,14 +77,9 @@ def convert(
     sources: Sequence[tuple[str, Path]], out: Path, patient_ids: Collection[int] | None,
     subjects: Path | None, append: bool, overwrite: bool,
 ) -> None:  # fmt: skip
-    """Write the records of all sources to `out`, whole or not at all.
-
-    Args:
-        sources: name of each, see `SOURCES`, and the folder of its files.
-        patient_ids: whom to convert; None: everybody.
-        subjects: file of lines `patient,subject`, see `read_subjects`.
-        append: add to the set in `out`. overwrite: replace it.
-    """
+    """Write the records of all sources (names, see `SOURCES`, and folders) to `out`, whole or not
+    at all: of these patients, or everybody. `append` adds to the set in `out`, `overwrite` replaces
+    it; `subjects` is a file for `read_subjects`."""
     earlier = read_json(out / DESCRIPTION) if (out / DESCRIPTION).exists() else {}
     if append and not earlier.get("sources"):
         raise UserError(f"{out} is no converted set that --append can add to")
@@ -198,21 +193,19 @@ def read_annotated(
 def _convert_torrent(patient: int, record: Path, out: Path) -> Converted:
     """All segments of one patient of the torrent."""
     left_out, samples = [], []
-    try:
-        for number, (path, segment) in enumerate(torrent.read(record)):
-            if isinstance(segment, Unusable):
-                left_out.append({"record": path.name, "reason": str(segment)})
-                continue
-            # The interval each beat lies in; after the last one there is none.
-            intervals = np.searchsorted(segment.rhythm_ends, segment.beat_ends, "left")
-            codes = np.append(segment.rhythm_codes, -1)[intervals].tolist()
-            symbols = [SYMBOLS[code] for code in segment.beat_codes.tolist()]
-            zones = [ZONES.get(code, "") for code in codes]
-            place, units = segment_path(out, patient, number), torrent.to_units(segment.signal)
-            write_segment(*place, units, ICENTIA_GAIN, segment.beat_ends, symbols, zones)
-            samples.append(len(units))
-    except Unusable as reason:
-        left_out.append({"record": record.name, "reason": str(reason)})
+    for path, segment in read_record(record):
+        if isinstance(segment, Exception):
+            left_out.append({"record": path.name, "reason": one_line(segment)})
+            continue
+        # The interval each beat lies in; after the last one there is none.
+        intervals = np.searchsorted(segment.rhythm_ends, segment.beat_ends, "left")
+        codes = np.append(segment.rhythm_codes, -1)[intervals].tolist()
+        symbols = [SYMBOLS[code] for code in segment.beat_codes.tolist()]
+        zones = [ZONES.get(code, "") for code in codes]
+        place = segment_path(out, patient, torrent.split(path)[1])
+        units = torrent.to_units(segment.signal)
+        write_segment(*place, units, ICENTIA_GAIN, segment.beat_ends, symbols, zones)
+        samples.append(len(units))
     files = (torrent.first_file(record, kind) for kind in (torrent.SIGNALS, torrent.LABELS))
     checksums = {path.name: sha256(path) for path in files if path and samples}
     return Converted(left_out, len(samples), (sum(samples), 0, 0), sha256=checksums)

@@ -1,19 +1,17 @@
 """The torrent distribution: read as the WFDB one is, converted to it, and safe to open."""
 
-import copyreg
 import gzip
 import json
 import os
 import pickle
 import struct
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pretraining import convert, trainer
-from pretraining.batches import FrameBatches, Signals
+from pretraining.batches import FrameBatches
 from pretraining.cohort import choose_segments
 from pretraining.icentia11k import reader, torrent
 from pretraining.icentia11k.index import find_records, open_index, read_record
@@ -22,6 +20,7 @@ from pretraining.tasks import TASKS
 from recordings import Unusable
 from recordings.wfdb_files import ICENTIA_GAIN, write_segment
 from tests.helpers import command, contents
+from tests.test_convert import put_record
 from utils.cli import UserError
 from utils.files import sha256
 
@@ -111,10 +110,6 @@ def call(out):
     return lambda folder, *flags: command(convert.main, *torrent, folder, *flags)
 
 
-def put_signal(folder, value):
-    dump(folder / f"{NAME}.pkl.gz", value)
-
-
 def put_labels(folder, **changes):
     """Labels of three segments, the middle one changed."""
     segments = [{"btype": by_class(*LABELS[0], 5), "rtype": by_class(*LABELS[1], 6)}] * 3
@@ -151,12 +146,10 @@ def test_frames_and_labels_are_those_of_the_wfdb_distribution(cohort_folder, tmp
 
 def test_a_run_on_the_torrent(patient, tmp_path):
     put_zipped(patient, "00005_batched", SIGNAL, [LABELS] * 3)
-    result = command(
-        trainer.main, "--train", patient, "--unzipped", "--job-dir", tmp_path / "job", "--task",
-        "beat", "--stages", 1, "--frame-size", FRAME, "--batch-size", 4, "--steps-per-epoch", 1,
-        "--epochs", 1, "--val-patients", 0, "--device", "cpu", "--precision", "fp32",
-    )  # fmt: skip
-    assert result.code == 0, result
+    flags = ["--task", "beat", "--stages", 1, "--frame-size", FRAME, "--batch-size", 4, "--epochs",
+             1, "--steps-per-epoch", 1, "--val-patients", 0, "--device", "cpu"]  # fmt: skip
+    job = ["--train", patient, "--unzipped", "--job-dir", tmp_path / "job"]
+    assert command(trainer.main, *job, *flags).code == 0
     manifest = json.loads((tmp_path / "job/manifest.json").read_text())
     assert manifest["train"]["records"]["5"] == [f"00005_batched#0{n}" for n in range(3)]
 
@@ -205,14 +198,6 @@ def test_int16_survives_float16():
 # What cannot be used
 
 
-def test_patient_without_labels_serves_prediction(patient):
-    (patient / f"{NAME}_lbls.pkl.gz").unlink()
-    index = open_index(patient)
-    assert len(choose_segments(index, None, FRAME, annotated=False)[0][0]) == 3
-    with pytest.raises(UserError, match="3 × no annotations"):
-        choose_segments(index, None, FRAME, annotated=True)
-
-
 @pytest.mark.parametrize(
     "value", [SIGNAL.astype(np.float32), SIGNAL[0], SIGNAL[:0], SIGNAL.astype(object), [], None]
 )
@@ -220,34 +205,29 @@ def test_signal_or_labels_of_another_kind_are_left_out(patient, value):
     for labels in ({"btype": value, "rtype": 7}, [value]):
         dump(patient / f"{NAME}_lbls.pkl.gz", labels)
         assert reasons(patient)[NAME].startswith("labels are not of 3 segments")
-    put_signal(patient, value)
+    dump(patient / f"{NAME}.pkl.gz", value)
     assert reasons(patient)[NAME].startswith("signal is no float16 array")
     np.save(patient / f"{NAME}.npy", value, allow_pickle=True)
     assert reasons(patient)[NAME].startswith(("signal is no float16 array", "unreadable .npy"))
 
 
-def beats(*first_class):
-    return [np.array(first_class), *[np.zeros(0)] * 4]
-
-
 @pytest.mark.parametrize(
-    "change",
-    [
-        beats(3, -1), beats(2000), beats(1.5), beats(np.nan), [["7"], [], [], [], []], beats([7]),
-        None, [1] * 5, [np.zeros(0, int)] * 4, [np.zeros(0, int)] * 6,
-    ],
-    ids=range(10),
-)  # fmt: skip
-def test_segments_that_cannot_be_used_are_left_out(patient, change):
-    put_labels(patient, btype=change)
+    "first",
+    [[3, -1], [2000], [1.5], [np.nan], [[7]], None, "not arrays", "too few", "too many"],
+    ids=str,
+)
+def test_segments_that_cannot_be_used_are_left_out(patient, first):
+    none = np.zeros(0)
+    shapes = {"not arrays": [1] * 5, "too few": [none] * 4, "too many": [none] * 6}
+    put_labels(patient, btype=shapes.get(str(first), [np.array(first), *[none] * 4]))
     signal = SIGNAL.copy()
     signal[0, 77], signal[2, 5] = np.nan, np.inf
-    put_signal(patient, signal)
+    dump(patient / f"{NAME}.pkl.gz", signal)
     missing = "missing (NaN) or infinite samples"
     wrong = "btype is not of positions below 2000 in 5 classes"
-    assert reasons(patient) == {
-        f"{NAME}#00": missing, f"{NAME}#01": wrong, f"{NAME}#02": missing,
-    }  # fmt: skip
+    assert list(reasons(patient).items()) == [
+        (f"{NAME}#00", missing), (f"{NAME}#01", wrong), (f"{NAME}#02", missing),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("suffix", [".pkl.gz", "_lbls.pkl.gz", ".npy", "_lbls.npz"])
@@ -279,14 +259,6 @@ def test_only_what_changed_is_read_again(patient, monkeypatch):
     (patient / f"{NAME}_lbls.pkl.gz").unlink()
     assert open_index(patient).segments["annotated"].tolist() == [False] * 3 + [True] * 2
     assert read[3:] == [NAME]
-
-
-@pytest.mark.parametrize("signal", [SIGNAL[:2], SIGNAL[:, :-1], None])
-def test_signal_changed_since_is_one_clear_error(patient, signal):
-    index = open_index(patient)
-    put_signal(patient, signal)
-    with pytest.raises(UserError, match=r"00000_batched#02 changed .* delete the index"):
-        Signals(index, FRAME).windows(2)
 
 
 # Converted to the WFDB layout
@@ -321,20 +293,30 @@ def test_converted_labels_are_the_same(call, patient, out):
 def test_description_of_a_converted_set(call, patient, out):
     signal = SIGNAL.copy()
     signal[1, 5] = np.nan
-    put_signal(patient, signal)
+    dump(patient / f"{NAME}.pkl.gz", signal)
     put_zipped(patient, "00002_batched", SIGNAL, [LABELS] * 2)
     assert "2 left out: 1 × missing (NaN)" in call(patient).err
     assert sorted(p.name for p in out.rglob("*.hea")) == ["p00000_s00.hea", "p00000_s02.hea"]
-    about = json.loads((out / "dataset.json").read_text())
+    text = (out / "dataset.json").read_text()
+    about = json.loads(text)
     assert (about["patients"], about["segments"], about["samples"]) == (1, 2, 4000)
-    name, (about,) = about["name"], about["sources"]
-    assert (name, about["name"]) == ("icentia11k", "torrent")
+    assert about["name"] == "icentia11k" and str(patient) not in text
+    (about,) = about["sources"]
     assert [left["record"] for left in about["left_out"]] == [f"{NAME}#01", "00002_batched"]
     assert about["patient_of_record"] == {NAME: 0}
     files = [f"{NAME}.pkl.gz", f"{NAME}_lbls.pkl.gz"]
     assert about["source_sha256"] == {name: sha256(patient / name) for name in files}
-    assert str(patient) not in json.dumps(about)
     call(patient, "--overwrite", "--patient-ids", "0,2").refused("patient 2 cannot be used")
+
+
+def test_torrent_and_a_database_become_one_set(call, patient, tmp_path, out):
+    put_record(tmp_path, "100")
+    assert call(patient).code == 0
+    flags = ["--source", "mitdb", "--from", tmp_path, "--out", out, "--append"]
+    assert command(convert.main, *flags).code == 0
+    constants = reader.read_constants(out)
+    assert constants.name == "icentia11k+mitdb" and 0.5 < constants.sd < 1.3711
+    assert set(open_index(out).segments["gain"]) == {ICENTIA_GAIN, 1000}
 
 
 # Hostile files
@@ -350,42 +332,23 @@ class Payload:
         return self.call
 
 
-class Opened:
-    """Opens a file as it is made from a pickle."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __setstate__(self, state):
-        Path(state["path"]).touch()
-
-
-PAYLOADS = {
-    "os.system": lambda marker: Payload(os.system, f"touch {marker}"),
-    "numpy.memmap": lambda marker: Payload(np.memmap, str(marker), "b", "w+", 0, (4,)),
-    "class": lambda marker: Opened(str(marker)),
-    "reconstructor": lambda marker: Payload(copyreg._reconstructor, Opened, object, None),
-    "getattr": lambda marker: Payload(getattr, Payload(open, str(marker), "w"), "close"),
-}
-
-
-@pytest.mark.parametrize("name", PAYLOADS)
 @pytest.mark.parametrize("protocol", [0, 4, 5])
-def test_nothing_that_a_pickle_names_is_run(patient, tmp_path, name, protocol):
+@pytest.mark.parametrize("kind", ["os.system", "numpy.memmap"])
+def test_nothing_that_a_pickle_names_is_run(patient, tmp_path, kind, protocol):
     marker = tmp_path / "marker"
-    payload = PAYLOADS[name](marker)
+    memory = np.memmap, str(marker), "b", "w+", 0, (4,)
+    payload = Payload(*memory) if kind == "numpy.memmap" else Payload(os.system, f"touch {marker}")
     array = np.array([payload], object)
     for put in (
         lambda: np.savez(patient / f"{NAME}_lbls.npz", btype=array, rtype=array),
         lambda: dump(patient / f"{NAME}_lbls.npz", payload, protocol),
-        lambda: put_signal(patient, payload),
+        lambda: dump(patient / f"{NAME}.pkl.gz", payload),
     ):
         put()
         assert "(names '" in reasons(patient, tmp_path / "index")[NAME]
     assert not marker.exists()
-    if name != "reconstructor":  # harmless by itself
-        pickle.loads(pickle.dumps(payload, protocol))
-        assert marker.exists()  # it would have been run
+    pickle.loads(pickle.dumps(payload, protocol))
+    assert marker.exists()  # it would have been run
 
 
 RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\n"
@@ -434,7 +397,7 @@ def test_bombs_are_refused(patient, monkeypatch):
     zeros = np.zeros((2, 10**6), np.float16)
     np.savez_compressed(patient / f"{NAME}_lbls.npz", btype=zeros)
     assert reasons(patient) == {NAME: "unreadable _lbls.npz (larger than 1,000,000 bytes)"}
-    put_signal(patient, zeros)
+    dump(patient / f"{NAME}.pkl.gz", zeros)
     assert reasons(patient) == {NAME: "unreadable .pkl.gz (larger than 1,000,000 bytes)"}
 
 
