@@ -13,19 +13,14 @@ SPAN = (0.02, 30.0)
 
 
 class Quality(NamedTuple):
-    """What is wrong with a lead: at most one of these."""
-
     constant: bool
-    clipped: bool
+    clipped: bool  # not both
 
 
 def assess(signal: np.ndarray) -> Quality:
-    """Constant: all samples are equal. Clipped: held at its own largest or smallest value.
-
-    A signal (samples,), finite and not yet resampled or filtered, is clipped if `SHARE` or more of
-    it lies there in runs of `RUN` samples or more, and more than at the values next to these (with
-    coarse steps, the tops of waves are flat as well).
-    """
+    """Whether all samples of a lead (samples,), as it was recorded and finite, are equal, or it is
+    clipped: `SHARE` or more of it lies at its largest or smallest value in runs of `RUN` samples or
+    more, and more than at the values next to these (coarse steps make the tops of waves flat)."""
     low, high = signal.min(), signal.max()
     at_limits = (signal == low) | (signal == high)
     enough = SHARE * len(signal)

@@ -14,11 +14,9 @@ METHODS = ("polyphase", "fft")
 def resample(
     signal: np.ndarray, fs: float, to: int, padtype: str, method: str = "polyphase"
 ) -> np.ndarray:
-    """(samples, leads) at `fs` Hz, taken to a millionth or better, to `to` Hz.
-
-    `padtype` is as in `scipy.signal.resample_poly`; fft takes a signal to be periodic.
-    """
-    # Exact for whole rates. The filter is as long as the larger number, ten times on each side.
+    """(samples, leads) at `fs` Hz to `to` Hz, `padtype` as in `scipy.signal.resample_poly`; the
+    method fft takes a signal to be periodic."""
+    # Exact for whole rates, else to a millionth. The filter's length grows with both numbers.
     ratio = (Fraction(to) / Fraction(fs)).limit_denominator(RATES[1])
     if method == "fft":
         return dsp.resample(signal, round(len(signal) * ratio))
@@ -28,10 +26,8 @@ def resample(
 def to_microvolt(
     recording: Recording, fs: int, method: str, padtype: str
 ) -> tuple[np.ndarray, int]:
-    """Resample a recording to int16 microvolt at `fs` Hz, (samples, leads).
-
-    Also returns how many samples were clipped to the range of int16, ±32.767 mV.
-    """
+    """Resample a recording to int16 microvolt at `fs` Hz, (samples, leads), and count the samples
+    that were clipped to the range of int16, ±32.767 mV."""
     microvolt = np.rint(resample(recording.signal, recording.fs, fs, padtype, method) * 1000)
     limits = np.iinfo(np.int16)
     clipped = int(((microvolt < limits.min) | (microvolt > limits.max)).sum())

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.signal import resample_poly
 
-from finetuning.predict import Predictor, __main__, band_pass, check_signal, split_windows
+from finetuning.predict import Predictor, __main__, band_pass, split_windows
 from recordings import Unusable
 from recordings.formats import read_recording
 from recordings.synthetic import write_challenge17
@@ -62,17 +62,11 @@ def predict_file(folder, weights, record, *flags) -> dict:
     return json.loads(out.read_text())["recordings"][0]
 
 
-def read_rows(path) -> list[dict[str, str]]:
-    return list(csv.DictReader(path.open()))
-
-
-def heartbeats(seconds: float, change=lambda signal: None) -> np.ndarray:
-    """(samples,) mV: a spike every 0.8 s, and some noise."""
+def heartbeats(seconds: float, flat: float = 0) -> np.ndarray:
+    """(samples,) mV: a spike every 0.8 s, and some noise; zeros in the first `flat` seconds."""
     times = np.arange(round(seconds * FS)) / FS
     spikes = np.exp(-(((times % 0.8 - 0.4) / 0.02) ** 2))
-    signal = spikes + np.random.default_rng(0).normal(0, 0.02, len(times))
-    change(signal)
-    return signal
+    return (spikes + np.random.default_rng(0).normal(0, 0.02, len(times))) * (times >= flat)
 
 
 def test_units_and_rates(predictor):
@@ -111,7 +105,7 @@ def test_weights_and_arrays_that_are_refused(weights, predictor, tmp_path):
     [
         (heartbeats(3), "3.0 s are too short, below 9 s"),
         (heartbeats(30).clip(-0.02, 0.02), "clipped"),
-        (heartbeats(30, lambda signal: signal.put(77, np.nan)), "samples are missing"),
+        (np.append(heartbeats(30), np.nan), "samples are missing"),
         (heartbeats(30) * 1000, "an ECG 0.02 to 30"),
     ],
 )
@@ -119,12 +113,6 @@ def test_cannot_tell_because_of_the_signal(predictor, signal, words):
     found = predictor.predict(signal, FS)
     assert words in found.whole.reason and not found.classes
     assert np.isnan(found.probabilities).all() and found.probabilities.shape == (5,)
-
-
-def test_real_signals_can_be_used(ecg_data):
-    for path in sorted((ecg_data / "training2017").glob("A0000*.hea")):
-        recording = read_recording(path)
-        assert check_signal(recording.signal, recording.fs, 9, True) is None, path
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
@@ -139,20 +127,18 @@ def test_from_probabilities_to_an_answer(multi_label):
 
 
 def test_long_recordings_are_read_in_windows(predictor):
-    signal = heartbeats(100)
-    signal[: 30 * FS] = 0
+    signal = heartbeats(100, flat=30)
     found = predictor.predict(signal, FS)
     spans = [(answer.start, answer.stop) for answer in found.windows]
     assert spans == [(0, 30), (30, 60), (60, 90), (90, 100)]
-    assert found.windows[0].reason == "flat" and not found.windows[1].reason
+    assert [answer.reason for answer in found.windows] == ["flat", None, None, None]
     alone = predictor.predict(signal[30 * FS : 60 * FS], FS)
     np.testing.assert_allclose(found.windows[1].probabilities, alone.probabilities, atol=1e-6)
     rest = [answer.probabilities for answer in found.windows[1:]]
     mean = np.average(rest, axis=0, weights=[30, 30, 10])
     np.testing.assert_allclose(found.probabilities, mean, atol=1e-6)
     assert found.shares()[""] == 0.3 and sum(found.shares().values()) == pytest.approx(1)
-    signal[: 75 * FS] = 0
-    reason = predictor.predict(signal[: 90 * FS], FS).whole.reason
+    reason = predictor.predict(heartbeats(90, flat=75), FS).whole.reason
     assert reason == "1 of 3 windows can be read (flat)"
 
 
@@ -196,7 +182,7 @@ def test_a_folder_as_table_and_files(source, weights, predictor, tmp_path):
     assert result.code == 0 and "1 of 5 recordings cannot be read" in result.out, result
     header, *lines = result.out.splitlines()
     assert header.split() == ["recording", "lead", "length", "answer", *CLASSES]
-    rows, document = read_rows(out[0]), json.loads(out[1].read_text())
+    rows, document = list(csv.DictReader(out[0].open())), json.loads(out[1].read_text())
     columns = ["recording", "lead", "window", "start_s", "stop_s", "answer", "reason"]
     assert list(rows[0]) == [*columns, *(f"prob_{name}" for name in CLASSES)]
     assert document["weights"][0]["sha256"] and document["classes"] == CLASSES
@@ -231,26 +217,28 @@ def test_a_header_without_a_gain(source, weights, tmp_path):
     shutil.copy(source / "A00001.mat", tmp_path)
     header = (source / "A00001.hea").read_text()
     (tmp_path / "A00001.hea").write_text(header.replace("1000/mV", "0/mV"))
-    expected = run(weights, source / "A00001.hea")
+    expected, assumed = run(weights, source / "A00001.hea"), run(weights, tmp_path)
     stated = run(weights, tmp_path, "--unit", "adu", "--gain", 1000)
     assert stated.out == expected.out and not stated.err
-    assumed = run(weights, tmp_path)
     assert "A00001: no gain in the header: 200 units per mV are assumed" in assumed.err
     assert assumed.code == 0 and assumed.out != expected.out
 
 
 def test_a_long_recording_with_a_row_for_each_window(weights, tmp_path):
-    np.save(tmp_path / "long.npy", heartbeats(100, lambda signal: signal.put(range(30 * FS), 0)))
-    flags = ["--fs", FS, "--unit", "mV", "--csv", tmp_path / "a.csv", "--abstain", 0]
-    result = run(weights, tmp_path / "long.npy", *flags, "--plot", tmp_path / "p")
+    """And a name with a control character and a byte of Windows-1252, as in old archives."""
+    path, table = tmp_path / os.fsdecode(b"M\xfcller\x1b.npy"), tmp_path / "a.csv"
+    np.save(path, heartbeats(100, flat=30))
+    flags = ["--csv", table, "--json", tmp_path / "a.json", "--plot", tmp_path / "p"]
+    result = run(weights, path, "--fs", FS, "--unit", "mV", "--abstain", 0, *flags)
     assert result.code == 0 and "of 4 windows:" in result.out and "cannot tell" in result.out
-    rows = read_rows(tmp_path / "a.csv")
+    assert "\x1b" not in result.out and "M\\xfcller" in result.out
+    rows = list(csv.DictReader(table.open()))
     assert [row["window"] for row in rows] == ["whole", "1", "2", "3", "4"]
     assert [row["reason"] for row in rows] == ["", "flat", "", "", ""]
     assert rows[1]["prob_A"] == "" and float(rows[4]["start_s"]) == 90
-    pictures = {path.name for path in (tmp_path / "p").iterdir()}
-    answers = {row["answer"] for row in rows[2:]}
-    assert "long_timeline.png" in pictures and len(pictures) == 1 + len(answers)
+    pictures = [path.name for path in (tmp_path / "p").iterdir()]
+    assert sum(name.endswith("_timeline.png") for name in pictures) == 1
+    assert len(pictures) == 1 + len({row["answer"] for row in rows[2:]})
 
 
 def test_names_tell_recordings_apart():
@@ -268,23 +256,13 @@ def test_what_cannot_be_read_does_not_stop_the_others(source, weights, tmp_path)
     run(weights, tmp_path).refused("1 of 1 recordings cannot be read")
 
 
-def test_names_that_cannot_be_printed(weights, tmp_path):
-    """In Windows-1252, as in old archives, or with control characters."""
-    path = tmp_path / os.fsdecode(b"M\xfcller\x1b.npy")
-    np.save(path, heartbeats(9))
-    flags = ["--csv", tmp_path / "a.csv", "--json", tmp_path / "a.json", "--plot", tmp_path / "p"]
-    result = run(weights, path, "--fs", FS, "--unit", "mV", *flags)
-    assert result.code == 0 and "\x1b" not in result.out and "M\\xfcller" in result.out, result
-    assert len(list((tmp_path / "p").iterdir())) == 1
-
-
 def test_interrupted_runs_keep_their_results(source, weights, tmp_path, monkeypatch):
     result = __main__.Result("a", source, error="x")
     results = mock.Mock(side_effect=[result, KeyboardInterrupt, KeyboardInterrupt])
     monkeypatch.setattr(__main__, "predict_file", results)
     for _ in range(2):  # the second has no results, and replaces nothing
         assert run(weights, source, "--csv", tmp_path / "a.csv", "--overwrite").code == 130
-        assert len(read_rows(tmp_path / "a.csv")) == 1
+        assert (tmp_path / "a.csv").read_text().count("\n") == 2
 
 
 @pytest.mark.parametrize(

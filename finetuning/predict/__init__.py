@@ -136,10 +136,8 @@ class Predictor(NamedTuple):
         cls, *paths: Path, device: str = "auto", precision: str = "auto", tta: int = 1,
         abstain: float = 0.0, band_pass: bool = True,
     ) -> "Predictor":  # fmt: skip
-        """Read weights files of `finetuning.trainer`, of the same classes and number of leads.
-
-        `band_pass` filters signals to the band of each network's training data, if it is known.
-        """
+        """Read weights files of `finetuning.trainer`, of the same classes and number of leads;
+        `band_pass` filters signals to the band of each network's training data, if it is known."""
         hardware = choose_hardware(device, precision)
         networks = [Network.load(path, hardware, tta, band_pass) for path in paths]
         metadata = [network.metadata for network in networks]
@@ -183,7 +181,7 @@ class Predictor(NamedTuple):
 
     def predict_recording(self, recording: LazyRecording) -> Prediction:
         """Predict the classes of a recording of `select_leads`, a few windows at a time."""
-        fs, names, answers = recording.fs, self.metadata.classes, []
+        fs, classes, answers = recording.fs, self.metadata.classes, []
         capacity = min(n.metadata.frame_size / n.metadata.fs for n in self.networks)
         filtered = all(network.band for network in self.networks)
         windows = split_windows(recording.samples, fs, capacity)
@@ -192,12 +190,12 @@ class Predictor(NamedTuple):
             signals = [recording.read(*span) for span in spans]
             reasons = [check_signal(signal, fs, capacity, filtered) for signal in signals]
             usable = [number for number, reason in enumerate(reasons) if not reason]
-            probabilities = np.full((len(spans), len(names)), np.nan, np.float32)
+            probabilities = np.full((len(spans), len(classes)), np.nan, np.float32)
             if usable:
                 probabilities[usable] = self.probabilities([signals[n] for n in usable], fs)
             for (start, stop), row, reason in zip(spans, probabilities, reasons, strict=True):
                 answers.append(self.answer(start / fs, stop / fs, row, reason))
-        return Prediction(names, self.whole_answer(answers), answers)
+        return Prediction(classes, self.whole_answer(answers), answers)
 
     def probabilities(self, signals: Sequence[np.ndarray], fs: float) -> np.ndarray:
         """Mean probabilities (n, classes) of signals (samples, leads) in mV, without any check."""
@@ -234,11 +232,9 @@ class Predictor(NamedTuple):
 
 
 def split_windows(samples: int, fs: float, capacity: float) -> list[tuple[int, int]]:
-    """Split a recording into windows (start, stop) in samples; a short one is a single window.
-
-    A last window under `SHORTEST` is joined to the one before it, or begins earlier if that would
-    exceed `capacity`, the seconds that fit into the networks' input.
-    """
+    """Split a recording into windows (start, stop) in samples; a short one is a single window. A
+    last window under `SHORTEST` is joined to the one before it, or begins earlier if that would
+    exceed `capacity`, the seconds that fit into the networks' input."""
     if samples <= min(LONGEST, capacity) * fs:
         return [(0, samples)]
     length = min(WINDOW, capacity)
@@ -252,10 +248,8 @@ def split_windows(samples: int, fs: float, capacity: float) -> list[tuple[int, i
 
 
 def check_signal(signal: np.ndarray, fs: float, capacity: float, filtered: bool) -> str | None:
-    """Reason why a signal (samples, leads) in mV, as it was recorded, cannot be used, or None.
-
-    The networks take `capacity` seconds; if `filtered`, an offset will be removed.
-    """
+    """Reason why a signal (samples, leads) in mV, as it was recorded, cannot be used, or None; the
+    networks take `capacity` seconds, and an offset does not matter if they are `filtered`."""
     shortest = min(SHORTEST, capacity)
     if len(signal) < int(shortest * fs):  # windows consist of whole samples
         return f"{len(signal) / fs:.1f} s are too short, below {shortest:g} s"

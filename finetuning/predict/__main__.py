@@ -76,15 +76,13 @@ def main() -> None:
         abstain=args.abstain, band_pass=args.band_pass,
     )  # fmt: skip
     names, done = short_names([record.path for record in records]), []
-    width = max(9, *map(len, names))
-    print(results.table_header(predictor.descriptions, width))
+    layout = predictor.descriptions, max(9, *map(len, names))
+    print(results.table_header(*layout))
     hints = args.fs, args.unit, args.gain
     try:
         for name, record in zip(names, records, strict=True):
             done.append(predict_file(predictor, name, record.path, hints, args.channel, args.plot))
-            print(
-                "\n".join(map(plain, results.table_lines(done[-1], predictor.descriptions, width)))
-            )
+            print("\n".join(map(plain, results.table_lines(done[-1], *layout))))
     finally:  # an interruption does not lose the results so far
         if args.csv and done:
             results.write_csv(args.csv, predictor.metadata.classes, done)
@@ -102,8 +100,8 @@ def predict_file(
     predictor: Predictor, name: str, path: Path, hints: tuple, channel: str | None,
     plots: Path | None,
 ) -> Result:  # fmt: skip
-    """Predict a recording, and draw it in the folder `plots` if there is one; `hints` are sampling
-    rate, unit and gain for `open_recording`."""
+    """Predict a recording, and draw it in the folder `plots` if there is one; `hints` are those of
+    `open_recording`."""
     try:
         recording = predictor.select_leads(open_recording(path, *hints), channel)
         if recording.uncalibrated:

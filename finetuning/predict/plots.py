@@ -18,10 +18,8 @@ from utils.files import atomic_path
 
 DPI, INCH = 127, 25.4  # 5 pixels per mm, so that all lines of the paper are equally wide
 SPEED, GAIN = 25, 10  # mm/s and mm/mV, the usual ECG paper
-ROW, EXTRA = 10, 0.2  # s of a row, and by how much the last row may be longer
-LEAD_IN = 0.4  # s in front of a row, for the calibration pulse
-LOWEST, HIGHEST = 2, 4  # mV from the middle of a row to its edge
-BAND = 0.4  # mV, height of the band of evidence below a row
+LEAD_IN, ROW, EXTRA = 0.4, 10, 0.2  # s: calibration pulse, row, by how much the last may be longer
+LOWEST, HIGHEST, BAND = 2, 4, 0.4  # mV from the middle of a row to its edge; height of the evidence
 MARGIN, HEADER, GAP, FOOTER = 8, 17, 8, 18  # mm
 LONGEST_TITLE = 95  # characters that fit on the page
 NOTICE = "research software, not a medical device"
@@ -34,11 +32,9 @@ STEPS = (5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200)  # s from
 def draw(
     folder: Path, name: str, recording: LazyRecording, predictor: Predictor, prediction: Prediction
 ) -> None:
-    """Draw the first lead of a recording of `Predictor.select_leads`.
-
-    A short recording becomes `NAME.png`, with the evidence for its most probable class, a long one
-    `NAME_timeline.png` and for each class the window that shows it best, `NAME_300s_CLASS.png`.
-    """
+    """Draw the first lead of a recording of `Predictor.select_leads`: a short one as `NAME.png`,
+    with the evidence for its most probable class, a long one as `NAME_timeline.png` and for each
+    class the window that shows it best, `NAME_300s_CLASS.png`."""
     descriptions, pictures = predictor.descriptions, []
     if len(prediction.windows) == 1:
         best = int(prediction.probabilities.argmax())
@@ -53,13 +49,12 @@ def draw(
                 words = re.sub(r"[^\w.-]+", "-", descriptions[label])
                 pictures.append((f"{name}_{clearest.start:.0f}s_{words}.png", clearest, number))
     for file, answer, number in pictures:
-        signal = recording.read(*(round(t * recording.fs) for t in (answer.start, answer.stop)))
-        evidence = None
-        if answer.readable:
-            evidence = predictor.class_activation_map(signal, recording.fs)[number]
+        fs, readable = recording.fs, answer.readable
+        signal = recording.read(round(answer.start * fs), round(answer.stop * fs))
+        evidence = predictor.class_activation_map(signal, fs)[number] if readable else None
         title, lead = headline(name, answer, descriptions), (recording.leads or ["0"])[0]
-        about = title, lead, descriptions[prediction.names[number]]
-        draw_recording(folder / file, signal[:, 0], recording.fs, evidence, *about)
+        evidence_for = descriptions[prediction.names[number]]
+        draw_recording(folder / file, signal[:, 0], fs, evidence, title, lead, evidence_for)
 
 
 def headline(name: str, answer: Answer, descriptions: Mapping[str, str]) -> str:
@@ -77,11 +72,9 @@ def draw_recording(
     path: Path, signal: np.ndarray, fs: float, evidence: np.ndarray | None = None, title: str = "",
     lead: str = "", evidence_for: str = "",
 ) -> None:  # fmt: skip
-    """Draw one lead (samples,) in mV on ECG paper, in true size at the resolution of the file.
-
-    Each row of 10 s is centred on its median. The `evidence` (k,), in k equal parts of the signal,
-    is drawn as a band below the rows; if positive, it is `evidence_for` a class.
-    """
+    """Draw one lead (samples,) in mV on ECG paper, in true size at the resolution of the file, in
+    rows of 10 s centred on their medians, with the `evidence` (k,), in k equal parts of the signal,
+    as a band below them; if positive, it is `evidence_for` a class."""
     count = max(1, int(np.ceil((len(signal) / fs - EXTRA) / ROW)))
     rows = np.split(signal, np.round(np.arange(1, count) * ROW * fs).astype(int))
     rows = [row - (np.nanmedian(row) if np.isfinite(row).any() else 0) for row in rows]

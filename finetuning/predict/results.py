@@ -11,7 +11,7 @@ import pandas as pd
 from finetuning.predict import Answer, Prediction, Predictor
 from utils.files import sha256, spelled, write_json, write_text
 
-CANNOT_TELL, NONE = "cannot tell", "none of these"
+CANNOT_TELL = "cannot tell"
 COLUMNS = ["recording", "lead", "window", "start_s", "stop_s", "answer", "reason"]
 LAYOUT = "{:{width}}  {:6.6} {:>9}  {:19} {}"  # name, lead, length, answer, probabilities
 MOST_CLASSES = 8  # with more classes the table shows no probabilities
@@ -31,7 +31,7 @@ class Result(NamedTuple):
 def describe(answer: Answer, descriptions: Mapping[str, str]) -> str:
     """The answer in words, without the reason."""
     present = ", ".join(descriptions[name] for name in answer.classes)
-    return CANNOT_TELL if answer.reason else present or NONE
+    return CANNOT_TELL if answer.reason else present or "none of these"
 
 
 def table_header(descriptions: Mapping[str, str], width: int) -> str:
