@@ -64,9 +64,9 @@ def test_files_name_no_folder_and_are_the_same_again(kind, tmp_path):
     if kind == "onnx":
         pytest.importorskip("onnx")
     path = put_weights(tmp_path / "weights", **CLASSIFIER)
-    files = [export.export(path, kind, tmp_path / name).read_bytes() for name in ("a", "b")]
-    assert files[0] == files[1]
-    assert b".py" not in files[0] and str(tmp_path).encode() not in files[0]
+    first, again = (export.export(path, kind, tmp_path / n).read_bytes() for n in ("a", "b"))
+    assert first == again
+    assert b".py" not in first and str(tmp_path).encode() not in first
 
 
 @pytest.mark.parametrize("error", [2e-4, float("nan")])
@@ -85,10 +85,11 @@ def test_files_of_other_probabilities_are_not_written(tmp_path, monkeypatch, err
 
 def test_what_cannot_be_exported(tmp_path, monkeypatch):
     path = put_weights(tmp_path / "beat")
-    with pytest.raises(UserError, match="exists; remove it or name another"):
-        export.export(path, "torch", path)
-    with pytest.raises(UserError, match="is for beat"):
-        export.export(path, "torch")
     monkeypatch.setattr(export, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install -r requirements-export\.txt"):
-        export.export(path, "onnx")
+    for kind, out, words in (
+        ("torch", path, "exists; remove it or name another"),
+        ("torch", None, "is for beat"),
+        ("onnx", None, r"pip install -r requirements-export\.txt"),
+    ):
+        with pytest.raises(UserError, match=words):
+            export.export(path, kind, out)

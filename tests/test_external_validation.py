@@ -137,9 +137,9 @@ def test_refused(database, weights, tmp_path):
     run(database, out, weights).refused("--overwrite")
     fine = {"task": "classification", "classes": list("ANO~x")}
     for changes, words in (
-        ({"classes": list("BNO~x")}, "does not detect A"),
-        ({"multi_label": True}, "does not detect A"),
-        ({"in_channels": 2}, "in one lead"),
+        ({"classes": list("BNO~x")}, "does not detect A in one lead"),
+        ({"multi_label": True}, "does not detect A in one lead"),
+        ({"in_channels": 2}, "does not detect A in one lead"),
         ({"derived_from": ["icentia11k", "mitdb"]}, "derive from mitdb"),
     ):
         other = put_weights(tmp_path / "other", **fine | changes)
