@@ -158,7 +158,7 @@ UNUSABLE = (
 
 
 def test_unusable_records_are_left_out(source, command, tmp_path):
-    reasons = {"A00007": "cannot be read (FileNotFoundError)", "A00008": ".mat cannot be read"}
+    reasons = {"A00007": "cannot be read (FileNotFoundError)", "A00008": "cannot be read"}
     for record, (changes, reason) in zip(RECORDS, UNUSABLE, strict=False):
         put_record(source, record, **{"signal": noise()} | changes)
         reasons[record] = reason

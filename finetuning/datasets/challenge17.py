@@ -50,6 +50,7 @@ def read_listing(source: Path, labels: str) -> Listing:
         files = [root / "RECORDS", folder / name]
         contents = [path.read_bytes() for path in files]
     except (zipfile.BadZipFile, zlib.error, RuntimeError, FileNotFoundError) as error:
+        # RuntimeError: the zip is encrypted, or compressed by an unknown method.
         problem = f"{source} without readable RECORDS and {name} ({error!r})"
         raise cli.UserError(f"{problem}; name training2017, its zip or other --labels") from None
     records = list(_read_rows(files[0], contents[0], r"[\w-]+"))
