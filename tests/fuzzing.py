@@ -123,8 +123,8 @@ def _read_one(target: Target, path: Path) -> str:
         line = len(str(error).splitlines()) == 1 and len(str(error)) < LONGEST
         clear = line or not isinstance(error, Unusable)
         return REFUSAL if clear else f"no clear line: {str(error)[:300]!r}"
-    except _TooLong:
-        return f"more than {SECONDS} s in {traceback.format_exc().splitlines()[-3].strip()}"
+    except _TooLong as error:
+        return f"more than {SECONDS} s in {traceback.extract_tb(error.__traceback__)[-2]}"
     except BaseException:
         return traceback.format_exc()
     finally:

@@ -80,11 +80,12 @@ def read_table(path: Path) -> pd.DataFrame:
     """`COLUMNS` of a CSV file with a header line, as stripped text; "" where one is missing."""
     try:  # read without a header, pandas refuses rows that are longer than the first
         text = {"dtype": str, "keep_default_na": False, "skipinitialspace": True}
-        cells = pd.read_csv(path, header=None, **text).apply(lambda column: column.str.strip())
-        names = cells.iloc[0].tolist()
+        cells = pd.read_csv(path, header=None, **text)
+        names = cells.iloc[0].str.strip().tolist()
         required = {"file", "label"} <= set(names) and b"\0" not in path.read_bytes()
         if not required or any(names.count(name) > 1 for name in COLUMNS):
             raise ValueError("it needs file and label, each column once, and no NUL")
     except ValueError as error:
         raise cli.UserError(f"{path} is not a table of recordings ({one_line(error)})") from None
-    return pd.DataFrame({n: cells[names.index(n)][1:] if n in names else "" for n in COLUMNS})
+    columns = {n: cells[names.index(n)][1:].str.strip() if n in names else "" for n in COLUMNS}
+    return pd.DataFrame(columns)
