@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isclose
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -38,8 +37,7 @@ class Hints(NamedTuple):
         """One of the unit in mV; raises `Unusable` if it is unknown."""
         unit = as_unit(self.unit)
         if unit not in UNITS or (unit == ADU and not self.gain):
-            known = f"{', '.join(MILLIVOLT)}, or {ADU} with a gain"
-            raise Unusable(f"unit is {unit or 'not given'}; give {known} by flags or in a table")
+            raise Unusable(f"unit is {unit or 'not given'}; give mV, uV, V, or adu with a gain")
         return 1 / self.gain if unit == ADU else MILLIVOLT[unit]
 
 
@@ -54,7 +52,6 @@ class LazyRecording:
     # From start, stop and numbers of leads to (n, leads) float64 in mV, writable.
     read_mv: Callable[[int, int, list[int]], np.ndarray]
     uncalibrated: bool = False  # a lead has no gain in the header, so WFDB's default is assumed
-    file: tuple[Path, int] | None = None  # that is read, and its bytes
 
     @classmethod
     def of_array(cls, values: np.ndarray, scale: float, fs: float, leads: list[str] | None):
@@ -69,15 +66,15 @@ class LazyRecording:
     def of_values(cls, values: np.ndarray, hints: Hints, stated: Hints, leads=None):
         """A recording of a file's numbers, whose longer axis is time.
 
-        The user's `hints` complete what the file itself has `stated`, and must not contradict it:
-        `Unusable` otherwise, and if a rate or unit is missing, or the values are no such table.
+        The user's `hints` complete what the file itself has `stated`. Raises `Unusable` if they
+        contradict it, if rate or unit is missing, or if the values are no such table.
         """
         fs, unit = hints.fs or stated.fs, as_unit(hints.unit or stated.unit)
         if not fs:
             raise Unusable("file without a sampling rate; give --fs, in a table a column fs")
-        if stated.fs and not isclose(fs, stated.fs, rel_tol=RATE_TOLERANCE):
+        if not isclose(fs, stated.fs or fs, rel_tol=RATE_TOLERANCE):
             raise Unusable(f"file says {stated.fs:g} Hz, but --fs or the table {fs:g}")
-        if stated.unit and unit != stated.unit:
+        if unit != (stated.unit or unit):
             raise Unusable(f"file says {stated.unit}, but --unit or the table {unit}")
         values = values[:, None] if values.ndim == 1 else values
         if values.ndim != 2 or values.dtype.kind not in "iuf" or len(set(values.shape)) == 1:
@@ -86,16 +83,11 @@ class LazyRecording:
         return cls.of_array(values, hints._replace(unit=unit).millivolt(), fs, leads)
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Samples from `start` up to `stop`, as in a slice.
+        """Samples from `start` up to `stop`, as in a slice: (n, leads) float64 in mV.
 
-        Returns (n, leads) float64 in mV; what is missing, or beyond `LARGEST`, is NaN. Raises
-        `Unusable` if the file cannot be read there.
+        What is missing, or beyond `LARGEST`, is NaN. Raises `Unusable` if the file is damaged.
         """
         start, stop, _ = slice(start, stop).indices(self.samples)
-        if self.file:  # to read a memory map beyond the end of its file would end the process
-            path, size = self.file
-            if not path.exists() or path.stat().st_size < size:
-                raise Unusable("file is shorter than it was")
         if stop <= start:
             return np.empty((0, self.count))
         signal = self.read_mv(start, stop, list(range(self.count)))
@@ -128,10 +120,7 @@ def check_rate(fs: float, samples: float = inf) -> None:
 
 
 def ecg_first(leads: Sequence[str]) -> list[int]:
-    """Numbers of the leads of these names, those called ECG or EKG first.
-
-    The first number is the lead that networks of one lead see, if the user names no other.
-    """
+    """Numbers of the named leads, those called ECG or EKG first: the first is the ECG lead."""
     return sorted(range(len(leads)), key=lambda number: not ECG.search(leads[number]))
 
 

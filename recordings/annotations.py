@@ -22,18 +22,12 @@ class Alphabet(NamedTuple):
     fs: float | None  # Hz, where all records have the same
 
 
-def _by_symbol(table: dict[str, str]) -> dict[str, str]:
-    return {symbol: icentia for icentia, symbols in table.items() for symbol in symbols.split()}
-
-
 _RHYTHMS = {"(N": "(N", "(SBR": "(N", "(AFIB": "(AFIB", "(AFL": "(AFL"}
-
 # PhysioNet's beat symbols; MIT-BIH (Moody & Mark 2001) does without some of them.
-_BEATS = _by_symbol({"N": "N L R B e j n", "S": "A a J S", "V": "V E r", "Q": "Q / f F ?"})
+_SYMBOLS = {"N": "NLRBejn", "S": "AaJS", "V": "VEr", "Q": "Q/fF?"}
+_BEATS = {symbol: icentia for icentia, symbols in _SYMBOLS.items() for symbol in symbols}
 ALPHABETS = {
-    "mitdb": Alphabet(
-        _by_symbol({"N": "N L R e j", "S": "A a J S", "V": "V E", "Q": "Q / f F"}), _RHYTHMS, 360
-    ),
+    "mitdb": Alphabet({symbol: _BEATS[symbol] for symbol in "NLRejAaJSVEQ/fF"}, _RHYTHMS, 360),
     # Greenwald 1990. It marks no rhythm: one mark in one record says nothing of the others.
     "svdb": Alphabet(_BEATS, {}, 128),
     "wfdb": Alphabet(_BEATS, _RHYTHMS, None),

@@ -8,7 +8,7 @@ import numpy as np
 
 from recordings import GAINS, MILLIVOLT, Hints, LazyRecording, Unusable, as_unit, ecg_first
 
-# Reader by what a file begins with. edfio maps EDF and reads BDF at once.
+# Reader by what a file begins with.
 READERS = {b"0       ": edfio.read_edf, b"\xffBIOSEMI": edfio.read_bdf}
 
 
@@ -16,25 +16,22 @@ def open_edf(path: Path, hints: Hints) -> LazyRecording:
     """Open a file; its leads are the signals in uV, mV or V, those called ECG or EKG first.
 
     Signals at another rate than the first of them, other signals and annotations are left out.
-    The header states rate and units; `hints` are not used. Raises `Unusable` if the file has gaps
-    (EDF+D), no such signal, or another length than its header says; other errors if it is damaged.
+    The header states rate and units; `hints` are not used. Files with gaps (EDF+D) are refused.
     """
-    with path.open("rb") as file:
-        start = file.read(256)
-    reader = READERS.get(start[:8])
+    content = path.read_bytes()
+    reader = READERS.get(content[:8])
     if not reader:
         raise Unusable("not an EDF file")
-    length, stated, count = int(start[184:192]), int(start[236:244]), int(start[252:256])
-    if length != 256 * (count + 1) or not float(start[244:252]) > 0:
+    length, stated, count = int(content[184:192]), int(content[236:244]), int(content[252:256])
+    if length != 256 * (count + 1) or not float(content[244:252]) > 0:
         raise Unusable("header with a wrong length, or data records without one")
     with warnings.catch_warnings(action="ignore"):  # the number of records is checked below
-        file = reader(path, header_encoding="latin-1")
+        file = reader(content, header_encoding="latin-1")
     if file.reserved[:5] in ("EDF+D", "BDF+D"):
         raise Unusable(f"recording with gaps ({file.reserved[:5]}), which is not read")
-    if not -1 <= stated <= file.num_data_records:
-        raise Unusable(f"header says {stated} data records, file holds {file.num_data_records}")
-    if any(signal.samples_per_data_record < 1 for signal in file.signals):
-        raise Unusable("header states a signal without samples")
+    frames = [signal.samples_per_data_record for signal in file.signals]
+    if not -1 <= stated <= file.num_data_records or min(frames, default=1) < 1:
+        raise Unusable(f"header does not fit the {file.num_data_records} data records of the file")
     signals = [signal for signal in file.signals if as_unit(signal.physical_dimension) in MILLIVOLT]
     signals = [signals[number] for number in ecg_first([signal.label for signal in signals])]
     if not signals:

@@ -35,9 +35,9 @@ class Recording(NamedTuple):
 
 
 def open_npy(path: Path, hints: Hints) -> LazyRecording:
-    """Map the array of a `.npy` file; samples that are not asked for are not read."""
-    values = np.load(path, mmap_mode="r", allow_pickle=False)
-    return LazyRecording.of_values(np.asarray(values), hints, Hints())
+    """Read the array of a `.npy` file."""
+    mapped = np.load(path, mmap_mode="r", allow_pickle=False)  # refuses sizes beyond the file's
+    return LazyRecording.of_values(np.array(mapped), hints, Hints())
 
 
 def open_mat(path: Path, hints: Hints) -> LazyRecording:
@@ -50,8 +50,7 @@ def read_val(content: bytes) -> np.ndarray:
     try:
         return np.asarray(loadmat(io.BytesIO(content), variable_names=["val"])["val"])
     except Exception as error:  # scipy's reader raises almost any error on damaged bytes
-        reason = "save it with -v7" if isinstance(error, NotImplementedError) else one_line(error)
-        raise Unusable(f".mat holds no 'val', or it cannot be read ({reason})") from None
+        raise Unusable(f".mat holds no 'val', or cannot be read ({one_line(error)})") from None
 
 
 FORMATS: dict[str, Callable[[Path, Hints], LazyRecording]] = {
@@ -60,15 +59,12 @@ FORMATS: dict[str, Callable[[Path, Hints], LazyRecording]] = {
 }  # fmt: skip
 
 
-def open_recording(
-    path: Path, fs: float | None = None, unit: str | None = None, gain: float | None = None
-) -> LazyRecording:
+def open_recording(path: Path, *hints: float | str | None) -> LazyRecording:
     """Open one recording, to read parts of it; the ending of its name tells the format.
 
-    A WFDB record is named by its `.hea`, by its `.dat` or `.mat` beside that, or without any
-    ending. WFDB and EDF headers state rate and unit; for other formats the arguments give what
-    the file does not, as in `recordings.Hints`. Raises `Unusable` if the file is missing, damaged,
-    shorter than a second, of unknown format, rate or unit, or contradicts the arguments.
+    A WFDB record is named by its `.hea`, `.dat` or `.mat`, or without ending. The `hints` are those
+    of `Hints`, for what the file does not state. Raises `Unusable` if it is missing, damaged,
+    shorter than a second, of unknown format, rate or unit, or contradicts the hints.
     """
     path = record_file(Path(path))
     suffix = path.suffix.lower()
@@ -76,7 +72,7 @@ def open_recording(
     if suffix not in FORMATS:
         raise Unusable(f"format {suffix} is not one of {', '.join(FORMATS)}")
     try:
-        recording = FORMATS[suffix](path, Hints(fs, unit, gain))
+        recording = FORMATS[suffix](path, Hints(*hints))
     except Unusable:
         raise
     except Exception as error:  # the libraries raise almost any error on damaged files
@@ -84,8 +80,7 @@ def open_recording(
     check_rate(recording.fs, recording.samples)
     leads = [" ".join(str(name).split()) for name in recording.leads or ()]
     distinct = len({name.lower() for name in leads if name}) == recording.count == len(leads)
-    file = path, path.stat().st_size
-    return replace(recording, leads=leads if distinct else None, file=file)
+    return replace(recording, leads=leads if distinct else None)
 
 
 def read_recording(path: Path, *hints: float | str | None) -> Recording:
@@ -104,29 +99,24 @@ def check_signal(recording: Recording) -> None:
 
 
 def lead_number(recording: LazyRecording, channel: str | None) -> int:
-    """Number of the lead that `channel` names or numbers, from 0; None: see `ecg_first`.
-
-    Raises `Unusable` if there is no such lead.
-    """
-    leads = recording.leads or []
+    """Number of the lead that `channel` names or numbers, by default the ECG; else `Unusable`."""
+    leads = recording.leads or list(map(str, range(recording.count)))
     if channel is None:
-        return ecg_first(leads or [""])[0]
+        return ecg_first(leads)[0]
     wanted, names = channel.strip().lower(), [name.lower() for name in leads]
     if wanted in names:
         return names.index(wanted)
     if wanted.isdecimal() and int(wanted) < recording.count:
         return int(wanted)
-    named = ", ".join(leads or ["without names"])[:300]
-    raise Unusable(f"no lead {channel!r}; there are {recording.count}, from 0 on: {named}")
+    raise Unusable(f"no lead {channel!r}; from 0 on there are {', '.join(leads)[:300]}")
 
 
 def lead_order(
     recording: Recording | LazyRecording, count: int, leads: Sequence[str] | None
 ) -> list[int]:
-    """Numbers of the recording's leads in the order in which `leads` names them.
+    """Numbers of the recording's leads in the order of `leads`, if both have names.
 
-    Capitals do not matter, nor does the name of an only lead. If either side has no names, the
-    leads stay in their order. Raises `Unusable` at another `count` of leads, or other names.
+    The name of an only lead does not matter. Raises `Unusable` at another `count`, or other names.
     """
     if recording.count != count:
         raise Unusable(f"number of leads is {recording.count}, not {count}")
@@ -145,21 +135,14 @@ def record_file(path: Path) -> Path:
     return header if header.is_file() else path
 
 
-class RecordFile(NamedTuple):
-    """File of a recording (the header of a WFDB record), and whether the user named it."""
-
-    path: Path
-    named: bool
-
-
-def find_records(names: Sequence[str]) -> list[RecordFile]:
-    """Recordings of all `names`, in their order, each once.
+def find_records(names: Sequence[str]) -> dict[Path, bool]:
+    """Files of the recordings of all `names`, in their order, and whether each itself was named.
 
     A name is a file, a WFDB record without ending, a folder, which is searched to any depth, or a
     glob. What a folder or a glob holds is sorted, numbers by value; hidden files and those of
     other formats are left out. Raises `Unusable` where a name stands for no recording.
     """
-    records: dict[str, RecordFile] = {}
+    records, places = {}, {}
     for name in map(str, names):
         folder, named = Path(name), False
         if name and folder.is_dir():
@@ -174,9 +157,9 @@ def find_records(names: Sequence[str]) -> list[RecordFile]:
         if not files:
             raise Unusable(f"{name} holds no recording ({', '.join(FORMATS)}), or does not exist")
         for path in sorted(files, key=_by_number):
-            first = records.get(os.path.realpath(path), RecordFile(path, named))
-            records[os.path.realpath(path)] = RecordFile(first.path, first.named or named)
-    return list(records.values())
+            first = places.setdefault(os.path.realpath(path), path)  # of several paths to one file
+            records[first] = records.get(first, False) or named
+    return records
 
 
 def _by_number(path: Path) -> list[str | int]:

@@ -16,14 +16,14 @@ from recordings import MILLIVOLT, RATE_TOLERANCE, RATES, Hints, LazyRecording, U
 TIME = re.compile(r"\W*(time|timestamp|t|sample|index)([\W_].*)?", re.IGNORECASE)
 # Lines above the numbers, as watches write them.
 RATE = re.compile(
-    r"\W{0,9}(?:sampl\w{0,9}[ _-]?(?:rate|freq\w{0,9})|fs)[^\w-]{0,3}(?:hz|hertz)?[^\w-]{0,3}"
-    r"(\d{1,9}\.?\d{0,9}) ?(?:hz|hertz)?\W{0,9}",
-    re.IGNORECASE,
+    r"(?i)\W{0,9}(?:sampl\w{0,9}[ _-]?(?:rate|freq\w{0,9})|fs)[^\w-]{0,3}(?:hz|hertz)?[^\w-]{0,3}"
+    r"(\d{1,9}\.?\d{0,9}) ?(?:hz|hertz)?\W{0,9}"
 )
 UNIT = re.compile(r"\W{0,9}units?\W{1,3}(\w{1,9})\W{0,9}", re.IGNORECASE)
 # Seconds of a unit of time, by the words that may follow `time` in a name.
 SECONDS = dict.fromkeys(("", "s", "sec", "second", "seconds"), 1.0)
 SECONDS |= dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3)
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+|nan|inf)(e[+-]?\d+)?\s*", re.IGNORECASE)
 HEADER = 64  # lines above the numbers at most
 
 
@@ -31,9 +31,8 @@ def open_text(path: Path, hints: Hints) -> LazyRecording:
     """Read columns of numbers, with or without names (or 0, 1, 2 …) and other lines above them.
 
     A first column that is called so (`TIME`), or that rises and never falls, is time, or a count,
-    and no lead: it is left out. Regular times tell the rate, as do lines such as
-    `Sample Rate,512 hertz`; `Unit,µV`, or a line of units below the names, tells the unit. Raises
-    `Unusable`, or an error of pandas, if the file holds something else.
+    and no lead. Regular times tell the rate, as do lines such as `Sample Rate,512 hertz`;
+    `Unit,µV`, or a line of units below the names, tells the unit.
     """
     with path.open(encoding="utf-8-sig") as file:
         separator, titles, cells_above, fs, unit = _read_header(file)
@@ -71,8 +70,7 @@ def _read_header(file: TextIO) -> tuple[str, list[list[str]], int, float | None,
 
     Titles are the last lines with as many cells as there are numbers: names, then perhaps units.
     """
-    above: list[list[str]] = [[]]
-    fs = unit = None
+    above, fs, unit = [[]], None, None
     for _ in range(HEADER):
         place, line, cells = file.tell(), file.readline(), []
         if match := RATE.fullmatch(line):
@@ -82,7 +80,7 @@ def _read_header(file: TextIO) -> tuple[str, list[list[str]], int, float | None,
         elif line.strip() and line[0] != "#":
             separator = next((mark for mark in ",;\t" if mark in line), " ")
             cells = next(csv.reader([line.strip()], delimiter=separator, skipinitialspace=True))
-            if any(map(_is_number, cells)) and all(_is_number(c) or not c for c in cells):
+            if any(cells) and all(not cell or NUMBER.fullmatch(cell) for cell in cells):
                 break
         above.append([cell.strip("'") for cell in cells])
     else:
@@ -93,13 +91,6 @@ def _read_header(file: TextIO) -> tuple[str, list[list[str]], int, float | None,
     rows = [row for row in above if row]
     titles = list(takewhile(lambda row: len(row) == len(cells), reversed(rows)))[::-1]
     return separator, titles, len(above[-1]), fs, unit
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return float(text) is not None
-    except ValueError:
-        return False
 
 
 def _rate(title: str, times: np.ndarray) -> float | None:

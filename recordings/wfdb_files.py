@@ -13,8 +13,7 @@ from recordings import GAINS, MILLIVOLT, Hints, LazyRecording, Unusable, as_unit
 
 # What wfdb raises on bad files.
 ERRORS = (OSError, ValueError, IndexError, KeyError, TypeError, ArithmeticError)
-# The largest number of leads, length of a line (wfdb's time grows with its square) and baseline.
-LEADS, LINE, BASELINE = 256, 500, 2**31
+LEADS, LINE = 256, 500  # at most, and characters in a line: wfdb's time grows with their square
 # Bytes of a sample by format. FLAC is left out: what a file unfolds to is not known beforehand.
 SAMPLE_BYTES = {"8": 1, "16": 2, "24": 3, "32": 4, "61": 2, "80": 1, "160": 2,
                 "212": Fraction(3, 2), "310": Fraction(4, 3), "311": Fraction(4, 3)}  # fmt: skip
@@ -36,30 +35,25 @@ ICENTIA_GAIN = 74.36482269503546  # units per mV
 def read_header(record: Path) -> tuple[wfdb.Record, list[int]]:
     """Header of a record (path without ending) and its leads without a gain, or with 0.
 
-    Its units are those of `MILLIVOLT`. Raises `Unusable` if it is missing or damaged, or if a lead
-    is not in mV, uV or V.
+    Raises `Unusable` if it is missing or damaged, or if a lead is not in mV, uV or V.
     """
     try:
-        # wfdb leaves out what is not ASCII, and so takes µV for V.
-        text = Path(f"{record}.hea").read_text("ascii", "surrogateescape")
+        text = Path(f"{record}.hea").read_text("ascii", "surrogateescape")  # wfdb drops the µ of µV
         lines = [line for line in map(str.strip, text.splitlines()) if line and line[0] != "#"]
         if len(lines) > 1 + LEADS or any(len(line) > LINE for line in lines):
             raise Unusable(f"header of more than {LEADS} leads, or {LINE} characters in a line")
         first, *leads = [line.split() for line in lines] or [[]]
-        for name, *_ in leads:
-            if "/" in name or "\\" in name:
-                raise Unusable(f"header names a signal file in another folder ({name!r})")
+        if names := [name for name, *_ in leads if "/" in name or "\\" in name]:
+            raise Unusable(f"header names a signal file in another folder ({names[0]!r})")
         header = wfdb.rdheader(str(record))
     except FileNotFoundError:
         raise Unusable("no .hea, which says how it was sampled") from None
     except ERRORS as error:
         raise Unusable(f"unreadable header ({one_line(error)})") from None
-    if not isinstance(header, wfdb.Record) or not header.n_sig or not header.file_name:
-        raise Unusable("header without leads")
-    if header.n_sig != len(leads):
-        raise Unusable(f"header says {header.n_sig} leads, lists {len(leads)}")
-    if not RATE.fullmatch(" ".join(first[2:4])):
-        raise Unusable(f"header says {' '.join(first[2:4])[:20]!r} for its rate and length")
+    single = isinstance(header, wfdb.Record) and leads and len(leads) == header.n_sig
+    if not single or not RATE.fullmatch(" ".join(first[2:4])):
+        said = f"{' '.join(first[1:4])[:40]!r} for its leads, rate and length"
+        raise Unusable(f"header says {said}, lists {len(leads)} leads")
     without_gain = []
     for lead, (_, fmt, gain, *_) in enumerate([*fields, "", ""] for fields in leads):
         if not FORMAT.fullmatch(fmt) or header.skew[lead] or not header.samps_per_frame[lead]:
@@ -69,7 +63,7 @@ def read_header(record: Path) -> tuple[wfdb.Record, list[int]]:
         if stated and float(stated[1]) == 0:
             without_gain.append(lead)
         per_mv = header.adc_gain[lead] / MILLIVOLT.get(header.units[lead], np.nan)
-        plausible = GAINS[0] <= per_mv <= GAINS[1] and abs(header.baseline[lead] or 0) < BASELINE
+        plausible = GAINS[0] <= per_mv <= GAINS[1] and abs(header.baseline[lead] or 0) < 2**31
         if not plausible or not stated:
             raise Unusable(f"header states no gain per mV, uV or V for lead {lead}")
     return header, without_gain
@@ -94,8 +88,7 @@ def open_wfdb(path: Path, hints: Hints) -> LazyRecording:
     """Open the WFDB record with this header; missing samples are NaN.
 
     `hints` give the unit and gain of leads for which the header states no gain; without them
-    WFDB's default applies and the recording is `uncalibrated`. Raises `Unusable` as `read_header`
-    and `check_length` do.
+    WFDB's default applies and the recording is `uncalibrated`.
     """
     record = path.with_suffix("")
     header, without_gain = read_header(record)
@@ -131,8 +124,6 @@ def read_atr(record: Path | str) -> wfdb.Annotation:
         if not COMMENTS.fullmatch(b"".join(comment + b"\n" for comment in comments)):
             raise Unusable("annotations with definitions that are not understood")
         return wfdb.rdann(str(record), "atr")
-    except FileNotFoundError:
-        raise Unusable("no .atr") from None
     except ERRORS as error:
         raise Unusable(f"unreadable annotations ({one_line(error)})") from None
 
@@ -158,13 +149,12 @@ def write_segment(
         name, ICENTIA_FS, ["mV"], ["ecg"], d_signal=digital[:, None], fmt=["16"], adc_gain=[gain],
         baseline=[0], write_dir=str(folder),
     )  # fmt: skip
-    marks = []  # place, symbol and note
+    marks, around = [], ["", *zones, ""]  # marks have place, symbol and note
     for i, (end, symbol, zone) in enumerate(zip(ends, symbols, zones, strict=True)):
         marks.append((end, symbol, ""))
-        opens = zone if i == 0 or zones[i - 1] != zone else ""
-        closes = ")" if i + 1 == len(ends) or zones[i + 1] != zone else ""
-        if zone and (opens or closes):  # a rhythm mark behind the first and last beat of a zone
-            marks.append((end, "+", opens + closes))
+        note = zone * (zone != around[i]) + ")" * (zone != around[i + 2])
+        if zone and note:  # a rhythm mark behind the first and last beat of a zone
+            marks.append((end, "+", note))
     if marks:
         places, letters, notes = map(list, zip(*marks, strict=True))
         wfdb.wrann(name, "atr", np.array(places), letters, aux_note=notes, fs=ICENTIA_FS,

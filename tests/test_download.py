@@ -2,7 +2,6 @@
 
 import hashlib
 import shutil
-import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -38,8 +37,6 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", len(content))
         self.end_headers()
-        if fault == "silent":
-            time.sleep(5)
         changed = {"wrong": content[::-1], "dropped": content[:-5]}
         self.wfile.write(changed.get(fault, content))
 
@@ -52,7 +49,6 @@ def server(monkeypatch):
     """Serves `files` (whose list it adds) with `fault(name, times asked before)`."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(download, "PAUSE", 0.01)
-    monkeypatch.setattr(download, "TIMEOUT", 0.5)
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
         http.daemon_threads, http.block_on_close = True, False
         http.asked, http.fault = Counter(), lambda name, times: None
@@ -68,10 +64,9 @@ def serve(server, files):
     server.files = {**files, LIST: "".join(sums).encode()}
 
 
-def run(server, out, dataset="icentia11k", **settings):
-    settings = {"base_url": server.url, "workers": 4, **settings}
+def run(server, out, dataset="icentia11k"):
     server.asked.clear()
-    return command(lambda: download.download(dataset, out, **settings))
+    return command(lambda: download.download(dataset, out, (), server.url))
 
 
 def loaded(out) -> dict[str, bytes]:
@@ -81,9 +76,8 @@ def loaded(out) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [("wrong", "wrong checksum"), ("dropped", "no connection"), ("silent", "no connection"),
-     (404, "HTTP 404"), (500, "HTTP 500"), (429, "HTTP 429")],
-)  # fmt: skip
+    [("wrong", "wrong checksum"), ("dropped", "IncompleteRead"), (503, "503 Server Error")],
+)
 def test_a_fault(tmp_path, server, fault, reason):
     """One file is never to be had, all others (but for the list) at the second attempt."""
     server.fault = lambda name, times: (
@@ -114,7 +108,7 @@ def test_lists_that_lead_elsewhere_or_list_nothing(tmp_path, server):
     assert run(server, tmp_path / "a").code == 0
     assert loaded(tmp_path / "a") == FILES and list(tmp_path.iterdir()) == [tmp_path / "a"]
     server.files[LIST] = b"<html>Sign in</html>"
-    run(server, tmp_path / "b").refused(LIST, "lists no file of the data set", "delete it")
+    run(server, tmp_path / "b").refused(LIST, "lacks files", "delete it")
 
 
 def test_a_disk_that_is_too_small_is_said_first(tmp_path, server, monkeypatch):
@@ -128,14 +122,13 @@ def test_too_many_failures_end_the_run(tmp_path, server):
     server.fault = lambda name, times: None if name == LIST else 404
     run(server, tmp_path).refused(f"{download.GIVE_UP} files could not be downloaded")
     server.files = {}
-    run(server, tmp_path / "b").refused(f"{LIST}: HTTP 404; name a mirror by --base-url")
+    run(server, tmp_path / "b").refused(LIST, "404 Client Error", "name a mirror by --base-url")
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [("mitdb --patients 0-3", "--patients: not for mitdb"), ("ptbxl", "invalid choice"),
-     ("mitdb --workers 0", "--workers"), ("icentia11k --patients 3-1", "--patients"),
-     ("icentia11k --patients x", "--patients")],
+     ("icentia11k --patients 3-1", "--patients"), ("icentia11k --patients x", "--patients")],
 )  # fmt: skip
 def test_flags(tmp_path, flags, words):
     command(download.main, *flags.split(), "--out", tmp_path / "x").refused(words)
@@ -146,7 +139,7 @@ def test_icentia11k_for_its_reader(tmp_path, cohort_copy, server):
     files = contents(cohort_copy)
     serve(server, files)
     flags = ["icentia11k", "--out", tmp_path / "x", "--base-url", server.url]
-    command(download.main, *flags, "--patients", "1,9").refused("no patient 9")
+    command(download.main, *flags, "--patients", "1,9").refused("lacks files; correct --patients")
     assert command(download.main, *flags, "--patients", "1,3-5").code == 0
     assert set(icentia11k.find_records(tmp_path / "x")[0]) == {1, 3, 4, 5}
     assert command(download.main, *flags).code == 0 and loaded(tmp_path / "x") == files
@@ -158,5 +151,4 @@ def test_challenge17_for_its_reader(tmp_path, server):
     labels = (tmp_path / "made/training2017/REFERENCE.csv").read_bytes()
     serve(server, {"training2017.zip": Path(zipped).read_bytes(), "REFERENCE-v3.csv": labels})
     assert run(server, tmp_path / "x", "challenge17").code == 0
-    for version in ("zip", "v3"):
-        assert len(challenge17.read_listing(tmp_path / "x/training2017.zip", version).records) == 8
+    assert len(challenge17.read_listing(tmp_path / "x/training2017.zip", "v3").records) == 8

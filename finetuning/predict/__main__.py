@@ -75,23 +75,23 @@ def main() -> None:
         *args.weights, device=args.device, precision=args.precision, tta=args.tta,
         abstain=args.abstain, band_pass=args.band_pass,
     )  # fmt: skip
-    names, done = short_names([record.path for record in records]), []
+    names, done = short_names(list(records)), []
     layout = predictor.descriptions, max(9, *map(len, names))
     print(results.table_header(*layout))
     hints = args.fs, args.unit, args.gain
     try:
-        for name, record in zip(names, records, strict=True):
-            done.append(predict_file(predictor, name, record.path, hints, args.channel, args.plot))
+        for name, path in zip(names, records, strict=True):
+            done.append(predict_file(predictor, name, path, hints, args.channel, args.plot))
             print("\n".join(map(plain, results.table_lines(done[-1], *layout))))
     finally:  # an interruption does not lose the results so far
         if args.csv and done:
             results.write_csv(args.csv, predictor.metadata.classes, done)
         if args.json and done:
             results.write_results(args.json, args.weights, args.tta, predictor, done)
-    unreadable = [record for record, r in zip(records, done, strict=True) if not r.prediction]
+    unreadable = [path for path, r in zip(records, done, strict=True) if not r.prediction]
     if unreadable:
         message = f"{len(unreadable)} of {len(records)} recordings cannot be read, see above"
-        if len(unreadable) == len(records) or any(record.named for record in unreadable):
+        if len(unreadable) == len(records) or any(records[path] for path in unreadable):
             raise UserError(message)
         print(message)
 
