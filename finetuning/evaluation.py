@@ -132,10 +132,12 @@ def write_results(
 
 
 def summarize(scores: dict[str, Any], targets: Targets) -> str:
-    """`macro F1 0.731, CinC-3 0.770 (A 0.711, N 0.898, …)`; the latter are F1 by class."""
+    """`macro F1 0.731, CinC-3 0.770 (A 0.711, N 0.898, …)`; the latter are F1 by class. Classes
+    without a recording, which macro F1 leaves out, are named."""
     known = {label: scores[key] for key, label in targets.summary.items()}
     overall, by_class = (
         ", ".join(f"{name} {value:.3f}" for name, value in values.items() if value is not None)
         for values in (known, scores["f1"])
     )
-    return f"{overall} ({by_class})"
+    absent = ", ".join(name for name, value in scores["f1"].items() if value is None)
+    return f"{overall} ({by_class})" + f", without {absent}: no recording" * bool(absent)

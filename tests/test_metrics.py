@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
+from finetuning.evaluation import SINGLE_LABEL, summarize
 from utils import metrics
 from utils.cli import UserError
 from utils.metrics import read_predictions, write_predictions
@@ -39,6 +40,23 @@ def test_one_class_to_a_recording():
     assert metrics.scores(true, one_hot(predicted), list("abcd"))["cinc3"] is None
 
 
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize(
+    ("wrong", "macro_f1"), [(0, 1), (1, (1 + 98 / 99) / 2)], ids=["right", "one absent class"]
+)
+def test_what_is_predicted_does_not_choose_the_classes(multi_label, wrong, macro_f1):
+    true, predicted = np.repeat([1, 0], 50), np.repeat([1, 0], 50)
+    predicted[50 : 50 + wrong] = 3  # no true example
+    scores = metrics.scores(one_hot(true) if multi_label else true, one_hot(predicted), CLASSES)
+    assert scores["macro_f1"] == pytest.approx(macro_f1)
+    assert metrics.macro_f1(true, predicted) == pytest.approx(macro_f1)
+    if multi_label:  # the weights are 1: 5 tp / (5 tp + 4 fn)
+        assert scores["f_beta"] == pytest.approx((1 + (50 - wrong) * 5 / (250 - wrong)) / 2)
+    else:
+        assert scores["cinc3"] == pytest.approx(macro_f1)
+        assert "without O, ~: no recording" in summarize(scores, SINGLE_LABEL)
+
+
 def test_auc_is_the_share_of_pairs_in_order():
     true = np.array([0, 0, 0, 1, 1])
     second = np.array([0.1, 0.2, 0.6, 0.5, 0.9])  # 5 of 6 pairs in order
@@ -50,10 +68,8 @@ def test_auc_is_the_share_of_pairs_in_order():
 def test_classes_that_are_missing():
     true, predicted = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1])
     scores = metrics.scores(true, one_hot(predicted), CLASSES)
-    expected = [2 / 3, 4 / 5, 0, 0]
-    assert list(scores["f1"].values()) == pytest.approx(expected)
-    assert scores["macro_f1"] == pytest.approx(np.mean(expected))
-    assert metrics.macro_f1(true, predicted) == pytest.approx((2 / 3 + 4 / 5) / 2)
+    assert list(scores["f1"].values()) == [pytest.approx(2 / 3), pytest.approx(4 / 5), None, None]
+    assert scores["macro_f1"] == metrics.macro_f1(true, predicted) == pytest.approx(11 / 15)
     assert scores["auc"] == pytest.approx(0.75)  # of the two classes that are there
     assert math.isnan(metrics.scores(np.zeros(4, int), one_hot(predicted), CLASSES)["auc"])
 
@@ -104,8 +120,8 @@ def test_multi_label_scores_as_scikit_learn(empty):
     prob[:, 4] *= not empty  # nor predicted
     scores, predicted = metrics.scores(true, prob, list("abcde")), (prob > 0.5).astype(int)
     each = f1_score(true, predicted, average=None, zero_division=0)
-    assert list(scores["f1"].values()) == pytest.approx(each)
-    assert scores["macro_f1"] == pytest.approx(np.mean(each[: 4 if empty else 5]))
+    assert [*scores["f1"].values()] == [*map(pytest.approx, each[:4]), None]
+    assert scores["macro_f1"] == pytest.approx(np.mean(each[:4]))
     assert scores["auc"] == pytest.approx(roc_auc_score(true[:, :4], prob[:, :4]))
     assert (scores["acc"], scores["records"]) == (pytest.approx(np.mean(true == predicted)), 30)
     alone = metrics.scores(true[:, :1], prob[:, :1], ["a"])  # one column is no pair of classes
@@ -175,7 +191,7 @@ def test_coverage_by_hand():
     assert result["records"] == [10, 9, 8, 7, 6, 5]
     assert result["threshold"] == [0.5, 0.55, 0.6, 0.65, 0.7, 0.75]
     assert result["accuracy"] == pytest.approx([7 / 10, 7 / 9, 7 / 8, 1, 1, 1])
-    # Class 1 is present but never predicted; F1 of class 0 is 14/17, 14/16, 14/15, then alone.
-    assert result["macro_f1"] == pytest.approx([7 / 17, 7 / 16, 7 / 15, 1, 1, 1])
+    # Class 1 is present but never predicted; F1 of class 0 is 14/17, 14/16, 14/15, then 1.
+    assert result["macro_f1"] == pytest.approx([7 / 17, 7 / 16, 7 / 15, 0.5, 0.5, 0.5])
     equal = metrics.coverage(true, np.tile([0.75, 0.25], (10, 1)))
     assert equal["records"] == [10] * 6

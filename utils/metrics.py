@@ -1,7 +1,8 @@
 """Scores of predictions, their calibration, and the table that predictions are stored in.
 
 `true` is (n,) class numbers, or (n, classes) of 0 and 1 where a recording may have several classes;
-`probabilities` are (n, classes).
+`probabilities` are (n, classes). Means over classes are over those with a true example in the part
+that is scored, so that they are the same for every epoch, model and threshold.
 """
 
 from collections.abc import Sequence
@@ -29,8 +30,9 @@ def better(metric: str, value: float, best: float | None) -> bool:
 
 
 def macro_f1(true: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean F1 over the classes that are present or predicted; both are (n,) class numbers."""
-    return float(f1_score(true, predicted, average="macro", zero_division=0))
+    """Mean F1 over the classes with a true example; both are (n,) class numbers."""
+    present = np.unique(true)
+    return float(f1_score(true, predicted, labels=present, average="macro", zero_division=0))
 
 
 def without_input(true: np.ndarray) -> dict[str, float]:
@@ -85,27 +87,31 @@ def answers(
     return true[:, None] == numbers, predicted[:, None] == numbers, true == predicted
 
 
-def f1_of_columns(present: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, float]:
-    """F1 of every class, 0 for one neither present nor predicted, and the mean over the others; NaN
-    where there are none. (sklearn's `f1_score` takes a single column for two classes.)"""
+def f1_of_columns(present: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """F1 of every class, 0 for one neither present nor predicted. (sklearn's `f1_score` takes a
+    single column for two classes.)"""
     counts = present.sum(0) + predicted.sum(0)
-    f1 = 2 * (present & predicted).sum(0) / np.maximum(counts, 1)
-    return f1, float(f1[counts > 0].mean()) if counts.any() else float("nan")
+    return 2 * (present & predicted).sum(0) / np.maximum(counts, 1)
+
+
+def mean(values: np.ndarray) -> float:
+    """Mean of scores by class; NaN where there are none."""
+    return float(values.mean()) if len(values) else float("nan")
 
 
 def scores(true: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> dict:
-    """Accuracy, F1 per class, macro F1, and macro AUC, the mean one-against-rest AUC over the
-    classes of which both sides are present, else NaN.
+    """Accuracy, F1 per class (None without a true example), macro F1, and macro AUC, the mean
+    one-against-rest AUC over the classes of which both sides are present, else NaN.
 
-    One class to a recording: macro F1 is over all classes; also the confusion (rows: true) and
-    CinC-3, the mean F1 of N, A and O, in whose denominators the noisy class counts (Clifford et al.
-    2017), None for other classes. Several: macro F1 is as in `f1_of_columns`; also F-max, F-beta
-    and G-beta.
+    One class to a recording: also the confusion (rows: true) and CinC-3, the mean F1 of N, A and O,
+    in whose denominators the noisy class counts (Clifford et al. 2017), None for other classes.
+    Several: also F-max, F-beta and G-beta.
     """
     present, predicted, correct = answers(true, probabilities)
-    f1, mean_f1 = f1_of_columns(present, predicted)
-    by_class = dict(zip(classes, f1.tolist(), strict=True))
-    both = present.any(0) & ~present.all(0)
+    seen = present.any(0)
+    f1 = np.where(seen, f1_of_columns(present, predicted), np.nan)
+    by_class = {c: v if v == v else None for c, v in zip(classes, f1.tolist(), strict=True)}
+    mean_f1, both = mean(f1[seen]), seen & ~present.all(0)
     auc = roc_auc_score(present[:, both], probabilities[:, both]) if both.any() else float("nan")
     result = {"auc": auc, "acc": float(correct.mean()), "f1": by_class, "records": len(true)}
     if true.ndim == 2:
@@ -113,9 +119,9 @@ def scores(true: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) 
         best = f_max(present, probabilities)
         return {"macro_f1": mean_f1, "f_max": best, "f_beta": f_beta, "g_beta": g_beta, **result}
     known = {*CINC3} <= {*classes}
-    cinc3 = float(np.mean([by_class[name] for name in CINC3])) if known else None
+    cinc3 = mean(f1[seen & np.isin(classes, CINC3)]) if known else None
     confusion = (present.astype(int).T @ predicted).tolist()
-    return {"macro_f1": float(f1.mean()), "cinc3": cinc3, **result, "confusion": confusion}
+    return {"macro_f1": mean_f1, "cinc3": cinc3, **result, "confusion": confusion}
 
 
 def f_max(present: np.ndarray, probabilities: np.ndarray) -> float:
@@ -133,17 +139,15 @@ def f_max(present: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def challenge2020(present: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
-    """F-beta and G-beta (beta 2) of the Challenge 2020, means over the classes present or
-    predicted, else NaN. Each record weighs 1 / the number of its true classes, one without any 1
+    """F-beta and G-beta (beta 2) of the Challenge 2020, means over the classes that are present,
+    else NaN. Each record weighs 1 / the number of its true classes, one without any 1
     (Perez Alday et al. 2020; Strodthoff et al. 2021)."""
     weights = 1 / np.maximum(present.sum(1, keepdims=True), 1)
-    seen = (present | predicted).any(0)
-    if not seen.any():
-        return float("nan"), float("nan")
+    seen = present.any(0)
     cells = (present & predicted, ~present & predicted, present & ~predicted)
     tp, fp, fn = ((weights * cell).sum(0)[seen] for cell in cells)
     f_beta, g_beta = 5 * tp / (5 * tp + fp + 4 * fn), tp / (tp + fp + 2 * fn)
-    return float(f_beta.mean()), float(g_beta.mean())
+    return mean(f_beta), mean(g_beta)
 
 
 def reliability(true: np.ndarray, probabilities: np.ndarray) -> dict[str, list]:
@@ -170,12 +174,13 @@ def coverage(true: np.ndarray, probabilities: np.ndarray) -> dict[str, list]:
 
     A recording with several classes is as certain as its least certain class. Lists by `coverage`:
     the confidence from which on (`threshold`), how many have it (`records`), `macro_f1` over the
-    classes present or predicted among them, and `accuracy`.
+    classes present in the whole part, and `accuracy`.
     """
     confidence = probabilities.max(1)
     if true.ndim == 2:
         confidence = np.maximum(probabilities, 1 - probabilities).min(1)
     present, predicted, correct = answers(true, probabilities)
+    seen = present.any(0)
     falling = np.sort(confidence)[::-1]
     thresholds = [float(falling[-(-len(falling) * share // 100) - 1]) for share in COVERAGES]
     kept = [confidence >= threshold for threshold in thresholds]
@@ -183,7 +188,7 @@ def coverage(true: np.ndarray, probabilities: np.ndarray) -> dict[str, list]:
         "coverage": [share / 100 for share in COVERAGES],
         "threshold": thresholds,
         "records": [int(rows.sum()) for rows in kept],
-        "macro_f1": [f1_of_columns(present[rows], predicted[rows])[1] for rows in kept],
+        "macro_f1": [mean(f1_of_columns(present[r], predicted[r])[seen]) for r in kept],
         "accuracy": [float(correct[rows].mean()) for rows in kept],
     }
 
