@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from itertools import chain
 
 import numpy as np
@@ -11,6 +12,10 @@ import pandas as pd
 import pytest
 import torch
 
+from pretraining.batches import load
+from pretraining.cohort import DataOptions, open_data
+from pretraining.icentia11k.reader import read_constants
+from pretraining.tasks import Beat
 from tests.helpers import LONG_RUN, ROOT, contents
 from tests.interrupting import results
 from utils import distributed
@@ -44,33 +49,35 @@ def start(*command, processes=2) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-@pytest.fixture(scope="module")
-def steps(cohort_folder, tmp_path_factory):
-    """What `tests.distributed_steps` saved, by number of processes and rank."""
-    results, index = {}, tmp_path_factory.mktemp("index")
+def test_two_processes_read_the_frames_of_one(cohort_folder, tmp_path):
+    options = dict.fromkeys(field.name for field in fields(DataOptions)) | {
+        "train": cohort_folder, "index": tmp_path, "val_patients": 2, "samples_per_patient": 16,
+        "batch_size": BATCH, "epochs": 1, "seed": 0,
+    }  # fmt: skip
+    constants = read_constants(cohort_folder)
+
+    def read(processes):
+        data = open_data(DataOptions(**options), Beat(FRAME), constants, None, processes)
+        batches = load(data.train, range(data.steps), torch.device("cpu"))
+        return torch.cat([batch.inputs for batch in batches])
+
+    whole = read(ALONE)
+    assert len(whole) == 4 * 16
+    for rank in (0, 1):
+        assert torch.equal(read(Processes(rank, 2)), whole[rank::2])
+
+
+def test_two_processes_reach_the_weights_of_one(tmp_path):
+    found = {}
     for size in (1, 2):
-        out = tmp_path_factory.mktemp("steps")
-        flags = ["--job-dir", out / "job", "--train", cohort_folder, "--index", index, *FLAGS]
-        found = start("tests.distributed_steps", out, *flags, processes=size)
-        assert found.returncode == 0, found
-        results[size] = [dict(np.load(out / f"{rank}.npz")) for rank in range(size)]
-    return results
-
-
-def test_two_processes_read_the_frames_of_one(steps):
-    (whole,), (one, other) = ([rank["read"] for rank in steps[size]] for size in (1, 2))
-    assert len(whole) == 10 * BATCH
-    np.testing.assert_array_equal(whole[::2], one)
-    np.testing.assert_array_equal(whole[1::2], other)
-
-
-@pytest.mark.parametrize("name", ["frames", "unequal"])
-def test_two_processes_reach_the_weights_of_one(steps, name):
-    (one,), (first, second) = steps[1], steps[2]
-    np.testing.assert_array_equal(first[f"{name}_weights"], second[f"{name}_weights"])
-    assert np.abs(first[f"{name}_weights"] - one[f"{name}_weights"]).max() < 1e-10
-    np.testing.assert_allclose(first[f"{name}_scores"], one[f"{name}_scores"], rtol=1e-7)
-    assert np.abs(one["frames_weights"] - one["unequal_weights"]).max() > 1e-3
+        (tmp_path / str(size)).mkdir()
+        done = start("tests.distributed_steps", tmp_path / str(size), processes=size)
+        assert done.returncode == 0, done
+        found[size] = [dict(np.load(tmp_path / f"{size}/{rank}.npz")) for rank in range(size)]
+    (one,), (first, second) = found[1], found[2]
+    np.testing.assert_array_equal(first["weights"], second["weights"])
+    assert np.abs(first["weights"] - one["weights"]).max() < 1e-10
+    np.testing.assert_allclose(first["scores"], one["scores"], rtol=1e-7)
 
 
 def test_pretraining_and_fine_tuning_by_two_processes(cohort_folder, prepared, tmp_path):

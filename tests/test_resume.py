@@ -5,7 +5,6 @@ import os
 import resource
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -15,49 +14,37 @@ import torch
 import finetuning.trainer
 import pretraining.trainer
 from tests.helpers import LONG_RUN, command, contents, put_weights
-from tests.interrupting import PROCESSES, kill_and_continue, results, run_trainer, start
+from tests.interrupting import (
+    FINETUNING,
+    PRETRAINING,
+    PROCESSES,
+    finish,
+    kill_and_continue,
+    results,
+    run_trainer,
+    short_runs,
+    start,
+    time_whole,
+    wait_for,
+)
 from utils import engine
 from utils.cli import UserError
 from utils.run import CHECKPOINT, Run
 
-PRETRAINING, FINETUNING = "pretraining.trainer", "finetuning.trainer"
 MAIN = {PRETRAINING: pretraining.trainer.main, FINETUNING: finetuning.trainer.main}
-COMMON = ["--device", "cpu", "--precision", "fp32", "--checkpoint-every"]
 
 
 @pytest.fixture(scope="module")
-def flags(cohort_folder, prepared, tmp_path_factory):
+def flags(cohort_folder, prepared):
     """Of a run of each trainer: a second or so."""
-    index = tmp_path_factory.mktemp("index")
-    weights = put_weights(tmp_path_factory.mktemp("weights") / "weights.safetensors")
-    return {
-        PRETRAINING: [
-            "--train", cohort_folder, "--index", index, "--task", "beat", "--stages", 1,
-            "--frame-size", 256, "--batch-size", 8, "--steps-per-epoch", 16, "--epochs", 4,
-            "--samples-per-patient", 16, "--val-patients", 2, "--val-size", 32, *COMMON, 4,
-        ],
-        FINETUNING: [
-            "--train", prepared / "p_train.npz", "--test", prepared / "p_test.npz", "--epochs", 12,
-            "--batch-size", 4, "--val-size", 0.25, "--patience", 8, "--weights-file", weights,
-            *COMMON, 3,
-        ],
-    }  # fmt: skip
+    return short_runs(cohort_folder, prepared, steps=16)
 
 
 @pytest.fixture(scope="module")
 def whole(flags, tmp_path_factory):
     """Folder of an uninterrupted run of each, and seconds that it computed."""
-    runs = {}
-    for module, words in flags.items():
-        job = tmp_path_factory.mktemp("whole") / "job"
-        process = start(module, [*words, "--job-dir", job], job.with_suffix(".log"))
-        while not (job / "args.json").exists() and process.is_alive():
-            time.sleep(0.01)
-        began = time.monotonic()
-        process.join()
-        assert process.exitcode == 0, job.with_suffix(".log").read_text()
-        runs[module] = job, time.monotonic() - began
-    return runs
+    folder = tmp_path_factory.mktemp("whole")
+    return {m: (folder / m[:4], time_whole(m, flags[m], folder / m[:4])) for m in MAIN}
 
 
 def stop_after(step, module, words, job, monkeypatch):
@@ -82,8 +69,8 @@ def test_killed_again_and_again(flags, whole, tmp_path, module):
     assert "continues after step" in said
     assert results(tmp_path / "job") == results(job)
     assert CHECKPOINT not in results(job)
-    timing = [pd.read_csv(folder / "timing.csv") for folder in (job, tmp_path / "job")]
-    assert len(timing[0]) == len(timing[1]) and (timing[1]["seconds"] > 0).all()
+    timing = pd.read_csv(tmp_path / "job/timing.csv")["seconds"]
+    assert len(timing) == len(pd.read_csv(job / "history.csv")) and (timing > 0).all()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -92,12 +79,9 @@ def test_stopped_by_a_signal(flags, whole, tmp_path, module, number, code):
     job, log = tmp_path / "job", tmp_path / "log"
     words = [*flags[module], "--job-dir", job, "--checkpoint-every", 10**6]
     process = start(module, words, log)
-    while not (job / "history.csv").exists():
-        time.sleep(0.01)
+    wait_for(job / "history.csv", process)
     os.kill(process.pid, number)
-    process.join()
-    assert process.exitcode == code, log.read_text()
-    assert "--resume continues" in log.read_text()
+    assert "--resume continues" in finish(process, log, code)
     assert not list(job.glob(".*"))
     resumed = command(MAIN[module], *words, "--resume")
     assert resumed.code == 0 and "continues after step" in resumed.out
@@ -106,14 +90,12 @@ def test_stopped_by_a_signal(flags, whole, tmp_path, module, number, code):
 
 @pytest.mark.parametrize("module", MAIN)
 def test_a_finished_run_is_left_alone(flags, whole, module):
-    job, main, words = whole[module][0], MAIN[module], flags[module]
-    before = contents(job)
-    result = command(main, *words, "--job-dir", job, "--resume")
+    job, main = whole[module][0], MAIN[module]
+    before, words = contents(job), [*flags[module], "--job-dir", job]
+    result = command(main, *words, "--resume")
     assert result.code == 0 and "this run is finished" in result.out
-    command(main, *words, "--job-dir", job).refused("holds a run", "--resume")
-    command(main, *words, "--job-dir", job, "--resume", "--lr", 0.5).refused(
-        "--lr is 0.5", "was 0.001"
-    )
+    command(main, *words).refused("holds a run", "--resume")
+    command(main, *words, "--resume", "--lr", 0.5).refused("--lr is 0.5", "was 0.001")
     assert contents(job) == before
 
 
@@ -150,6 +132,8 @@ def test_stopped_while_it_validates(flags, whole, tmp_path, monkeypatch, module)
 
 def test_moved_data_and_flags_of_a_later_version(flags, tmp_path, monkeypatch):
     job, words, main = tmp_path / "job", flags[FINETUNING], MAIN[FINETUNING]
+    stages = words.index("--stages")
+    words = [*words[:stages], *words[stages + 2 :], "--weights-file", put_weights(tmp_path / "one")]
     stop_after(20, FINETUNING, words, job, monkeypatch)
     about = json.loads((job / "args.json").read_text())
     del about["arguments"]["tta"]
@@ -158,7 +142,7 @@ def test_moved_data_and_flags_of_a_later_version(flags, tmp_path, monkeypatch):
     moved = shutil.copytree(source, tmp_path / "moved")
     data = ["--train", moved / "p_train.npz", "--test", moved / "p_test.npz"]
     again = [*words, "--job-dir", job, "--resume", *data]
-    other = put_weights(tmp_path / "other.safetensors", seed=1)
+    other = put_weights(tmp_path / "other", seed=1)
     command(main, *again, "--weights-file", other).refused("other data, another network")
     command(main, *again, "--precision", "bf16").refused("--precision is bf16")
     result = command(main, *again)
@@ -193,12 +177,10 @@ def test_two_runs_in_one_folder(flags, tmp_path):
     job, log = tmp_path / "job", tmp_path / "log"
     words = [*flags[PRETRAINING], "--job-dir", job]
     process = start(PRETRAINING, words, log)
-    while not (job / "args.json").exists():
-        time.sleep(0.01)
+    wait_for(job / "args.json", process)
     for flag in ("--resume", "--overwrite"):
         command(MAIN[PRETRAINING], *words, flag).refused(str(job), "in use by another run")
-    process.join()
-    assert process.exitcode == 0, log.read_text()
+    finish(process, log)
 
 
 def limited(words, limit, log):
@@ -211,21 +193,16 @@ def test_a_full_disk_leaves_the_last_checkpoint(flags, whole, tmp_path):
     job, log = tmp_path / "job", tmp_path / "log"
     words = [str(word) for word in (*flags[PRETRAINING], "--job-dir", job)]
     process = start(PRETRAINING, words, log)
-    while not (job / CHECKPOINT).exists():
-        time.sleep(0.01)
+    wait_for(job / CHECKPOINT, process)
     process.kill()
     process.join()
     before = (job / CHECKPOINT).read_bytes()
     again = [*words, "--resume"]
     process = PROCESSES.Process(target=limited, args=(again, len(before) - 1000, log))
     process.start()
-    process.join()
-    assert process.exitcode == 2, log.read_text()
-    assert f"error: {job / CHECKPOINT}: File too large" in log.read_text()
+    assert f"error: {job / CHECKPOINT}: File too large" in finish(process, log, 2)
     assert (job / CHECKPOINT).read_bytes() == before and not list(job.glob(".*"))
-    process = start(PRETRAINING, again, log)
-    process.join()
-    assert process.exitcode == 0, log.read_text()
+    finish(start(PRETRAINING, again, log), log)
     assert results(job) == results(whole[PRETRAINING][0])
 
 

@@ -472,12 +472,12 @@ class Training:
     def _read(self) -> dict[str, Any]:
         try:
             state = torch.load(self._path, map_location="cpu", weights_only=True)
-            identity = state["identity"]
+            same = state["identity"] == self._identity
         except OSError:
             raise
         except Exception:  # of many kinds
             raise UserError(f"{self._path} is damaged; --overwrite starts again") from None
-        if identity != self._identity:
+        if not same:
             other = "other data, another network, precision or number of processes"
             raise UserError(f"{self._path} is of {other}; --overwrite starts again")
         return state
