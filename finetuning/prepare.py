@@ -23,7 +23,7 @@ from recordings.formats import lead_order
 from recordings.quality import Quality, assess_leads
 from recordings.resampling import METHODS, to_microvolt
 from utils import cli
-from utils.files import counted, report_flagged, sha256, summary, write_json
+from utils.files import counted, report_filled, report_flagged, sha256, summary, write_json
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -51,14 +51,15 @@ def parse_arguments() -> argparse.Namespace:
 
 def read_signals(
     listing: Listing, fs: int, resampling: str
-) -> tuple[Listing, list[np.ndarray], list[dict[str, Any]], dict[str, list[str]]]:
+) -> tuple[Listing, list[np.ndarray], list[dict[str, Any]], dict[str, list[str]], dict[str, int]]:
     """Read and resample every record; raises `UserError` if none is usable.
 
     Returns:
         The listing of the usable records; their signals, int16 (samples, leads) in microvolt; the
-        records that were left out, with reasons; and, by kind, those of doubtful quality.
+        records that were left out, with reasons; by kind, those of doubtful quality; and of how
+        many samples by record were interpolated.
     """
-    kept, signals, flags, left_out = [], [], [], []
+    kept, signals, flags, left_out, filled = [], [], [], [], {}
     leads, count = listing.leads, listing.leads and len(listing.leads)
     for index, record in enumerate(tqdm(listing.records.tolist(), leave=False, disable=None)):
         try:
@@ -74,12 +75,15 @@ def read_signals(
         microvolt, clipped = to_microvolt(recording, fs, resampling, listing.beyond)
         kept.append(index)
         signals.append(microvolt)
+        if recording.filled:
+            filled[record] = recording.filled
         flags.append((*assess_leads(recording.signal), recording.uncalibrated, clipped > 0))
     if not kept:
         raise cli.UserError(f"no record is usable ({summary(left_out)})")
     listing, kinds = listing.keep(kept), (*Quality._fields, "uncalibrated", "out-of-range")
     columns = zip(kinds, np.array(flags).T, strict=True)
-    return listing, signals, left_out, {k: listing.records[mask].tolist() for k, mask in columns}
+    flagged = {kind: listing.records[mask].tolist() for kind, mask in columns}
+    return listing, signals, left_out, flagged, filled
 
 
 def split(listing: Listing, test_size: float, seed: int) -> dict[str, np.ndarray]:
@@ -122,7 +126,7 @@ def main() -> None:
     for path in paths.values():
         if path.exists() and not args.overwrite:
             raise cli.UserError(f"{path} exists; choose another --out or give --overwrite")
-    listing, signals, left_out, flagged = read_signals(listing, args.fs, args.resampling)
+    listing, signals, left_out, flagged, filled = read_signals(listing, args.fs, args.resampling)
     lost = summary(left_out) if left_out else "none left out"
     try:
         parts = split(listing, args.test_size, args.seed)
@@ -135,6 +139,7 @@ def main() -> None:
     if left_out:
         print(f"{lost} (all: {paths['manifest']})", file=sys.stderr)
     report_flagged(flagged)
+    report_filled(filled)
     files = {}
     for name, chosen in parts.items():
         part, path = listing.keep(chosen), paths[name]
@@ -148,7 +153,8 @@ def main() -> None:
         "dataset": args.dataset, "labels": listing.labels, "source_sha256": listing.checksums,
         "classes": list(listing.classes), "multi_label": listing.multi_label,
         "left_out": left_out, "fs": args.fs, "resampling": args.resampling, "unit": UNIT,
-        "pad": args.pad, "mean_mv": mean, "sd_mv": sd, **counted(flagged), "seed": args.seed,
+        "pad": args.pad, "mean_mv": mean, "sd_mv": sd, **counted(flagged),
+        "interpolated": filled, "seed": args.seed,
         "test_size": args.test_size, "files": files,
         "versions": {name: version(name) for name in ("numpy", "scipy", "scikit-learn")},
     }  # fmt: skip

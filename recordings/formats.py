@@ -15,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.io import loadmat
 
-from recordings import LARGEST, Hints, LazyRecording, Unusable, check_rate, ecg_first, one_line
+from recordings import Hints, LazyRecording, Unusable, check_rate, ecg_first, one_line
 from recordings.edf import open_edf
+from recordings.quality import fill_missing, mark_impossible
 from recordings.text import open_text
 from recordings.wfdb_files import open_wfdb
 
@@ -28,6 +29,7 @@ class Recording(NamedTuple):
     fs: float  # Hz
     leads: list[str] | None = None
     uncalibrated: bool = False
+    filled: int = 0  # samples of all leads that were missing or impossible, and interpolated
 
     @property
     def count(self) -> int:  # of leads
@@ -84,18 +86,18 @@ def open_recording(path: Path, *hints: float | str | None) -> LazyRecording:
 
 
 def read_recording(path: Path, *hints: float | str | None) -> Recording:
-    """Read one recording whole, as `open_recording` does; `Unusable` if samples are missing."""
+    """Read one recording whole, as `open_recording` does, and `repair` it."""
     lazy = open_recording(path, *hints)
-    recording = Recording(lazy.read(0, lazy.samples), lazy.fs, lazy.leads, lazy.uncalibrated)
-    check_signal(recording)
-    return recording
+    signal = lazy.read(0, lazy.samples)
+    return repair(Recording(signal, lazy.fs, lazy.leads, lazy.uncalibrated))
 
 
-def check_signal(recording: Recording) -> None:
-    """Raises `Unusable` at a rate that is no ECG's, under a second, or if samples are missing."""
+def repair(recording: Recording) -> Recording:
+    """Interpolate missing and impossible samples, see `recordings.quality`. Raises `Unusable` if
+    there are many, at a rate that is no ECG's, or under a second."""
     check_rate(recording.fs, len(recording.signal))
-    if not (np.abs(recording.signal) <= LARGEST).all():
-        raise Unusable("signal holds NaN or infinite values")
+    signal, filled = fill_missing(mark_impossible(recording.signal), recording.fs)
+    return recording._replace(signal=signal, filled=filled)
 
 
 def lead_number(recording: LazyRecording, channel: str | None) -> int:

@@ -1,8 +1,10 @@
-"""Constant signals, signals clipped by the recorder, and implausible amplitudes."""
+"""Impossible and missing samples, constant and clipped signals, and implausible amplitudes."""
 
 from typing import NamedTuple
 
 import numpy as np
+
+from recordings import Unusable
 
 RUN = 5  # samples, 20 ms at 250 Hz
 SHARE = 0.01  # of the samples of a signal
@@ -10,11 +12,48 @@ INT16_RANGE = 32.767  # mV, of int16 microvolt, in which signals are stored
 # mV from the 1st to the 99th percentile of a lead. The recordings of Challenge 2017 span 0.19 to
 # 8.8 mV; a factor of 1,000 lies clearly outside.
 SPAN = (0.02, 30.0)
+FURTHEST = 30.0  # mV from the median of its lead; a sample further away is no ECG
+# Missing samples are interpolated up to this share of a lead, and this many seconds at a time.
+MISSING = (0.01, 0.5)
 
 
 class Quality(NamedTuple):
     constant: bool
     clipped: bool  # not both
+
+
+def mark_impossible(signal: np.ndarray) -> np.ndarray:
+    """A copy of (samples, leads) in mV in which what is infinite, or further than `FURTHEST` from
+    the median of its lead, is NaN: missing. To be done before any filter spreads such samples."""
+    marked = np.where(np.isfinite(signal), signal, np.nan)
+    for lead in marked.T:
+        if np.isfinite(lead).any():
+            lead[np.abs(lead - np.nanmedian(lead)) > FURTHEST] = np.nan
+    return marked
+
+
+def fill_missing(signal: np.ndarray, fs: float) -> tuple[np.ndarray, int]:
+    """Interpolate the missing samples (NaN) of (samples, leads) at `fs` Hz linearly.
+
+    Returns the signal, and how many samples of all leads were missing. Raises `Unusable` where a
+    lead misses more than `MISSING`.
+    """
+    missing = np.isnan(signal)
+    if not missing.any():
+        return signal, 0
+    filled, places = signal.copy(), np.arange(len(signal))
+    for number, (lead, gaps) in enumerate(zip(filled.T, missing.T, strict=True)):
+        edges = np.flatnonzero(np.diff(gaps, prepend=False, append=False))
+        longest = (edges[1::2] - edges[::2]).max(initial=0) / fs
+        if gaps.mean() > MISSING[0] or longest > MISSING[1]:
+            where = f" of lead {number}" if signal.shape[1] > 1 else ""
+            advice = "; check --unit, --gain" if gaps.mean() > 10 * MISSING[0] else ""
+            raise Unusable(
+                f"{gaps.mean():.1%} of the samples{where} are missing or impossible (over"
+                f" {FURTHEST:g} mV from the median), {longest:.2g} s at a time{advice}"
+            )
+        lead[gaps] = np.interp(places[gaps], places[~gaps], lead[~gaps])
+    return filled, int(missing.sum())
 
 
 def assess(signal: np.ndarray) -> Quality:

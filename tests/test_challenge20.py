@@ -93,7 +93,7 @@ UNUSABLE = {
     "number of leads is 2, not 12": {"units": noise(1100, 2), "leads": ["I", "II"]},
     "leads are A, B,": {"leads": list("ABCDEFGHIJKL")},
     "499 samples are shorter than 1 s": {"units": noise(499)},
-    "NaN": {"units": np.full((1100, 12), -(2**15), np.int16)},
+    "100.0% of the samples of lead 0": {"units": np.full((1100, 12), -(2**15), np.int16)},
 }
 
 

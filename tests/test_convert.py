@@ -171,7 +171,7 @@ def damage(source, kind):
         path.write_text(path.read_text().replace(" 360 ", " 300 "))
     else:
         leads = wfdb.rdrecord(str(source / "100")).p_signal
-        leads[7, 1] = np.nan
+        leads[7:207, 1] = np.nan
         wfdb.wrsamp("100", 360, ["mV"] * 2, ["MLII", "V1"], p_signal=leads, fmt=["212"] * 2,
                     write_dir=str(source))  # fmt: skip
 

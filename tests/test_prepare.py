@@ -153,7 +153,7 @@ UNUSABLE = (
     ({"gain": "1000/uV"}, HEADER),
     ({"rate": "250"}, HEADER),
     ({"signal": noise(0)}, "0 samples are shorter than 1 s"),
-    ({"signal": np.full(900, np.nan)}, "NaN"),
+    ({"signal": np.full(900, np.nan)}, "100.0% of the samples are missing"),
 )
 
 
@@ -179,6 +179,20 @@ def test_a_damaged_member_of_a_zip_is_left_out(source, command, tmp_path):
     path.write_bytes(path.read_bytes().replace(good, good[:-1] + bytes([good[-1] ^ 1])))
     assert "A00002" in command(path).err
     assert "cannot be read (BadZipFile)" in load(tmp_path)[0].manifest["left_out"][0]["reason"]
+
+
+def test_impossible_samples_are_interpolated_and_counted(source, command, tmp_path):
+    """Before resampling, which would spread them: as if the file held what is beside them."""
+    spiked = np.zeros(900, np.float64)
+    spiked[[300, 600, 601]] = 100_000, np.nan, -90_000  # 100 mV, missing, -90 mV
+    put_record(source, "A00002", spiked)
+    line = "missing or impossible samples of 1 records are interpolated: 3 of A00002\n"
+    assert line in command(source).err
+    parts = load(tmp_path)
+    assert parts[0].manifest["interpolated"] == {"A00002": 3}
+    (part,) = (part for part in parts if "A00002" in part.record_ids)
+    row = part.record_ids.tolist().index("A00002")
+    assert not part.signal[part.offsets[row] : part.offsets[row + 1]].any()
 
 
 def test_constant_and_clipped_records_are_used_and_counted(source, command, tmp_path):

@@ -1,10 +1,11 @@
-"""Constant and clipped signals are told from others."""
+"""Constant, clipped and impossible samples are told from others."""
 
 import numpy as np
 import pytest
 import wfdb
 
-from recordings.quality import assess, assess_leads
+from recordings import Unusable
+from recordings.quality import assess, assess_leads, fill_missing, mark_impossible
 
 CONSTANT, CLIPPED, NEITHER = (True, False), (False, True), (False, False)
 WAVE = np.rint(1000 * np.sin(np.arange(5000) / 37)).astype(np.int16)
@@ -38,6 +39,38 @@ def test_coarse_steps_are_not_clipped():
     assert np.isin(steps, (-2, 2)).mean() > 0.02
     assert assess(steps) == NEITHER
     assert assess(slow.clip(*np.percentile(slow, (5, 95)))) == CLIPPED
+
+
+def test_impossible_samples_are_marked_and_filled():
+    """Further than 30 mV from the median of their own lead, which may lie anywhere."""
+    signal = np.column_stack([WAVE / 1000, WAVE / 1000 + 300])
+    bad = signal.copy()
+    bad[[0, 70, 71, 4999], [0, 0, 0, 1]] = 300, -100, np.inf, 187.5
+    marked = mark_impossible(bad)
+    assert np.argwhere(np.isnan(marked)).tolist() == [[0, 0], [70, 0], [71, 0], [4999, 1]]
+    filled, count = fill_missing(marked, 250)
+    assert count == 4 and np.abs(filled - signal).max() < 0.03
+    assert np.isnan(marked).sum() == 4 and bad[0, 0] == 300  # neither is changed
+    same, count = fill_missing(mark_impossible(signal), 250)
+    assert count == 0 and np.array_equal(same, signal)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "words"),
+    [([(0, 100), (300, 400)], None), ([(100, 225)], None), ([(100, 226)], "0.6% .* 1 .* 0.5 s"),
+     ([(0, 100), (300, 401)], "1.0% .* lead 1 .* 0.4 s"), ([(0, 20_000)], "100.0% .* 80 s")],
+)  # fmt: skip
+def test_how_much_may_be_missing(gaps, words):
+    """One hundredth of a lead, at most half a second at a time."""
+    signal = np.zeros((20_000, 2))
+    for start, stop in gaps:
+        signal[start:stop, 1] = np.nan
+    if words:
+        with pytest.raises(Unusable, match=words):
+            fill_missing(signal, 250)
+    else:
+        filled, count = fill_missing(signal, 250)
+        assert count == np.isnan(signal).sum() and not filled.any()
 
 
 # The ADC of MIT-BIH reaches from 0 to 2,047: the stretches of 10 s that stay there, by eye.

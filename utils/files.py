@@ -141,6 +141,17 @@ def counted(flagged: dict[str, list[str]]) -> dict[str, Any]:
     return {kind: {"count": len(names), "records": names} for kind, names in flagged.items()}
 
 
+def report_filled(filled: dict[str, int]) -> None:
+    """Say in one line of which records samples were interpolated, if of any; `filled` counts them.
+
+    See `recordings.quality`.
+    """
+    if filled:
+        words = f"missing or impossible samples of {len(filled)} records are interpolated"
+        records = ", ".join(f"{count} of {name}" for name, count in list(filled.items())[:5])
+        print(f"{words}: {records}{', …' * (len(filled) > 5)}", file=sys.stderr)
+
+
 def report_flagged(flagged: dict[str, list[str]]) -> None:
     """Where there are any, say `used, too: 2 constant signals, such as A00012; 1 clipped …`."""
     words = []

@@ -13,7 +13,7 @@ import numpy as np
 
 from finetuning.datasets import Listing, multi_hot
 from recordings import Unusable
-from recordings.formats import Recording, check_signal, read_val
+from recordings.formats import Recording, read_val, repair
 from utils import cli
 
 PREFIX = "physionet"
@@ -88,6 +88,4 @@ def read_signal(root: Folder, record: str) -> Recording:
         raise Unusable("header is not that of one lead at 300 Hz with a gain per mV and zero at 0")
     if values.shape != (1, int(header["samples"])) or values.dtype.kind not in "iuf":
         raise Unusable(f"'val' is {values.dtype} of shape {values.shape}, not as the header says")
-    recording = Recording(values.T.astype(np.float64) / float(header["gain"]), FS)
-    check_signal(recording)
-    return recording
+    return repair(Recording(values.T.astype(np.float64) / float(header["gain"]), FS))
