@@ -6,7 +6,6 @@ python -m benchmarks.speed prepare --data data/training2017
 
 import argparse
 import platform
-import statistics
 import subprocess
 import sys
 import time
@@ -232,9 +231,7 @@ def measure_holter(args: argparse.Namespace, folder: Path) -> Turns:
     files = {"WFDB, two leads": folder / "holter.hea", "EDF, one lead": folder / "holter.edf"}
     flags = ("--device", args.device, "--csv", folder / "a.csv", "--overwrite")
     for _ in range(args.repeats):
-        used = {
-            kind: run_module("finetuning.predict", path, *flags) for kind, path in files.items()
-        }
+        used = {k: run_module("finetuning.predict", path, *flags) for k, path in files.items()}
         took = {f"{kind}, s": value for kind, (value, _) in used.items()}
         yield took | {f"{kind}, peak MB": value for kind, (_, value) in used.items()}
 
@@ -294,12 +291,11 @@ def main() -> None:
     figures: dict[str, list[float]] = {}
     for what in args.what:
         with TemporaryDirectory() as folder:
-            for turn in MEASURES[what](args, Path(folder)):
-                for name, value in turn.items():
-                    figures.setdefault(f"{what}: {name}", []).append(value)
-        for name in [name for name in figures if name.startswith(f"{what}: ")]:
-            values = (statistics.median(figures[name]), min(figures[name]), max(figures[name]))
+            turns = pd.DataFrame(MEASURES[what](args, Path(folder))).add_prefix(f"{what}: ")
+        for name, column in turns.items():
+            values = (column.median(), column.min(), column.max())
             print(f"{name:48}" + "".join(f"{value:12,.1f}" for value in values))
+        figures |= turns.to_dict("list")
     if args.out:
         about = {"date": date.today().isoformat(), "machine": machine}
         write_json(args.out, {**about, "versions": versions(), "figures": figures})
