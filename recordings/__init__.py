@@ -8,14 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-MILLIVOLT = {"mV": 1.0, "uV": 1e-3, "V": 1e3}  # one of each unit, in mV
+MILLIVOLT = {"mV": 1.0, "uV": 1e-3, "V": 1e3, "nV": 1e-6}  # one of each unit, in mV
 ADU = "adu"  # units of the digitiser, so many per mV
 UNITS = (*MILLIVOLT, ADU)
-# What may stand before `v` or `volts`; âμ and î¼ are µ and μ in UTF-8 that was read as Latin-1.
+# What may stand before `v` or `volts`. âμ and î¼ are µ and μ in UTF-8 that was read as Latin-1, the
+# replacement character stands for a µ in Latin-1 that was read as UTF-8.
 PREFIXES = {"": "V", "m": "mV", "milli": "mV", "u": "uV", "micro": "uV", "μ": "uV", "âμ": "uV",
-            "î¼": "uV"}  # fmt: skip
-VOLT = re.compile(f"({'|'.join(PREFIXES)}) ?v(olts?)?")
+            "î¼": "uV", "\ufffd": "uV", "n": "nV", "nano": "nV"}  # fmt: skip
+VOLT = re.compile(rf"[\[(]?({'|'.join(PREFIXES)})[ -]?v(olts?)?[\])]?")
 ECG = re.compile("ecg|ekg", re.IGNORECASE)
+# Standard leads, also those of ambulatory recorders; `bare_lead` takes off what stands before.
+LEAD = re.compile(r"(ml|mod\.)?(i{1,3}|v\d?r?)|av[rlf]|mcl\d|cm\d")
 RATES = (20, 20_000)  # Hz; other rates are mistakes, or no ECG
 RATE_TOLERANCE = 0.01  # two statements of one rate differ by less
 GAINS = (1e-6, 1e12)  # plausible units per mV
@@ -52,6 +55,7 @@ class LazyRecording:
     # From start, stop and numbers of leads to (n, leads) float64 in mV, writable.
     read_mv: Callable[[int, int, list[int]], np.ndarray]
     uncalibrated: bool = False  # a lead has no gain in the header, so WFDB's default is assumed
+    notes: tuple[str, ...] = ()  # what a user should know of this file, each in one line
 
     @classmethod
     def of_array(cls, values: np.ndarray, scale: float, fs: float, leads: list[str] | None):
@@ -119,9 +123,23 @@ def check_rate(fs: float, samples: float = inf) -> None:
         raise Unusable(f"{samples} samples are shorter than 1 s")
 
 
+def bare_lead(name: str) -> str:
+    """Name of a lead in small letters without ECG, EKG or lead before it: `v5` of `ECG V5`."""
+    return re.sub(r"^((ecg|ekg|lead)[\W_]*)+(?=[a-z])", "", name.strip().casefold())
+
+
+def ecg_lead(leads: Sequence[str]) -> int:
+    """Number of the ECG among named signals: the first called ECG or EKG, else the first with the
+    name of a standard lead (I, MLII, V5, aVR), else the first."""
+    by_name = [number for number, name in enumerate(leads) if ECG.search(name)]
+    standard = [number for number, name in enumerate(leads) if LEAD.fullmatch(bare_lead(name))]
+    return [*by_name, *standard, 0][0]
+
+
 def ecg_first(leads: Sequence[str]) -> list[int]:
-    """Numbers of the named leads, those called ECG or EKG first: the first is the ECG lead."""
-    return sorted(range(len(leads)), key=lambda number: not ECG.search(leads[number]))
+    """Numbers of the named leads, the ECG (see `ecg_lead`) first."""
+    first = ecg_lead(leads)
+    return sorted(range(len(leads)), key=lambda number: number != first)
 
 
 def one_line(error: Exception) -> str:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.io import loadmat
 
-from recordings import Hints, LazyRecording, Unusable, check_rate, ecg_first, one_line
+from recordings import Hints, LazyRecording, Unusable, bare_lead, check_rate, ecg_lead, one_line
 from recordings.edf import open_edf
 from recordings.quality import fill_missing, mark_impossible
 from recordings.text import open_text
@@ -23,7 +23,7 @@ from recordings.wfdb_files import open_wfdb
 
 
 class Recording(NamedTuple):
-    """A recording in memory; leads and uncalibrated are as in `LazyRecording`."""
+    """A recording in memory; leads, uncalibrated and notes are as in `LazyRecording`."""
 
     signal: np.ndarray  # (samples, leads) float64 in mV
     fs: float  # Hz
@@ -104,12 +104,15 @@ def lead_number(recording: LazyRecording, channel: str | None) -> int:
     """Number of the lead that `channel` names or numbers, by default the ECG; else `Unusable`."""
     leads = recording.leads or list(map(str, range(recording.count)))
     if channel is None:
-        return ecg_first(leads)[0]
+        return ecg_lead(leads)
     wanted, names = channel.strip().lower(), [name.lower() for name in leads]
     if wanted in names:
         return names.index(wanted)
     if wanted.isdecimal() and int(wanted) < recording.count:
         return int(wanted)
+    names, wanted = list(map(bare_lead, names)), bare_lead(wanted)
+    if names.count(wanted) == 1:
+        return names.index(wanted)
     raise Unusable(f"no lead {channel!r}; from 0 on there are {', '.join(leads)[:300]}")
 
 
@@ -124,10 +127,11 @@ def lead_order(
         raise Unusable(f"number of leads is {recording.count}, not {count}")
     if count == 1 or not leads or not recording.leads:
         return list(range(count))
-    names, wanted = ([name.lower() for name in names] for names in (recording.leads, leads))
-    if sorted(names) != sorted(wanted):
-        raise Unusable(f"leads are {', '.join(recording.leads)}, not {', '.join(leads)}")
-    return [names.index(name) for name in wanted]
+    for spell in (str.lower, bare_lead):
+        names, wanted = (list(map(spell, names)) for names in (recording.leads, leads))
+        if sorted(names) == sorted(set(wanted)):
+            return [names.index(name) for name in wanted]
+    raise Unusable(f"leads are {', '.join(recording.leads)}, not {', '.join(leads)}")
 
 
 def record_file(path: Path) -> Path:

@@ -13,7 +13,7 @@ import wfdb
 from edfio import Edf, EdfSignal
 from scipy.io import savemat
 
-from recordings import MILLIVOLT, LazyRecording, Unusable
+from recordings import MILLIVOLT, LazyRecording, Unusable, as_unit, ecg_lead
 from recordings.formats import find_records, lead_number, lead_order, open_recording, read_recording
 from recordings.resampling import resample
 from tests.helpers import noise, put_challenge, put_edf
@@ -278,10 +278,29 @@ def test_an_odd_rate_takes_no_more_than_others():
     np.testing.assert_array_equal(odd, whole)
 
 
+@pytest.mark.parametrize(("unit", "spellings"), {
+    "mV": "mV mv MV millivolt Millivolts milli-volt [mV] (mV)",
+    "uV": "uV UV µV μV Âµv Î¼V \ufffdV microvolt microvolts MicroV [µV]",
+    "V": "V v Volts (V)", "nV": "nV nanovolts", "adu": "ADU", "mmHg": "mmHg", "NU": "NU",
+}.items())  # fmt: skip
+def test_spellings_of_units(unit, spellings):
+    assert {as_unit(spelling) for spelling in spellings.split(" ")} == {unit}
+
+
+@pytest.mark.parametrize("leads", [
+    "*ECG", "Resp *EKG1", "I *ecg", "*II V5", "ABP *V5 II", "Resp *MLII", "PLETH *aVR I",
+    "Fpz-Cz *Lead|II", "ABP *mod.V1", "*Fpz-Cz RESP", "*0 1", "Vent *ECG|V5 V",
+])  # fmt: skip
+def test_the_ecg_among_signals(leads):
+    names = [name.replace("|", " ") for name in leads.split()]
+    wanted = next(number for number, name in enumerate(names) if name[0] == "*")
+    assert ecg_lead([name.strip("*") for name in names]) == wanted
+
+
 def test_lead_by_name_or_number(tmp_path):
     opened = open_recording(put_wfdb(tmp_path / "a.hea"))
-    given = (None, "ecg i", " V5 ", "0", "1")  # none: the first called ECG or EKG, or the first
-    assert [lead_number(opened, channel) for channel in given] == [0, 0, 1, 0, 1]
+    given = (None, "ecg i", " V5 ", "0", "1", "I", "EKG V5")
+    assert [lead_number(opened, channel) for channel in given] == [0, 0, 1, 0, 1, 0, 1]
     assert lead_number(opened.select([1, 0]), None) == 1
     for channel in ("V6", "2", "-1", ""):
         with pytest.raises(Unusable, match="from 0 on there are ECG I, V5"):
@@ -292,6 +311,7 @@ def test_lead_by_name_or_number(tmp_path):
 def test_order_of_leads():
     two = LazyRecording.of_array(SIGNAL, 1, FS, ["I", "aVR"])
     assert lead_order(two, 2, ["AVR", "I"]) == [1, 0] and lead_order(two, 2, None) == [0, 1]
+    assert lead_order(two, 2, ["ECG aVR", "Lead I"]) == [1, 0]
     assert lead_order(two.select([1]), 1, ["II"]) == [0]
     for count, leads in ((3, None), (2, ["I", "V1"])):
         with pytest.raises(Unusable, match="lead"):
