@@ -114,16 +114,17 @@ def open_wfdb(path: Path, hints: Hints) -> LazyRecording:
     return replace(recording, uncalibrated=bool(without_gain and not hints.unit))
 
 
-def read_atr(record: Path | str) -> wfdb.Annotation:
-    """Annotations in `record.atr`; raises `Unusable` if they cannot be read to their end."""
+def read_atr(record: Path | str, annotator: str = "atr") -> wfdb.Annotation:
+    """Annotations in the file of the record with this ending; raises `Unusable` if they cannot be
+    read to their end."""
     try:
-        content = Path(f"{record}.atr").read_bytes()
+        content = Path(f"{record}.{annotator}").read_bytes()
         if content[-2:] != b"\0\0":
             raise Unusable("annotations cut short")
         comments = (content[at.end() : at.end() + at[1][0]] for at in COMMENT.finditer(content))
         if not COMMENTS.fullmatch(b"".join(comment + b"\n" for comment in comments)):
             raise Unusable("annotations with definitions that are not understood")
-        return wfdb.rdann(str(record), "atr")
+        return wfdb.rdann(str(record), annotator)
     except ERRORS as error:
         raise Unusable(f"unreadable annotations ({one_line(error)})") from None
 

@@ -16,6 +16,7 @@ from scipy.io import savemat
 from recordings import MILLIVOLT, LazyRecording, Unusable, as_unit, ecg_lead
 from recordings.formats import find_records, lead_number, lead_order, open_recording, read_recording
 from recordings.resampling import resample
+from recordings.wfdb_files import read_atr
 from tests.helpers import noise, put_challenge, put_edf
 
 FS, LEADS = 250, ["ECG I", "V5"]
@@ -270,6 +271,17 @@ def test_missing_samples_are_no_obstacle_to_a_part(tmp_path):
     np.testing.assert_allclose(opened.read(0, 1500), np.where(gap > 1e9, np.nan, gap))
     with pytest.raises(Unusable, match=r"6\.7% of the samples of lead 0 are missing"):
         read_recording(tmp_path / "a.csv", FS, "mV")
+
+
+def test_annotations_of_several_annotators(tmp_path):  # as in AFDB: rhythms, and beats beside them
+    for annotator, symbols, notes in (("atr", ["+"], ["(AFIB"]), ("qrs", ["N", "V"], None)):
+        places = np.arange(len(symbols)) + 9
+        wfdb.wrann("r", annotator, places, symbols, aux_note=notes, write_dir=str(tmp_path))
+    marks, beats = read_atr(tmp_path / "r"), read_atr(tmp_path / "r", "qrs")
+    assert (marks.symbol, [note.strip("\0") for note in marks.aux_note]) == (["+"], ["(AFIB"])
+    assert (beats.symbol, beats.sample.tolist()) == (["N", "V"], [9, 10])
+    with pytest.raises(Unusable, match="unreadable annotations"):
+        read_atr(tmp_path / "r", "ecg")
 
 
 def test_an_odd_rate_takes_no_more_than_others():
