@@ -72,7 +72,7 @@ def read_signals(
             left_out.append({"record": record, "reason": str(error)})
             continue
         recording = recording._replace(signal=recording.signal[:, order])
-        microvolt, clipped = to_microvolt(recording, fs, resampling, listing.beyond)
+        microvolt, clipped = to_microvolt(recording, fs, resampling, listing.padtype)
         kept.append(index)
         signals.append(microvolt)
         if recording.filled:
@@ -152,10 +152,10 @@ def main() -> None:
     manifest = {
         "dataset": args.dataset, "labels": listing.labels, "source_sha256": listing.checksums,
         "classes": list(listing.classes), "multi_label": listing.multi_label,
-        "left_out": left_out, "fs": args.fs, "resampling": args.resampling, "unit": UNIT,
-        "pad": args.pad, "mean_mv": mean, "sd_mv": sd, **counted(flagged),
-        "interpolated": filled, "seed": args.seed,
-        "test_size": args.test_size, "files": files,
+        "left_out": left_out, "fs": args.fs, "resampling": args.resampling,
+        "padtype": listing.padtype, "unit": UNIT, "pad": args.pad, "mean_mv": mean, "sd_mv": sd,
+        **counted(flagged), "interpolated": filled, "seed": args.seed, "test_size": args.test_size,
+        "files": files,
         "versions": {name: version(name) for name in ("numpy", "scipy", "scikit-learn")},
     }  # fmt: skip
     if listing.patients is not None:  # numbered, for later splits

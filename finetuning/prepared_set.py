@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import GroupShuffleSplit, train_test_split
 
+from recordings.resampling import METHODS, PADTYPES
 from utils.cli import UserError
 from utils.files import atomic_path, load_npz, read_json, sha256
 from utils.model_card import MAX_FRAME, MAX_FS, MAX_NUMBER
@@ -58,8 +59,18 @@ class PreparedSet:
             and {mean.dtype.kind, sd.dtype.kind} <= {"i", "f"}
             and (abs(mean).max() < MAX_NUMBER > sd.max() and sd.min() > 1 / MAX_NUMBER)
             and (isinstance(manifest["dataset"], str) and type(self.multi_label) is bool)
+            and all(v in (*METHODS, *PADTYPES) for v in how_resampled(manifest).values())
             and (patients is None or patients.dtype.kind == "i")
         )
+
+
+def how_resampled(manifest: dict[str, Any]) -> dict[str, str]:
+    """Method and `padtype` by which the recordings were resampled, also of sets that were written
+    before manifests named it."""
+    padtype = "constant" if manifest["dataset"] == "challenge17" else "line"
+    return {"resampling": "polyphase", "padtype": padtype} | {
+        key: manifest[key] for key in ("resampling", "padtype") if key in manifest
+    }
 
 
 def manifest_path(path: Path) -> Path:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from finetuning import evaluation, recipe
 from finetuning.batches import Recordings, batches, load_parts
+from finetuning.prepared_set import how_resampled
 from models import Classifier, count_parameters
 from utils import cli
 from utils.engine import Epochs, Hardware, Training, open_run
@@ -175,7 +176,7 @@ def build_model(
         unit="mV", mean=recordings.mean, sd=recordings.sd, frame_size=manifest["pad"],
         task="classification", classes=recordings.classes, dataset=manifest["dataset"],
         manifest_sha256=digest(manifest), seed=args.seed, versions=versions(),
-        multi_label=manifest.get("multi_label", False), **described,
+        multi_label=manifest.get("multi_label", False), **how_resampled(manifest), **described,
     )  # fmt: skip
 
 

@@ -9,6 +9,9 @@ from recordings import RATES
 from recordings.formats import Recording
 
 METHODS = ("polyphase", "fft")
+# How the polyphase method extends a signal beyond its ends: by zeros, or along the line through
+# its first and last sample, so that offsets make no steps.
+PADTYPES = ("constant", "line")
 
 
 def resample(

@@ -75,7 +75,7 @@ def put_recordings(folder: Path) -> None:
         pd.DataFrame(signal, columns=["I", "II"]).iloc[:300].to_csv(folder / name, index=False)
     np.save(folder / "r.npy", signal)
     for version in "45":
-        savemat(folder / f"{version}.mat", {"val": SIGNAL.T}, format=version)
+        savemat(folder / f"{version}.mat", {"val": SIGNAL.T / 1000}, format=version)
     for name in ("r.edf", "r.bdf"):
         helpers.put_edf(folder / name, signal, FS, ["ECG I", "ECG II"])
     wfdb.wrsamp(

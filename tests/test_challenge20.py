@@ -143,6 +143,7 @@ def test_training_on_several_labels(job, tmp_path):
     assert list(history)[3:] == ["val_loss", "val_acc", "macro_f1", "f_max", "auc"]
     metadata = read_weights(tmp_path / "job/best_model.safetensors")[1]
     assert metadata.multi_label and metadata.sd == list(challenge20.SD_MV)
+    assert (metadata.resampling, metadata.padtype) == ("polyphase", "line")
     table = read_predictions(tmp_path / "job/test_predictions.csv")
     test = load_prepared(tmp_path / "out/c_test.npz")
     assert np.array_equal(table.true, test.y) and table.record_names[0] == test.record_ids[0]

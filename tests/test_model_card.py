@@ -31,6 +31,7 @@ def test_fine_tuning_ends_with_a_card(prepared, tmp_path):
     assert_all([
         "# resnet18, classification, challenge17", "Not a medical device",
         'Predictor.load("best_model.safetensors")', "- mean: 0.0075\n", "- fs: 250 Hz\n",
+        "- resampling: polyphase\n", "- padtype: constant\n",
         "A (atrial fibrillation), N (normal rhythm), O (other rhythm), ~ (too noisy)",
         "- labels: zip\n", "- recordings, train: 36\n", "- derived_from: icentia11k\n",
         "CC BY-NC-SA 4.0", "ODC-By 1.0", "**For non-commercial use only.**",
@@ -56,7 +57,7 @@ def test_pretraining_ends_with_a_card(cohort_folder, tmp_path):
         "- patients, train: 4\n", "- patients, validation: 2\n", "16 in 1 epochs",
         "- derived_from: random weights\n", "non-commercial", "- validation loss: ",
     ], text)  # fmt: skip
-    assert metadata.derived_from == []
+    assert metadata.derived_from == [] and "padtype" not in text
     metadata, text = pretrain("b", "--val-patients", 0, "--weights-file", start)
     assert metadata.lineage == ["x", "mine", "icentia11k"]
     assert "- derived_from: x, mine\n" in text and "## Scores\nNone." in text

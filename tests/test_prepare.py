@@ -12,7 +12,7 @@ from scipy.io import savemat
 
 from finetuning import prepare
 from finetuning.datasets import challenge17
-from finetuning.prepared_set import load_prepared, manifest_path
+from finetuning.prepared_set import how_resampled, load_prepared, manifest_path
 from recordings.resampling import METHODS, to_microvolt
 from tests import helpers
 from tests.helpers import contents
@@ -82,7 +82,8 @@ def test_contract(source, command, tmp_path):
     assert str(tmp_path) not in str(train.manifest)
     expected = {
         "dataset": "challenge17", "labels": "zip", "classes": list(CLASSES), "multi_label": False,
-        "left_out": [], "fs": 250, "resampling": "polyphase", "unit": "uV", "pad": 4096,
+        "left_out": [], "fs": 250, "resampling": "polyphase",
+        "padtype": "constant", "unit": "uV", "pad": 4096,
         "mean_mv": 0.0075, "sd_mv": 0.2373, "seed": 7, "test_size": 0.4,
         "source_sha256": {
             "records": sha256(source / "RECORDS"), "labels": sha256(source / "REFERENCE.csv"),
@@ -317,6 +318,12 @@ def test_manifest_that_breaks_the_contract(part, changes):
 
 def change_manifest(path, **changes):
     write_json(manifest_path(path), json.loads(manifest_path(path).read_text()) | changes)
+
+
+def test_how_earlier_sets_were_resampled():
+    earlier = {"dataset": "challenge17", "resampling": "fft"}
+    assert how_resampled(earlier) == {"resampling": "fft", "padtype": "constant"}
+    assert how_resampled({"dataset": "table"}) == {"resampling": "polyphase", "padtype": "line"}
 
 
 # Known facts of the real set

@@ -93,6 +93,7 @@ def test_files_that_are_no_weights(tmp_path, saved):
     [("architecture", 1), ("stages", 1.5), ("in_channels", 10**9), ("in_channels", True),
      ("fs", float("nan")), ("unit", "V"), ("mean", [0, 1]), ("mean", 10**400), ("mean", None),
      ("sd", 0), ("frame_size", 10**12), ("classes", ["a", 1]), ("classes", ["a", "a"]),
+     ("padtype", "x"),
      ("spectrogram", {"window": 64.0}), ("temperature", 0), ("derived_from", "a")],
 )  # fmt: skip
 def test_metadata_that_make_no_sense(saved, name, value):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
+from recordings.resampling import METHODS, PADTYPES
 from utils.cli import UserError
 
 KEY = "contract"  # of the metadata in the file's header, for files written before
@@ -73,6 +74,8 @@ class Metadata:
     context: dict[str, int] | None = None  # settings of the CPC objective
     temperature: float = 1.0  # divisor of the logits that calibrates them (Guo et al. 2017)
     derived_from: list[str] | None = None  # data sets of the initial weights; None: not known
+    resampling: str = "polyphase"  # with `padtype`: how a classifier's recordings were, and are to
+    padtype: str = "constant"  # be, brought to `fs`, see `recordings.resampling`
 
     @property
     def lineage(self) -> list[str]:
@@ -110,6 +113,8 @@ class Metadata:
             "sd": len(sds) == len(means) and all(sd is None or sd > 1 / MAX_NUMBER for sd in sds),
             "frame_size": 0 < self.frame_size <= MAX_FRAME,
             "classes": len(set(self.classes)) == len(self.classes),
+            "resampling": self.resampling in METHODS,
+            "padtype": self.padtype in PADTYPES,
             "temperature": self.temperature > 1 / MAX_NUMBER,
         }
         return [name for name, holds in valid.items() if not holds]
@@ -137,6 +142,8 @@ def render(
         "classes": [f"{c} ({known[c]})" if c in known else c for c in m.classes],
         "fs": f"{m.fs:g} Hz",
         "derived_from": UNKNOWN if m.derived_from is None else m.derived_from or "random weights",
+        "padtype": m.padtype if m.task == "classification" else None,
+        "resampling": m.resampling if m.task == "classification" else None,
         "content": "encoder" if all(k.startswith("encoder.") for k in state) else "encoder, head",
         "parameters": sum(tensor.numel() for tensor in state.values()),
     }

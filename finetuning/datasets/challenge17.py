@@ -62,7 +62,7 @@ def read_listing(source: Path, labels: str) -> Listing:
         np.array(records), multi_hot([classes[record] for record in records], CLASSES), CLASSES,
         lambda record: read_signal(root, record), labels,
         {"records": sha_records, "labels": sha_labels},
-        beyond="constant",  # zeros, as in all earlier prepared sets
+        padtype="constant",  # zeros, as in all earlier prepared sets
     )  # fmt: skip
 
 
