@@ -1,9 +1,11 @@
 """From logits to probabilities and scores; the files that a finished run leaves."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +21,8 @@ from utils.run import BEST, CARD, SCORES
 from utils.weights import read_weights, save_weights, write_card
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
+FOLDS = 5  # of the validation recordings, to try a temperature on others than it was fitted to
+FEW, FEW_OF_CLASS = 50, 5  # with fewer validation recordings chance decides what they choose
 
 
 class Targets(NamedTuple):
@@ -91,6 +95,40 @@ def fit_temperature(
     return round(float(np.exp(result.x)), 4)
 
 
+def calibrate(
+    logits: Tensor, labels: Tensor, loss_function: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[float, str]:
+    """The temperature of `fit_temperature`, and what is to be said of it, if anything.
+
+    It is 1 instead where temperatures fitted to the other recordings do not lower the loss of each
+    fold, and where few recordings would make answers more confident: if four answers are right by
+    chance, so they are in every fold.
+    """
+    temperature, gain = fit_temperature(logits, labels, loss_function), 0.0
+    for fold in range(min(FOLDS, len(logits)) if len(logits) > 1 else 0):
+        part = torch.arange(len(logits)) % FOLDS == fold
+        fitted = fit_temperature(logits[~part], labels[~part], loss_function)
+        losses = [loss_function(logits[part] / t, labels[part]).item() for t in (1, fitted)]
+        gain += (losses[0] - losses[1]) * int(part.sum())
+    if not gain > 0:
+        return 1.0, f" (the fitted {temperature:.2f} does not lower the loss on held-out folds)"
+    if temperature < 1 and len(logits) < FEW:
+        return 1.0, f" (the fitted {temperature:.2f} rests on fewer than {FEW} recordings)"
+    at_bound = not MIN_TEMPERATURE * 1.01 < temperature < MAX_TEMPERATURE / 1.01
+    return temperature, " (the bound of what is tried; check the labels)" * at_bound
+
+
+def warn_of_few(y: np.ndarray, classes: list[str]) -> None:
+    """Say on stderr if chance decides what the validation recordings choose; `y` is as of
+    `Recordings`."""
+    counts = dict(zip(classes, y.sum(0).tolist(), strict=True))
+    few = [f"{count} of {name}" for name, count in counts.items() if 0 < count < FEW_OF_CLASS]
+    if few or len(y) < FEW:
+        words = shorten(", ".join([f"{len(y)} in all", *few]), 100)
+        print(f"few validation recordings ({words}): below {FEW}, or {FEW_OF_CLASS} of a class, "
+              "chance decides the epoch and the temperature", file=sys.stderr)  # fmt: skip
+
+
 def write_results(
     job_dir: Path,
     epoch: int,
@@ -108,7 +146,8 @@ def write_results(
     """
     best = job_dir / BEST
     tensors, metadata = read_weights(best)
-    temperature = fit_temperature(*outputs["val"], targets.loss) if "val" in outputs else 1.0
+    validated = "val" in outputs
+    temperature, note = calibrate(*outputs["val"], targets.loss) if validated else (1.0, "")
     save_weights(best, tensors, replace(metadata, temperature=temperature))
     scores, data = {}, {"labels": manifest.get("labels")}
     for name, (logits, labels) in outputs.items():
@@ -126,9 +165,9 @@ def write_results(
     write_json(job_dir / SCORES, {"epoch": epoch, "temperature": temperature, **scores})
     for name, values in scores.items():
         print(f"{name}: {summarize(values, targets)}")
-    if "val" in scores:
+    if validated:
         before, after = scores["val"]["uncalibrated"]["ece"], scores["val"]["ece"]
-        print(f"temperature {temperature:.2f}: ECE on validation {before:.3f} -> {after:.3f}")
+        print(f"temperature {temperature:.2f}{note}: ECE on validation {before:.3f} -> {after:.3f}")
 
 
 def summarize(scores: dict[str, Any], targets: Targets) -> str:

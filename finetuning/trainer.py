@@ -156,6 +156,8 @@ def set_up(
         recipe.weighted_cross_entropy(train) if args.balance == "loss" else targets.loss,
         VAL_METRICS[args.val_metric], learning_rate, args.ema, targets.num_correct,
     )  # fmt: skip
+    if "val" in parts:
+        evaluation.warn_of_few(parts["val"].y, train.classes)
     return training, targets, parts, manifest
 
 

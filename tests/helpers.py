@@ -29,9 +29,10 @@ class Result(NamedTuple):
     err: str
 
     def refused(self, *words: str) -> None:
-        """Assert exit code 2 and one line of error that holds `words`."""
+        """Assert exit code 2 and one line of error that holds `words`; warnings may precede it."""
         assert self.code == 2, self
-        assert self.err.startswith("error: ") and self.err.count("\n") == 1, self.err
+        assert self.err.splitlines()[-1].startswith("error: "), self.err
+        assert self.err.count("error: ") == 1 and "Traceback" not in self.err, self.err
         for word in words:
             assert word in self.err, self.err
 

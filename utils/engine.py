@@ -322,8 +322,8 @@ class Training:
 
     @property
     def best_epoch(self) -> int:
-        """The best epoch so far by the metric."""
-        return self.history.best_epoch(self.metric)
+        """The best epoch so far by the metric; of equal ones that with the lowest `val_loss`."""
+        return self.history.best_epoch(self.metric, ties="val_loss")
 
     @contextmanager
     def running(self) -> Iterator[None]:

@@ -212,10 +212,14 @@ class History:
             with atomic_path(self.job_dir / name) as temporary:
                 pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")
 
-    def best_epoch(self, column: str) -> int:
-        """The best epoch so far, 0 without any; of epochs without a value the last."""
+    def best_epoch(self, column: str, ties: str | None = None) -> int:
+        """The best epoch so far, 0 without any; of epochs without a value the last, of equal ones
+        that with the best value in the column `ties`, or else the first."""
         best = None
         for row in self.rows:
             if not best or row[column] is None or better(column, row[column], best[column]):
                 best = row
+                continue
+            tied = ties and row[column] == best[column]
+            best = row if tied and better(ties, row[ties], best[ties]) else best
         return best["epoch"] if best else 0
