@@ -25,6 +25,7 @@ from recordings import Unusable
 LIST = "SHA256SUMS.txt"
 ATTEMPTS, PAUSE = 4, 1.0  # for each file; seconds before the second, doubled before each further
 TIMEOUT = (10, 60)  # seconds for the connection, and for the next bytes
+OFFLINE = 5  # seconds until there is no connection
 WORKERS, GIVE_UP = 8, 20  # files that are downloaded at once; files that could not be
 ICENTIA = r"p\d{2}/p(?P<patient>\d{5})/p(?P=patient)_s\d{2,}\.(dat|hea|atr)"
 # Folder on PhysioNet, pattern of the files that are wanted (none of which leads out of the folder),
@@ -45,14 +46,18 @@ def download(dataset: str, out: Path, patients: Collection[int], base_url: str |
     folder, wanted, size = DATASETS[dataset]
     url = (base_url or f"https://physionet.org/files/{folder}").rstrip("/")
     out.mkdir(parents=True, exist_ok=True)
-    if not (out / LIST).exists() and (failure := fetch(f"{url}/{LIST}", out / LIST, None)):
-        raise Unusable(f"{failure}; name a mirror by --base-url, or put the files into {out}")
+    if not (out / LIST).exists():
+        check_connection(url, out)
+        if failure := fetch(f"{url}/{LIST}", out / LIST, None):
+            raise Unusable(f"{failure}; name a mirror by --base-url, or put the files into {out}")
     files = read_list(out / LIST, wanted, patients)
     absent = sum(not (out / name).exists() for name in files)
     plan = f"{absent:,} to download, about {absent * size / 1e6:,.0f} MB"
     print(f"{dataset}: {len(files) - absent:,} files to check, {plan}")
     if absent * size > shutil.disk_usage(out).free:
         raise Unusable(f"{out}: the disk is too small; free some space, or choose another --out")
+    if absent:
+        check_connection(url, out)
     jobs = [(f"{url}/{name}", out / name, sha) for name, sha in files.items()]
     # Unlike those of an executor, the threads of a ThreadPool do not delay the exit on Ctrl-C.
     with ThreadPool(WORKERS) as pool:
@@ -63,6 +68,18 @@ def download(dataset: str, out: Path, patients: Collection[int], base_url: str |
         text = f"{len(failures)} files could not be downloaded, such as {failures[0]}"
         raise Unusable(f"{text}; the others are kept in {out}, and the same command continues")
     print(f"{out}: {len(files):,} files, all verified")
+
+
+def check_connection(url: str, out: Path) -> None:
+    """Raises `Unusable` without a connection: the attempts for every file would take minutes."""
+    try:
+        requests.head(url, timeout=OFFLINE)
+    except requests.ReadTimeout:  # a slow server
+        return
+    except requests.ConnectionError as error:
+        by_hand = f"get {url}/{LIST} and the files that it lists elsewhere, put them into {out}"
+        reason = f"no connection ({type(error).__name__}); name a mirror by --base-url, or"
+        raise Unusable(f"{reason} {by_hand} and repeat the command, which checks them") from None
 
 
 def read_list(path: Path, wanted: str, patients: Collection[int]) -> dict[str, str]:

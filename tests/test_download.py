@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -100,6 +101,17 @@ def test_files_put_there_by_hand_are_checked(tmp_path, server):
         (tmp_path / name).write_bytes(content)
     assert "2 files to check, 7 to download" in run(server, tmp_path).out
     assert set(server.asked) == {LIST, changed, *others} and loaded(tmp_path) == FILES
+
+
+def test_without_a_connection(tmp_path, server):
+    assert run(server, tmp_path).code == 0
+    url, start = "http://127.0.0.1:1/x", time.monotonic()
+    assert command(lambda: download.download("icentia11k", tmp_path, (), url)).code == 0  # all here
+    (tmp_path / BAD).unlink()
+    for out in (tmp_path, tmp_path / "new"):
+        result = command(lambda out=out: download.download("icentia11k", out, (), url))
+        result.refused("no connection", f"get {url}/{LIST}", f"put them into {out}", "--base-url")
+    assert time.monotonic() - start < 5
 
 
 def test_lists_that_lead_elsewhere_or_list_nothing(tmp_path, server):
