@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy.io import loadmat
+from scipy.io import loadmat, whosmat
 
 from recordings import Hints, LazyRecording, Unusable, bare_lead, check_rate, ecg_lead, one_line
 from recordings.edf import open_edf
 from recordings.quality import fill_missing, mark_impossible
 from recordings.text import open_text
 from recordings.wfdb_files import open_wfdb
+
+NUMBERS = re.compile("double|single|u?int(8|16|32|64)")  # classes of MATLAB's arrays
+FEWEST = 20  # samples: a second at the lowest rate
 
 
 class Recording(NamedTuple):
@@ -37,22 +40,30 @@ class Recording(NamedTuple):
 
 
 def open_npy(path: Path, hints: Hints) -> LazyRecording:
-    """Read the array of a `.npy` file."""
+    """Map the array of a `.npy` file; samples that are not asked for are not read."""
     mapped = np.load(path, mmap_mode="r", allow_pickle=False)  # refuses sizes beyond the file's
-    return LazyRecording.of_values(np.array(mapped), hints, Hints())
+    return LazyRecording.of_values(mapped, hints, Hints())
 
 
 def open_mat(path: Path, hints: Hints) -> LazyRecording:
-    """Read the variable `val` of a MATLAB file."""
-    return LazyRecording.of_values(read_val(path.read_bytes()), hints, Hints())
+    """Read the variable `val` of a MATLAB file, or the only one that can be a recording."""
+    return LazyRecording.of_values(read_mat(path.read_bytes()), hints, Hints())
 
 
-def read_val(content: bytes) -> np.ndarray:
-    """The variable `val` of a MATLAB file of the PhysioNet Challenges; raises `Unusable`."""
+def read_mat(content: bytes) -> np.ndarray:
+    """The variable `val` of a MATLAB file, as in the PhysioNet Challenges, or else the only array
+    of numbers that can be a recording: a long one, with fewer leads. Raises `Unusable`."""
     try:
-        return np.asarray(loadmat(io.BytesIO(content), variable_names=["val"])["val"])
+        variables = whosmat(io.BytesIO(content))
+        names = [name for name, shape, kind in variables if NUMBERS.fullmatch(kind)
+                 and len(shape) == 2 and FEWEST <= max(shape) > min(shape)]  # fmt: skip
+        names = ["val"] if any(name == "val" for name, *_ in variables) else names
+        if len(names) == 1:
+            return np.asarray(loadmat(io.BytesIO(content), variable_names=names)[names[0]])
     except Exception as error:  # scipy's reader raises almost any error on damaged bytes
-        raise Unusable(f".mat holds no 'val', or cannot be read ({one_line(error)})") from None
+        raise Unusable(f".mat cannot be read ({one_line(error)})") from None
+    listed = ", ".join(f"{name} {shape}" for name, shape, _ in variables)[:300] or "nothing"
+    raise Unusable(f".mat holds no 'val', nor one array of samples alone, but {listed}")
 
 
 FORMATS: dict[str, Callable[[Path, Hints], LazyRecording]] = {
@@ -73,6 +84,8 @@ def open_recording(path: Path, *hints: float | str | None) -> LazyRecording:
     suffix = ".hea" if suffix in ("", ".dat") else suffix  # a WFDB record without a header
     if suffix not in FORMATS:
         raise Unusable(f"format {suffix} is not one of {', '.join(FORMATS)}")
+    if suffix != ".hea" and not path.is_file():
+        raise Unusable("not found")
     try:
         recording = FORMATS[suffix](path, Hints(*hints))
     except Unusable:
@@ -160,8 +173,10 @@ def find_records(names: Sequence[str]) -> dict[Path, bool]:
             paths = map(Path, glob.glob(name, recursive=True))  # noqa: PTH207 (absolute ones, too)
         files = {record_file(path) for path in paths if named or path.is_file()}
         files = [path for path in files if named or path.suffix.lower() in FORMATS]
+        if not files and not folder.exists() and not glob.has_magic(name):
+            raise Unusable(f"{name} is not found")
         if not files:
-            raise Unusable(f"{name} holds no recording ({', '.join(FORMATS)}), or does not exist")
+            raise Unusable(f"{name} holds no recording ({', '.join(FORMATS)})")
         for path in sorted(files, key=_by_number):
             first = places.setdefault(os.path.realpath(path), path)  # of several paths to one file
             records[first] = records.get(first, False) or named

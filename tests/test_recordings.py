@@ -40,11 +40,15 @@ def put_text(path):
     path.write_text("\n".join([*above, *lines[:50], "# note", *lines[50:]]))
 
 
+# What stands beside a recording, and is none.
+MATLAB = {"fs": 250, "labels": np.array(["I" * 30]), "square": np.ones((99, 99)), "few": np.ones(9),
+          "cells": np.array([[1, "x"]] * 99, object), "mask": np.ones(1500, bool)}  # fmt: skip
 # How each file is written, what it does not say, and the steps of its values in mV.
 FILES = {
     "a.hea": (put_wfdb, (), 0),
     "b.mat": (lambda path: put_challenge(path.with_suffix(""), MICROVOLT, FS, LEADS), (), 0),
-    "c.mat": (lambda path: savemat(path, {"val": MICROVOLT.T}), (FS, "uV"), 0),
+    "c.mat": (lambda path: savemat(path, {"val": MICROVOLT.T, "x": SIGNAL}), (FS, "uV"), 0),
+    "m.mat": (lambda path: savemat(path, MATLAB | {"ecg": SIGNAL.T}), (FS, "mV"), 0),
     "d.csv": (TABLE.to_csv, (FS, "mV"), 0),
     "e.txt": (lambda path: np.savetxt(path, SIGNAL / 1000), (FS, "V"), 0),
     "f.npy": (lambda path: np.save(path, MICROVOLT.T), (FS, "adu", 1000), 0),
@@ -210,6 +214,8 @@ OBJECTS = io.BytesIO()
 np.save(OBJECTS, np.array([{}] * 600), allow_pickle=True)
 MAT = io.BytesIO()
 savemat(MAT, {"val": SIGNAL})
+TWO = io.BytesIO()
+savemat(TWO, {"t": np.arange(600), "ecg": SIGNAL[:600]})
 FIRST, LEAD = "r 1 250 600\n", "r.dat 16 200/mV 16 0 0 0 0 ecg\n"
 # By name: content (bytes, text or an array; None: no file), what is said, and hints.
 BAD = {
@@ -222,8 +228,9 @@ BAD = {
     "rate.hea": (f"r 1 -250 600\n{LEAD}", "says '1 -250 600' for its leads, rate"),
     "skew.hea": (FIRST + LEAD.replace(" 16 2", " 16:99999999999 2"), "which is not read"),
     "signal.hea": (FIRST + LEAD.replace("r.dat", "c.dat"), "no c.dat beside"),
-    "no.csv": (None, "unreadable .csv file (No such file"),
-    "nul\0.csv": (None, "unreadable .csv file"),
+    "no.csv": (None, "not found"),
+    "no.edf": (None, "not found"),
+    "nul\0.csv": (None, "not found"),
     "lone.dat": ("", "no .hea, which"),
     "a.xml": ("", "format .xml is not one of .hea, .csv"),
     "words.csv": ("a,b\n1,2\n1,x\n", "unreadable .csv file (could not convert"),
@@ -237,8 +244,8 @@ BAD = {
     "claim.npy": (CLAIM.getvalue() + b"12", "unreadable .npy file (mmap length"),
     "huge.npy": (SIGNAL * 1e308, "missing or impossible"),
     "square.npy": (np.zeros((600, 600)), "is not samples by leads"),
-    "other.mat": (MAT.getvalue().replace(b"val", b"abc"), "holds no 'val'"),
-    "cut.mat": (MAT.getvalue()[:999], "or cannot be read"),
+    "two.mat": (TWO.getvalue(), "nor one array of samples alone, but t (1, 600), ecg (600"),
+    "cut.mat": (MAT.getvalue()[:999], "cannot be read"),
     "new.mat": (b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM" + bytes(99), "read (Please use HDF"),
     "no rate.npy": (SIGNAL, "file without a sampling rate", None, "mV"),
     "low rate.npy": (SIGNAL, "0.3 Hz is not from 20 to 20000", 0.3, "mV"),
@@ -351,7 +358,8 @@ def test_files_that_are_found(tmp_path, monkeypatch, names):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     if NAMES[names] is None:
-        with pytest.raises(Unusable, match=re.escape(f"{names} holds no recording")):
+        said = "is not found" if names == "r3" else "holds no recording"
+        with pytest.raises(Unusable, match=re.escape(f"{names} {said}")):
             find_records([names])
     else:
         found = [f"{path}{'!' * named}" for path, named in find_records(names.split()).items()]

@@ -13,7 +13,7 @@ import numpy as np
 
 from finetuning.datasets import Listing, multi_hot
 from recordings import Unusable
-from recordings.formats import Recording, read_val, repair
+from recordings.formats import Recording, read_mat, repair
 from utils import cli
 
 PREFIX = "physionet"
@@ -83,7 +83,7 @@ def read_signal(root: Folder, record: str) -> Recording:
         content, mat = ((root / f"{record}.{suffix}").read_bytes() for suffix in ("hea", "mat"))
     except Exception as error:  # damaged zip members raise errors of several libraries
         raise Unusable(f".hea or .mat cannot be read ({type(error).__name__})") from None
-    header, values = _HEADER.match(content.decode("ascii", "replace")), read_val(mat)
+    header, values = _HEADER.match(content.decode("ascii", "replace")), read_mat(mat)
     if not header:
         raise Unusable("header is not that of one lead at 300 Hz with a gain per mV and zero at 0")
     if values.shape != (1, int(header["samples"])) or values.dtype.kind not in "iuf":
