@@ -8,10 +8,11 @@ flags of a data set are listed by --dataset NAME --help; see `finetuning.dataset
 
 import argparse
 import sys
+from collections import defaultdict
 from importlib.metadata import version
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -31,7 +32,9 @@ def parse_arguments() -> argparse.Namespace:
     about = __doc__.split("\n")[0]
     parser = cli.Parser(prog="python -m finetuning.prepare", description=about, add_help=False)
     flag, about = parser.add_argument, "for the flags of each see --dataset NAME --help"
-    flag("--dataset", choices=tuple(DATASETS), default="challenge17", help=about)
+    implied = any(word.partition("=")[0] == "--table" for word in sys.argv[1:])
+    default = "table" if implied else "challenge17"
+    flag("--dataset", choices=tuple(DATASETS), default=default, help=about)
     dataset = parser.parse_known_args()[0].dataset
     parser.prog += f" --dataset {dataset}"
     flag("-h", "--help", action="help", help="show this message and exit")
@@ -49,17 +52,21 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_with_preset("prepare")
 
 
-def read_signals(
-    listing: Listing, fs: int, resampling: str
-) -> tuple[Listing, list[np.ndarray], list[dict[str, Any]], dict[str, list[str]], dict[str, int]]:
-    """Read and resample every record; raises `UserError` if none is usable.
+class Signals(NamedTuple):
+    """The usable records of a data set, and what there is to say about the records."""
 
-    Returns:
-        The listing of the usable records; their signals, int16 (samples, leads) in microvolt; the
-        records that were left out, with reasons; by kind, those of doubtful quality; and of how
-        many samples by record were interpolated.
-    """
-    kept, signals, flags, left_out, filled = [], [], [], [], {}
+    listing: Listing  # of the usable records
+    signals: list[np.ndarray]  # of each, int16 (samples, leads) in microvolt
+    left_out: list[dict[str, Any]]  # records, with reasons
+    flagged: dict[str, list[str]]  # by kind, records of doubtful quality
+    interpolated: dict[str, int]  # by record, how many samples
+    notes: dict[str, list[str]]  # records by what a user should know of them
+
+
+def read_signals(listing: Listing, fs: int, resampling: str) -> Signals:
+    """Read and resample every record; raises `UserError` if none is usable, or more are left out
+    than the data set tolerates."""
+    kept, signals, flags, left_out, filled, notes = [], [], [], [], {}, defaultdict(list)
     leads, count = listing.leads, listing.leads and len(listing.leads)
     for index, record in enumerate(tqdm(listing.records.tolist(), leave=False, disable=None)):
         try:
@@ -77,13 +84,19 @@ def read_signals(
         signals.append(microvolt)
         if recording.filled:
             filled[record] = recording.filled
+        for note in recording.notes:
+            notes[note].append(record)
         flags.append((*assess_leads(recording.signal), recording.uncalibrated, clipped > 0))
     if not kept:
         raise cli.UserError(f"no record is usable ({summary(left_out)})")
+    if len(left_out) > listing.tolerated * len(listing.records):
+        share = f"more than {listing.tolerated:.0%} of {len(listing.records)} records"
+        advice = "mend them or give --allow-missing"
+        raise cli.UserError(f"{share} cannot be used ({summary(left_out)}); {advice}")
     listing, kinds = listing.keep(kept), (*Quality._fields, "uncalibrated", "out-of-range")
     columns = zip(kinds, np.array(flags).T, strict=True)
     flagged = {kind: listing.records[mask].tolist() for kind, mask in columns}
-    return listing, signals, left_out, flagged, filled
+    return Signals(listing, signals, left_out, flagged, filled, notes)
 
 
 def split(listing: Listing, test_size: float, seed: int) -> dict[str, np.ndarray]:
@@ -126,7 +139,8 @@ def main() -> None:
     for path in paths.values():
         if path.exists() and not args.overwrite:
             raise cli.UserError(f"{path} exists; choose another --out or give --overwrite")
-    listing, signals, left_out, flagged, filled = read_signals(listing, args.fs, args.resampling)
+    read = read_signals(listing, args.fs, args.resampling)
+    listing, signals, left_out, flagged, filled, notes = read
     lost = summary(left_out) if left_out else "none left out"
     try:
         parts = split(listing, args.test_size, args.seed)
@@ -138,7 +152,7 @@ def main() -> None:
         mean, sd = measure([signals[i] for i in parts["train"]])
     if left_out:
         print(f"{lost} (all: {paths['manifest']})", file=sys.stderr)
-    report_flagged(flagged)
+    report_flagged(flagged, notes)
     report_filled(filled)
     files = {}
     for name, chosen in parts.items():
@@ -154,8 +168,8 @@ def main() -> None:
         "classes": list(listing.classes), "multi_label": listing.multi_label,
         "left_out": left_out, "fs": args.fs, "resampling": args.resampling,
         "padtype": listing.padtype, "unit": UNIT, "pad": args.pad, "mean_mv": mean, "sd_mv": sd,
-        **counted(flagged), "interpolated": filled, "seed": args.seed, "test_size": args.test_size,
-        "files": files,
+        **counted(flagged), "interpolated": filled, "notes": notes, "seed": args.seed,
+        "test_size": args.test_size, "files": files,
         "versions": {name: version(name) for name in ("numpy", "scipy", "scikit-learn")},
     }  # fmt: skip
     if listing.patients is not None:  # numbered, for later splits

@@ -32,6 +32,7 @@ class Recording(NamedTuple):
     fs: float  # Hz
     leads: list[str] | None = None
     uncalibrated: bool = False
+    notes: tuple[str, ...] = ()
     filled: int = 0  # samples of all leads that were missing or impossible, and interpolated
 
     @property
@@ -102,7 +103,7 @@ def read_recording(path: Path, *hints: float | str | None) -> Recording:
     """Read one recording whole, as `open_recording` does, and `repair` it."""
     lazy = open_recording(path, *hints)
     signal = lazy.read(0, lazy.samples)
-    return repair(Recording(signal, lazy.fs, lazy.leads, lazy.uncalibrated))
+    return repair(Recording(signal, lazy.fs, lazy.leads, lazy.uncalibrated, lazy.notes))
 
 
 def repair(recording: Recording) -> Recording:

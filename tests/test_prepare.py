@@ -117,7 +117,12 @@ def test_where_the_files_may_lie(source, command, tmp_path, labels):
     expected = [classes[RECORDS.index(record)] for record in part.record_ids]
     assert [CLASSES[row.argmax()] for row in part.y] == expected
     assert part.manifest["labels"] == labels
-    if labels == "v3":  # inside, they count more than beside
+    if labels == "v3":  # inside, they count more than beside; named, they may lie anywhere
+        named = shutil.copy(tmp_path / "REFERENCE-v3.csv", tmp_path / "elsewhere.csv")
+        assert command(source, labels=named, out="named/p").code == 0
+        part = load_prepared(tmp_path / "named/p_train.npz")
+        assert [CLASSES[row.argmax()] for row in part.y] == expected
+        assert part.manifest["labels"] == "elsewhere.csv"
         (source / "REFERENCE-v3.csv").write_bytes(LABELS)
         assert command(source, labels=labels, out="inside/p").code == 0
         assert contents(tmp_path / "inside") != contents(tmp_path / "0")

@@ -28,7 +28,7 @@ def make(tmp_path):
         pd.DataFrame(rows).to_csv(tmp_path / "mine/labels.csv", index=False)
         given = ["--table", tmp_path / "mine/labels.csv", "--out", tmp_path / "out/t"]
         flags = ["--pad", 256, "--overwrite", *flags]
-        return command(prepare.main, "--dataset", "table", *given, *flags)
+        return command(prepare.main, *given, *flags)
 
     return run
 
@@ -142,7 +142,8 @@ def test_what_is_left_out(make, tmp_path):
     (tmp_path / "mine/r5.npy").unlink()
     np.save(tmp_path / "mine/r6.npy", noise(600, 3) / 1000)
     (tmp_path / "mine/r7.npy").write_text("no array")
-    result = make(table, *SAID, write=False)
+    make(table, *SAID, write=False).refused("more than 10% of 12 records", "4 left out: ")
+    result = make(table, *SAID, "--allow-missing", write=False)
     assert result.code == 0 and result.err.startswith("4 left out: "), result
     left_out = load(tmp_path)[0].manifest["left_out"]
     reasons = {entry["record"]: entry["reason"] for entry in left_out}
@@ -150,7 +151,8 @@ def test_what_is_left_out(make, tmp_path):
     assert "No such file" in reasons["r5.npy"]
     assert reasons["r6.npy"] == "number of leads is 3, not 2"
     assert "unreadable .npy file" in reasons["r7.npy"]
-    make(table[6:8], *SAID, write=False).refused("'N': 0", "1 × unreadable .npy file")
+    result = make(table[6:8], *SAID, "--allow-missing", write=False)
+    result.refused("'N': 0", "1 × unreadable .npy file")
     for path in (tmp_path / "mine").glob("*.npy"):
         np.save(path, noise(600, 2) * [1e-3, 0])
     make(rows(), *SAID, write=False).refused("lead 1 is flat")
@@ -174,7 +176,8 @@ def test_what_is_left_out(make, tmp_path):
         (rows(split=["train"]), [*SAID, "--seed", 0], "--test-size and --seed draw a split"),
         (rows(patient=["a"]), SAID, "train set will be empty"),
         ([*rows(9), {"file": "x.npy", "label": "rare"}], SAID, "'rare': 1"),
-        (rows(), ["--unit", "mV"], "10 × file without a sampling rate"),
+        (rows(), ["--unit", "mV"], "10 × file without a sampling rate; give --record-fs"),
+        (rows(fs=[300, ""]), ["--unit", "mV"], "than 10% of 10 records cannot be used (5 left out"),
         (rows(), ["--record-fs", FS], "10 × unit is not given"),
         (rows(), [*SAID, "--labels", "zip"], "--labels zip (see python -m finetuning.prepare"),
     ],
@@ -182,6 +185,20 @@ def test_what_is_left_out(make, tmp_path):
 def test_what_is_refused(make, tmp_path, table, flags, words):
     make(table, *flags).refused(words)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_how_cells_are_separated(make, tmp_path, mark):
+    """As spreadsheets save tables where the comma is a decimal comma, too."""
+    assert make(rows(), *SAID).code == 0
+    rate, labels = "300" if mark == "," else "300,0", "AF|N" if mark == ";" else "AF;N"
+    cells = [(f"r{n}.npy", labels if n % 2 else "N", rate) for n in range(10)]
+    lines = map(mark.join, [("\ufefffile", "label", "fs"), *cells])
+    (tmp_path / "mine/marked.csv").write_text("\n".join(lines))
+    result = make((), "--unit", "mV", "--table", tmp_path / "mine/marked.csv")
+    assert result.code == 0 and "left out" not in result.err, result
+    assert sum(len(part) for part in load(tmp_path)) == 10
+    assert load(tmp_path)[0].classes.tolist() == ["AF", "N"]
 
 
 @pytest.mark.parametrize("lines", ["r0.npy,N\nr1.npy,A,F\n", "file,label,label\nr0.npy,N,Z\n"])

@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -152,8 +152,9 @@ def report_filled(filled: dict[str, int]) -> None:
         print(f"{words}: {records}{', …' * (len(filled) > 5)}", file=sys.stderr)
 
 
-def report_flagged(flagged: dict[str, list[str]]) -> None:
-    """Where there are any, say `used, too: 2 constant signals, such as A00012; 1 clipped …`."""
+def report_flagged(flagged: dict[str, list[str]], notes: Mapping[str, list[str]] = {}) -> None:
+    """Where there are any, say `used, too: 2 constant signals, such as A00012; 1 clipped …`, and
+    each of the `notes` on recordings, see `recordings.LazyRecording`."""
     words = []
     for kind, names in flagged.items():
         if names:
@@ -161,3 +162,5 @@ def report_flagged(flagged: dict[str, list[str]]) -> None:
             words.append(f"{len(names)} {signals}, such as {names[0]}")
     if words:
         print(f"used, too: {'; '.join(words)}", file=sys.stderr)
+    for note, names in notes.items():
+        print(f"{len(names)} × {note}, such as {names[0]}", file=sys.stderr)

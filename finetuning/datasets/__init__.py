@@ -35,6 +35,7 @@ class Listing:
     leads: tuple[str, ...] | None = None  # to write, in order; by default those of the first record
     parts: np.ndarray | None = None  # (records,) of `PARTS`, if the set comes with a split
     patients: np.ndarray | None = None  # (records,) names, if known; no split separates a patient's
+    tolerated: float = 1.0  # largest share of records that may be left out
     padtype: str = "line"  # how resampling extends a signal beyond its ends
 
     @property

@@ -31,23 +31,24 @@ Folder = Path | zipfile.Path
 FLAGS = {
     "source": {"type": cli.existing, "required": True, "help": "folder training2017, or its zip"},
     "labels": {
-        "choices": ("zip", "v3"), "required": True,
+        "type": lambda text: text if text in ("zip", "v3") else cli.file(text),
+        "required": True, "metavar": "{zip,v3,FILE}",
         "help": "zip: REFERENCE.csv of the source, for reproductions; v3: REFERENCE-v3.csv in or"
-        " beside the source, for new work",
+        " beside the source, for new work; or a file of labels, such as REFERENCE-v3.csv elsewhere",
     },
 }  # fmt: skip
 
 
-def read_listing(source: Path, labels: str) -> Listing:
+def read_listing(source: Path, labels: str | Path) -> Listing:
     """Read names and labels in the order of RECORDS, from `source` or its `training2017/`."""
-    name = {"zip": "REFERENCE.csv", "v3": "REFERENCE-v3.csv"}[labels]
+    name = {"zip": "REFERENCE.csv", "v3": "REFERENCE-v3.csv"}.get(labels, labels)
     try:
         outer = source if source.is_dir() else zipfile.Path(source)
         root = outer if (outer / "RECORDS").is_file() else outer / "training2017"
         beside = (outer, source.absolute().parent, source.resolve().parent)  # two, of a link
         folders = [root, *(beside if labels == "v3" else ())]
         folder = next((folder for folder in folders if (folder / name).is_file()), root)
-        files = [root / "RECORDS", folder / name]
+        files = [root / "RECORDS", name if name is labels else folder / name]
         contents = [path.read_bytes() for path in files]
     except (zipfile.BadZipFile, zlib.error, RuntimeError, FileNotFoundError) as error:
         # RuntimeError: the zip is encrypted, or compressed by an unknown method.
@@ -60,7 +61,7 @@ def read_listing(source: Path, labels: str) -> Listing:
     sha_records, sha_labels = (hashlib.sha256(content).hexdigest() for content in contents)
     return Listing(
         np.array(records), multi_hot([classes[record] for record in records], CLASSES), CLASSES,
-        lambda record: read_signal(root, record), labels,
+        lambda record: read_signal(root, record), getattr(labels, "name", labels),
         {"records": sha_records, "labels": sha_labels},
         padtype="constant",  # zeros, as in all earlier prepared sets
     )  # fmt: skip

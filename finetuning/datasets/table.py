@@ -15,7 +15,7 @@ import pandas as pd
 
 from finetuning.datasets import PARTS, Listing, multi_hot
 from recordings import ADU, UNITS, Hints, Unusable, as_unit, one_line
-from recordings.formats import read_recording, record_file
+from recordings.formats import Recording, read_recording, record_file
 from utils import cli
 from utils.files import sha256
 
@@ -27,13 +27,17 @@ FLAGS = {
     "record_fs": {"type": cli.positive, "help": "Hz, where neither table nor file says"},
     "unit": {"type": as_unit, "choices": UNITS, "help": "where neither table nor file says"},
     "gain": {"type": cli.positive, "help": "units per mV, with --unit adu"},
+    "allow_missing": {"action": "store_true", "help": "go on if over a tenth cannot be used"},
 }
+TOLERATED = 0.1  # share of the rows that are left out without `--allow-missing`
+SEPARATORS = ",;\t"
 COLUMNS = ("file", "label", "fs", "unit", "gain", "split", "patient")
 
 
 def read_listing(
-    table: Path, source: Path | None, record_fs: float | None, unit: str | None, gain: float | None
-) -> Listing:
+    table: Path, source: Path | None, record_fs: float | None, unit: str | None,
+    gain: float | None, allow_missing: bool = False,
+) -> Listing:  # fmt: skip
     """Read the table. The classes are all that occur; if a row has several, the set is multi-label.
 
     Paths start from `source`, by default the folder of the table; `record_fs`, `unit` and `gain`
@@ -71,15 +75,30 @@ def read_listing(
     parts, patients = (rows[n].to_numpy(np.str_) if filled[n].all() else None for n in filled)
     return Listing(
         rows["file"].to_numpy(np.str_), multi_hot(labels, classes), classes,
-        lambda record: read_recording(*hints[record]), table.name, {"table": sha256(table)},
+        lambda record: read_row(*hints[record]), table.name, {"table": sha256(table)},
         multi_label=any(len(present) > 1 for present in labels), parts=parts, patients=patients,
+        tolerated=1.0 if allow_missing else TOLERATED,
     )  # fmt: skip
 
 
+def read_row(path: Path, *hints: float | str | None) -> Recording:
+    """The recording of a row; reasons why it is `Unusable` name the flag of this data set."""
+    try:
+        return read_recording(path, *hints)
+    except Unusable as error:  # of finetuning.prepare, --fs is the rate to write
+        raise Unusable(str(error).replace("--fs", "--record-fs")) from None
+
+
 def read_table(path: Path) -> pd.DataFrame:
-    """`COLUMNS` of a CSV file with a header line, as stripped text; "" where one is missing."""
+    """`COLUMNS` of a CSV file with a header line, as stripped text; "" where one is missing.
+
+    Cells are separated by the mark of `SEPARATORS` that the header holds most of. Where that is no
+    comma, numbers may have decimal commas.
+    """
     try:  # read without a header, pandas refuses rows that are longer than the first
-        text = {"dtype": str, "keep_default_na": False, "skipinitialspace": True}
+        header = path.read_bytes().lstrip().partition(b"\n")[0].decode("utf-8", "replace")
+        mark = max(SEPARATORS, key=header.count)
+        text = {"dtype": str, "keep_default_na": False, "skipinitialspace": True, "sep": mark}
         cells = pd.read_csv(path, header=None, **text)
         names = cells.iloc[0].str.strip().tolist()
         required = {"file", "label"} <= set(names) and b"\0" not in path.read_bytes()
@@ -88,4 +107,7 @@ def read_table(path: Path) -> pd.DataFrame:
     except ValueError as error:
         raise cli.UserError(f"{path} is not a table of recordings ({one_line(error)})") from None
     columns = {n: cells[names.index(n)][1:].str.strip() if n in names else "" for n in COLUMNS}
-    return pd.DataFrame(columns)
+    rows = pd.DataFrame(columns)
+    if mark != ",":
+        rows[["fs", "gain"]] = rows[["fs", "gain"]].replace(",", ".", regex=True)
+    return rows
