@@ -6,6 +6,7 @@ import sys
 from argparse import ArgumentTypeError
 
 import pytest
+import torch
 
 from finetuning import prepare
 from finetuning import trainer as finetuning
@@ -93,8 +94,22 @@ def test_bad_value(name, flags):
         (FileNotFoundError(2, "No such file or directory", "gone.npz"), "gone.npz: No such file"),
         (OSError(28, "No space left on device"), "file system: No space left on device; is"),
         (ModuleNotFoundError(name="no_such"), "no_such is not installed"),
-        (RuntimeError("not enough memory"), "out of memory; lower --batch-size"),
+        *(
+            (error, "out of memory; lower --batch-size")
+            for error in (
+                MemoryError(),
+                torch.OutOfMemoryError("CUDA out of memory."),
+                RuntimeError(
+                    "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"
+                ),
+                RuntimeError(
+                    "DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"
+                ),
+            )
+        ),
         (ValueError("a bug"), None),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), None),
+        (RuntimeError("Expected memory format torch.channels_last"), None),
     ],
 )
 def test_failures_are_one_line(error, words):

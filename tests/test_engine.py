@@ -38,17 +38,37 @@ def test_cuda_asked_for_in_vain(monkeypatch):
     [("cpu", None, False), ("cpu", True, True), ("cuda", None, True), ("cuda", False, False)],
 )
 def test_compiled_on_cuda_or_where_asked_for(device, flag, compiled):
-    model = make_classifier()
-    hardware = Hardware(torch.device(device), bf16=False)
-    assert (hardware.compile(model, flag) is not model) == compiled
+    assert Hardware(torch.device(device), bf16=False).compiles(flag) == compiled
 
 
-def test_where_compilation_fails_training_goes_on_uncompiled(monkeypatch):
+def test_where_compilation_fails_training_goes_on_uncompiled(monkeypatch, cohort_folder, tmp_path):
+    words = ["--train", cohort_folder, "--task", "beat", "--stages", 1, "--frame-size", 128,
+             "--batch-size", 4, "--epochs", 1, "--steps-per-epoch", 2, "--val-patients", 0,
+             "--device", "cpu", "--precision", "fp32", "--index", tmp_path / "index"]  # fmt: skip
+    assert command(pretrain, *words, "--job-dir", tmp_path / "plain").code == 0
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
-    model = make_classifier()
-    compiled = CPU.compile(model, True)
-    compiled.train()
-    assert compiled(noise(2, 1, 64)).shape == (2, 4) and model.training
+    result = command(pretrain, *words, "--job-dir", tmp_path / "job", "--compile")
+    warnings = [line for line in result.err.splitlines() if "compile" in line]
+    assert result.code == 0 and len(warnings) == 1 and "Traceback" not in result.err, result
+    assert "no-such-compiler" in warnings[0] and "goes on uncompiled" in warnings[0]
+    (note,) = json.loads((tmp_path / "job/args.json").read_text())["notes"]
+    assert note.startswith("not compiled: ") and warnings[0].startswith(note)
+    history = [(tmp_path / job / "history.csv").read_text() for job in ("job", "plain")]
+    assert history[0] == history[1]
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"), [(torch.OutOfMemoryError("x"), True), (OSError("no nvcc\nat"), False)]
+)
+def test_too_little_memory_is_no_failed_compilation(monkeypatch, error, kept):
+    monkeypatch.setattr(torch, "compile", mock.Mock(side_effect=error))
+    reasons, x = [], noise(2, 1, 64)
+    model = engine.Compiled(make_classifier().eval(), reasons.append)
+    if kept:
+        with pytest.raises(type(error)):
+            model(x)
+    else:
+        assert model(x).equal(model(x)) and reasons == ["no nvcc"]
 
 
 def test_the_loss_is_looked_at_now_and_then(monkeypatch):

@@ -11,6 +11,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from models import DEFAULT_ARCHITECTURE, ENCODERS
 from models.spectrogram import SCALES, NetworkError, SpectrogramSettings
 from recordings import Unusable
@@ -220,8 +222,7 @@ def run(main: Callable[[], None]) -> None:
     except ModuleNotFoundError as error:
         message = f"{error.name} is not installed: pip install -r requirements.txt"
     except (MemoryError, RuntimeError) as error:
-        # torch.OutOfMemoryError, and what torch says where the CPU's memory is short.
-        if "memory" not in f"{type(error).__name__} {error}".lower():
+        if not out_of_memory(error):
             raise
         message = "out of memory; lower --batch-size, where there is one"
     except KeyboardInterrupt:
@@ -229,6 +230,12 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(130)
     print(f"error: {plain(message[:LONGEST])}", file=sys.stderr)
     sys.exit(2)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of a GPU or, to Python or to PyTorch's allocator, of the CPU is short."""
+    short = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return short or "DefaultCPUAllocator" in str(error)
 
 
 def plain(text: str) -> str:

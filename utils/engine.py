@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from utils.cli import UserError
+from utils.cli import UserError, out_of_memory
 from utils.distributed import ALONE, Processes, join, local_device
 from utils.files import atomic_path
 from utils.model_card import Metadata
@@ -55,6 +55,36 @@ def moments(millivolt: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tens
     return mean, variance.sqrt().clamp(min=LEAST_SD)
 
 
+class Compiled:
+    """A model that is compiled when it is called. If that fails, it runs uncompiled from then on,
+    and `on_failure` is called with the reason, one line."""
+
+    def __init__(self, model: nn.Module, on_failure: Callable[[str], None]):
+        self.model, self.on_failure = model, on_failure
+        self.compiled: Callable[[Tensor], Tensor] | None = None
+        self.failed = False
+
+    def train(self) -> None:
+        self.model.train()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.failed:
+            return self.model(x)
+        try:
+            # One graph for each size of batch: else the smaller last batch would make all dynamic.
+            self.compiled = self.compiled or torch.compile(self.model, dynamic=False)
+            return self.compiled(x)
+        except Exception as error:  # of many kinds
+            cause = getattr(error, "inner_exception", error)
+            if out_of_memory(cause):
+                raise cause from None
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        logits = self.model(x)  # an error that is not the compiler's is raised here again
+        self.failed = True
+        self.on_failure(reason)
+        return logits
+
+
 class Hardware(NamedTuple):
     """Where and how to compute; `bf16` is autocast over fp32 weights."""
 
@@ -76,14 +106,9 @@ class Hardware(NamedTuple):
                 module.channels_last = True
         return model.to(self.device)
 
-    def compile(self, model: nn.Module, wanted: bool | None) -> nn.Module:
-        """`model`, compiled for training if `wanted`; None: on CUDA only. If the compiler fails,
-        PyTorch warns and runs the model uncompiled."""
-        if not (self.device.type == "cuda" if wanted is None else wanted):
-            return model
-        torch._dynamo.config.suppress_errors = True
-        # One graph for each size of batch: else the smaller last batch would make all dynamic.
-        return torch.compile(model, dynamic=False)
+    def compiles(self, wanted: bool | None) -> bool:
+        """What `--compile` comes to: by default networks are compiled on CUDA only."""
+        return self.device.type == "cuda" if wanted is None else wanted
 
 
 @cache
@@ -161,7 +186,7 @@ def num_correct(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def train_epoch(
-    model: nn.Module,
+    model: nn.Module | Compiled,
     batches: Iterable[Batch],
     optimizer: torch.optim.Optimizer,
     loss_function: Loss,
@@ -365,7 +390,8 @@ class Training:
         """
         processes, flags = self.hardware.processes, self.run.arguments
         model = processes.wrap(self.model, flags["sync_bn"])
-        model = self.hardware.compile(model, flags["compile"])
+        if self.hardware.compiles(flags["compile"]):
+            model = Compiled(model, self._not_compiled)
         while self.epoch <= self.data.count and not processes.broadcast(ended()):
             row = self._train_epoch(model, quiet)
             if processes.main_process:
@@ -376,7 +402,13 @@ class Training:
             if chosen and processes.main_process:
                 self.save()  # with it the files that were written of this epoch stay valid
 
-    def _train_epoch(self, model: nn.Module, quiet: bool | None) -> dict[str, float]:
+    def _not_compiled(self, reason: str) -> None:
+        note = f"not compiled: {reason}"
+        print(f"{note}; training goes on uncompiled", file=sys.stderr)
+        if self.hardware.processes.main_process:
+            self.run.add_note(note)
+
+    def _train_epoch(self, model: nn.Module | Compiled, quiet: bool | None) -> dict[str, float]:
         name = f"epoch {self.epoch}/{self.data.count}"
         batches = self.data.batches(self.epoch, self.totals.step)
         with tqdm(batches, name, self.data.steps, unit="step", leave=False, disable=quiet,

@@ -151,6 +151,11 @@ class Run:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
         write_json(self.job_dir / ARGUMENTS, about)
 
+    def add_note(self, text: str) -> None:
+        """Add a remark to the saved arguments."""
+        about = self._saved()
+        write_json(self.job_dir / ARGUMENTS, about | {"notes": [*about.get("notes", []), text]})
+
 
 def _environment(hardware: str) -> dict[str, Any]:
     main = sys.modules["__main__"].__spec__
