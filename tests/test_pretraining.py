@@ -174,6 +174,15 @@ def test_validation_examples(options, patients, expected):
     assert DataOptions(**values).validation_examples(patients, epoch=6400) == expected
 
 
+def test_batch_statistics_of_few_steps_are_warned_of(cohort, job, tmp_path):
+    words = "epoch 1: after 22 steps 10% of the running batch statistics are initial values"
+    steps = ["--steps-per-epoch", 22]  # 0.9^22 = 0.098, after two epochs 0.9^44 = 0.0097
+    new = pretrain(cohort, tmp_path / "new", *steps)
+    assert words in new.err and new.err.count("statistics") == 1, new
+    start = ["--weights-file", job / "weights.safetensors"]
+    assert "statistics" not in pretrain(cohort, tmp_path / "on", *steps, *start).err
+
+
 def test_a_run_is_not_replaced_by_accident(cohort, job, tmp_path):
     before = contents(job)
     pretrain(cohort, job).refused(str(job), "--overwrite")

@@ -31,6 +31,7 @@ READ_EVERY = 50  # steps from one look at the loss to the next: each waits for t
 CLEARLY = 1.2  # how many times as fast bf16 must multiply on a CPU for `--precision auto`
 MATRIX_SIZE = 768  # of the products that are timed to find out
 CHECKPOINT_SECONDS = 300  # from one checkpoint to the next, by default
+MOST_INITIAL = 0.01  # share of initial batch statistics that is not warned of
 LEAST_SD = 1e-3  # mV, a unit of the prepared sets: a constant signal becomes zeros
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # of logits and labels
@@ -441,8 +442,20 @@ class Training:
         it is the best epoch so far."""
         seconds = self.seconds
         print(f"epoch {self.epoch}: {scores_in_words(scores)} ({seconds:.0f} s)")
+        if (share := self._initial_statistics()) > MOST_INITIAL:
+            cause = f"after {self.steps_done} steps {share:.0%} of the running batch statistics"
+            print(f"epoch {self.epoch}: {cause} are initial values, so that scores and predictions "
+                  "mean little; take more steps, or --weights-file", file=sys.stderr)  # fmt: skip
         self.history.add(self.epoch, scores, {"seconds": round(seconds, 3), **timing})
         return self.best_epoch == self.epoch
+
+    def _initial_statistics(self) -> float:
+        """Share of the initial mean 0 and variance 1 in the batch statistics that evaluation takes;
+        each step replaces the share `momentum`. 0 where they come from a weights file."""
+        if self.run.arguments.get("weights_file"):
+            return 0.0
+        momenta = [m.momentum for m in self.model.modules() if hasattr(m, "running_mean")]
+        return (1 - min(momenta, default=1.0)) ** self.steps_done
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
         """As `utils.engine.evaluate`; the run may be stopped between two batches."""
