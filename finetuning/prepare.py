@@ -7,8 +7,10 @@ flags of a data set are listed by --dataset NAME --help; see `finetuning.dataset
 """
 
 import argparse
+import re
 import sys
 from collections import defaultdict
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from textwrap import shorten
@@ -47,6 +49,8 @@ def parse_arguments() -> argparse.Namespace:
     about = "share to test on, by default 0.2, if the data has no split"
     flag("--test-size", type=cli.proper_share, help=about)
     flag("--seed", type=cli.seed, help="seed of this split, by default 0")
+    about = "CSV file of record,subject: no split separates a subject's records"
+    flag("--subjects", type=cli.file, help=about)
     flag("--out", type=Path, default=f"data/{DATASETS[dataset].PREFIX}", help="start of file names")
     flag("--overwrite", action="store_true", help="replace files that are there")
     return parser.parse_with_preset("prepare")
@@ -115,6 +119,33 @@ def split(listing: Listing, test_size: float, seed: int) -> dict[str, np.ndarray
     return {name: np.flatnonzero(parts == name) for name in PARTS if name in parts}
 
 
+def with_subjects(listing: Listing, path: Path) -> Listing:
+    """The listing with patients from a file of lines `record,subject`: a record's name, or the last
+    part of it without its ending. Records that it lacks stay with whom the data set says."""
+    rows = [re.split(r"[,;\t]", line) for line in path.read_text("utf-8-sig").splitlines() if line]
+    if any(len(row) != 2 for row in rows):
+        raise cli.UserError(f"{path} is not a list of record,subject")
+    subjects = {record.strip(' "'): subject.strip(' "') for record, subject in rows}
+    records = listing.records.tolist()
+    named = [subjects.get(record, subjects.get(Path(record).stem)) for record in records]
+    if not any(named):
+        raise cli.UserError(f"{path} names no record of this data set, such as {records[0]}")
+    count = len(records) - named.count(None)
+    print(f"{path} names the subjects of {count} of {len(records)} records")
+    others = listing.records if listing.patients is None else listing.patients
+    patients = [f"{n} of {path.name}" if n else o for n, o in zip(named, others, strict=True)]
+    return replace(listing, patients=np.array(patients))
+
+
+def check_subjects(listing: Listing) -> None:
+    """Raises `UserError` if the split of the data set separates the records of a patient."""
+    pairs = np.unique(np.column_stack([listing.patients, listing.parts]), axis=0)
+    names, counts = np.unique(pairs[:, 0], return_counts=True)
+    if (counts > 1).any():
+        problem = f"patient {names[counts.argmax()]} is in several splits"
+        raise cli.UserError(f"{problem}; keep to one, or say by --subjects whose records they are")
+
+
 def measure(signals: list[np.ndarray]) -> list[float] | list[list[float]]:
     """Mean and sd in mV of int16 (samples, leads) in microvolt: of several leads as lists."""
     samples = sum(map(len, signals))
@@ -130,6 +161,13 @@ def main() -> None:
     args = parse_arguments()
     dataset = DATASETS[args.dataset]
     listing = dataset.read_listing(**{name: getattr(args, name) for name in dataset.FLAGS})
+    if args.subjects:
+        listing = with_subjects(listing, args.subjects)
+    if listing.patients is not None:
+        patients = len(set(listing.patients))
+        print(f"{len(listing.records)} records of {patients} patients, whom no split separates")
+        if listing.parts is not None:
+            check_subjects(listing)
     if listing.parts is None:
         args.test_size, args.seed = args.test_size or 0.2, args.seed or 0
     elif (args.test_size, args.seed) != (None, None):

@@ -88,6 +88,34 @@ def test_leads_are_put_in_order_by_name(tmp_path, command_on):
     assert np.array_equal(signals["A3"], signals["A2"])  # as it comes, where names tell nothing
 
 
+def test_records_of_one_subject_stay_together(tmp_path, command_on):
+    """Two records each, of whom headers, names or a file say whom they are of."""
+    subjects, source = {}, tmp_path / "training"
+    for number in range(8):
+        line = f"# patient {number}" if number % 2 else f"#Subject ID: P{number}"
+        for name in (f"incart/I{number}a", f"incart/I{number}b"):
+            put(source, name, dx=f"# Dx: {(SINUS, AF)[number % 2]}\n{line}")
+            subjects[name] = f"I{number}"
+        names = (f"ptb/patient00{number}/s1", f"ptb/patient00{number}/s2")
+        names += f"cpsc/data_{number}_1", f"cpsc/data_{number}_2", f"p/S{number}0", f"p/S{number}1"
+        for name in names:
+            put(source, name, dx=f"# Dx: {(SINUS, AF)[number % 2]}")
+            subjects[name] = name[:-1]
+    put(source, "other")
+    lines = [f"S{number}{end},p{number}\n" for number in range(8) for end in (0, 1)]
+    (tmp_path / "who.csv").write_text("record,subject\n" + "".join(lines))
+    for seed in range(3):
+        flags = ["--subjects", tmp_path / "who.csv", "--test-size", 0.4, "--seed", seed]
+        result = command_on(source, "--overwrite", *flags)
+        assert "names the subjects of 16 of 65 records\n65 records of 33 patients" in result.out
+        train, test = (load_prepared(tmp_path / f"out/c_{name}.npz") for name in ("train", "test"))
+        of_train, of_test = ({subjects.get(n) for n in part.record_ids} for part in (train, test))
+        assert not of_train & of_test and len(of_train) > 10 < len(of_test)
+    command_on(source, "--overwrite", "--subjects", source / "other.hea").refused("not a list of")
+    (tmp_path / "who.csv").write_text("a,b")
+    command_on(source, "--overwrite", *flags).refused("who.csv names no record of this data set")
+
+
 UNUSABLE = {
     "no label": {"dx": None},
     "number of leads is 2, not 12": {"units": noise(1100, 2), "leads": ["I", "II"]},

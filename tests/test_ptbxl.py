@@ -25,7 +25,7 @@ NAMES = [name.upper() for name in TWELVE_LEADS]  # AVR, as in PTB-XL's headers
 
 def row(number):
     return {
-        "ecg_id": number, "patient_id": f"{100 + number // 2}.0", "report": "one, two\nlines",
+        "ecg_id": number, "patient_id": f"{100 + number % 10}.0", "report": "one, two\nlines",
         "scp_codes": str(CODES[number % 3]), "strat_fold": number % 10 + 1,
         "filename_lr": f"records100/{number:05}_lr", "filename_hr": f"records500/{number:05}_hr",
     }  # fmt: skip

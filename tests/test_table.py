@@ -148,7 +148,7 @@ def test_what_is_left_out(make, tmp_path):
     left_out = load(tmp_path)[0].manifest["left_out"]
     reasons = {entry["record"]: entry["reason"] for entry in left_out}
     assert reasons["r3.npy"] == "no label"
-    assert "No such file" in reasons["r5.npy"]
+    assert reasons["r5.npy"] == "not found"
     assert reasons["r6.npy"] == "number of leads is 3, not 2"
     assert "unreadable .npy file" in reasons["r7.npy"]
     result = make(table[6:8], *SAID, "--allow-missing", write=False)
@@ -172,6 +172,8 @@ def test_what_is_left_out(make, tmp_path):
         (rows(split=["train", ""]), SAID, "not every row has a split"),
         (rows(patient=["a", ""]), SAID, "not every row has a split (train, val, test) or patient"),
         (rows(split=["train", "test"], patient=["a"]), SAID, "patient a is in several splits"),
+        ([row | {"file": f"data_84_{row['file'][1:]}"} for row in rows(split=["train", "val"])],
+         SAID, "patient data_84 is in several splits"),
         (rows(split=["train", "test"]), SAID, "train has no record of class N"),
         (rows(split=["train"]), [*SAID, "--seed", 0], "--test-size and --seed draw a split"),
         (rows(patient=["a"]), SAID, "train set will be empty"),

@@ -10,8 +10,10 @@ To add a data set, add a module that defines
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from types import ModuleType
 
 import numpy as np
@@ -19,6 +21,16 @@ import numpy as np
 from recordings.formats import Recording
 
 PARTS = ("train", "val", "test")
+# Whom a recording is of: a line of a WFDB header (`# patient 7` in INCART), or a part of its name
+# (`data_84_2` in CPSC 2021, `118e06` in NSTDB, `patient001/s0010_re` in PTB, `sub-01` in BIDS).
+SUBJECT_LINE = re.compile(
+    r"^#[ \t]*(?:patient|subject)(?:[ _]?(?:id|no|number))?[ \t:#.=]+([\w-]*\d[\w-]*)\s*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+SUBJECT_NAME = re.compile(
+    r"(^|/)(data_\d+(?=_\d+$)|11[89](?=e[_\d]\d$)|(patient|subject)[-_ ]?\d+|sub-\w+)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,22 @@ class Listing:
         """The listing of the records with these indices."""
         arrays = {name: getattr(self, name) for name in ("records", "y", "parts", "patients")}
         return replace(self, **{n: a[chosen] for n, a in arrays.items() if a is not None})
+
+
+def stated_subjects(headers: dict[str, str]) -> np.ndarray | None:
+    """(records,) whom the recordings are of, where headers (text by name of the record, "" for
+    none) or names say so; others count as one subject each. None if it is said of none."""
+    subjects = []
+    for record, header in headers.items():
+        name = str(PurePosixPath(record).with_suffix(""))
+        line = SUBJECT_LINE.search(header)
+        # Numbers in lines are those of one data set, hence of one folder.
+        by_line = line and f"{PurePosixPath(record).parent}/#{line[1]}"
+        by_name = SUBJECT_NAME.search(name)
+        subjects.append(by_line or (by_name and name[: by_name.end()]))
+    if not any(subjects):
+        return None
+    return np.array([s or record for s, record in zip(subjects, headers, strict=True)], np.str_)
 
 
 def multi_hot(labels: Sequence[Collection[str]], classes: Sequence[str]) -> np.ndarray:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetuning.datasets import Listing, multi_hot
+from finetuning.datasets import Listing, multi_hot, stated_subjects
 from recordings.formats import read_recording
 from utils import cli
 from utils.model_card import TWELVE_LEADS
@@ -26,10 +26,11 @@ _DIAGNOSES = re.compile(r"^#[ \t]*Dx[ \t]*:([\d, \t]*\d[\d, \t]*)\r?$", re.MULTI
 
 def read_listing(source: Path) -> Listing:
     """Read the diagnoses of all records, named by their paths below `source`; all are classes."""
-    labels, checksum = {}, hashlib.sha256()
+    labels, headers, checksum = {}, {}, hashlib.sha256()
     for path in sorted(source.rglob("*.hea")):
         record, content = path.relative_to(source).with_suffix("").as_posix(), path.read_bytes()
-        diagnoses = _DIAGNOSES.search(content.decode("utf-8", "replace"))
+        headers[record] = content.decode("utf-8", "replace")
+        diagnoses = _DIAGNOSES.search(headers[record])
         labels[record] = set(re.findall(r"\d+", diagnoses[1])) if diagnoses else set()
         checksum.update(f"{record}\n".encode() + content)
     if not labels:
@@ -39,4 +40,5 @@ def read_listing(source: Path) -> Listing:
         np.array(list(labels)), multi_hot(list(labels.values()), classes), classes,
         lambda record: read_recording(source / f"{record}.hea"), "Dx",
         {"headers": checksum.hexdigest()}, multi_label=True, leads=TWELVE_LEADS,
+        patients=stated_subjects(headers),
     )  # fmt: skip

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from finetuning.datasets import PARTS, Listing, multi_hot
+from finetuning.datasets import PARTS, Listing, multi_hot, stated_subjects
 from recordings import ADU, UNITS, Hints, Unusable, as_unit, one_line
 from recordings.formats import Recording, read_recording, record_file
 from utils import cli
@@ -67,12 +67,12 @@ def read_listing(
     if (filled.any() & ~filled.all()).any() or not set(rows["split"]) <= {"", *PARTS}:
         expected = f"a split ({', '.join(PARTS)}) or patient; without any, drop the column"
         raise cli.UserError(f"{table}: not every row has {expected}")
-    several = rows.groupby("patient")["split"].nunique().drop("", errors="ignore") > 1
-    if several.any():
-        raise cli.UserError(
-            f"{table}: patient {several.idxmax()} is in several splits; keep to one"
-        )
     parts, patients = (rows[n].to_numpy(np.str_) if filled[n].all() else None for n in filled)
+    if patients is None:
+        paths = {name: record_file(hints[name][0]) for name in rows["file"]}
+        headers = {name: path for name, path in paths.items() if path.suffix == ".hea"}
+        texts = {n: p.read_text("utf-8", "replace") for n, p in headers.items() if p.is_file()}
+        patients = stated_subjects({name: texts.get(name, "") for name in paths})
     return Listing(
         rows["file"].to_numpy(np.str_), multi_hot(labels, classes), classes,
         lambda record: read_row(*hints[record]), table.name, {"table": sha256(table)},
