@@ -98,31 +98,25 @@ def fit_temperature(
 def calibrate(
     logits: Tensor, labels: Tensor, loss_function: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[float, str]:
-    """The temperature of `fit_temperature`, and what is to be said of it, if anything.
-
-    It is 1 instead where temperatures fitted to the other recordings do not lower the loss of each
-    fold, and where few recordings would make answers more confident: if four answers are right by
-    chance, so they are in every fold.
-    """
-    temperature, gain = fit_temperature(logits, labels, loss_function), 0.0
-    for fold in range(min(FOLDS, len(logits)) if len(logits) > 1 else 0):
-        part = torch.arange(len(logits)) % FOLDS == fold
+    """The temperature of `fit_temperature`, and a note on it, if any. It is 1 instead where
+    temperatures fitted to the other folds do not lower the loss of each fold, and where few
+    recordings would make answers more confident: four right by chance are so in every fold."""
+    n, temperature, gain = len(logits), fit_temperature(logits, labels, loss_function), 0.0
+    for fold in range(min(FOLDS, n) if n > 1 else 0):
+        part = torch.arange(n) % FOLDS == fold
         fitted = fit_temperature(logits[~part], labels[~part], loss_function)
-        losses = [loss_function(logits[part] / t, labels[part]).item() for t in (1, fitted)]
-        gain += (losses[0] - losses[1]) * int(part.sum())
-    if not gain > 0:
-        return 1.0, f" (the fitted {temperature:.2f} does not lower the loss on held-out folds)"
-    if temperature < 1 and len(logits) < FEW:
-        return 1.0, f" (the fitted {temperature:.2f} rests on fewer than {FEW} recordings)"
+        before, after = (loss_function(logits[part] / t, labels[part]) for t in (1, fitted))
+        gain += float((before - after) * part.sum())
+    if not gain > 0 or (temperature < 1 and n < FEW):
+        return 1.0, f" (the fitted {temperature:.2f} may not serve other recordings)"
     at_bound = not MIN_TEMPERATURE * 1.01 < temperature < MAX_TEMPERATURE / 1.01
     return temperature, " (the bound of what is tried; check the labels)" * at_bound
 
 
 def warn_of_few(y: np.ndarray, classes: list[str]) -> None:
-    """Say on stderr if chance decides what the validation recordings choose; `y` is as of
-    `Recordings`."""
-    counts = dict(zip(classes, y.sum(0).tolist(), strict=True))
-    few = [f"{count} of {name}" for name, count in counts.items() if 0 < count < FEW_OF_CLASS]
+    """Say on stderr if validation recordings `y`, as of `Recordings`, leave choices to chance."""
+    counts = zip(classes, y.sum(0), strict=True)
+    few = [f"{count} of {name}" for name, count in counts if 0 < count < FEW_OF_CLASS]
     if few or len(y) < FEW:
         words = shorten(", ".join([f"{len(y)} in all", *few]), 100)
         print(f"few validation recordings ({words}): below {FEW}, or {FEW_OF_CLASS} of a class, "
@@ -146,8 +140,8 @@ def write_results(
     """
     best = job_dir / BEST
     tensors, metadata = read_weights(best)
-    validated = "val" in outputs
-    temperature, note = calibrate(*outputs["val"], targets.loss) if validated else (1.0, "")
+    validation = outputs.get("val")
+    temperature, note = calibrate(*validation, targets.loss) if validation else (1.0, "")
     save_weights(best, tensors, replace(metadata, temperature=temperature))
     scores, data = {}, {"labels": manifest.get("labels")}
     for name, (logits, labels) in outputs.items():
@@ -165,7 +159,7 @@ def write_results(
     write_json(job_dir / SCORES, {"epoch": epoch, "temperature": temperature, **scores})
     for name, values in scores.items():
         print(f"{name}: {summarize(values, targets)}")
-    if validated:
+    if validation:
         before, after = scores["val"]["uncalibrated"]["ece"], scores["val"]["ece"]
         print(f"temperature {temperature:.2f}{note}: ECE on validation {before:.3f} -> {after:.3f}")
 

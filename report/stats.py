@@ -142,8 +142,7 @@ def over_recordings(
         matrices = matrices.reshape(-1, len(classes), len(classes))
         correct = np.diagonal(matrices, axis1=1, axis2=2)
         sizes = matrices.sum(1) + matrices.sum(2)  # true and predicted
-        present = true.any(0)  # in the set; a sample may lack some of them
-        scores[run] = (2 * correct / np.maximum(sizes, 1))[:, present].mean(1)
+        scores[run] = (2 * correct / np.maximum(sizes, 1))[:, true.any(0)].mean(1)
     scores = pd.DataFrame(scores)
     means = {name: scores[name].mean(axis=1) for name in scores.columns.unique(0)}
     for baseline, scenario in pairs:

@@ -41,12 +41,9 @@ def test_one_class_to_a_recording():
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
-@pytest.mark.parametrize(
-    ("wrong", "macro_f1"), [(0, 1), (1, (1 + 98 / 99) / 2)], ids=["right", "one absent class"]
-)
+@pytest.mark.parametrize(("wrong", "macro_f1"), [(0, 1), (1, (1 + 98 / 99) / 2)])
 def test_what_is_predicted_does_not_choose_the_classes(multi_label, wrong, macro_f1):
-    true, predicted = np.repeat([1, 0], 50), np.repeat([1, 0], 50)
-    predicted[50 : 50 + wrong] = 3  # no true example
+    true, predicted = np.repeat([1, 0], 50), np.repeat([1, 3, 0], [50, wrong, 50 - wrong])
     scores = metrics.scores(one_hot(true) if multi_label else true, one_hot(predicted), CLASSES)
     assert scores["macro_f1"] == pytest.approx(macro_f1)
     assert metrics.macro_f1(true, predicted) == pytest.approx(macro_f1)

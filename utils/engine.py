@@ -442,20 +442,15 @@ class Training:
         it is the best epoch so far."""
         seconds = self.seconds
         print(f"epoch {self.epoch}: {scores_in_words(scores)} ({seconds:.0f} s)")
-        if (share := self._initial_statistics()) > MOST_INITIAL:
+        # Batch statistics start at mean 0 and variance 1; each step replaces the share `momentum`.
+        new = () if self.run.arguments.get("weights_file") else self.model.modules()
+        momenta = [module.momentum for module in new if hasattr(module, "running_mean")]
+        if (share := (1 - min(momenta, default=1.0)) ** self.steps_done) > MOST_INITIAL:
             cause = f"after {self.steps_done} steps {share:.0%} of the running batch statistics"
-            print(f"epoch {self.epoch}: {cause} are initial values, so that scores and predictions "
-                  "mean little; take more steps, or --weights-file", file=sys.stderr)  # fmt: skip
+            print(f"epoch {self.epoch}: {cause} are initial values, so that its scores and "
+                  "predictions mean little; take more steps", file=sys.stderr)  # fmt: skip
         self.history.add(self.epoch, scores, {"seconds": round(seconds, 3), **timing})
         return self.best_epoch == self.epoch
-
-    def _initial_statistics(self) -> float:
-        """Share of the initial mean 0 and variance 1 in the batch statistics that evaluation takes;
-        each step replaces the share `momentum`. 0 where they come from a weights file."""
-        if self.run.arguments.get("weights_file"):
-            return 0.0
-        momenta = [m.momentum for m in self.model.modules() if hasattr(m, "running_mean")]
-        return (1 - min(momenta, default=1.0)) ** self.steps_done
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
         """As `utils.engine.evaluate`; the run may be stopped between two batches."""

@@ -180,7 +180,7 @@ def coverage(true: np.ndarray, probabilities: np.ndarray) -> dict[str, list]:
     if true.ndim == 2:
         confidence = np.maximum(probabilities, 1 - probabilities).min(1)
     present, predicted, correct = answers(true, probabilities)
-    seen = present.any(0)
+    present, predicted = (cells[:, present.any(0)] for cells in (present, predicted))
     falling = np.sort(confidence)[::-1]
     thresholds = [float(falling[-(-len(falling) * share // 100) - 1]) for share in COVERAGES]
     kept = [confidence >= threshold for threshold in thresholds]
@@ -188,7 +188,7 @@ def coverage(true: np.ndarray, probabilities: np.ndarray) -> dict[str, list]:
         "coverage": [share / 100 for share in COVERAGES],
         "threshold": thresholds,
         "records": [int(rows.sum()) for rows in kept],
-        "macro_f1": [mean(f1_of_columns(present[r], predicted[r])[seen]) for r in kept],
+        "macro_f1": [mean(f1_of_columns(present[r], predicted[r])) for r in kept],
         "accuracy": [float(correct[rows].mean()) for rows in kept],
     }
 

@@ -222,9 +222,7 @@ class History:
         that with the best value in the column `ties`, or else the first."""
         best = None
         for row in self.rows:
-            if not best or row[column] is None or better(column, row[column], best[column]):
+            by = ties if ties and best and row[column] == best[column] else column
+            if not best or row[by] is None or better(by, row[by], best[by]):
                 best = row
-                continue
-            tied = ties and row[column] == best[column]
-            best = row if tied and better(ties, row[ties], best[ties]) else best
         return best["epoch"] if best else 0
