@@ -1,10 +1,9 @@
 """What goes beyond the paper: each option does what it says, and nothing by default."""
 
 import copy
-import json
 import math
+import shutil
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -21,11 +20,10 @@ from recordings.formats import read_recording
 from tests.helpers import LONG_RUN, command, make_classifier, put_weights
 from utils.distributed import ALONE, Processes
 from utils.engine import average_weights
+from utils.files import read_json, write_json
 from utils.weights import read_weights
 
-CPU = torch.device("cpu")
-FS, PAD = 250, 512
-COUNTS = (4, 30, 12, 2)
+CPU, FS, PAD, COUNTS = torch.device("cpu"), 250, 512, (4, 30, 12, 2)
 
 
 def generator(seed=0):
@@ -47,10 +45,8 @@ def padded():
 
 def test_learning_rate_by_step():
     rates = [recipe.learning_rate_factor(step, 110, "cosine", 10) for step in range(111)]
-    assert rates[:10] == [(step + 1) / 11 for step in range(10)]
-    assert rates[10] == 1 and rates[60] == pytest.approx(0.5) and rates[110] == 0
-    assert rates[35] == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
-    assert all(later < earlier for earlier, later in pairwise(rates[10:]))
+    falling = (1 + np.cos(np.linspace(0, np.pi, 101))) / 2
+    assert rates == pytest.approx([*np.arange(1, 11) / 11, *falling])
     assert recipe.learning_rate_factor(0, 1, "cosine", 0) == 1
     for warmup, steps in ((0, 0), (0.05, 10), (1, 1), (30, 30)):
         rates = [recipe.learning_rate_factor(step, 200, "constant", warmup) for step in range(200)]
@@ -93,12 +89,11 @@ def test_a_stretch_of_each_recording_anywhere(padded):
     for seed in range(50):
         moved, new_mask = recipe.crop_and_move(x, mask, generator(seed))
         for row, inside, length in zip(moved[:, 0], new_mask[:, 0], mask.sum(-1), strict=True):
-            kept = int(inside.sum())
-            assert math.floor(recipe.MIN_CROP * length) <= kept <= length
-            first = int(inside.nonzero()[0])
-            assert inside[first : first + kept].all()  # in one piece
-            assert torch.equal(row[inside], row[inside][0] + torch.arange(kept))
-            assert row[inside][0] >= 1 and row[inside][-1] <= length
+            values, (first, *_, last) = row[inside], inside.nonzero()[:, 0].tolist()
+            assert math.floor(recipe.MIN_CROP * length) <= len(values) <= length
+            assert len(values) == last + 1 - first  # in one piece
+            assert torch.equal(values, values[0] + torch.arange(len(values)))
+            assert values[0] >= 1 and values[-1] <= length
         places.add(int(new_mask[1, 0].nonzero()[0]))
     assert len(places) > 30 and min(places) < 60 and max(places) > PAD - 160
 
@@ -146,14 +141,6 @@ def test_variation_follows_from_seed_epoch_and_step(recordings, changes):
         assert not torch.equal(other[0].inputs, whole[0].inputs)
 
 
-def test_the_recordings_of_a_step_are_named(recordings):
-    made = recipe.TrainingBatches(recordings, 20, 0, FS)
-    names = recordings.record_ids[made.order(1)].tolist()
-    assert made.names(1, 2) == names[20:40] and made.names(1, 3) == names[40:48]
-    second = recipe.TrainingBatches(recordings, 10, 0, FS, processes=Processes(1, 5))
-    assert second.names(1, 2) == [names[11], names[16]]
-
-
 def test_mixed_recordings_and_their_loss():
     x, y = torch.randn(6, 1, 8, generator=generator()), torch.tensor([0, 1, 2, 3, 0, 1])
     mixed, labels = recipe.mix(x, y, 4, 0.3, np.random.default_rng(5))
@@ -166,22 +153,24 @@ def test_mixed_recordings_and_their_loss():
     torch.testing.assert_close(SINGLE_LABEL.loss(logits, labels), expected)
     for given in (y, labels):  # the larger part of a mixture counts
         assert SINGLE_LABEL.num_correct(logits, given) == (logits.argmax(1) == y).sum()
-    several = torch.tensor([[1.0, 0, 1, 0]])
-    signs = torch.tensor([[1.0, -1, -1, -1]])
+    several, signs = torch.tensor([[1.0, 0, 1, 0], [1, -1, -1, -1]]).split(1)
     for share in (1, 0.7):
         assert MULTI_LABEL.num_correct(signs, several * share) == 0.75
 
 
 def test_the_order_is_a_permutation_or_balanced(recordings):
-    plain = recipe.TrainingBatches(recordings, 16, 0, FS)
+    plain = recipe.TrainingBatches(recordings, 20, 0, FS)
     assert sorted(plain.order(1)) == list(range(48))
     assert list(plain.order(1)) != list(plain.order(2))
+    names = recordings.record_ids[plain.order(1)].tolist()
+    assert plain.names(1, 2) == names[20:40] and plain.names(1, 3) == names[40:48]
+    second = replace(plain, processes=Processes(1, 5))
+    assert second.names(1, 2) == names[21:40:5]
     y = np.eye(4, dtype=np.uint8)[np.repeat(range(4), COUNTS)]
     np.testing.assert_allclose(recipe.class_weights(y) * COUNTS, sum(COUNTS) / 4)
     assert recipe.class_weights(y[:, [0, 1, 2, 3, 3]] * [1, 1, 1, 1, 0])[4] == 0
     balanced = recipe.TrainingBatches(replace(recordings, y=y), 16, 0, FS, balanced=True)
     drawn = np.stack([balanced.order(epoch) for epoch in range(200)])
-    assert drawn.shape == (200, 48)
     np.testing.assert_allclose(np.bincount(y[drawn.ravel()].argmax(1)) / 9600, 0.25, atol=0.02)
 
 
@@ -227,9 +216,7 @@ def test_a_run_with_everything(prepared, tmp_path):
     job = tmp_path / "job"
     result = command(trainer.main, *sets, *small, *weights, *flags, "--tta", 2, "--job-dir", job)
     assert result.code == 0, result
-    history = pd.read_csv(job / "history.csv")
-    assert len(history) == 2 and history.notna().all(axis=None)
-    assert history["acc"].between(0, 1).all()
+    assert pd.read_csv(job / "history.csv")["acc"].between(0, 1).tolist() == [True, True]
     best = job / "best_model.safetensors"
     assert read_weights(best)[1].mean is read_weights(best)[1].sd is None
     predictor = Predictor.load(best, device="cpu", precision="fp32", tta=2, band_pass=False)
@@ -242,12 +229,10 @@ def test_a_run_with_everything(prepared, tmp_path):
 
 
 def test_several_labels_cannot_be_balanced(prepared, tmp_path):
-    for path in prepared.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    manifest = json.loads((tmp_path / "p_manifest.json").read_text())
-    (tmp_path / "p_manifest.json").write_text(json.dumps(manifest | {"multi_label": True}))
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    manifest = tmp_path / "p_manifest.json"
+    write_json(manifest, read_json(manifest) | {"multi_label": True})
     sets = ["--train", tmp_path / "p_train.npz", "--job-dir", tmp_path / "job"]
-    refused = command(trainer.main, *sets, "--balance", "loss", "--val-size", 0)
-    refused.refused("--balance", "several classes")
+    command(trainer.main, *sets, "--balance", "loss").refused("--balance", "several classes")
     more = ["--mixup", 0.2, "--augment", "--epochs", 1, "--stages", 1, "--device", "cpu"]
     assert command(trainer.main, *sets, *more).code == 0

@@ -67,11 +67,10 @@ def validated(tmp_path):
 def test_scores_of_each_run_are_recomputed(runs):
     flags, expected = runs
     results = collect.from_jobs([compare.scenario(flag) for flag in flags])
-    for _, row in stats.score_runs(results.predictions).iterrows():
+    for row in stats.score_runs(results.predictions).to_dict("records"):
         run = expected[row["scenario"], row["seed"]]
-        assert row["macro F1"] == pytest.approx(run["macro_f1"], abs=1e-6)
-        assert row["CinC-3"] == pytest.approx(run["cinc3"], abs=1e-6)
-        assert row["F1 ~"] == pytest.approx(run["f1"]["~"], abs=1e-6)
+        scores = [row[name] for name in ("macro F1", "CinC-3", "F1 ~")]
+        assert scores == pytest.approx([run["macro_f1"], run["cinc3"], run["f1"]["~"]], abs=1e-6)
 
 
 def test_the_readme_s_table():
@@ -101,29 +100,28 @@ def test_saved_results_give_the_same_table(runs, tmp_path):
 
 
 def test_runs_that_cannot_be_compared(runs, validated, tmp_path):
-    make_run(tmp_path / "one", 10)
-    make_run(tmp_path / "again", 10)
-    make_run(tmp_path / "other", 20, records=41)
-    make_run(tmp_path / "labels", 20, labels=1)
-    for name, words in {"again": "have equal seeds", "other": "other recordings, labels",
-                        "labels": "other recordings, labels"}.items():  # fmt: skip
+    def refused(words, *scenarios):
         with pytest.raises(UserError, match=words):
-            collect.from_jobs([("beat", [tmp_path / "one", tmp_path / name])])
-    put_weights(tmp_path / "one" / "best_model.safetensors", manifest_sha256="1" * 64)
-    with pytest.raises(UserError, match="prepared in different ways"):
-        collect.from_jobs([("a", [tmp_path / "one"]), ("b", [tmp_path / "again"])])
-    set_arguments(tmp_path / "one", task="beat")
-    with pytest.raises(UserError, match="holds a pretraining run"):
-        collect.from_jobs([("beat", [tmp_path / "one"])])
-    make_run(tmp_path / "val", 10, records=31, name=VALIDATED)
-    with pytest.raises(UserError, match=r"val, seed 10: other recordings"):
-        collect.from_jobs([*validated, ("val", [tmp_path / "val"])])
-    (tmp_path / "ema10" / VALIDATED).unlink()
-    with pytest.raises(UserError, match=r"ema10/val_predictions\.csv does not exist"):
-        collect.from_jobs(validated)
+            collect.from_jobs(scenarios)
+
+    one, again, other, val = (tmp_path / name for name in ("one", "again", "other", "val"))
+    make_run(one, 10)
+    make_run(again, 10)
+    refused("have equal seeds", ("beat", [one, again]))
+    for changes in ({"records": 41}, {"labels": 1}):
+        make_run(other, 20, **changes)
+        refused("other recordings, labels", ("beat", [one, other]))
+    put_weights(one / "best_model.safetensors", manifest_sha256="1" * 64)
+    refused("prepared in different ways", ("a", [one]), ("b", [again]))
+    set_arguments(one, task="beat")
+    refused("holds a pretraining run", ("beat", [one]))
+    make_run(val, 10, records=31, name=VALIDATED)
+    refused(r"val, seed 10: other recordings", *validated, ("val", [val]))
     command(compare.main, "--jobs", *runs[0], "--save", tmp_path / "saved")
     with pytest.raises(UserError, match="choose another folder"):
         collect.save(collect.from_jobs(validated[:1]), tmp_path / "saved")
+    (tmp_path / "ema10" / VALIDATED).unlink()
+    refused(r"ema10/val_predictions\.csv does not exist", *validated)
 
 
 def test_runs_without_a_test_set_are_compared_on_validation(validated, tmp_path):
@@ -144,11 +142,9 @@ def test_runs_without_a_test_set_are_compared_on_validation(validated, tmp_path)
     ("name", "content", "words"),
     [
         ("test_predictions.csv.gz", None, "val_predictions.csv.gz"),
-        ("history.csv.gz", b"", "history.csv.gz is damaged"),
         ("history.csv.gz", b"scenario,epoch,f1\n", "history.csv.gz is damaged"),
         ("history.csv.gz", b"scenario,seed,epoch,macro_f1\nbeat,30,1,0.5\n", "are of other runs"),
         ("test_predictions.csv.gz", b"scenario,seed,a\nbeat,30,1\n", "no table of predictions"),
-        ("runs.csv", b"a,b\n1,2\n", "runs.csv is damaged"),
         ("runs.csv", b"scenario,seed,architecture,flags\nbeat,30,,\nbeat,30,,\n", "of other runs"),
         ("runs.csv", b"scenario,seed,architecture,flags\nbeat,many,,\n", "runs.csv is damaged"),
     ],
@@ -178,27 +174,19 @@ def test_damaged_runs_are_one_line(tmp_path):
         command(compare.main, "--jobs", f"a={tmp_path / 'job'}").refused("damaged files of a run")
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--jobs", "random=nowhere"], "nowhere"),
-        (["--jobs", "random"], "name=folder"),
-        (["--results", "nowhere"], "nowhere"),
-        (["--results", ".", "--figure", "f.xyz"], ".png"),
-        ([], "--jobs"),
-    ],
-)
-def test_bad_input_is_one_line(flags, words):
-    command(compare.main, *flags).refused(words)
+def test_bad_input_is_one_line():
+    for words, *flags in (("nowhere", "--jobs", "random=nowhere"), ("name=fol", "--jobs", "random"),
+                          (".png", "--results", ".", "--figure", "f.xyz")):  # fmt: skip
+        command(compare.main, *flags).refused(words)
 
 
 def test_flags_that_are_not_at_their_defaults():
     earlier = {"seed": 10, "lr": 0.001, "arch": None, "preset": None, "epochs": 20}
     assert collect.changed_flags(earlier) == "none" and collect.split_flags("none") == []
-    changed = {"lr": 0.01, "augment": True, "ema": 0.9, "mixup": 0.0, "val_size": 0.0625, "tta": 4}
-    words = collect.changed_flags(earlier | changed | {"preset": "recommended", "compile": True})
-    assert words == "--lr 0.01, --augment, --ema 0.9, --tta 4"
-    assert collect.split_flags(words) == ["--lr 0.01", "--augment", "--ema 0.9", "--tta 4"]
+    changed = {"lr": 0.01, "augment": True, "mixup": 0.0, "val_size": 0.0625, "compile": True}
+    words = collect.changed_flags(earlier | changed | {"preset": "recommended"})
+    assert words == "--lr 0.01, --augment"
+    assert collect.split_flags(words) == ["--lr 0.01", "--augment"]
 
 
 def cells_of(**described):
@@ -213,24 +201,28 @@ def cells_of(**described):
 
 def test_each_pretrained_scenario_is_compared_with_the_random_one_like_it():
     cells = cells_of(
-        random=("resnet18", "random", 639, "none"), random_34=("resnet34", "random", 639, "none"),
-        random_2d=("resnet18_2d", "random", 639, "none"), beat=("resnet18", "beat", 639, "none"),
-        random_ema=("resnet18", "random", 639, "--ema 0.9"), hr=("resnet18", "hr", 639, "none"),
-        random_1=("resnet18", "random", 64, "none"), beat_34=("resnet34", "beat", 639, "none"),
-        beat_2d=("resnet18_2d", "beat", 639, "none"), beat_1=("resnet18", "beat", 64, "none"),
-        beat_ema=("resnet18", "beat", 639, "--ema 0.9"), hr_50=("resnet50", "hr", 639, "none"),
-        cut=("resnet18", "beat", 639, "none", 1), random_cut=("resnet18", "random", 639, "none", 1),
-    )  # fmt: skip
+        random=("resnet18", "random", 639, "none"),
+        random_34=("resnet34", "random", 639, "none"),
+        random_2d=("resnet18_2d", "random", 639, "none"),
+        beat=("resnet18", "beat", 639, "none"),
+        random_ema=("resnet18", "random", 639, "--ema 0.9"),
+        hr=("resnet18", "hr", 639, "none"),
+        random_1=("resnet18", "random", 64, "none"),
+        beat_34=("resnet34", "beat", 639, "none"),
+        beat_2d=("resnet18_2d", "beat", 639, "none"),
+        beat_1=("resnet18", "beat", 64, "none"),
+        beat_ema=("resnet18", "beat", 639, "--ema 0.9"),
+        hr_50=("resnet50", "hr", 639, "none"),
+        cut=("resnet18", "beat", 639, "none", 1),
+        random_cut=("resnet18", "random", 639, "none", 1),
+    )
+    assert sorted(collect.variant_pairs(cells)) == [("beat", "beat_ema"), ("random", "random_ema")]
     assert sorted(collect.pretrained_pairs(cells)) == [
         ("random", "beat"), ("random", "hr"), ("random_1", "beat_1"), ("random_2d", "beat_2d"),
         ("random_34", "beat_34"), ("random_cut", "cut"), ("random_ema", "beat_ema"),
     ]  # fmt: skip
-    assert sorted(collect.variant_pairs(cells)) == [("beat", "beat_ema"), ("random", "random_ema")]
     assert set(cells.index[cells["network"] == "2-D"]) == {"random_2d", "beat_2d"}
-
-
-def test_variants_have_the_flags_of_their_baseline_and_others():
-    cells = cells_of(
+    cells = cells_of(  # variants have the flags of their baseline and others
         both=("resnet18", "beat", 639, "--lr 0.01, --ema 0.9, --augment"),
         base=("resnet18", "beat", 639, "--batch-size 128"),
         less=("resnet18", "beat", 64, "--batch-size 128, --ema 0.9"),
@@ -272,8 +264,7 @@ def test_provenance_of_a_run(pretrained, tmp_path):
     for runs in (results.runs, again.runs):
         row = runs.iloc[0].dropna().to_dict()
         assert row.pop("manifest_sha256") and row.pop("pretraining_manifest_sha256")
-        assert row.pop("versions").startswith("python 2, torch 2, numpy 2")
-        assert row == {
+        assert row.pop("versions").startswith("python 2, torch 2, numpy 2") and row == {
             "scenario": "beat", "seed": 10, "architecture": "resnet18", "stages": 1,
             "objective": "beat", "pretraining_dataset": "mitdb", "pretraining_patients": 12,
             "pretraining_fraction": 0.25, "subset": 0.5, "records": 24, "chosen_epoch": 2,
@@ -287,41 +278,33 @@ def test_provenance_of_a_run(pretrained, tmp_path):
     assert collect.read_run(pretrained)["objective"] is None
 
 
-@pytest.mark.parametrize(
-    ("weights", "changes", "seen"),
-    [
-        ("beat/epoch_01/model", {}, 6),  # of 10 + 2: half of a pass
-        ("beat_epoch01", {"epochs": None}, 6),
-        ("beat/epoch_01/model", {"steps_per_epoch": None}, 12),  # an epoch is a pass
-        ("beat/epoch_01/model", {"steps_per_epoch": 2}, 1),
-        ("beat/weights", {"steps_per_epoch": 5}, 6),  # whichever epoch was chosen
-    ],
-)
-def test_patients_that_weights_have_seen_up_to_their_epoch(pretrained, weights, changes, seen):
+def test_patients_that_weights_have_seen_up_to_their_epoch(pretrained):
     run = pretrained.parent / "beat"
-    set_arguments(pretrained, weights_file=f"jobs/{weights}.safetensors")
-    set_arguments(run, **changes)
-    row = collect.read_run(pretrained)
-    assert row["pretraining_patients"] == seen
-    assert row["pretraining_fraction"] == pytest.approx(seen / 48)
+    for weights, steps, seen in (
+        ("beat/epoch_01/model", 10, 6),  # of 10 + 2: half of a pass
+        ("beat_epoch01", 10, 6),
+        ("beat/epoch_01/model", None, 12),  # an epoch is a pass
+        ("beat/epoch_01/model", 2, 1),
+        ("beat/weights", 5, 6),  # whichever epoch was chosen
+    ):
+        set_arguments(pretrained, weights_file=f"jobs/{weights}.safetensors")
+        set_arguments(run, steps_per_epoch=steps)
+        row = collect.read_run(pretrained)
+        assert row["pretraining_patients"] == seen
+        assert row["pretraining_fraction"] == pytest.approx(seen / 48)
     parts = {"train": {"patients": 1}, "validation": {"patients": 0}}
     write_json(run / "manifest.json", parts)  # of other weights
     row = collect.read_run(pretrained)
     assert row["objective"] == "beat" and row["pretraining_fraction"] is None
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"ema": 0.0}, "flags"),
-        ({"epochs": 99, "subset": 1.0}, "subset, max_epochs"),
-        ({"weights_file": None}, "objective"),
-    ],
-)
-def test_runs_of_a_scenario_differ_in_their_seed_only(pretrained, tmp_path, changes, words):
+def test_runs_of_a_scenario_differ_in_their_seed_only(pretrained, tmp_path):
     other = shutil.copytree(pretrained, tmp_path / "jobs" / "beat_20")
-    set_arguments(other, seed=20, **changes)
-    flag = f"beat={pretrained},{other}"
-    command(compare.main, "--jobs", flag).refused(f"the runs of beat differ in {words}")
+    for changes, words in (({"ema": 0.0}, "flags"), ({"weights_file": None}, "objective"),
+                           ({"epochs": 99, "subset": 1.0}, "subset, max_epochs")):  # fmt: skip
+        shutil.copy(pretrained / "args.json", other)
+        set_arguments(other, seed=20, **changes)
+        result = command(compare.main, "--jobs", f"beat={pretrained},{other}")
+        result.refused(f"the runs of beat differ in {words}")
     both = ["--jobs", f"beat={pretrained}", f"other={other}"]
     assert command(compare.main, *both).code == 0

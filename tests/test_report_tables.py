@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 
 from finetuning.predict.external_validation import AF, MIXED, NOT_AF
 from report import collect, figures, tables
@@ -27,18 +26,12 @@ RANDOM = FULL | {"objective": "random"}
 BEAT = FULL | {"objective": "beat", "pretraining_dataset": "icentia11k",
                "pretraining_fraction": 1.0, "skill": 1}  # fmt: skip
 CELLS = {
-    "random": RANDOM,
-    "beat": BEAT,
-    "beat_25": BEAT | {"pretraining_fraction": 0.25},
-    "random_10": RANDOM | {"records": 639},
-    "beat_10": BEAT | {"records": 639},
+    "random": RANDOM, "beat": BEAT, "beat_25": BEAT | {"pretraining_fraction": 0.25},
+    "random_10": RANDOM | {"records": 639}, "beat_10": BEAT | {"records": 639},
     "random_2d": RANDOM | {"architecture": "resnet18_2d"},
-}
-VARIANTS = {
-    "beat": BEAT | {"records": 639},
-    "augment": BEAT | {"records": 639, "flags": "--augment"},
-    "both": BEAT | {"records": 639, "flags": "--ema 0.999, --augment"},
-}
+}  # fmt: skip
+VARIANTS = {"beat": BEAT, "augment": BEAT | {"flags": "--augment"},
+            "both": BEAT | {"flags": "--ema 0.999, --augment"}}  # fmt: skip
 
 
 def make_results(cells, seeds=(10, 20, 30), records=40):
@@ -75,7 +68,9 @@ def run_notebook(folder, monkeypatch):
     return shown
 
 
-def test_notebook_on_small_results(tmp_path, monkeypatch):
+def test_notebook_on_nothing_and_on_small_results(tmp_path, monkeypatch):
+    shown = run_notebook(tmp_path, monkeypatch)
+    assert len(shown["Image"]) == 1 and len(shown["HTML"]) == 1  # the sample; published scores
     collect.save(make_results(CELLS), tmp_path / "study")
     varied = make_results(VARIANTS)._replace(part=collect.VALIDATION)
     collect.save(varied, tmp_path / "ablation")
@@ -84,11 +79,6 @@ def test_notebook_on_small_results(tmp_path, monkeypatch):
     assert len(shown["Image"]) == 8 and all(png[:4] == b"\x89PNG" for png in shown["Image"])
     # External validation (of four things), objectives, precisions and benchmarks have no results.
     assert shown["Markdown"].count("*not run*") == 7
-
-
-def test_notebook_on_nothing(tmp_path, monkeypatch):
-    shown = run_notebook(tmp_path, monkeypatch)
-    assert len(shown["Image"]) == 1 and len(shown["HTML"]) == 1  # the sample; published scores
 
 
 def test_notebook_holds_the_saved_results():
@@ -129,8 +119,7 @@ def test_scores_beside_the_published_ones():
 
 
 def test_differences():
-    made = make_results(CELLS)
-    table = tables.differences(made)
+    table = tables.differences(make_results(CELLS))
     assert table["scenario"].tolist() == ["beat_10", "beat_25", "beat"]
     assert set(table["p, Holm"]) == {"too few seeds"}
     assert tables.differences(make_results({"beat": BEAT})).empty
@@ -151,13 +140,12 @@ def test_ablation_by_hand():
     )
     made = make_results(VARIANTS, (10, 20))._replace(history=history, part=collect.VALIDATION)
     table = tables.ablation(made).set_index(["macro F1 of", "scenario"])
-    late = table.loc["last five epochs"]
-    assert late["minus"].tolist() == ["beat", "beat"]
-    assert late["changes"].tolist() == ["--augment", "--ema 0.999, --augment"]
-    assert late["by seed"].tolist() == ["10: +0.020, 20: -0.020", "10: +0.200, 20: +0.100"]
-    assert late["macro F1"].tolist() == ["0.550 ± 0.042 − 0.550 ± 0.071",
-                                         "0.700 ± 0.000 − 0.550 ± 0.071"]  # fmt: skip
-    assert late["difference"].tolist() == ["+0.000", "+0.150"]
+    columns = ["minus", "changes", "by seed", "macro F1", "difference"]
+    assert table.loc["last five epochs", columns].to_numpy().tolist() == [
+        ["beat", "--augment", "10: +0.020, 20: -0.020", "0.550 ± 0.042 − 0.550 ± 0.071", "+0.000"],
+        ["beat", "--ema 0.999, --augment", "10: +0.200, 20: +0.100",
+         "0.700 ± 0.000 − 0.550 ± 0.071", "+0.150"],
+    ]  # fmt: skip
     assert table.loc[("best epoch", "both"), "difference"] == "+0.250"
     assert ("predictions", "both") in table.index
     assert tables.ablation(make_results({"beat": BEAT, "hr": BEAT | {"objective": "hr"}})).empty
@@ -165,18 +153,12 @@ def test_ablation_by_hand():
     assert tested["p, Holm"].tolist() == ["1"] * 4  # equal histories
 
 
-@pytest.mark.parametrize("name", ["learning_curves", "confusions", "calibration", "coverages"])
-def test_figures(name):
-    assert isinstance(getattr(figures, name)(make_results(CELLS, [1])), Figure)
-
-
-def lines_of(figure):
-    """Values at the points of each line, by its label."""
-    return {c.get_label(): c[0].get_xdata().tolist() for c in figure.axes[0].containers}
-
-
 def test_lines_hold_one_kind_of_run():
     """Networks and flags apart, without runs of which the fraction is not known."""
+
+    def lines_of(figure):
+        return {c.get_label(): c[0].get_xdata().tolist() for c in figure.axes[0].containers}
+
     small = {"architecture": "resnet34"}
     cells = CELLS | {
         "ema": BEAT | {"flags": "--ema 0.9"},
@@ -215,11 +197,9 @@ def validation_table(signal="as it is"):
 def test_external_validation():
     made = {"one": validation_table(), "two": validation_table("0.5 to 40 Hz")}
     row = tables.external_scores(made).iloc[0]
-    assert row[["windows", "AF windows", "subjects", "subjects with AF"]].tolist() == [
-        79, 15, 10, 2]  # fmt: skip
-    assert (
-        row["sensitivity"].startswith("0.533 [") and row["specificity"] == "1.000 [1.000 to 1.000]"
-    )
+    counts = row[["windows", "AF windows", "subjects", "subjects with AF"]]
+    assert counts.tolist() == [79, 15, 10, 2] and row["sensitivity"].startswith("0.533 [")
+    assert row["specificity"] == "1.000 [1.000 to 1.000]"
     classes = tables.external_classes(made, "rhythm").iloc[0]
     assert classes["flutter (16)"] == "A 0%, N 100%" and classes["AF (15)"] == "A 53%, N 47%"
     records = tables.external_classes(made, "record").iloc[0].to_dict()
@@ -227,8 +207,8 @@ def test_external_validation():
     assert len(figures.roc_curves(made).axes) == 2
     # Intervals are over subjects: another window of the same subject adds nothing.
     twice = {"one": pd.concat([made["one"]] * 2, ignore_index=True)}
-    scores = tables.external_scores(made | twice).loc[0, "sensitivity":]
-    assert scores.tolist() == tables.external_scores(made).loc[0, "sensitivity":].tolist()
+    again = tables.external_scores(twice).iloc[0]
+    assert again["sensitivity":].tolist() == row["sensitivity":].tolist()
 
 
 def test_tables_of_external_validation_that_cannot_be_used(tmp_path):
