@@ -23,6 +23,7 @@ RATES = (20, 20_000)  # Hz; other rates are mistakes, or no ECG
 RATE_TOLERANCE = 0.01  # two statements of one rate differ by less
 GAINS = (1e-6, 1e12)  # plausible units per mV
 LARGEST = 1e9  # mV; a larger sample counts as missing
+LONGEST = 2**29  # samples with gaps, a day at 6 kHz: no file holds them
 
 
 class Unusable(Exception):
@@ -85,6 +86,29 @@ class LazyRecording:
             raise Unusable(f"{values.dtype} of shape {values.shape} is not samples by leads")
         values = values if values.shape[0] > values.shape[1] else values.T
         return cls.of_array(values, hints._replace(unit=unit).millivolt(), fs, leads)
+
+    @classmethod
+    def of_parts(
+        cls, fs: float, samples: int, leads: list[str],
+        parts: Sequence[tuple[int, "LazyRecording"]],
+    ):  # fmt: skip
+        """A recording of parts, each of which begins at a sample and has some of the `leads`;
+        samples in no part are missing. Raises `Unusable` if that is far too long."""
+        if samples > LONGEST:
+            raise Unusable(f"{samples} samples with gaps are more than {LONGEST}")
+
+        def read(start: int, stop: int, chosen: list[int]) -> np.ndarray:
+            signal = np.full((stop - start, len(chosen)), np.nan)
+            for begin, part in parts:
+                low, high = max(start, begin), min(stop, begin + part.samples)
+                held = [c for c, lead in enumerate(chosen) if leads[lead] in part.leads]
+                if low < high and held:
+                    numbers = [part.leads.index(leads[chosen[c]]) for c in held]
+                    values = part.read_mv(low - begin, high - begin, numbers)
+                    signal[low - start : high - start, held] = values
+            return signal
+
+        return cls(fs, samples, len(leads), leads, read)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Samples from `start` up to `stop`, as in a slice: (n, leads) float64 in mV.

@@ -99,6 +99,68 @@ def test_a_wfdb_record_states_its_rate_and_unit(tmp_path, name):
     np.testing.assert_allclose(recording.signal, MICROVOLT / 1000 * [0.5, 1])
 
 
+def put_frames(folder, first, *leads, name="r", values=None):
+    """Write a record of one file whose frames hold all samples, in format 16."""
+    lines = [f"{name}.dat 16{'' if lead[0] == 'x' else ' '}{lead}" for lead in leads]
+    (folder / f"{name}.hea").write_text("\n".join([first, *lines]), "utf-8")
+    if values is not None:
+        values.astype("<i2").tofile(folder / f"{name}.dat")
+
+
+@pytest.mark.parametrize("name", ["r", "\u00e9", "e\u0301"])
+@pytest.mark.parametrize("length", ["", " 0", " 1500 2014-05-08 05:05:15", " 1500 1", " 10:20:30"])
+def test_names_lengths_and_dates_of_wfdb(tmp_path, name, length):
+    header = f"\u00e9 1 250{length}"  # the accent as one character or two
+    put_frames(tmp_path, header, "1000/mV 16 0 0 0 0 I", name=name, values=MICROVOLT[:, :1])
+    text = (tmp_path / f"{name}.hea").read_text("utf-8").replace("e\u0301", "\u00e9")
+    for encoding in ("utf-8", "latin-1"):
+        (tmp_path / f"{name}.hea").write_text(text, encoding)
+        np.testing.assert_allclose(read_recording(tmp_path / f"{name}.hea").signal, SIGNAL[:, :1])
+
+
+def test_signals_of_other_units_and_rates_are_left_out_and_named(tmp_path):
+    frames = noise(1500, 7)
+    frames[40, 2] = -(2**15)  # missing
+    put_frames(
+        tmp_path, "r 5 25 1500", "x2 1000/mV 16 0 0 0 0 Resp", "x2:3 1000(7)/mv 16 0 0 0 0 ECG",
+        "5/mmHg 16 0 0 0 0 ABP", "x1 30/NU 16 0 0 0 0 PLETH", "1000/mV 16 0 0 0 0 V5",
+        values=frames,
+    )  # fmt: skip
+    opened = open_recording(tmp_path / "r.hea")
+    assert (opened.fs, opened.samples, opened.leads) == (50, 3000, ["Resp", "ECG"])
+    assert opened.notes == ("left out: ABP (mmHg), PLETH (NU), V5 (25 Hz)",)
+    late = np.vstack([frames[3:, 2:4], np.full((3, 2), np.nan)])  # it is 3 frames late in the file
+    late[37, 0] = np.nan
+    expected = np.column_stack([frames[:, :2].reshape(-1), late.reshape(-1) - 7]) / 1000
+    for start, stop in ((0, 3000), (1, 2), (73, 76), (2988, 3000), (2999, 3000)):
+        np.testing.assert_allclose(opened.read(start, stop), expected[start:stop])
+        np.testing.assert_allclose(opened.select([1]).read(start, stop), expected[start:stop, 1:])
+
+
+@pytest.mark.parametrize("layout", ["fixed", "variable"])
+def test_multi_segment_records(tmp_path, layout):
+    lead = "1000/mV 16 0 0 0 0"
+    put_frames(tmp_path, "r 2 250 600", f"{lead} V5", f"{lead} II", values=MICROVOLT[:600])
+    last, expected = [f"{lead} V5", "500/mV 16 0 0 0 0 II"], SIGNAL * [1, 2]
+    expected[600:700] = np.nan
+    if layout == "variable":
+        last, expected[700:, 0] = ["9/mmHg 16 0 0 0 0 ABP", *last[1:]], np.nan
+        names = "s_all 3 250 0\n~ 0 1 0 0 0 0 0 II\n~ 0 1 0 0 0 0 0 ABP\n~ 0 1 0 0 0 0 0 V5"
+        (tmp_path / "s_all.hea").write_text(names)
+    expected[:600] = SIGNAL[:600]
+    put_frames(tmp_path, "q 2 250", *last, name="q", values=MICROVOLT[700:])
+    lines = [*["s_all 0"] * (layout == "variable"), "r 600", "~ 100", "q 800"]
+    (tmp_path / "s.hea").write_text("\n".join([f"s/{len(lines)} 2 250 1500 09:44:22.812", *lines]))
+    opened = open_recording(tmp_path / "s")
+    numbers = {"fixed": [0, 1], "variable": [1, 0]}[layout]  # in the order of the first names
+    assert opened.leads == [["V5", "II"][number] for number in numbers]
+    assert opened.notes == (("left out: ABP (mmHg)",) if layout == "variable" else ())
+    for start, stop in ((0, 1500), (590, 720), (610, 640), (699, 701)):
+        np.testing.assert_allclose(opened.read(start, stop), expected[start:stop, numbers])
+        part = opened.select([1]).read(start, stop)
+        np.testing.assert_allclose(part[:, 0], expected[start:stop, numbers[1]])
+
+
 @pytest.mark.parametrize("gain", ["0/mV", "0(0)", ""])
 def test_a_lead_without_a_gain(tmp_path, gain):
     path = put_wfdb(tmp_path / "a.hea")
@@ -219,14 +281,17 @@ savemat(TWO, {"t": np.arange(600), "ecg": SIGNAL[:600]})
 FIRST, LEAD = "r 1 250 600\n", "r.dat 16 200/mV 16 0 0 0 0 ecg\n"
 # By name: content (bytes, text or an array; None: no file), what is said, and hints.
 BAD = {
-    "above.hea": (f"{FIRST}../{LEAD}", "signal file in another folder ('../r.dat')"),
-    "absolute.hea": (f"{FIRST}/etc/{LEAD}", "signal file in another folder ('/etc/r.dat')"),
+    "above.hea": (f"{FIRST}../{LEAD}", "in another folder, or damaged ('../r.dat"),
+    "absolute.hea": (f"{FIRST}/etc/{LEAD}", "in another folder, or damaged ('/etc"),
     "samples.hea": (f"r 1 250 {10**12}\n{LEAD}", f"says {10**12} samples, file holds 600"),
     "leads.hea": (f"r {10**12} 250 600\n{LEAD}", "for its leads, rate and length, lists 1 leads"),
-    "mmHg.hea": (FIRST + LEAD.replace("200/mV", "0/mmHg"), "no gain per mV, uV or V for lead 0"),
+    "mmHg.hea": (
+        FIRST + LEAD.replace("200/mV", "0/mmHg"),
+        "no lead is in mV, uV or V, but in mmHg",
+    ),
     "nan.hea": (FIRST + LEAD.replace("200", "nan"), "no gain per mV"),
     "rate.hea": (f"r 1 -250 600\n{LEAD}", "says '1 -250 600' for its leads, rate"),
-    "skew.hea": (FIRST + LEAD.replace(" 16 2", " 16:99999999999 2"), "which is not read"),
+    "skew.hea": (FIRST + LEAD.replace(" 16 2", " 16:999 2"), "missing or impossible"),
     "signal.hea": (FIRST + LEAD.replace("r.dat", "c.dat"), "no c.dat beside"),
     "no.csv": (None, "not found"),
     "no.edf": (None, "not found"),

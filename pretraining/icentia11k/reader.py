@@ -146,14 +146,14 @@ def read_annotations(record: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
 
 
 def read_header(record: Path) -> Header:
-    header, without_gain = wfdb_files.read_header(record)
-    layout = header.fs, header.file_name, header.fmt, header.samps_per_frame, header.byte_offset
-    expected = ICENTIA_FS, [f"{record.name}.dat"], ["16"], [1], [None]
-    if layout != expected or without_gain or not header.sig_len:
+    header = wfdb_files.read_header(record)
+    layout = header.fs, [lead[:5] for lead in header.leads]
+    expected = ICENTIA_FS, [(f"{record.name}.dat", "16", 1, 0, 0)]
+    lead = header.leads[0] if layout == expected else None
+    if not lead or lead.unit not in MILLIVOLT or not lead.gain or not header.frames:
         layout = f"one lead of {ICENTIA_FS} Hz in format 16, with length and gain"
         raise Unusable(f"header is not of {layout}, in a .dat of the same name")
-    gain = header.adc_gain[0] / MILLIVOLT[header.units[0]]
-    return Header(header.sig_len, gain, header.baseline[0])
+    return Header(header.frames, lead.gain / MILLIVOLT[lead.unit], lead.baseline)
 
 
 def open_signal(record: Path) -> np.ndarray:
