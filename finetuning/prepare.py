@@ -28,6 +28,9 @@ from recordings.resampling import METHODS, to_microvolt
 from utils import cli
 from utils.files import counted, report_filled, report_flagged, sha256, summary, write_json
 
+# Signals of doubtful quality, which are used and counted.
+KINDS = (*Quality._fields, "partly-flat", "uncalibrated", "out-of-range")
+
 
 def parse_arguments() -> argparse.Namespace:
     """Values of the flags of the command and of the data set that `--dataset` names."""
@@ -90,15 +93,16 @@ def read_signals(listing: Listing, fs: int, resampling: str) -> Signals:
             filled[record] = recording.filled
         for note in recording.notes:
             notes[note].append(record)
-        flags.append((*assess_leads(recording.signal), recording.uncalibrated, clipped > 0))
+        quality, flat = assess_leads(recording.signal), np.ptp(recording.signal, axis=0) == 0
+        flat = flat.any() and not flat.all()
+        flags.append((*quality, flat, recording.uncalibrated, clipped > 0))
     if not kept:
         raise cli.UserError(f"no record is usable ({summary(left_out)})")
     if len(left_out) > listing.tolerated * len(listing.records):
         share = f"more than {listing.tolerated:.0%} of {len(listing.records)} records"
         advice = "mend them or give --allow-missing"
         raise cli.UserError(f"{share} cannot be used ({summary(left_out)}); {advice}")
-    listing, kinds = listing.keep(kept), (*Quality._fields, "uncalibrated", "out-of-range")
-    columns = zip(kinds, np.array(flags).T, strict=True)
+    listing, columns = listing.keep(kept), zip(KINDS, np.array(flags).T, strict=True)
     flagged = {kind: listing.records[mask].tolist() for kind, mask in columns}
     return Signals(listing, signals, left_out, flagged, filled, notes)
 
@@ -119,40 +123,34 @@ def split(listing: Listing, test_size: float, seed: int) -> dict[str, np.ndarray
     return {name: np.flatnonzero(parts == name) for name in PARTS if name in parts}
 
 
-def with_subjects(listing: Listing, path: Path) -> Listing:
-    """The listing with patients from a file of lines `record,subject`: a record's name, or the last
-    part of it without its ending. Records that it lacks stay with whom the data set says."""
-    rows = [re.split(r"[,;\t]", line) for line in path.read_text("utf-8-sig").splitlines() if line]
-    if any(len(row) != 2 for row in rows):
-        raise cli.UserError(f"{path} is not a list of record,subject")
-    subjects = {record.strip(' "'): subject.strip(' "') for record, subject in rows}
-    records = listing.records.tolist()
-    named = [subjects.get(record, subjects.get(Path(record).stem)) for record in records]
-    if not any(named):
-        raise cli.UserError(f"{path} names no record of this data set, such as {records[0]}")
-    count = len(records) - named.count(None)
-    print(f"{path} names the subjects of {count} of {len(records)} records")
+def read_subjects(path: Path, listing: Listing) -> np.ndarray:
+    """(records,) patients by a file of lines `record,subject`: a record's name, or its last part
+    without ending. Records that it does not name stay with whom the data set says, or alone."""
+    line = re.compile(r'^[ "]*(.+?)[ "]*[,;\t][ "]*(.+?)[ "]*$', re.MULTILINE)
+    subjects = dict(line.findall(path.read_text("utf-8-sig")))
+    names = [subjects.get(name, subjects.get(Path(name).stem)) for name in listing.records.tolist()]
+    if not any(names):
+        raise cli.UserError(f"{path} has no line record,subject such as {listing.records[0]},7")
+    print(f"{path} names the subjects of {len(names) - names.count(None)} of {len(names)} records")
     others = listing.records if listing.patients is None else listing.patients
-    patients = [f"{n} of {path.name}" if n else o for n, o in zip(named, others, strict=True)]
-    return replace(listing, patients=np.array(patients))
-
-
-def check_subjects(listing: Listing) -> None:
-    """Raises `UserError` if the split of the data set separates the records of a patient."""
-    pairs = np.unique(np.column_stack([listing.patients, listing.parts]), axis=0)
-    names, counts = np.unique(pairs[:, 0], return_counts=True)
-    if (counts > 1).any():
-        problem = f"patient {names[counts.argmax()]} is in several splits"
-        raise cli.UserError(f"{problem}; keep to one, or say by --subjects whose records they are")
+    return np.array([n or f"not named: {o}" for n, o in zip(names, others, strict=True)])
 
 
 def measure(signals: list[np.ndarray]) -> list[float] | list[list[float]]:
-    """Mean and sd in mV of int16 (samples, leads) in microvolt: of several leads as lists."""
+    """Mean and sd in mV of int16 (samples, leads) in microvolt: of several leads as lists. Warns
+    where offsets of recordings, not their waves, make up most of a deviation."""
     samples = sum(map(len, signals))
     mean = sum(signal.sum(0, dtype=np.float64) for signal in signals) / samples
     square = sum(np.square(signal - mean).sum(0) for signal in signals) / samples
     if not square.all():
         raise cli.UserError(f"lead {square.argmin()} is flat in every recording; leave it out")
+    within = sum(signal.var(0) * len(signal) for signal in signals) / samples
+    if (square > 4 * within).any():
+        lead = (square - 4 * within).argmax()
+        total, inner = np.sqrt([square[lead], within[lead]]) / 1000
+        words = f"the deviation is {total:.2f} mV, {inner:.2f} within recordings"
+        advice = "finetuning.trainer --standardise recording"
+        print(f"offsets of recordings differ: {words}; consider {advice}", file=sys.stderr)
     return [(v / 1000).round(6).squeeze().tolist() for v in (mean, np.sqrt(square))]
 
 
@@ -162,14 +160,15 @@ def main() -> None:
     dataset = DATASETS[args.dataset]
     listing = dataset.read_listing(**{name: getattr(args, name) for name in dataset.FLAGS})
     if args.subjects:
-        listing = with_subjects(listing, args.subjects)
+        listing = replace(listing, patients=read_subjects(args.subjects, listing))
     if listing.patients is not None:
         patients = len(set(listing.patients))
         print(f"{len(listing.records)} records of {patients} patients, whom no split separates")
-        if listing.parts is not None:
-            check_subjects(listing)
     if listing.parts is None:
         args.test_size, args.seed = args.test_size or 0.2, args.seed or 0
+    elif listing.patients is not None and (twice := listing.separated()):
+        advice = "keep to one, or say by --subjects whose records they are"
+        raise cli.UserError(f"patient {twice} is in several splits; {advice}")
     elif (args.test_size, args.seed) != (None, None):
         raise cli.UserError("--test-size and --seed draw a split, but the data comes with one")
     paths = {name: Path(f"{args.out}_{name}.npz") for name in PARTS}

@@ -75,8 +75,10 @@ def assess(signal: np.ndarray) -> Quality:
 
 
 def assess_leads(signal: np.ndarray) -> Quality:
-    """What is wrong with any lead of (samples, leads)."""
-    return Quality(*map(any, zip(*map(assess, signal.T), strict=True)))
+    """Whether all leads of (samples, leads) are constant, and whether one of them is clipped; where
+    some are constant, the others are what a network has been trained on, too."""
+    constant, clipped = zip(*map(assess, signal.T), strict=True)
+    return Quality(all(constant), any(clipped))
 
 
 def implausible_amplitude(signal: np.ndarray) -> str | None:

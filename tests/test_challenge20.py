@@ -60,6 +60,7 @@ def load(tmp_path):
 
 def test_contract(source, command_on, tmp_path):
     put(source, "none", dx="# Dx: Unknown")
+    put(source, "A0000", f"# Dx: {SINUS}", units=noise(1100) * (np.arange(12) != 3))
     result = command_on(source, "--test-size", 0.25, "--seed", 3)
     assert result.code == 0 and "1 × no label, such as none" in result.err, result
     train, signals, labels = load(tmp_path)
@@ -67,12 +68,14 @@ def test_contract(source, command_on, tmp_path):
     assert sorted(labels) == sorted(f"{'g1/' * (n % 2)}A{n:04}" for n in range(20))
     assert labels["A0002"].tolist() == [1, 1, 0] and labels["g1/A0003"].tolist() == [0, 1, 1]
     manifest = train.manifest
+    assert manifest["partly-flat"] == {"count": 1, "records": ["A0000"]}
+    assert manifest["constant"]["count"] == 0
     assert manifest["multi_label"] is True and manifest["labels"] == "Dx"
     assert (manifest["mean_mv"], manifest["sd_mv"]) == ([0.0] * 12, list(challenge20.SD_MV))
     for record, signal in signals.items():  # each from its own rate
         number = int(record[-4:])
         assert len(signal) == -(-1100 * 250 // RATES[number % 3])
-        if RATES[number % 3] == 500:
+        if RATES[number % 3] == 500 and number:
             microvolt = noise(seed=number, samples=1100).astype(float)
             expected = resample_poly(microvolt, 1, 2, axis=0, padtype="line")
             assert np.abs(signal - expected).max() <= 0.5001
@@ -86,6 +89,17 @@ def test_leads_are_put_in_order_by_name(tmp_path, command_on):
     _, signals, _ = load(tmp_path)
     assert np.array_equal(signals["A1"], signals["A2"])
     assert np.array_equal(signals["A3"], signals["A2"])  # as it comes, where names tell nothing
+
+
+def test_the_ptbxl_part_of_challenge_2021(tmp_path, command_on):
+    """Its headers write the unit in small letters, and one sample per frame."""
+    for name in ("A1", "A2", "HR00001"):
+        put(tmp_path, f"training/{name}")
+    header = tmp_path / "training/HR00001.hea"
+    header.write_text(header.read_text().replace("16+24 1000/mV", "16x1+24 1000.0(0)/mv"))
+    assert command_on(tmp_path / "training").code == 0
+    _, signals, _ = load(tmp_path)
+    assert len(signals) == 3 and np.array_equal(signals["HR00001"], signals["A1"])
 
 
 def test_records_of_one_subject_stay_together(tmp_path, command_on):
@@ -111,9 +125,8 @@ def test_records_of_one_subject_stay_together(tmp_path, command_on):
         train, test = (load_prepared(tmp_path / f"out/c_{name}.npz") for name in ("train", "test"))
         of_train, of_test = ({subjects.get(n) for n in part.record_ids} for part in (train, test))
         assert not of_train & of_test and len(of_train) > 10 < len(of_test)
-    command_on(source, "--overwrite", "--subjects", source / "other.hea").refused("not a list of")
     (tmp_path / "who.csv").write_text("a,b")
-    command_on(source, "--overwrite", *flags).refused("who.csv names no record of this data set")
+    command_on(source, "--overwrite", *flags).refused("who.csv has no line record,subject")
 
 
 UNUSABLE = {

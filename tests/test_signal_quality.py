@@ -19,7 +19,8 @@ def test_constant_or_clipped_at_one_end_or_both(dtype):
     for limits in ((-800, 800), (-800, 2000), (-2000, 800)):
         assert assess(WAVE.clip(*limits).astype(dtype)) == CLIPPED
     both = np.stack([WAVE, np.zeros_like(WAVE), WAVE.clip(-500, 500)], 1)
-    assert assess_leads(both) == (True, True) and assess_leads(both[:, :1]) == NEITHER
+    assert assess_leads(both) == CLIPPED and assess_leads(both[:, :1]) == NEITHER
+    assert assess_leads(both[:, [1, 1]]) == CONSTANT and assess_leads(both[:, :2]) == NEITHER
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,13 @@ def test_one_label_each(make, tmp_path):
     assert train.signal.shape[1] == 1 and isinstance(train.manifest["sd_mv"], float)
 
 
+def test_offsets_that_differ_between_recordings_are_warned_of(make, tmp_path):
+    assert make(rows(), *SAID).code == 0
+    for number, path in enumerate((tmp_path / "mine").glob("*.npy")):
+        np.save(path, np.load(path) + number)
+    assert "offsets of recordings differ" in make(rows(), *SAID, write=False).err
+
+
 def test_several_labels_make_a_multi_label_set(make, tmp_path):
     assert make(rows(labels=("AF;PVC", "N", "AF | N")), *SAID).code == 0
     train, test = load(tmp_path)

@@ -11,6 +11,7 @@ To add a data set, add a module that defines
 import importlib
 import pkgutil
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -54,6 +55,12 @@ class Listing:
     def class_counts(self) -> dict[str, int]:
         """Number of records of each class."""
         return dict(zip(self.classes, self.y.sum(0, dtype=int).tolist(), strict=True))
+
+    def separated(self) -> str | None:
+        """A patient whose records are in several parts of the split, if there is one."""
+        pairs = set(zip(self.patients.tolist(), self.parts.tolist(), strict=True))
+        name, parts = Counter(patient for patient, _ in pairs).most_common(1)[0]
+        return name if parts > 1 else None
 
     def keep(self, chosen: np.ndarray | list[int]) -> "Listing":
         """The listing of the records with these indices."""
