@@ -165,8 +165,7 @@ def write_results(
 
 
 def summarize(scores: dict[str, Any], targets: Targets) -> str:
-    """`macro F1 0.731, CinC-3 0.770 (A 0.711, N 0.898, …)`; the latter are F1 by class. Classes
-    without a recording, which macro F1 leaves out, are named."""
+    """`macro F1 0.731, CinC-3 0.770 (A 0.711, N 0.898, …), without ~: no recording`."""
     known = {label: scores[key] for key, label in targets.summary.items()}
     overall, by_class = (
         ", ".join(f"{name} {value:.3f}" for name, value in values.items() if value is not None)

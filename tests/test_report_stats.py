@@ -70,8 +70,8 @@ def test_interval_over_recordings():
         assert found[name].low < found[name].mean < found[name].high
     difference = means["beat"] - means["random"]
     assert found["random", "beat"].mean == pytest.approx(difference, abs=1e-6)
-    absent = table.assign(true_X=0, prob_X=0.0)[[*table.filter(regex="^(?!prob)"), "true_X",
-                                                 *table.filter(like="prob"), "prob_X"]]  # fmt: skip
+    probabilities = table.filter(like="prob")
+    absent = table.drop(columns=probabilities).assign(true_X=0, **probabilities, prob_X=0.0)
     assert stats.over_recordings(absent)["beat"] == pytest.approx(found["beat"])
     # The width of a share of 200: a few hundredths to each side.
     assert 0.04 < found["random"].high - found["random"].low < 0.2

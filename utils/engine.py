@@ -31,7 +31,6 @@ READ_EVERY = 50  # steps from one look at the loss to the next: each waits for t
 CLEARLY = 1.2  # how many times as fast bf16 must multiply on a CPU for `--precision auto`
 MATRIX_SIZE = 768  # of the products that are timed to find out
 CHECKPOINT_SECONDS = 300  # from one checkpoint to the next, by default
-MOST_INITIAL = 0.01  # share of initial batch statistics that is not warned of
 LEAST_SD = 1e-3  # mV, a unit of the prepared sets: a constant signal becomes zeros
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # of logits and labels
@@ -445,7 +444,7 @@ class Training:
         # Batch statistics start at mean 0 and variance 1; each step replaces the share `momentum`.
         new = () if self.run.arguments.get("weights_file") else self.model.modules()
         momenta = [module.momentum for module in new if hasattr(module, "running_mean")]
-        if (share := (1 - min(momenta, default=1.0)) ** self.steps_done) > MOST_INITIAL:
+        if (share := (1 - min(momenta, default=1.0)) ** self.steps_done) > 0.01:
             cause = f"after {self.steps_done} steps {share:.0%} of the running batch statistics"
             print(f"epoch {self.epoch}: {cause} are initial values, so that its scores and "
                   "predictions mean little; take more steps", file=sys.stderr)  # fmt: skip
