@@ -129,7 +129,7 @@ def measure_reading(args: argparse.Namespace, root: Path) -> Turns:
     """Reading int16 frames of 4,096 samples with labels of beats in one process."""
     write_icentia11k(root, args.patients, segments=2, samples=2**17, seed=0)
     index = open_index(root)
-    cohort, _ = choose_segments(index, None, FRAME, annotated=True)
+    cohort, _ = choose_segments(index, None, FRAME, annotated="beats")
     read_blocks(root, index, cohort, args.frames)  # fills the page cache
     for _ in range(args.repeats):
         in_blocks = seconds(read_blocks, root, index, cohort, args.frames)

@@ -25,13 +25,13 @@ Cohort = dict[int, np.ndarray]  # patient: numbers of the segments used, (segmen
 
 
 def choose_segments(
-    index: AnnotationIndex, patient_ids: Collection[int] | None, window: int, annotated: bool,
+    index: AnnotationIndex, patient_ids: Collection[int] | None, window: int, annotated: str,
     needed: Collection[int] = (),
 ) -> tuple[Cohort, list[dict[str, Any]]]:  # fmt: skip
     """Usable segments by patient, and record, patient and reason of those that are left out.
 
-    Those are shorter than the `window` of an example or, where it has to be `annotated`, lack
-    annotations. A UserError says that a patient named in `patient_ids` (None: all) or `needed` is
+    Those are shorter than the `window` of an example or lack what has to be `annotated`, see
+    `Task`. A UserError says that a patient named in `patient_ids` (None: all) or `needed` is
     missing or unusable, or that nothing is left.
     """
     table = index.segments
@@ -40,7 +40,10 @@ def choose_segments(
     left_out = [out for out in index.left_out if out["patient"] in wanted]
     for reason, mask in {
         f"shorter than an example of {window} samples": table["samples"] < window,
-        "no annotations": ~table["annotated"] & annotated,
+        "no annotations": ~table["annotated"] & bool(annotated),
+        "rhythm marks but no beats": (table["beats"] == 0)
+        & (table["rhythms"] > 0)
+        & (annotated == "beats"),
     }.items():
         left_out += [
             {"record": path.decode(), "patient": patient, "reason": reason}
@@ -60,11 +63,17 @@ def choose_segments(
     return cohort, left_out
 
 
-def draw_patients(cohort: Cohort, val_patients: float | int, seed: int) -> list[int]:
-    """Patients drawn at random: a share of them (rounded, at least one), or their number."""
+def draw_patients(
+    cohort: Cohort, val_patients: float | int, seed: int, same_subject: Mapping[int, int]
+) -> list[int]:
+    """A patient of each of some subjects drawn at random: a share of the subjects (rounded, at
+    least one), or their number."""
+    drawn = {}
+    for patient in rng(seed).permutation(list(cohort)).tolist():
+        drawn.setdefault(same_subject.get(patient, patient), patient)
     share = isinstance(val_patients, float)
-    count = max(round(val_patients * len(cohort)), 1) if share else val_patients
-    return rng(seed).permutation(list(cohort))[:count].tolist()
+    count = max(round(val_patients * len(drawn)), 1) if share else val_patients
+    return list(drawn.values())[:count]
 
 
 def split_subjects(
@@ -165,7 +174,7 @@ def open_data(
         source, patients = "--val-patient-ids", needed
     else:
         source = f"--val-patients {options.val_patients}"
-        patients = draw_patients(cohort, options.val_patients, options.seed)
+        patients = draw_patients(cohort, options.val_patients, options.seed, constants.same_subject)
     train, val = split_subjects(cohort, patients, constants.same_subject, source)
     if stored:
         val = {}

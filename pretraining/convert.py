@@ -12,9 +12,11 @@ import math
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import repeat
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,13 +27,21 @@ from pretraining.icentia11k import torrent
 from pretraining.icentia11k.index import FOLDER, parallel_map, read_record
 from pretraining.icentia11k.reader import BEAT_CODES, DESCRIPTION, ICENTIA11K, RHYTHM_CODES
 from recordings import Unusable, one_line
-from recordings.annotations import ALPHABETS, SAME_SUBJECT, Alphabet
+from recordings.annotations import ALPHABETS, SAME_SUBJECT, Alphabet, subject_of
 from recordings.formats import Recording, read_recording
 from recordings.resampling import resample
 from recordings.wfdb_files import ICENTIA_FS, ICENTIA_GAIN, read_atr, segment_path, write_segment
 from utils import cli
 from utils.cli import UserError
-from utils.files import HINTS, atomic_folder, read_json, sha256, summary, write_json
+from utils.files import (
+    HINTS,
+    atomic_folder,
+    read_json,
+    report_filled,
+    sha256,
+    summary,
+    write_json,
+)
 from utils.model_card import DATA_SETS, JOINED
 from utils.run import versions
 
@@ -49,11 +59,15 @@ class Converted(NamedTuple):
     segments: int = 0
     sums: tuple[float, float, float] = (0, 0, 0)  # number of samples, sum (mV), of squares (mV²)
     uncalibrated: bool = False  # no gain was stated
+    filled: int = 0  # missing or impossible samples that were interpolated
+    notes: tuple[str, ...] = ()  # what the user should know
+    subject: str | None = None  # that the record states
+    others: Mapping[str, int] = {}  # how often rhythm marks stand that count as noise
     sha256: Mapping[str, str] = {}  # of the files that were read
 
 
-def find_records(source: str, folder: Path, patient_ids: Collection[int] | None) -> dict[int, Path]:
-    """Record of each patient, without extension; of all patients where `patient_ids` is None.
+def find_records(source: str, folder: Path) -> dict[int, Path]:
+    """Record of each patient, without extension.
 
     In a database, a patient's number is the record's where all names are numbers of up to five
     digits, else its rank.
@@ -66,20 +80,17 @@ def find_records(source: str, folder: Path, patient_ids: Collection[int] | None)
         if len(set(numbers)) < len(names):
             numbers = range(len(names))
         records = {n: folder / name for n, name in sorted(zip(numbers, names, strict=True))}
-    if patient_ids is not None:
-        records = {n: path for n, path in records.items() if n in patient_ids}
-    if not records:
-        raise UserError(f"{folder} holds no records of {source}, or none of --patient-ids")
     return records
 
 
 def convert(
     sources: Sequence[tuple[str, Path]], out: Path, patient_ids: Collection[int] | None,
-    subjects: Path | None, append: bool, overwrite: bool,
+    subjects: Path | None, append: bool, overwrite: bool, annotator: str = "atr",
 ) -> None:  # fmt: skip
     """Write the records of all sources (names, see `SOURCES`, and folders) to `out`, whole or not
     at all: of these patients, or everybody. `append` adds to the set in `out`, `overwrite` replaces
-    it; `subjects` is a file for `read_subjects`."""
+    it; `subjects` is a file for `read_subjects`; `annotator` is the ending of the files of beats in
+    databases."""
     earlier = read_json(out / DESCRIPTION) if (out / DESCRIPTION).exists() else {}
     if append and not earlier.get("sources"):
         raise UserError(f"{out} is no converted set that --append can add to")
@@ -87,11 +98,16 @@ def convert(
         raise UserError(f"{out} exists; choose another --out, or --overwrite a converted set")
     before, same = (earlier["sources"], earlier["same_subject"]) if append else ([], {})
     source_of = {patient: s["name"] for s in before for patient in s["patient_of_record"].values()}
-    chosen = []
+    chosen, known = [], patients_of(before)
     for name, folder in sources:
         if out.resolve() in (folder.resolve(), *folder.resolve().parents):
             raise UserError(f"--from {folder} lies in --out {out}; choose another --out")
-        records = find_records(name, folder, patient_ids)
+        records = find_records(name, folder)
+        known |= {path.name: patient for patient, path in records.items()}
+        if patient_ids is not None:
+            records = {patient: path for patient, path in records.items() if patient in patient_ids}
+        if not records:
+            raise UserError(f"{folder} holds no records of {name}, or none of --patient-ids")
         for patient in sorted(records.keys() & source_of.keys()):
             both = f"patient {patient} of {name} is also in {source_of[patient]}"
             raise UserError(f"{both}; convert them to sets of their own, or see --patient-ids")
@@ -99,12 +115,15 @@ def convert(
         chosen.append((name, records))
     for patient in sorted(set(patient_ids or ()) - source_of.keys()):
         raise UserError(f"patient {patient} is not in {sources[-1][1]}")
+    pairs = read_subjects(subjects, known) if subjects else []
+    pairs += [(int(patient), other) for patient, other in same.items()]
     with atomic_folder(out) as made:
         if append:
             ignored = shutil.ignore_patterns(DESCRIPTION, FOLDER)
             shutil.copytree(out, made, copy_function=os.link, ignore=ignored, dirs_exist_ok=True)
-        added = [convert_source(*part, made, patient_ids is not None) for part in chosen]
-        description = describe([*before, *added], subjects, same)
+        named = patient_ids is not None
+        added = [convert_source(*part, made, named, annotator) for part in chosen]
+        description = describe([*before, *added], pairs)
         write_json(made / DESCRIPTION, description)
     print(
         f"{out}: {description['patients']} patients, {description['segments']} segments, "
@@ -113,12 +132,12 @@ def convert(
 
 
 def convert_source(
-    source: str, records: Mapping[int, Path], out: Path, named: bool
+    source: str, records: Mapping[int, Path], out: Path, named: bool, annotator: str
 ) -> dict[str, Any]:
     """Convert all records of a source; returns its description in `dataset.json`. Patients who were
     `named` must be usable."""
     torrents = source == "torrent"
-    one = _convert_torrent if torrents else partial(_convert_wfdb, source)
+    one = _convert_torrent if torrents else partial(_convert_wfdb, source, annotator)
     with parallel_map(in_processes=torrents and len(records) > torrent.READ_ALONE) as run:
         parts = run(one, records.keys(), records.values(), repeat(out))
         parts = list(tqdm(parts, "converting", len(records), unit="record", disable=None))
@@ -128,6 +147,7 @@ def convert_source(
     unusable = sorted(records.keys() - patients.values())
     if not patients or (named and unusable):
         raise UserError(f"patient {unusable[0]} cannot be used ({summary(left_out)})")
+    report(source, [(path.name, part) for (_, path), part in rows])
     uncalibrated = [path.name for (_, path), part in rows if part.uncalibrated]
     if uncalibrated:
         print(f"{source}: {len(uncalibrated)} records{HINTS['uncalibrated']}", file=sys.stderr)
@@ -146,17 +166,36 @@ def convert_source(
         "samples": int(samples),
         "uncalibrated": uncalibrated,
         "patient_of_record": patients,
+        "subject_of_record": {
+            path.name: part.subject for (_, path), part in rows if part.segments and part.subject
+        },
         "left_out": left_out,
+        "interpolated": {path.name: part.filled for (_, path), part in rows if part.filled},
         "same_subject": {patients[a]: patients[b] for a, b in pairs if {a, b} <= patients.keys()},
         "source_sha256": {name: sha for part in parts for name, sha in part.sha256.items()},
         "licence": data_set.licence if data_set else None,
     }
 
 
-def _convert_wfdb(source: str, patient: int, record: Path, out: Path) -> Converted:
+def report(source: str, parts: Sequence[tuple[str, Converted]]) -> None:
+    """Say what the user should know of the records of a source, in a line for each kind."""
+    noted = [(note, name) for name, part in parts for note in part.notes]
+    first = dict(reversed(noted))
+    for note, count in Counter(note for note, _ in noted).items():
+        print(f"{source}: {count} × {note}, such as {first[note]}", file=sys.stderr)
+    others = sum((Counter(part.others) for _, part in parts), Counter()).most_common()
+    if others:
+        marks = ", ".join(f"{count} × {mark}" for mark, count in others)
+        print(f"{source}: other rhythms count as noise: {marks}", file=sys.stderr)
+    report_filled({name: part.filled for name, part in parts if part.filled})
+
+
+def _convert_wfdb(source: str, annotator: str, patient: int, record: Path, out: Path) -> Converted:
     """One record of an annotated database."""
     try:
-        recording, ends, symbols, zones = read_annotated(record, ALPHABETS[source])
+        recording, ends, symbols, zones, others = read_annotated(
+            record, ALPHABETS[source], annotator
+        )
     except Unusable as reason:
         return Converted([{"record": record.name, "reason": str(reason)}])
     # Continued in a line: leads have offsets, which zeros beyond the ends would make steps.
@@ -165,29 +204,62 @@ def _convert_wfdb(source: str, patient: int, record: Path, out: Path) -> Convert
     ends = np.minimum(np.rint(ends * (ICENTIA_FS / recording.fs)).astype(np.int64), len(signal) - 1)
     for lead, samples in enumerate(digital.T.astype(np.int16)):
         write_segment(*segment_path(out, patient, lead), samples, GAIN, ends, symbols, zones)
-    files = (record.with_suffix(suffix) for suffix in (".hea", ".dat", ".atr"))
+    notes = ()
+    if not any(symbols):
+        kept = "rhythms but no beats" if any(zones) else "no beats and no rhythms"
+        notes = (f"{kept} (are beats in another file? see --annotator)",)
+    endings = dict.fromkeys(("hea", "dat", "atr", annotator))
+    files = (Path(f"{record}.{ending}") for ending in endings)
     checksums = {path.name: sha256(path) for path in files if path.exists()}
     sums = digital.size, digital.sum() / GAIN, (digital**2).sum() / GAIN**2
-    return Converted([], signal.shape[1], sums, recording.uncalibrated, checksums)
+    subject = subject_of(record.name, Path(f"{record}.hea").read_text("utf-8", "replace"))
+    known = recording.uncalibrated, recording.filled, notes, subject, others, checksums
+    return Converted([], signal.shape[1], sums, *known)
 
 
 def read_annotated(
-    record: Path, alphabet: Alphabet
-) -> tuple[Recording, np.ndarray, list[str], list[str]]:
-    """Recording in mV; beats (n,) at its rate, Icentia11k's symbol and rhythm zone of each."""
+    record: Path, alphabet: Alphabet, annotator: str = "atr"
+) -> tuple[Recording, np.ndarray, list[str], list[str], Counter[str]]:
+    """Recording in mV; beats (n,) at its rate, Icentia11k's symbol and rhythm zone of each; and
+    rhythm marks that open no zone.
+
+    Beats are those of the `annotator`, rhythms also those of the `.atr`, if there is one. The ends
+    of a zone in which no beat lies are listed as beats without a symbol.
+    """
     recording = read_recording(Path(f"{record}.hea"))
     if alphabet.fs not in (None, recording.fs):
         raise Unusable(f"header says {recording.fs} Hz, not {alphabet.fs}")
-    marks = read_atr(record)
-    ends, symbols, zones, zone = [], [], [], ""
-    for position, symbol, note in zip(marks.sample, marks.symbol, marks.aux_note, strict=True):
+    ends, symbols, zones, others = [], [], [], Counter()
+    zone, begin, first = "", 0, 0
+    marks = read_marks(record, annotator)
+    for position, symbol, note in [*marks, (len(recording.signal), "+", "(")]:
         if symbol == "+" and note.startswith("("):
-            zone = alphabet.rhythms.get(note.strip("\0"), "")
+            if zone and first == len(ends) and begin < position:
+                ends += [begin, position - 1]
+                symbols += [""] * 2
+                zones += [zone] * 2
+            others.update({note} - alphabet.rhythms.keys() - {"("})
+            zone, begin, first = alphabet.rhythms.get(note, ""), position, len(ends)
         elif symbol in alphabet.beats:
             ends.append(position)
             symbols.append(alphabet.beats[symbol])
             zones.append(zone)
-    return recording, np.array(ends, np.int64), symbols, zones
+    return recording, np.array(ends, np.int64), symbols, zones, others
+
+
+def read_marks(record: Path, annotator: str) -> list[tuple[int, str, str]]:
+    """Position, symbol and note of the annotator's marks and of rhythm marks in the `.atr`."""
+    marks = []
+    for name in dict.fromkeys(("atr", annotator)):
+        there = Path(f"{record}.{name}").exists()
+        if name == annotator and not there:
+            raise Unusable(f"no .{name}")
+        if there:
+            read = read_atr(record, name)
+            notes = (note.strip("\0 ") for note in read.aux_note)
+            rows = zip(read.sample.tolist(), read.symbol, notes, strict=True)
+            marks += [row for row in rows if name == annotator or row[1] == "+"]
+    return sorted(marks, key=itemgetter(0))
 
 
 def _convert_torrent(patient: int, record: Path, out: Path) -> Converted:
@@ -211,14 +283,24 @@ def _convert_torrent(patient: int, record: Path, out: Path) -> Converted:
     return Converted(left_out, len(samples), (sum(samples), 0, 0), sha256=checksums)
 
 
-def describe(
-    sources: Sequence[dict[str, Any]], subjects: Path | None, same_subject: Mapping[str, int]
-) -> dict[str, Any]:
-    """Content of `dataset.json`; `same_subject` is that of an earlier set."""
-    records = {name: n for source in sources for name, n in source["patient_of_record"].items()}
-    known = [same_subject, *(source["same_subject"] for source in sources)]
-    pairs = [(int(patient), other) for pairs in known for patient, other in pairs.items()]
-    same = unite(pairs + (read_subjects(subjects, records) if subjects else []))
+def patients_of(sources: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Patient of each record of the sources."""
+    return {name: n for source in sources for name, n in source["patient_of_record"].items()}
+
+
+def describe(sources: Sequence[dict[str, Any]], pairs: list[tuple[int, int]]) -> dict[str, Any]:
+    """Content of `dataset.json`; `pairs` of patients are one person, besides those that the sources
+    state."""
+    records, first = patients_of(sources), {}
+    for number, source in enumerate(sources):
+        pairs += [(int(patient), other) for patient, other in source["same_subject"].items()]
+        for name, subject in source.get("subject_of_record", {}).items():
+            patient = source["patient_of_record"][name]
+            key = subject, number if " " in subject else None
+            pairs += [(patient, first.setdefault(key, patient))]
+            pairs += [(patient, records.get(subject, patient))]
+    patients = {n for source in sources for n in source["patient_of_record"].values()}
+    same = unite(pairs, patients)
     counts = {name: sum(s[name] for s in sources) for name in ("patients", "segments", "samples")}
     parts = [(s["samples"] / counts["samples"], s["mean_mv"], s["sd_mv"]) for s in sources]
     mean = sum(share * part_mean for share, part_mean, _ in parts)
@@ -237,13 +319,15 @@ def describe(
     }
 
 
-def unite(pairs: Iterable[tuple[int, int]]) -> dict[str, int]:
-    """Mapping of duplicate patients to the first of a person, from pairs who are one person."""
+def unite(pairs: Iterable[tuple[int, int]], patients: set[int]) -> dict[str, int]:
+    """Mapping of duplicate patients to the first of a person, from pairs who are one person; only
+    those among the `patients`."""
     groups: dict[int, set[int]] = {}
     for pair in pairs:
         group = set().union(*(groups.get(patient, {patient}) for patient in pair))
         groups |= dict.fromkeys(group, group)
-    return {str(p): min(groups[p]) for p in sorted(groups) if p != min(groups[p])}
+    first = {p: min(groups[p] & patients) for p in sorted(groups.keys() & patients)}
+    return {str(p): other for p, other in first.items() if p != other}
 
 
 def read_subjects(path: Path, patient_of_record: Mapping[str, int]) -> list[tuple[int, int]]:
@@ -269,6 +353,11 @@ def main() -> None:
     flag("--from", type=cli.existing, action="append", required=True, dest="folders",
          metavar="FOLDER", help="folder of its files")  # fmt: skip
     flag("--out", type=Path, required=True, help="new folder for the converted set")
+    flag(
+        "--annotator",
+        default="atr",
+        help="ending of the files of beats in databases, such as qrs; rhythms stay those of .atr",
+    )
     flag("--patient-ids", type=cli.id_list, help="such as 0,1,2 or 0-109; all by default")
     about = "file of lines patient,subject: records of one person, where the source does not say"
     flag("--subjects", type=cli.file, help=about)
@@ -278,7 +367,15 @@ def main() -> None:
     if len(args.source) != len(args.folders):
         parser.error(f"{len(args.source)} --source but {len(args.folders)} --from; give pairs")
     sources = list(zip(args.source, args.folders, strict=True))
-    convert(sources, args.out, args.patient_ids, args.subjects, args.append, args.overwrite)
+    convert(
+        sources,
+        args.out,
+        args.patient_ids,
+        args.subjects,
+        args.append,
+        args.overwrite,
+        args.annotator.lstrip("."),
+    )
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ class Task:
 
     frame_size: int  # samples
     classes: ClassVar[tuple[str, ...]] = ()  # of the logits; empty where the label is a position
-    annotated: ClassVar[bool] = True  # whether it needs annotations
+    annotated: ClassVar[str] = "beats"  # or "rhythms": what it needs; empty where nothing
     num_frames = 1  # of an example
     num_outputs = property(lambda self: len(self.classes))  # logits of an example
     window = property(lambda self: self.frame_size)  # samples that an example takes in one stretch
@@ -82,6 +82,7 @@ class Beat(Task):
 
 class Rhythm(Task):
     classes = RHYTHM_CLASSES
+    annotated = "rhythms"
 
     def label_frames(self, index, segments, starts):
         annotations = index.arrays["rhythm_ends"], index.arrays["rhythm_codes"]
@@ -106,7 +107,7 @@ class ContextPrediction(Task):
     context_overlap: int  # samples shared by neighbouring frames of the context
     positive_offset: int  # frames left out between the context and the positive one
     ns: int  # negatives
-    annotated: ClassVar[bool] = False
+    annotated: ClassVar[str] = ""
 
     num_frames = property(lambda self: self.context_size + self.num_outputs)
     num_outputs = property(lambda self: 1 + self.ns)

@@ -3,6 +3,7 @@
 Beat symbols and rhythm marks are PhysioNet's; the classes are Icentia11k's (Tan et al. 2019).
 """
 
+import re
 from typing import NamedTuple
 
 BEAT_CLASSES = ("undefined", "normal", "pac", "aberrated", "pvc")
@@ -22,7 +23,7 @@ class Alphabet(NamedTuple):
     fs: float | None  # Hz, where all records have the same
 
 
-_RHYTHMS = {"(N": "(N", "(SBR": "(N", "(AFIB": "(AFIB", "(AFL": "(AFL"}
+_RHYTHMS = {"(N": "(N", "(NSR": "(N", "(SBR": "(N", "(AFIB": "(AFIB", "(AFL": "(AFL"}
 # PhysioNet's beat symbols; MIT-BIH (Moody & Mark 2001) does without some of them.
 _SYMBOLS = {"N": "NLRBejn", "S": "AaJS", "V": "VEr", "Q": "Q/fF?"}
 _BEATS = {symbol: icentia for icentia, symbols in _SYMBOLS.items() for symbol in symbols}
@@ -38,3 +39,20 @@ FIBRILLATION, FLUTTER = "AFIB", "AFL"
 
 # Records of which one is the other's subject again (Moody & Mark 2001).
 SAME_SUBJECT = {"mitdb": {"202": "201"}}
+# Names of records that state a subject, perhaps by another record: data_84_1 of CPSC2021; 118e06 of
+# the noise stress test and sel118 of QTDB, which are taken from 118 of MIT-BIH.
+SUBJECT_IN_NAME = re.compile(r"(?P<a>.*\d)_\d+|(?P<b>\d+)e_?\d+|sel(?P<c>e?\d+)")
+# A line of a header that does, as in INCART: `# patient 12`.
+SUBJECT_IN_HEADER = re.compile(
+    r"# *((?:patient|subject)[ _]*(?:id|number|no\.?)?[ :=]*\w*\d\w*) *", re.IGNORECASE
+)
+
+
+def subject_of(record: str, header: str) -> str | None:
+    """The subject that the name of a record or a line of its header states: another record's name,
+    or text that holds a blank, which means nothing in other databases."""
+    lines = (SUBJECT_IN_HEADER.fullmatch(line.strip()) for line in header.splitlines())
+    if stated := next(filter(None, lines), None):
+        return f"header: {stated[1]}"
+    match = SUBJECT_IN_NAME.fullmatch(record)
+    return match and next(filter(None, match.groups()))

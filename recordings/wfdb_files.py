@@ -244,7 +244,8 @@ def write_segment(
 
     Args:
         digital: (samples,) int16. gain: units per mV.
-        ends: (beats,) sample of each beat, ascending. symbols: `Q`, `N`, `S`, `a` or `V` of each.
+        ends: (beats,) sample of each beat, ascending. symbols: `Q`, `N`, `S`, `a` or `V` of each,
+            `""` at a place where only a rhythm zone begins or ends.
         zones: the mark that opens the rhythm zone each beat lies in, `""` for none.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -254,7 +255,7 @@ def write_segment(
     )  # fmt: skip
     marks, around = [], ["", *zones, ""]  # marks have place, symbol and note
     for i, (end, symbol, zone) in enumerate(zip(ends, symbols, zones, strict=True)):
-        marks.append((end, symbol, ""))
+        marks += [(end, symbol, "")] * bool(symbol)
         note = zone * (zone != around[i]) + ")" * (zone != around[i + 2])
         if zone and note:  # a rhythm mark behind the first and last beat of a zone
             marks.append((end, "+", note))

@@ -64,7 +64,7 @@ def put_index(folder: Path) -> None:
 
 
 def batches(index: annotations.AnnotationIndex, task: str) -> FrameBatches:
-    chosen, _ = cohort.choose_segments(index, None, FRAME, annotated=True)
+    chosen, _ = cohort.choose_segments(index, None, FRAME, annotated="beats")
     frames = sampler.Sampler(list(chosen.values()), index.segments["samples"], FRAME, 8, (0,))
     return FrameBatches(TASKS[task](FRAME), index, frames, icentia11k.ICENTIA11K, 8, 8)
 

@@ -10,10 +10,13 @@ import wfdb
 from scipy.signal import resample_poly
 
 from pretraining import convert, trainer
-from pretraining.cohort import draw_patients, split_subjects
+from pretraining.cohort import choose_segments, draw_patients, split_subjects
 from pretraining.icentia11k import reader
+from pretraining.icentia11k.index import open_index
+from pretraining.tasks import Beat, Rhythm
 from recordings.annotations import ALPHABETS, BEAT_CLASSES, RHYTHM_CLASSES
 from tests.helpers import command, contents
+from utils.cli import UserError
 from utils.files import sha256
 
 # (sample, symbol, rhythm mark); `~` marks noise and is no beat
@@ -140,6 +143,43 @@ def test_records_of_other_names_and_at_250_hz(call, tmp_path, out):
     original = wfdb.rdrecord(str(tmp_path / "b12")).p_signal[:, 0]
     np.testing.assert_allclose(signal(segment(out, 1, 0)), original, atol=1e-9)
     assert reader.read_annotations(segment(out, 1, 0))[0][:3].tolist() == [77, 370, 662]
+
+
+# Rhythms of a record in which the last two are not Icentia11k's
+RHYTHM_MARKS = {5: "(N", 1000: "(AFIB", 1800: "(VFL", 2200: "(NSR", 2600: "(J"}
+
+
+def put_rhythms(folder, annotator):
+    """A record as those of AFDB: rhythm marks in .atr, beats in another file."""
+    put_record(folder, "04015", fs=250)
+    write = {"record_name": "04015", "write_dir": str(folder)}
+    (folder / "04015.atr").unlink()
+    places, notes = map(list, zip(*RHYTHM_MARKS.items(), strict=True))
+    wfdb.wrann(**write, extension="atr", sample=np.array(places) * 2160 // 3000,
+               symbol=["+"] * 5, aux_note=notes)  # fmt: skip
+    wfdb.wrann(**write, extension=annotator, sample=np.arange(100, 2160, 50), symbol=["N"] * 42)
+
+
+@pytest.mark.parametrize("annotator", ["atr", "qrs", "ecg"])
+def test_rhythms_without_beats_are_kept(call, tmp_path, out, annotator):
+    put_rhythms(tmp_path, annotator if annotator != "atr" else "qrs")
+    flags = ["--annotator", annotator] if annotator != "atr" else []
+    result = call(tmp_path, *flags, source="wfdb")
+    assert result.code == 0 and "other rhythms count as noise: 1 × (VFL, 1 × (J\n" in result.err
+    said = "wfdb: 1 × rhythms but no beats (are beats in another file? see --annotator), such as"
+    assert (said in result.err) == (annotator == "atr")
+    index = open_index(out)
+    starts = np.array([100, 800, 1310, 1600, 1900])
+    labels = Rhythm(100).label_frames(index, np.zeros(5, np.int64), starts)
+    assert [RHYTHM_CLASSES[k] for k in labels] == ["normal", "afib", "noise", "normal", "noise"]
+    assert index.segments["beats"].tolist() == [0 if annotator == "atr" else 42] * 2
+    if annotator == "atr":
+        assert index.annotations(0)["rhythm_ends"].tolist() == [3, 720, 1296, 1584, 1872, 2160]
+        with pytest.raises(UserError, match="2 × rhythm marks but no beats"):
+            choose_segments(index, None, 100, Beat.annotated)
+    assert choose_segments(index, None, 100, Rhythm.annotated)[1] == []
+    shutil.rmtree(out)
+    call(tmp_path, "--annotator", "xyz", source="wfdb").refused("no .xyz")
 
 
 def test_what_may_not_be_replaced(call, source, out):
@@ -297,6 +337,43 @@ def test_subjects_of_a_file_are_added_to_what_is_known(joined, tmp_path):
     assert described(joined)["subjects"] == 3 and constants.name == "mitdb+svdb+wfdb"
 
 
+@pytest.mark.parametrize(("names", "comment", "same", "with_mitdb"), [
+    ("data_84_1 data_84_2 data_84_10 data_9_1 data_9_2", "", {1: 0, 2: 0, 4: 3}, {}),
+    ("I01 I02 I03", "# patient 1", {1: 0, 2: 0}, {}),
+    ("I01 I02 I03", "# patient has a pacemaker", {}, {}),
+    ("rec_1 rec_2 bw", "#Subject_ID: X7\n# subject of 3 studies", {1: 0, 2: 0}, {}),
+    ("rec_1 rec_2 bw em a100", "", {}, {}),
+    ("118e06 118e_6 119e24", "", {1: 0}, {118: 0, 1: 0, 119: 2}),
+    ("sel118 sele0104 x y z", "", {}, {118: 0}),
+])  # fmt: skip
+def test_subjects_that_records_state(tmp_path, out, names, comment, same, with_mitdb):
+    for name in names.split():
+        put_record(tmp_path, name)
+        with (tmp_path / f"{name}.hea").open("a") as file:
+            file.write(comment)
+    flags = ["--source", "wfdb", "--from", tmp_path]
+    assert run(out, *flags).code == 0
+    assert reader.read_constants(out).same_subject == same
+    assert described(out)["subjects"] == len(names.split()) - len(same)
+    if with_mitdb:
+        (tmp_path / "mitdb").mkdir()
+        for name in ("118", "119"):
+            put_record(tmp_path / "mitdb", name)
+        flags = ["--source", "mitdb", "--from", tmp_path / "mitdb", "--append"]
+        assert run(out, *flags).code == 0
+        assert reader.read_constants(out).same_subject == with_mitdb
+
+
+def test_subjects_of_records_that_are_left_out(sources, tmp_path):
+    file, out = tmp_path / "subjects.csv", tmp_path / "sets/out"
+    file.write_text("100,Ann\n201,Ann\n202,Ann\n")
+    (tmp_path / "mitdb/100.dat").unlink()
+    assert run(out, *sources["mitdb"], "--subjects", file).code == 0
+    assert reader.read_constants(out).same_subject == {202: 201}
+    flags = ["--patient-ids", "100,202", "--overwrite", "--subjects", file]
+    run(out, *sources["mitdb"], *flags).refused("patient 100 cannot be used")
+
+
 @pytest.mark.parametrize(
     "content", [b"100\n", b"100,a,b\n", b"777,a\n", b"100;a\n", b"\xff\xfe\n", b"100,\0\n77"]
 )
@@ -304,7 +381,7 @@ def test_subjects_that_cannot_be_used(sources, tmp_path, content):
     file = tmp_path / "subjects.csv"
     file.write_bytes(content)
     run(tmp_path / "sets/out", *sources["mitdb"], "--subjects", file).refused(str(file))
-    assert not list((tmp_path / "sets").iterdir())
+    assert not (tmp_path / "sets").exists()
 
 
 def test_patients_that_validate_by_number(joined, tmp_path):
@@ -354,8 +431,8 @@ def test_whole_databases(ecg_data, tmp_path):
     assert (symbols.total(), symbols["S"], symbols["V"]) == (184_583, 12_188, 9_943)
     cohort, sides = {patient: np.zeros(1, np.int64) for patient in numbers}, set()
     for seed in range(200):
-        drawn = draw_patients(cohort, 0.1, seed)
-        _, val = split_subjects(cohort, drawn, reader.read_constants(out).same_subject, "")
+        same = reader.read_constants(out).same_subject
+        _, val = split_subjects(cohort, draw_patients(cohort, 0.1, seed, same), same, "")
         sides.add((201 in val, 202 in val))
     assert sides == {(True, True), (False, False)}
     shutil.rmtree(out)

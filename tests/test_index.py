@@ -182,15 +182,15 @@ def test_only_patients_asked_for_are_read(cohort_copy, read):
 
 
 def test_patients_asked_for_are_chosen(index):
-    cohort, left_out = choose_segments(index, None, 6000, annotated=True)
+    cohort, left_out = choose_segments(index, None, 6000, annotated="beats")
     assert {patient: rows.tolist() for patient, rows in cohort.items()} == {
         patient: [2 * patient, 2 * patient + 1] for patient in range(6)
     }
     assert left_out == []
-    assert list(choose_segments(index, [4, 1], 512, annotated=True)[0]) == [1, 4]
+    assert list(choose_segments(index, [4, 1], 512, annotated="beats")[0]) == [1, 4]
     for asked, needed in (([1, 7], []), (None, [7])):
         with pytest.raises(UserError, match=r"patient 7 is not in .*icentia11k"):
-            choose_segments(index, asked, 512, annotated=True, needed=needed)
+            choose_segments(index, asked, 512, annotated="beats", needed=needed)
 
 
 def test_what_cannot_be_used_is_left_out_with_its_reason(cohort_copy):
@@ -200,7 +200,7 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(cohort_copy):
         cut_short(signal_file(cohort_copy, name))
     signal_file(cohort_copy, "p00002_s00").with_suffix(".atr").unlink()
     index = open_index(cohort_copy)
-    cohort, left_out = choose_segments(index, None, 4096, annotated=True)
+    cohort, left_out = choose_segments(index, None, 4096, annotated="beats")
     cut = "header says 6000 samples, file holds 3000"
     assert [(out["record"][-10:], out["patient"], out["reason"]) for out in left_out] == [
         ("p00001_s00", 1, cut), ("p00003_s00", 3, cut), ("p00003_s01", 3, cut),
@@ -209,14 +209,14 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(cohort_copy):
     ]  # fmt: skip
     counts = [len(cohort.get(patient, [])) for patient in range(6)]
     assert counts == [1, 1, 1, 0, 2, 2]
-    cohort, left_out = choose_segments(index, [0, 2], 3000, annotated=False)
+    cohort, left_out = choose_segments(index, [0, 2], 3000, annotated="")
     assert [len(rows) for rows in cohort.values()] == [2, 2] and left_out == []
     with pytest.raises(UserError, match="patient 3 cannot be used: header says 6000 samples"):
-        choose_segments(index, [2, 3], 512, annotated=True)
+        choose_segments(index, [2, 3], 512, annotated="beats")
     with pytest.raises(UserError, match=r"no segment can be used \(12 left out: 9 × shorter"):
-        choose_segments(index, None, 6001, annotated=True)
+        choose_segments(index, None, 6001, annotated="beats")
     # The manifest of a run lists all of it, and names no machine.
-    cohort, left_out = choose_segments(index, None, 512, annotated=True)
+    cohort, left_out = choose_segments(index, None, 512, annotated="beats")
     about = json.dumps(manifest(index, cohort, {4: cohort.pop(4)}, left_out))
     assert str(cohort_copy.parent) not in about
     train, val, listed = json.loads(about).values()
@@ -227,7 +227,7 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(cohort_copy):
 
 def split(patients, asked, seed, same_subject):
     cohort = {patient: np.array([patient]) for patient in patients}
-    drawn = draw_patients(cohort, asked, seed)
+    drawn = draw_patients(cohort, asked, seed, same_subject)
     return split_subjects(cohort, drawn, same_subject, f"--val-patients {asked}")
 
 
@@ -239,6 +239,10 @@ def test_records_of_one_subject_stay_together():
         assert len(val) in (5, 6)
         chosen.add(frozenset(val))
     assert len(chosen) > 10
+    # As in CPSC2021: 14 records of each person. A share is one of persons.
+    same = {record: record // 14 * 14 for record in range(1400)}
+    for asked, count in ((0.05, 70), (3, 42)):
+        assert len(split(range(1400), asked, 1, same)[1]) == count
     with pytest.raises(UserError, match="takes all of 2 usable patients"):
         split([3, 7], 1, 0, {7: 3})
 

@@ -115,7 +115,7 @@ def same_frames(one, other, *tasks):
     for task in tasks:
         drawn = []
         for index in (one, other):
-            cohort, _ = choose_segments(index, None, FRAME, annotated=True)
+            cohort, _ = choose_segments(index, None, FRAME, annotated="beats")
             sampler = Sampler(list(cohort.values()), index.segments["samples"], FRAME, 20, (0,))
             batches = FrameBatches(TASKS[task](FRAME), index, sampler, reader.ICENTIA11K, 120, 120)
             drawn.append(batches[range(1)])

@@ -113,13 +113,15 @@ def read(record: Path) -> Iterator[tuple[Path, Segment]]:
     if (signal == INVALID).any():
         raise Unusable("missing (NaN) samples")
     annotated = Path(f"{record}.atr").exists()
-    annotations = read_annotations(record) if annotated else NO_ANNOTATIONS
+    annotations = read_annotations(record, header.samples) if annotated else NO_ANNOTATIONS
     yield record, Segment(header, signal, assess(signal), annotated, *annotations)
 
 
-def read_annotations(record: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def read_annotations(
+    record: Path, samples: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Ends and codes of the beats in the `.atr`, then of the rhythm at each beat, rebuilt from the
-    zones; see `Segment`."""
+    zones, and of zones in which no beat lies; see `Segment`."""
     marks = wfdb_files.read_atr(record)
     positions = np.asarray(marks.sample, np.int64)
     codes = np.array([BEAT_CODES.get(symbol, -1) for symbol in marks.symbol], np.int8)
@@ -130,19 +132,42 @@ def read_annotations(record: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
     # The zone each beat lies in. Zones include the beats that their marks sit on; one that is not
     # closed lasts until the next one opens, or to the last beat.
     rhythms = np.full(len(ends), NO_ZONE, np.int8)
-    zone, first = NO_ZONE, 0
-    for position, note, symbol in zip(positions, marks.aux_note, marks.symbol, strict=True):
+    zone, first, begin = NO_ZONE, 0, 0
+    empty = []  # begin, end and code of zones in which no beat lies
+    for position, note, symbol in zip(
+        positions.tolist(), marks.aux_note, marks.symbol, strict=True
+    ):
         note = note.strip("\0") if symbol == "+" else ""
         if note.startswith("("):
             opened = np.searchsorted(ends, position, "left")
             rhythms[first:opened] = zone
-            zone, first = RHYTHM_CODES.get(note.rstrip(")"), NO_ZONE), opened
+            empty += [(begin, position, zone)] * int(first == opened and zone != NO_ZONE)
+            zone, first, begin = RHYTHM_CODES.get(note.rstrip(")"), NO_ZONE), opened, position
         if note.endswith(")"):
             closed = np.searchsorted(ends, position, "right")
             rhythms[first:closed] = zone
+            empty += [(begin, position + 1, zone)] * int(first == closed and zone != NO_ZONE)
             zone, first = NO_ZONE, closed
     rhythms[first:] = zone
-    return ends, codes, ends, rhythms
+    empty += [(begin, samples, zone)] * int(first == len(ends) and zone != NO_ZONE)
+    intervals = _with_empty_zones(ends, rhythms, empty, samples) if empty else (ends, rhythms)
+    return ends, codes, *intervals
+
+
+def _with_empty_zones(
+    ends: np.ndarray, rhythms: np.ndarray, empty: list[tuple[int, int, int]], samples: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rhythm intervals that end at beats, and those of `empty` zones, which have none."""
+    marks, last = list(zip(ends.tolist(), rhythms.tolist(), strict=True)), 0
+    for begin, end, zone in empty:
+        marks += [(begin, NO_ZONE)] * (begin > last) + [(end, zone)]
+        last = end
+    if not len(ends):  # else what follows the last beat is undefined, as in Icentia11k
+        marks += [(samples, NO_ZONE)] * (samples > last)
+    ends, codes = np.array(sorted(marks), np.int64).T
+    if ends[0] < 0 or ends[-1] >= LATEST:
+        raise Unusable("annotations out of order")
+    return ends, codes.astype(np.int8)
 
 
 def read_header(record: Path) -> Header:
