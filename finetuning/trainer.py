@@ -1,6 +1,6 @@
-"""Fine-tune a network, with new or pretrained weights, to classify recordings.
+r"""Fine-tune a network, with new or pretrained weights, to classify recordings.
 
-    python -m finetuning.trainer --job-dir jobs/af --train data/physionet_train.npz \\
+    python -m finetuning.trainer --job-dir jobs/af --train data/physionet_train.npz \
         --test data/physionet_test.npz --weights-file jobs/beat/weights.safetensors
 
 Writes args.json, history.csv, timing.csv, best_model.safetensors, MODEL_CARD.md,

@@ -1,6 +1,7 @@
 """Flags: what they accept, presets, and the one line that says what is wrong."""
 
 import importlib
+import os
 import subprocess
 import sys
 from argparse import ArgumentTypeError
@@ -67,6 +68,47 @@ def test_unknown_or_shortened_flag(name, flag):
 
 
 @pytest.mark.parametrize(
+    ("name", "given", "meant"),
+    [
+        (PRETRAIN, "--val-met=f1", "--val-metric"),
+        (PRETRAIN, "--batchsize=8", "--batch-size"),
+        (PRETRAIN, "--steps=8", "--steps-per-epoch"),
+        (PRETRAIN, "--Frame_size=8", "--frame-size"),
+        (PRETRAIN, "--spectrogram-b=8", "--spectrogram-bins"),
+        ("finetuning.prepare", "--overwrit", "--overwrite"),
+        ("utils.weights", "--hlaf=x", "--half"),
+        ("utils.weights", "--nothing-like-it", None),
+    ],
+)
+def test_the_flag_that_was_meant(name, given, meant):
+    result = call(name, given)
+    result.refused(f"did you mean {meant}?" if meant else "unrecognized")
+    assert ("did you mean" in result.err) == bool(meant)
+
+
+def test_a_mistyped_flag_that_is_required():
+    words = ["--job_dir", "x", "--train", __file__]
+    command(finetuning.main, *words).refused(
+        "required: --job-dir; --job_dir: did you mean --job-dir"
+    )
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "words", [["utils.weights", "weights/af_resnet18.safetensors"], [FINETUNE, "--help"]]
+)
+def test_nobody_reads_the_output(words, unbuffered):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    process = subprocess.run(
+        [sys.executable, "-m", *words], cwd=ROOT, stdout=write_end, stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+    )  # fmt: skip
+    os.close(write_end)
+    assert not process.stderr
+
+
+@pytest.mark.parametrize(
     ("name", "flags"),
     [
         (PRETRAIN, [
@@ -109,6 +151,7 @@ def test_bad_value(name, flags):
         ),
         (ValueError("a bug"), None),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), None),
+        (BrokenPipeError(32, "Broken pipe"), None),  # not that of the output
         (RuntimeError("Expected memory format torch.channels_last"), None),
     ],
 )
@@ -157,7 +200,7 @@ def parse(monkeypatch, tmp_path):
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_sets_its_flags_and_no_others(parse, name):
     plain = vars(parse(name))
-    assert PRESETS[name].keys() == PRESETS["prepare"].keys()
+    assert PRESETS[name].keys() == {"paper", "authors-code", "team1"}
     for preset, values in PRESETS[name].items():
         assert vars(parse(name, "--preset", preset)) == plain | values | {"preset": preset}
         assert values.keys() <= plain.keys()

@@ -184,7 +184,7 @@ def test_flags_that_are_not_at_their_defaults():
     earlier = {"seed": 10, "lr": 0.001, "arch": None, "preset": None, "epochs": 20}
     assert collect.changed_flags(earlier) == "none" and collect.split_flags("none") == []
     changed = {"lr": 0.01, "augment": True, "mixup": 0.0, "val_size": 0.0625, "compile": True}
-    words = collect.changed_flags(earlier | changed | {"preset": "recommended"})
+    words = collect.changed_flags(earlier | changed | {"preset": "paper"})
     assert words == "--lr 0.01, --augment"
     assert collect.split_flags(words) == ["--lr 0.01", "--augment"]
 

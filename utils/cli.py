@@ -3,11 +3,13 @@
 import argparse
 import errno
 import math
+import os
 import re
 import signal
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,7 @@ from recordings import Unusable
 LONGEST = 2000  # characters of an error
 # Settings of the works that are reproduced, by command; the README's table explains them. The
 # paper is Weimann & Conrad (2021), `authors-code` the defaults of their repository (of fine-tuning,
-# the command of its README), `team1` the replication. `recommended` goes beyond them by what the
-# ablation of the report favours.
+# the command of its README), `team1` the replication.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "pretraining": {
         "paper": {"val_patients": 0.05},
@@ -29,19 +30,16 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
                          "epochs": 1, "val_patients": 0},
         "team1": {"frame_size": 4096, "batch_size": 512, "steps_per_epoch": 1024,
                   "spectrogram_input": "raw"},
-        "recommended": {},
     },
     "prepare": {
         "paper": {"pad": 15000},  # 60 s
         "authors-code": {"pad": 16384},
         "team1": {"pad": 16384, "resampling": "fft"},
-        "recommended": {},
     },
     "finetuning": {
         "paper": {"stop_metric": "train_acc"},
         "authors-code": {"val_metric": "loss"},
         "team1": {"batch_size": 128},
-        "recommended": {"ema": 0.99},
     },
 }  # fmt: skip
 
@@ -57,12 +55,22 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Refuses unknown and shortened flags, in one line."""
+    """Refuses unknown and shortened flags, in one line that names the flags most like them."""
 
     def __init__(self, **kwargs):
         super().__init__(allow_abbrev=False, formatter_class=_Formatter, **kwargs)
 
     def error(self, message: str):
+        flags = list(self._option_string_actions)
+        # Where a flag is missing, its name may have been mistyped.
+        if message.startswith(("unrecognized arguments", "the following arguments are required")):
+            for word in sys.argv[1:]:
+                name = word.partition("=")[0]
+                likely = name.lower().replace("_", "-")
+                near = [flag for flag in flags if flag.startswith(likely)]
+                near = near[:3] or get_close_matches(likely, flags, 1)
+                if name.startswith("--") and name not in [*flags, "--"] and near:
+                    message += f"; {name}: did you mean {' or '.join(near)}?"
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
     def given(self) -> set[str]:
@@ -75,8 +83,8 @@ class Parser(argparse.ArgumentParser):
     def parse_with_preset(self, command: str) -> argparse.Namespace:
         """Add `--preset`, a key of `PRESETS[command]`, and parse: its values hold for the flags
         that are not given."""
-        about = ("settings of the paper, of its authors' code or of the replication, or those that"
-                 " this project recommends, for the flags that are not given")  # fmt: skip
+        about = ("settings of the paper, of its authors' code or of the replication, for the flags"
+                 " that are not given")  # fmt: skip
         self.add_argument("--preset", choices=PRESETS[command], help=about)
         self.set_defaults(**PRESETS[command].get(self.parse_args().preset, {}))
         return self.parse_args()
@@ -207,12 +215,17 @@ def spectrogram_settings(args: argparse.Namespace) -> dict[str, int | str]:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call `main`; report what the user can put right in one line, and exit with code 2."""
+    """Call `main`; report what the user can put right in one line, and exit with code 2. Ends
+    silently where nobody reads its output any more, as in `| head`."""
     sys.stdout.reconfigure(line_buffering=True)  # so that a log file can be followed
     # As an exception, so that temporary files are removed on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         return main()
+    except BrokenPipeError:
+        if not _reader_left("\n"):
+            raise
+        sys.exit(128 + signal.SIGPIPE)
     except (UserError, Unusable, NetworkError) as error:
         message = str(error)
     except OSError as error:
@@ -228,8 +241,20 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    finally:
+        _reader_left()
     print(f"error: {plain(message[:LONGEST])}", file=sys.stderr)
     sys.exit(2)
+
+
+def _reader_left(text: str = "") -> bool:
+    """Write `text`; whether nobody reads the output any more, so that the rest is dropped."""
+    try:
+        print(end=text, flush=True)
+    except BrokenPipeError:  # Python would report it again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def out_of_memory(error: BaseException) -> bool:
