@@ -39,11 +39,9 @@ def make_optimizer(model: nn.Module, lr: float, weight_decay: float = 0.0) -> to
     settings = {"lr": lr, "eps": 1e-7, "fused": True}
     if not weight_decay:
         return torch.optim.Adam(model.parameters(), **settings)
-    groups = [
-        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, **settings)
+    kernels = {"params": [p for p in model.parameters() if p.ndim > 1]}
+    others = {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}
+    return torch.optim.AdamW([kernels, others], weight_decay=weight_decay, **settings)
 
 
 def learning_rate_factor(step: int, steps: int, schedule: str, warmup: float = 0) -> float:

@@ -153,8 +153,7 @@ def main() -> None:
     )  # fmt: skip
     save_weights(args.out, model.state_dict(), metadata)
     write_card(card_beside(args.out), args.out)
-    total = f"{count_parameters(model):,} parameters"
-    print(f"{kind}: {architecture}, {stages} of {len(known.blocks)} stages, {total}")
+    print(f"{kind}: {architecture}, stages {stages}, {count_parameters(model):,} parameters")
     print(f"{args.out}: task {task}, {classes or 'no'} classes")
 
 

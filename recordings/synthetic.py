@@ -116,9 +116,6 @@ def _draw_signal(rng, patient, beats: np.recarray, samples: int, hertz: int) -> 
     following = np.searchsorted(beats.times, np.arange(samples) / hertz)
     rhythms = beats.rhythms[following.clip(max=len(beats.times) - 1)]  # (samples,)
 
-    def gate(rhythm: int) -> np.ndarray:  # 1 in this rhythm, 0 elsewhere, with ramps of 0.2 s
-        return uniform_filter1d((rhythms == rhythm).astype(float), hertz // 5)
-
     def band(low: float, high: float) -> np.ndarray:
         """Gaussian noise between two frequencies (Hz), about unit standard deviation."""
         spectrum = np.fft.rfft(rng.standard_normal(samples))
@@ -134,15 +131,17 @@ def _draw_signal(rng, patient, beats: np.recarray, samples: int, hertz: int) -> 
         saw = sum(np.sin(k * phase) / k for k in (1, 2, 3))
         return saw * (1 + 2 * spread * band(0.1, 1))
 
+    # By rhythm: 1 in it, 0 elsewhere, with ramps of 0.2 s.
+    gates = [uniform_filter1d((rhythms == r).astype(float), hertz // 5) for r in range(4)]
     fib = patient.fib_size * atrial_waves(patient.fib_hertz, 0.12)
     flutter = 0.1 * atrial_waves(patient.flutter_hertz, 0.004)
     signal = _beat_waves(rng, patient, beats, samples, hertz)
-    signal += gate(AFIB) * fib + gate(FLUTTER) * flutter
+    signal += gates[AFIB] * fib + gates[FLUTTER] * flutter
     # Motion, muscle or a lost electrode: share of the ECG that is left, size (mV), frequencies.
     sources = [(1, 0.9, 0.4, 5), (0.8, 0.5, 4, 60), (0.04, 0.12, 0.5, 60)]
     kept, size, low, high = sources[rng.integers(3)]
     bursts = size * rng.uniform(0.7, 1.4) * (0.5 + np.abs(band(0.1, 0.8)))
-    artefact, noisy = bursts * band(low, high), gate(NOISE)
+    artefact, noisy = bursts * band(low, high), gates[NOISE]
     signal = signal * (1 - noisy * (1 - kept)) + noisy * artefact
     signal += patient.wander * band(0.05, 0.5)
     signal += patient.noise * band(0.5, 60)
@@ -212,8 +211,7 @@ def write_challenge17(
         header += f"{name}.mat 16+24 {CHALLENGE_GAIN}/mV 16 0 {units[0]} 0 0 ECG \n"
         (root / f"{name}.hea").write_text(header, newline="\r\n")
     (root / "RECORDS").write_text("".join(f"{name}\n" for name in rows))
-    lines = (f"{name},{label}\n" for name, label in rows.items())
-    (root / "REFERENCE.csv").write_text("".join(lines))
+    (root / "REFERENCE.csv").write_text("".join(f"{n},{label}\n" for n, label in rows.items()))
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ import gzip
 import re
 import zlib
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,15 +69,14 @@ def from_jobs(scenarios: Sequence[tuple[str, Sequence[Path]]]) -> Results:
             cause = f"differ in {', '.join(differing)}" if differing else "have equal seeds"
             raise UserError(f"the runs of {name} {cause}; name them as two scenarios")
     part = TEST if all((job / PREDICTIONS[TEST]).exists() for _, job in jobs) else VALIDATION
-    tables = {HISTORY: [], PREDICTIONS[part]: []}
-    for _, job in jobs:
+    histories, predictions = {}, {}
+    for (_, job), run in zip(jobs, runs[RUN].itertuples(index=False, name=None), strict=True):
         path = job / PREDICTIONS[part]
         if (read_predictions(path).true.sum(1) != 1).any():
             raise UserError(f"{path} has several classes per recording; its scores are in {SCORES}")
-        tables[PREDICTIONS[part]].append(read_table(path))
-        tables[HISTORY].append(read_table(job / HISTORY, epoch=int, macro_f1=float))
-    keys = [*zip(runs["scenario"], runs["seed"], strict=True)]
-    joined = (pd.concat(t, keys=keys, names=RUN).reset_index(RUN) for t in tables.values())
+        predictions[run] = read_table(path)
+        histories[run] = read_table(job / HISTORY, epoch=int, macro_f1=float)
+    joined = (pd.concat(t, names=RUN).reset_index(RUN) for t in (histories, predictions))
     return _comparable(Results(*joined, runs, part))
 
 
@@ -160,14 +160,10 @@ def split_flags(text: str) -> list[str]:
 def _pretraining(job: Path, weights_file: str | None) -> dict[str, Any]:
     """What is known of the weights that a run started from. How many patients they have seen is
     known if their file is named like a checkpoint of its run, or lies in its job directory."""
-    known = dict.fromkeys(
-        ["objective", "pretraining_dataset", "pretraining_patients", *PRETRAINING]
-    )
-    if not weights_file:
-        return known | {"objective": RANDOM}
-    path = _find(job, weights_file)
+    known = dict.fromkeys([*PRETRAINING, "pretraining_dataset", "pretraining_patients"])
+    path = _find(job, weights_file) if weights_file else None
     if not path:
-        return known
+        return known | {"objective": None if weights_file else RANDOM}
     weights = read_weights(path)[1]
     known |= {"objective": weights.task, "pretraining_dataset": weights.dataset,
               "pretraining_manifest_sha256": weights.manifest_sha256}  # fmt: skip
@@ -217,11 +213,11 @@ def save(results: Results, folder: Path) -> None:
         pairs = zip(saved[:3], results[:3], strict=True)
         tables = (pd.concat([old[~old["scenario"].isin(new)], table]) for old, table in pairs)
         results = _comparable(Results(*tables, results.part))
-    for name, table, digits in ((f"{HISTORY}.gz", results.history, None),
-                                (f"{PREDICTIONS[results.part]}.gz", results.predictions, "%.7g"),
-                                (RUNS, results.runs, None)):  # fmt: skip
+    names = f"{HISTORY}.gz", f"{PREDICTIONS[results.part]}.gz", RUNS
+    for name, table in zip(names, results[:3], strict=True):
+        digits = "%.7g" if table is results.predictions else None  # those of float32
         text = table.to_csv(index=False, float_format=digits, lineterminator="\n")
-        write_text(folder / name, text)  # seven digits: those of float32
+        write_text(folder / name, text)
 
 
 def load(folder: Path) -> Results:
@@ -261,8 +257,7 @@ def read_table(path: Path, **types: type) -> pd.DataFrame:
 
 
 def describe(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row per scenario, indexed by its name: that of its first run, with `network` (1-D or
-    2-D)."""
+    """The first run of each scenario, indexed by its name, with `network` (1-D or 2-D)."""
     table = runs.drop_duplicates("scenario").set_index("scenario")
     spectral = table["architecture"].map(lambda name: ENCODERS[name].spectral)
     table = table.assign(network=np.where(spectral, "2-D", "1-D"))
@@ -274,11 +269,11 @@ def describe(runs: pd.DataFrame) -> pd.DataFrame:
 def pretrained_pairs(cells: pd.DataFrame) -> list[tuple[str, str]]:
     """(random, pretrained) scenarios of `describe` with the same network, number of labelled
     recordings and flags."""
-    baselines = {}
-    for _, group in cells.groupby([*NETWORK, "records", "flags"], dropna=False):
+    same, pairs = [*NETWORK, "records", "flags"], []
+    for _, group in cells.groupby(same, dropna=False, sort=False):
         random = group["objective"] == RANDOM
-        baselines |= dict.fromkeys(group.index[~random], group.index[random])
-    return [(random, name) for name in cells.index for random in baselines.get(name, [])]
+        pairs += product(group.index[random], group.index[~random])
+    return sorted(pairs, key=lambda pair: cells.index.get_loc(pair[1]))
 
 
 def variant_pairs(cells: pd.DataFrame) -> list[tuple[str, str]]:

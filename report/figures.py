@@ -6,15 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
 
-from models.spectrogram import Spectrogram, SpectrogramSettings
-from recordings.synthetic import SINUS, draw_patient, draw_recording
-from recordings.wfdb_files import ICENTIA_FS as FS
 from report import collect, stats, tables
 from report.collect import NETWORK, RANDOM, Results
 from report.stats import MACRO_F1
@@ -24,7 +19,6 @@ from utils.files import atomic_path
 COLOURS = ("#7f7f7f", "#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e377c2")
 MIN_COUNT = 20  # predictions in a bin of the reliability diagram; fewer are not drawn
 FRACTIONS = (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)  # ticks
-SAMPLES, SEED = 4096, 6  # of the sample; this seed draws no ectopic beats and no artefacts
 
 
 def draw_comparison(results: Results, title: str, path: Path) -> None:
@@ -143,14 +137,14 @@ def coverages(results: Results) -> Figure:
 def roc_curves(validations: tables.Tables) -> Figure | None:
     """ROC curves of external validation, a panel per kind of signal; the dot is the operating point
     of the most probable class."""
-    kinds = dict.fromkeys(table["signal"].iloc[0] for table in validations.values())
+    kinds = {}
+    for name, table in validations.items():
+        kinds.setdefault(table["signal"].iloc[0], {})[name] = tables.detections(table)
     if not kinds:
         return None
     figure, panels = _panels(len(kinds), (4.6, 4.4))
-    for axes, kind in zip(panels, kinds, strict=True):
-        same = {n: table for n, table in validations.items() if table["signal"].iloc[0] == kind}
-        for (name, table), colour in zip(same.items(), cycle(COLOURS), strict=False):
-            windows = tables.detections(table)
+    for axes, (kind, same) in zip(panels, kinds.items(), strict=True):
+        for (name, windows), colour in zip(same.items(), cycle(COLOURS), strict=False):
             columns = [windows[c].to_numpy() for c in ("true", "predicted", "score")]
             point = metrics.detection(*columns)
             RocCurveDisplay.from_predictions(columns[0], columns[2], ax=axes, name=name,
@@ -159,24 +153,6 @@ def roc_curves(validations: tables.Tables) -> Figure | None:
         axes.plot([0, 1], [0, 1], color="black", lw=0.8, ls="--")
         axes.set(title=f"signal {kind}", xlabel="1 − specificity", ylabel="sensitivity")
         axes.legend(loc="lower right", fontsize="small")
-    return figure
-
-
-def sample() -> Figure:
-    """A synthetic normal frame of 4,096 samples above its spectrogram, on one axis of time."""
-    rng, seconds, settings = np.random.default_rng(SEED), SAMPLES / FS, SpectrogramSettings()
-    signal, _, _ = draw_recording(rng, draw_patient(rng), [(SINUS, seconds)], SAMPLES, FS)
-    frames = torch.tensor(signal, dtype=torch.float32)[None, None]
-    image = Spectrogram(settings)(frames)[0, 0].numpy()  # (128, 128): frequency × time
-    step = FS / settings.window  # Hz from one bin to the next; bin 0 is left out
-    extent = (0, seconds, step / 2, (settings.bins + 0.5) * step)
-    figure, (above, below) = _panels(2, (9, 2.5), across=1)
-    above.plot(np.arange(SAMPLES) / FS, signal, lw=0.8)
-    above.set(ylabel="mV", title=f"A normal frame of {SAMPLES:,} samples at {FS} Hz (synthetic)")
-    above.set_xlim(0, seconds)
-    shown = below.imshow(image, "magma", PowerNorm(0.5), origin="lower", extent=extent)
-    below.set(xlabel="s", ylabel="Hz", aspect="auto")
-    figure.colorbar(shown, ax=below, label="magnitude (root scale)", pad=0.01)
     return figure
 
 

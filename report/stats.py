@@ -45,11 +45,11 @@ def split_by(columns: str | list[str], predictions: pd.DataFrame) -> dict[Any, P
 def score_runs(predictions: pd.DataFrame) -> pd.DataFrame:
     """One row per run: `scenario`, `seed`, macro F1, CinC-3, F1 of each class."""
     rows = []
-    for run, (_, classes, true, prob) in split_by(RUN, predictions).items():
+    for (scenario, seed), (_, classes, true, prob) in split_by(RUN, predictions).items():
         scores = metrics.scores(true.argmax(1), prob, classes)
-        row = dict(zip(RUN, run, strict=True)) | {MACRO_F1: scores["macro_f1"]}
-        row |= {"CinC-3": scores["cinc3"]} | {f"F1 {c}": f1 for c, f1 in scores["f1"].items()}
-        rows.append(row)
+        f1 = {f"F1 {name}": value for name, value in scores["f1"].items()}
+        rows.append({"scenario": scenario, "seed": seed, MACRO_F1: scores["macro_f1"],
+                     "CinC-3": scores["cinc3"], **f1})  # fmt: skip
     return pd.DataFrame(rows).dropna(axis=1, how="all")  # CinC-3 of other classes
 
 
@@ -96,8 +96,7 @@ def compare(scores: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFr
     """
     by_seed, rows = scores.pivot(index="seed", columns="scenario", values=MACRO_F1), []
     for baseline, scenario in pairs:
-        gain = (by_seed[scenario] - by_seed[baseline]).dropna()
-        p = np.nan
+        gain, p = (by_seed[scenario] - by_seed[baseline]).dropna(), np.nan
         if len(gain) >= MIN_SEEDS_TEST:  # the test is undefined where all differences are zero
             p = wilcoxon(gain).pvalue if gain.any() else 1.0
         if len(gain):

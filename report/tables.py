@@ -78,8 +78,8 @@ def differences(results: Results) -> pd.DataFrame:
     pairs = collect.pretrained_pairs(collect.describe(results.runs))
     table = _paired(results, stats.score_runs(results.predictions), pairs)
     intervals = stats.over_recordings(results.predictions, pairs)
-    bounds = [intervals[pair].bounds() for pair in pairs if pair in intervals]
     if len(table):
+        bounds = [intervals[pair].bounds() for pair in pairs if pair in intervals]
         table.insert(6, "95 %, recordings", bounds)
     return table
 
@@ -106,18 +106,15 @@ def _paired(results: Results, scores: pd.DataFrame, pairs: list) -> pd.DataFrame
     rows = []
     for row in stats.compare(scores, pairs).itertuples():
         changes = [flag for flag in flags[row.scenario] if flag not in flags[row.baseline]]
+        p, holm = (f"{p:.3g}".replace("nan", "too few seeds") for p in (row.p, row.p_holm))
         rows.append({
             "scenario": row.scenario, "minus": row.baseline, "changes": ", ".join(changes),
             MACRO_F1: f"{means[row.scenario]} − {means[row.baseline]}",
             "difference": f"{row.difference.mean:+.3f}", "95 %, seeds": row.difference.bounds(),
             "by seed": ", ".join(f"{seed}: {gain:+.3f}" for seed, gain in row.by_seed.items()),
-            "p (Wilcoxon)": _p_value(row.p), "p, Holm": _p_value(row.p_holm),
+            "p (Wilcoxon)": p, "p, Holm": holm,
         })  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def _p_value(value: float) -> str:
-    return "too few seeds" if pd.isna(value) else f"{value:.3g}"
 
 
 def load_external_validation(folder: Path) -> Tables:
@@ -147,13 +144,13 @@ def external_scores(tables: Tables) -> pd.DataFrame:
     rows = []
     for name, table in tables.items():
         windows = detections(table)
-        intervals = stats.over_subjects(windows)
+        scores = stats.over_subjects(windows).items()
         rows.append({
             "weights": name, "signal": table["signal"].iloc[0], "windows": len(windows),
             "AF windows": windows["true"].sum(), "subjects": windows["subject"].nunique(),
             "subjects with AF": windows.loc[windows["true"], "subject"].nunique(),
             "windows left out": len(table) - len(windows),
-            **{label: str(i) for label, i in intervals.items() if not np.isnan(i.mean)},
+            **{label: str(score) for label, score in scores if not np.isnan(score.mean)},
         })  # fmt: skip
     return pd.DataFrame(rows)
 

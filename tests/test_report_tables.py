@@ -70,13 +70,13 @@ def run_notebook(folder, monkeypatch):
 
 def test_notebook_on_nothing_and_on_small_results(tmp_path, monkeypatch):
     shown = run_notebook(tmp_path, monkeypatch)
-    assert len(shown["Image"]) == 1 and len(shown["HTML"]) == 1  # the sample; published scores
+    assert not shown["Image"] and len(shown["HTML"]) == 1  # published scores
     collect.save(make_results(CELLS), tmp_path / "study")
     varied = make_results(VARIANTS)._replace(part=collect.VALIDATION)
     collect.save(varied, tmp_path / "ablation")
     shown = run_notebook(tmp_path, monkeypatch)
-    # The sample, six figures of the study and one of the variants.
-    assert len(shown["Image"]) == 8 and all(png[:4] == b"\x89PNG" for png in shown["Image"])
+    # Six figures of the study and one of the variants.
+    assert len(shown["Image"]) == 7 and all(png[:4] == b"\x89PNG" for png in shown["Image"])
     # External validation (of four things), objectives, precisions and benchmarks have no results.
     assert shown["Markdown"].count("*not run*") == 7
 

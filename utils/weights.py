@@ -29,14 +29,13 @@ NOTE = "\nKernels are stored in half precision; the scores are those before they
 
 
 class Transfer(NamedTuple):
-    """An encoder built from a weights file, the names of the file's tensors that were transferred
-    or dropped, and one line about them for the log."""
+    """An encoder that was built from a weights file."""
 
     encoder: nn.Module
     metadata: Metadata
-    transferred: list[str]
+    transferred: list[str]  # names of the file's tensors
     dropped: list[str]
-    report: str
+    report: str  # one line about them for the log
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Metadata) -> None:
@@ -81,8 +80,8 @@ def load_encoder(
     encoder = build_encoder(m.architecture, leads, m.stages, None, m.spectrogram)
     state = {name: value for name, value in tensors.items() if name.startswith(ENCODER)}
     dropped = [name for name in tensors if name not in state]
-    report = f"{path}: {len(state)} encoder tensors transferred; dropped: "
-    report += ", ".join(dropped) or "nothing"
+    names = ", ".join(dropped) or "nothing"
+    report = f"{path}: {len(state)} encoder tensors transferred; dropped: {names}"
     if leads > m.in_channels and FIRST_KERNEL in state:
         state[FIRST_KERNEL] = torch.cat([state[FIRST_KERNEL]] * leads, 1) / leads
         report += f"; {FIRST_KERNEL} of one lead repeated over {leads} and divided by it"
@@ -100,12 +99,9 @@ def start_encoder(
     tensors that are transferred."""
     lineage = []
     if weights_file:
-        transfer = load_encoder(weights_file, architecture, fs, leads)
-        print(transfer.report)
-        if verbose:
-            print("\n".join(f"  transferred {name}" for name in transfer.transferred))
-        encoder, origin = transfer.encoder, transfer.metadata
-        architecture, stages, lineage = origin.architecture, origin.stages, origin.lineage
+        encoder, m, transferred, _, report = load_encoder(weights_file, architecture, fs, leads)
+        print("\n  transferred ".join([report, *transferred] if verbose else [report]))
+        architecture, stages, lineage = m.architecture, m.stages, m.lineage
     else:
         architecture = architecture or DEFAULT_ARCHITECTURE
         encoder = build_encoder(architecture, leads, stages, generator, spectrogram)
@@ -129,10 +125,8 @@ def load_strictly(
     expected = {(k, v.shape) for k, v in model.state_dict().items() if not k.endswith(COUNTER)}
     wrong = {name for name, _ in expected ^ {(k, v.shape) for k, v in state.items()}}
     if wrong:
-        raise UserError(
-            f"{path} does not match the network: {len(wrong)} of {len(expected)} tensors missing, "
-            f"unknown or of another shape, first {min(wrong)}"
-        )
+        words = f"{len(wrong)} of {len(expected)} tensors missing, unknown or of another shape"
+        raise UserError(f"{path} does not match the network: {words}, first {min(wrong)}")
     model.load_state_dict(state, strict=False, assign=assign)
 
 
@@ -194,8 +188,7 @@ def main() -> None:
     path = args.half or args.file
     rows = {"size": f"{path.stat().st_size:,} bytes", "SHA-256": sha256(path)}
     text = render(path.name, *read_weights(path), rows)
-    for line in text.partition("\n## Scores")[0].splitlines():
-        print(plain(line))
+    print(*map(plain, text.partition("\n## Scores")[0].splitlines()), sep="\n")
 
 
 if __name__ == "__main__":

@@ -44,10 +44,9 @@ def find_records(root: Path) -> tuple[dict[int, list[Path]], list[Path]]:
     return {int(match[1]): [root / match[0]] for match in matches}, [root]
 
 
-def files(record: Path) -> list[Path]:
+def files(record: Path, suffixes: tuple[str, ...] = SIGNALS + LABELS) -> list[Path]:
     """Files that a record or segment may be read from."""
-    record, _ = split(record)
-    return [Path(f"{record}{suffix}") for suffix in SIGNALS + LABELS]
+    return [Path(f"{split(record)[0]}{suffix}") for suffix in suffixes]
 
 
 watched = files  # patients share a folder
@@ -55,8 +54,7 @@ watched = files  # patients share a folder
 
 def first_file(record: Path, suffixes: tuple[str, ...]) -> Path | None:
     """The file of signal or labels that is read, if there is one."""
-    paths = (Path(f"{record}{suffix}") for suffix in suffixes)
-    return next((path for path in paths if path.exists()), None)
+    return next((path for path in files(record, suffixes) if path.exists()), None)
 
 
 def split(segment: Path) -> tuple[Path, int]:
@@ -68,7 +66,7 @@ def split(segment: Path) -> tuple[Path, int]:
 def read(record: Path) -> Iterator[tuple[Path, Segment | Unusable]]:
     """Path of each segment of a patient, and the segment or why it cannot be used."""
     signal, path = open_signal(record), first_file(record, LABELS)
-    labels = load(path) if path else None
+    labels, annotations, size = load(path) if path else None, NO_ANNOTATIONS, signal.shape[1]
     try:
         lists = [labels[kind] for kind in CLASSES] if isinstance(labels, dict) else [labels]
         counts = {len(segments) for segments in lists}
@@ -78,29 +76,24 @@ def read(record: Path) -> Iterator[tuple[Path, Segment | Unusable]]:
         raise Unusable(f"labels are not of {len(signal)} segments, as the signal is")
     for number, samples in enumerate(signal):
         try:
-            segment = _segment(samples, labels, number)
+            values = samples.astype(np.float32)  # NumPy is slow with float16
+            if not np.isfinite(values).all():
+                raise Unusable("missing (NaN) or infinite samples")
+            if path:
+                annotations = [a for kind in CLASSES for a in _parse(labels, kind, number, size)]
+            header = Header(size, ICENTIA_GAIN, 0)
+            segment = Segment(header, samples, assess(values), bool(path), *annotations)
         except Unusable as reason:
             segment = reason
         yield record.with_name(f"{record.name}#{number:02d}"), segment
-
-
-def _segment(samples: np.ndarray, labels: Any, number: int) -> Segment:
-    values = samples.astype(np.float32)  # NumPy is slow with float16
-    if not np.isfinite(values).all():
-        raise Unusable("missing (NaN) or infinite samples")
-    annotations, size = NO_ANNOTATIONS, len(samples)
-    if labels is not None:
-        annotations = [part for kind in CLASSES for part in _parse(labels, kind, number, size)]
-    header = Header(size, ICENTIA_GAIN, 0)
-    return Segment(header, samples, assess(values), labels is not None, *annotations)
 
 
 def open_signal(record: Path) -> np.ndarray:
     """(segments, samples) float16 in mV; a memory map where the file is unzipped."""
     path = first_file(record, SIGNALS)
     signal = load(path) if path else None
-    array = isinstance(signal, np.ndarray) and signal.ndim == 2 and signal.size > 0
-    if not array or signal.dtype != np.float16:
+    valid = isinstance(signal, np.ndarray) and signal.ndim == 2 and signal.dtype == np.float16
+    if not valid or not signal.size:
         raise Unusable("signal is no float16 array (segments, samples) in a .npy or .pkl.gz")
     return np.asarray(signal)
 
@@ -164,11 +157,10 @@ def _load_npz(file: BinaryIO) -> dict[str, Any]:
         member = io.BytesIO(archive.read(name))
         np.lib.format.read_magic(member)  # of version 1: headers of arrays like these are short
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(member)
-        content, order = member.read(), "F" if fortran else "C"
         if dtype.hasobject:
-            array = unpickle(content)
+            array = unpickle(member.read())
         else:
-            array = np.frombuffer(content, dtype).reshape(shape, order=order)
+            array = np.frombuffer(member.read(), dtype).reshape(shape, order="CF"[fortran])
         arrays[name.removesuffix(".npy")] = array
     return arrays
 
