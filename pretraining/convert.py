@@ -41,6 +41,7 @@ from utils.files import (
     sha256,
     summary,
     write_json,
+    write_text,
 )
 from utils.model_card import DATA_SETS, JOINED
 from utils.run import versions
@@ -48,6 +49,9 @@ from utils.run import versions
 SOURCES = (*ALPHABETS, "torrent")
 GAIN = 1000  # units per mV of what is converted from databases
 LARGEST = np.iinfo(np.int16).max
+# Where the root mean square of a database's signals is so many times that about the medians of its
+# leads, it measures their offsets, and the medians are taken for 0 mV. See docs/data.md.
+OFFSETS = 2
 SYMBOLS = {code: symbol for symbol, code in BEAT_CODES.items()}
 ZONES = {code: mark for mark, code in RHYTHM_CODES.items()}
 
@@ -58,6 +62,8 @@ class Converted(NamedTuple):
     left_out: list[dict[str, str]]  # names of what cannot be used, and why
     segments: int = 0
     sums: tuple[float, float, float] = (0, 0, 0)  # number of samples, sum (mV), of squares (mV²)
+    centred: tuple[float, float, float] = (0, 0, 0)  # the same, without the medians of the leads
+    medians: tuple[int, ...] = ()  # of the leads, in units
     uncalibrated: bool = False  # no gain was stated
     filled: int = 0  # missing or impossible samples that were interpolated
     notes: tuple[str, ...] = ()  # what the user should know
@@ -153,8 +159,18 @@ def convert_source(
         print(f"{source}: {len(uncalibrated)} records{HINTS['uncalibrated']}", file=sys.stderr)
     if left_out:
         print(summary(left_out), file=sys.stderr)
-    samples, total, squares = map(sum, zip(*(part.sums for part in parts), strict=True))
-    mean, sd = total / samples, math.sqrt(squares / samples - (total / samples) ** 2)
+    samples, mean, sd = moments([part.sums for part in parts])
+    _, *about_medians = moments([part.centred for part in parts])
+    if not torrents and math.hypot(mean, sd) > OFFSETS * math.hypot(*about_medians):
+        offsets = f"offsets of leads ({math.hypot(mean, sd):.2f} mV) exceed the signal"
+        advice = "their medians are taken for 0 mV; see also --standardise frame of the trainer"
+        print(f"{source}: {offsets} ({about_medians[1]:.2f} mV); {advice}", file=sys.stderr)
+        mean, sd = about_medians
+        for patient, part in zip(records, parts, strict=True):
+            for lead, median in enumerate(part.medians):
+                folder, name = segment_path(out, patient, lead)
+                header = (folder / f"{name}.hea").read_text()
+                write_text(folder / f"{name}.hea", header.replace("(0)/mV", f"({median})/mV"))
     pairs = SAME_SUBJECT.get(source, {}).items()
     data_set = DATA_SETS.get("icentia11k" if torrents else source)
     return {
@@ -163,7 +179,7 @@ def convert_source(
         "sd_mv": ICENTIA11K.sd if torrents else sd,
         "patients": len(patients),
         "segments": sum(part.segments for part in parts),
-        "samples": int(samples),
+        "samples": samples,
         "uncalibrated": uncalibrated,
         "patient_of_record": patients,
         "subject_of_record": {
@@ -175,6 +191,13 @@ def convert_source(
         "source_sha256": {name: sha for part in parts for name, sha in part.sha256.items()},
         "licence": data_set.licence if data_set else None,
     }
+
+
+def moments(sums: Sequence[tuple[float, float, float]]) -> tuple[int, float, float]:
+    """Number, mean and standard deviation of all samples, from `Converted.sums`."""
+    samples, total, squares = map(sum, zip(*sums, strict=True))
+    samples = max(samples, 1)  # nothing is usable
+    return int(samples), total / samples, math.sqrt(squares / samples - (total / samples) ** 2)
 
 
 def report(source: str, parts: Sequence[tuple[str, Converted]]) -> None:
@@ -200,21 +223,28 @@ def _convert_wfdb(source: str, annotator: str, patient: int, record: Path, out: 
         return Converted([{"record": record.name, "reason": str(reason)}])
     # Continued in a line: leads have offsets, which zeros beyond the ends would make steps.
     signal = resample(recording.signal, recording.fs, ICENTIA_FS, "line")
+    far = np.abs(np.median(signal, axis=0)) > LARGEST / GAIN / 2  # of electrodes
+    signal -= np.where(far, np.median(signal, axis=0), 0)
     digital = np.clip(np.rint(signal * GAIN), -LARGEST, LARGEST)
     ends = np.minimum(np.rint(ends * (ICENTIA_FS / recording.fs)).astype(np.int64), len(signal) - 1)
     for lead, samples in enumerate(digital.T.astype(np.int16)):
         write_segment(*segment_path(out, patient, lead), samples, GAIN, ends, symbols, zones)
-    notes = ()
+    notes = ("offset beyond ±16 mV removed",) * int(far.any())
     if not any(symbols):
         kept = "rhythms but no beats" if any(zones) else "no beats and no rhythms"
-        notes = (f"{kept} (are beats in another file? see --annotator)",)
+        notes += (f"{kept} (are beats in another file? see --annotator)",)
     endings = dict.fromkeys(("hea", "dat", "atr", annotator))
     files = (Path(f"{record}.{ending}") for ending in endings)
     checksums = {path.name: sha256(path) for path in files if path.exists()}
-    sums = digital.size, digital.sum() / GAIN, (digital**2).sum() / GAIN**2
+    medians = np.rint(np.median(digital, axis=0))
+    sums, centred = (
+        (units.size, units.sum() / GAIN, (units**2).sum() / GAIN**2)
+        for units in (digital, digital - medians)
+    )
     subject = subject_of(record.name, Path(f"{record}.hea").read_text("utf-8", "replace"))
     known = recording.uncalibrated, recording.filled, notes, subject, others, checksums
-    return Converted([], signal.shape[1], sums, *known)
+    medians = tuple(medians.astype(int).tolist())
+    return Converted([], signal.shape[1], sums, centred, medians, *known)
 
 
 def read_annotated(

@@ -337,6 +337,38 @@ def test_subjects_of_a_file_are_added_to_what_is_known(joined, tmp_path):
     assert described(joined)["subjects"] == 3 and constants.name == "mitdb+svdb+wfdb"
 
 
+def test_offsets_of_leads_do_not_scale_the_signal(call, tmp_path, out):
+    for number, offset in enumerate((5, -3, 9)):  # mV, as in QTDB
+        time, name = np.arange(2160) / 360, f"r{number}"
+        signal = np.sin(time * 9)[:, None] + [offset, -offset - 2]
+        wfdb.wrsamp(name, 360, ["mV"] * 2, ["I", "II"], p_signal=signal, fmt=["16"] * 2,
+                    adc_gain=[200.0] * 2, baseline=[0, 0], write_dir=str(tmp_path))  # fmt: skip
+        wfdb.wrann(name, "atr", np.array([77, 370]), ["N", "N"], write_dir=str(tmp_path))
+    result = call(tmp_path, source="wfdb")
+    assert result.code == 0
+    assert "wfdb: offsets of leads (6.94 mV) exceed the signal (0.70 mV); their" in result.err
+    assert "see also --standardise frame" in result.err
+    constants, index = reader.read_constants(out), open_index(out)
+    assert constants.sd == pytest.approx(0.7, abs=0.02)
+    for number in range(6):
+        header = index.header(number)
+        units = np.fromfile(f"{index.record_path(number)}.dat", "<i2") - header.baseline
+        normal = (units / header.gain - constants.mean) / constants.sd
+        assert abs(normal.mean()) < 0.1 and normal.std() == pytest.approx(1, abs=0.1)
+
+
+def test_an_offset_beyond_the_range_does_not_clip(call, tmp_path, out):
+    wave = np.sin(np.arange(2160) / 40)
+    leads = np.stack([wave + 250, wave - 1], 1)
+    wfdb.wrsamp("r", 250, ["mV"] * 2, ["I", "II"], p_signal=leads, fmt=["24"] * 2,
+                adc_gain=[1000.0] * 2, baseline=[0, 0], write_dir=str(tmp_path))  # fmt: skip
+    wfdb.wrann("r", "atr", np.array([77, 370]), ["N", "N"], write_dir=str(tmp_path))
+    result = call(tmp_path, source="wfdb")
+    assert "1 × offset beyond ±16 mV removed, such as r" in result.err
+    for lead, offset in enumerate((np.median(wave), 1)):
+        np.testing.assert_allclose(signal(segment(out, 0, lead)) + offset, wave, atol=0.002)
+
+
 @pytest.mark.parametrize(("names", "comment", "same", "with_mitdb"), [
     ("data_84_1 data_84_2 data_84_10 data_9_1 data_9_2", "", {1: 0, 2: 0, 4: 3}, {}),
     ("I01 I02 I03", "# patient 1", {1: 0, 2: 0}, {}),
