@@ -27,6 +27,10 @@ NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+|nan|inf)(e[+-]?\d+)?\s*", re.IGNOR
 HEADER = 64  # lines above the numbers at most
 
 
+class NotARecording(Unusable):
+    """A text file without a table of numbers, such as a list of labels or checksums."""
+
+
 def open_text(path: Path, hints: Hints) -> LazyRecording:
     """Read columns of numbers, with or without names (or 0, 1, 2 …) and other lines above them.
 
@@ -84,7 +88,7 @@ def _read_header(file: TextIO) -> tuple[str, list[list[str]], int, float | None,
                 break
         above.append([cell.strip("'") for cell in cells])
     else:
-        raise Unusable(f"no numbers, with decimal points, in the first {HEADER} lines")
+        raise NotARecording(f"no numbers, with decimal points, in the first {HEADER} lines")
     if len(cells) > 1 and cells == [str(number) for number in range(len(cells))]:
         return separator, [cells], len(cells), fs, unit
     file.seek(place)

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,8 @@ from scipy.signal import resample_poly
 
 from finetuning.predict import Predictor, __main__, band_pass, split_windows
 from recordings import Unusable
-from recordings.formats import read_recording
+from recordings.formats import open_recording, read_recording
+from recordings.resampling import resample
 from recordings.synthetic import write_challenge17
 from tests.helpers import command, make_metadata, put_edf, put_weights
 from utils.cli import UserError
@@ -46,7 +48,7 @@ def predictor(weights) -> Predictor:
 
 
 def load(*paths, **settings) -> Predictor:
-    return Predictor.load(*paths, device="cpu", precision="fp32", **settings)
+    return Predictor.load(*paths, device="cpu", precision="fp32", **{"abstain": 0} | settings)
 
 
 def run(weights, *flags):
@@ -95,9 +97,82 @@ def test_weights_and_arrays_that_are_refused(weights, predictor, tmp_path):
     letters = put_weights(tmp_path / "letters", **CLASSIFIER | {"classes": list("abcde")})
     with pytest.raises(UserError, match="letters: different classes or numbers of leads"):
         load(weights, letters)
-    for shape in ((1000, 2), (1000, 1, 1), 0):
-        with pytest.raises(Unusable, match=r"is not \(samples, 1\)"):
+    for shape, words in (((9000, 2), "has 2 leads, not 1; pass one, such as signal[:, 0]"),
+                         ((2, 9000), "has 2 leads, not 1; pass one, such as signal[0]"),
+                         ((1000, 1, 1), "is not samples by leads"), (0, "not 1")):  # fmt: skip
+        with pytest.raises(Unusable, match=re.escape(words)):
             predictor.predict(np.zeros(shape), FS)
+
+
+def test_the_shipped_classifier_is_the_default(source):
+    shipped = Predictor.load(device="cpu", precision="fp32")
+    assert shipped.abstain == 0.5 and len(repr(shipped)) < 120 and "A, N, O, ~" in repr(shipped)
+    signal = read_recording(source / "A00001.hea").signal
+    found = shipped.predict(signal.T, 300)  # as rows
+    assert len(repr(found)) < 400
+    np.testing.assert_array_equal(found.probabilities, shipped.predict(signal, 300).probabilities)
+
+
+def test_recordings_are_resampled_as_the_training_data(tmp_path):
+    signal, found = heartbeats(30)[: 29 * FS] + 1, []
+    for number, fields in enumerate([{}, {"padtype": "line"}, {"resampling": "fft"}]):
+        changes = {"dataset": "mine", **fields}
+        network = load(put_weights(tmp_path / str(number), **CLASSIFIER | changes)).networks[0]
+        found.append(network.network_input(signal[:, None], 300)[0][0, 0].numpy())
+        method, padtype = fields.get("resampling", "polyphase"), fields.get("padtype", "constant")
+        expected = resample(signal[:, None], 300, FS, padtype, method)[:, 0] / 0.25
+        np.testing.assert_allclose(found[-1][-len(expected) :], expected, atol=0.003)
+    assert all(np.abs(other - found[0]).max() > 0.1 for other in found[1:])
+
+
+def spiked(share: float, height: float = 100.0) -> np.ndarray:
+    """Heart beats of half a minute with this share of impossible samples, one after another."""
+    signal = heartbeats(30)
+    signal[1000 : 1000 + max(1, round(share * len(signal)))] = height
+    return signal
+
+
+@pytest.mark.parametrize("height", [100, -187.5, np.nan, np.inf])
+def test_few_impossible_or_missing_samples_are_cut_out(predictor, height):
+    expected = predictor.predict(heartbeats(30), FS)
+    for share, count in ((0, 1), (0.008, 60)):
+        found = predictor.predict(spiked(share, height), FS)
+        np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=0.05)
+        end = (999 + count) / FS
+        assert found.notes == (f"missing or impossible samples interpolated: {count}, from 4.00 "
+                               f"to {end:.2f} s",)  # fmt: skip
+    assert not expected.notes
+    masked = np.ma.masked_greater(spiked(0), 50)
+    assert predictor.predict(masked, FS).notes == predictor.predict(spiked(0), FS).notes
+
+
+def test_windows_around_a_gap_are_answered(predictor):
+    """8 s are missing from 44 s on, and a gap of most of a recording allows no answer."""
+    signal = heartbeats(120)
+    signal[44 * FS : 52 * FS] = np.nan
+    found = predictor.predict(signal, FS)
+    assert [bool(answer.reason) for answer in found.windows] == [False, True, False, False]
+    assert "26.7% of the samples are missing" in found.windows[1].reason
+    assert found.whole.readable and found.whole.classes and found.shares()[""] == 0.25
+    signal[20 * FS : 100 * FS] = np.nan
+    reason = predictor.predict(signal, FS).whole.reason
+    assert "1 of 4 windows can be read" not in reason and "0 of 4 windows can be read" in reason
+    assert "of the samples are missing" in reason
+
+
+def test_leads_that_are_flat(tmp_path):
+    """A network of twelve leads answers if at least half of them can be used."""
+    changes = {"dataset": "ptbxl", "in_channels": 12, "frame_size": 2560, "multi_label": True}
+    predictor = load(put_weights(tmp_path / "w", **CLASSIFIER | changes))
+    signal = heartbeats(10)[:, None] * np.linspace(0.5, 1.5, 15)
+    signal[:, [3, 13]] = 0
+    found = predictor.predict(signal[:, :12], FS)
+    assert found.whole.readable and found.notes[0].endswith("clipped at least in part: 3")
+    signal[:, :7] = 0
+    assert predictor.predict(signal[:, :12], FS).whole.reason == "flat"
+    put_edf(tmp_path / "r.edf", signal, FS, [*TWELVE_LEADS, "vx", "vy", "vz"])
+    selected = predictor.select_leads(open_recording(tmp_path / "r.edf"))
+    assert selected.leads == list(TWELVE_LEADS) and "left out: vx, vy, vz" in selected.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -105,8 +180,9 @@ def test_weights_and_arrays_that_are_refused(weights, predictor, tmp_path):
     [
         (heartbeats(3), "3.0 s are too short, below 9 s"),
         (heartbeats(30).clip(-0.02, 0.02), "clipped"),
-        (np.append(heartbeats(30), np.nan), "samples are missing"),
-        (heartbeats(30) * 1000, "an ECG 0.02 to 30"),
+        (spiked(0.02, np.nan), "2.0% of the samples are missing"),
+        (spiked(0.02), "2.0% of the samples are missing or impossible"),
+        (heartbeats(30) / 100, "an ECG 0.02 to 30"),
     ],
 )
 def test_cannot_tell_because_of_the_signal(predictor, signal, words):
@@ -177,19 +253,20 @@ def test_the_filter(predictor, weights):
 
 
 def test_a_folder_as_table_and_files(source, weights, predictor, tmp_path):
+    """Labels and checksums in it are no recordings; named, they are errors."""
+    (source / "MD5.txt").write_text("0cc175b9c0f1b6a831c399e269772661 A00001.mat\n" * 4)
+    run(weights, source / "MD5.txt").refused("1 of 1 recordings cannot be read")
     out = tmp_path / "a.csv", tmp_path / "a.json"
     result = run(weights, source, "--csv", out[0], "--json", out[1], "--abstain", 0)
-    assert result.code == 0 and "1 of 5 recordings cannot be read" in result.out, result
+    assert result.code == 0 and "cannot be read" not in result.out, result
+    assert result.err == "passed over, as no tables of numbers: MD5.txt, REFERENCE.csv\n"
     header, *lines = result.out.splitlines()
     assert header.split() == ["recording", "lead", "length", "answer", *CLASSES]
     rows, document = list(csv.DictReader(out[0].open())), json.loads(out[1].read_text())
     columns = ["recording", "lead", "window", "start_s", "stop_s", "answer", "reason"]
     assert list(rows[0]) == [*columns, *(f"prob_{name}" for name in CLASSES)]
     assert document["weights"][0]["sha256"] and document["classes"] == CLASSES
-    *entries, unreadable = document["recordings"]
-    assert lines[4].startswith("REFERENCE  ") and "no numbers" in lines[4]
-    assert rows.pop()["reason"] == "cannot be read: " + unreadable["cannot_be_read"]
-    for line, row, entry in zip(lines[:4], rows, entries, strict=True):
+    for line, row, entry in zip(lines, rows, document["recordings"], strict=True):
         name = row["recording"]
         recording = read_recording(source / f"{name}.hea")
         expected = predictor.predict(recording.signal, recording.fs).probabilities

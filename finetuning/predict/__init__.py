@@ -1,6 +1,6 @@
 """Predictions for single recordings, from the weights files of `finetuning.trainer`.
 
-predictor = Predictor.load("weights/af_resnet18.safetensors", abstain=0.5)
+predictor = Predictor.load()  # the shipped classifier; or name weights files
 prediction = predictor.predict(signal, fs=500, unit="uV")
 """
 
@@ -20,19 +20,20 @@ from finetuning.batches import normalize, pad_front, signal_mask
 from finetuning.evaluation import choose_targets
 from finetuning.recipe import ShiftAverage
 from models import Classifier
-from recordings import Hints, LazyRecording, Unusable, check_rate
+from recordings import Hints, LazyRecording, Unusable, check_rate, quality
 from recordings.formats import Recording, lead_number, lead_order
-from recordings.quality import INT16_RANGE, assess_leads, implausible_amplitude
 from recordings.resampling import to_microvolt
 from utils.cli import UserError
 from utils.engine import Batch, Hardware, choose_hardware, evaluate
 from utils.model_card import DATA_SETS, Metadata
 from utils.weights import build_classifier, load_strictly, read_weights
 
+SHIPPED = Path(__file__).parents[2] / "weights" / "af_resnet18.safetensors"
+ABSTAIN = 0.5  # least probability for an answer
 BATCH = 4  # windows; larger batches are no faster on a CPU and take more memory
 # Seconds: recordings of Challenge 2017 last 9 to 61 s, most of them 30 s.
 SHORTEST, WINDOW, LONGEST = 9.0, 30, 61.0
-READABLE = 0.5  # least share of the windows for an answer about the whole recording
+READABLE = 0.5  # least share of the windows, and of the leads of one, for an answer about all
 
 
 class Answer(NamedTuple):
@@ -56,6 +57,10 @@ class Prediction(NamedTuple):
     names: list[str]
     whole: Answer
     windows: list[Answer]
+    notes: tuple[str, ...] = ()  # what was done to the signal, each in one line
+
+    def __repr__(self) -> str:
+        return f"Prediction({self.whole}, of {len(self.windows)} windows)"
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -96,12 +101,17 @@ class Network(NamedTuple):
         band = dataset.band if dataset and band_pass else None
         return cls(hardware.place(model).eval(), metadata, hardware, tta, band)
 
+    def __repr__(self) -> str:
+        m = self.metadata
+        return f"Network({m.architecture}, {m.dataset}, {m.in_channels} leads at {m.fs:g} Hz)"
+
     def network_input(self, signal: np.ndarray, fs: float) -> tuple[Tensor, int]:
         """Filter, resample, normalise and left-pad a signal (samples, leads) in mV to
         (1, C, frame_size) float32; also returns how many samples at its end are signal."""
         metadata, size = self.metadata, self.metadata.frame_size
         signal = band_pass(signal, fs, self.band) if self.band else signal
-        microvolt, _ = to_microvolt(Recording(signal, fs), metadata.fs, "polyphase", "constant")
+        method, padtype = metadata.resampling, metadata.padtype
+        microvolt, _ = to_microvolt(Recording(signal, fs), metadata.fs, method, padtype)
         length = min(len(microvolt), size)
         x = torch.from_numpy(pad_front(microvolt, size))[None] / 1000
         mask = signal_mask(torch.tensor([length]), size)
@@ -129,21 +139,25 @@ class Predictor(NamedTuple):
     """Networks whose probabilities are averaged."""
 
     networks: list[Network]
-    abstain: float = 0.0  # below this probability the answer is no class; not for multi-label
+    abstain: float = ABSTAIN  # below this probability the answer is no class; not for multi-label
 
     @classmethod
     def load(
         cls, *paths: Path, device: str = "auto", precision: str = "auto", tta: int = 1,
-        abstain: float = 0.0, band_pass: bool = True,
+        abstain: float = ABSTAIN, band_pass: bool = True,
     ) -> "Predictor":  # fmt: skip
         """Read weights files of `finetuning.trainer`, of the same classes and number of leads;
-        `band_pass` filters signals to the band of each network's training data, if it is known."""
+        none: the shipped classifier. `band_pass` filters signals to the band of each network's
+        training data, if it is known."""
         hardware = choose_hardware(device, precision)
-        networks = [Network.load(path, hardware, tta, band_pass) for path in paths]
+        networks = [Network.load(path, hardware, tta, band_pass) for path in paths or [SHIPPED]]
         metadata = [network.metadata for network in networks]
         if len({(*m.classes, m.multi_label, m.in_channels) for m in metadata}) > 1:
             raise UserError(f"{', '.join(map(str, paths))}: different classes or numbers of leads")
         return cls(networks, abstain)
+
+    def __repr__(self) -> str:
+        return f"Predictor({self.networks}, classes {', '.join(self.metadata.classes)})"
 
     @property
     def metadata(self) -> Metadata:
@@ -158,18 +172,22 @@ class Predictor(NamedTuple):
         return {name: known.get(name, name) for name in self.metadata.classes}
 
     def predict(self, signal: np.ndarray, fs: float, unit: str = "mV") -> Prediction:
-        """Predict the classes of a signal (samples, leads), or (samples,) of one lead, at `fs` Hz
-        in mV, uV or V; missing samples are NaN. Raises `Unusable`."""
-        signal = np.asarray(signal, np.float64) * Hints(fs, unit).millivolt()
-        signal = signal[:, None] if signal.ndim == 1 else signal
-        if signal.shape[1:] != (self.metadata.in_channels,) or not len(signal):
-            raise Unusable(f"shape {signal.shape} is not (samples, {self.metadata.in_channels})")
+        """Predict the classes of a signal (samples, leads) or (leads, samples), of which time is
+        the longer, or (samples,) of one lead, at `fs` Hz in mV, uV or V; missing samples are NaN,
+        or masked. Raises `Unusable`."""
+        values = np.ma.filled(np.ma.asarray(signal, np.float64), np.nan)
+        recording = LazyRecording.of_values(values, Hints(fs, unit), Hints())
+        count, needed = recording.count, self.metadata.in_channels
+        if count != needed or not recording.samples:
+            one = "signal[0]" if count == values.shape[0] else "signal[:, 0]"
+            advice = f"pass one, such as {one}" if needed == 1 < count else "pass these"
+            raise Unusable(f"shape {values.shape} has {count} leads, not {needed}; {advice}")
         check_rate(fs)
-        return self.predict_recording(LazyRecording.of_array(signal, 1, fs, None))
+        return self.predict_recording(recording)
 
     def select_leads(self, recording: LazyRecording, channel: str | None = None) -> LazyRecording:
         """The recording with the leads that the networks see: for networks of one lead `channel`
-        (name or number), by default the first; raises `Unusable` if it lacks them."""
+        (name or number), by default the ECG; raises `Unusable` if it lacks them."""
         count, dataset = self.metadata.in_channels, DATA_SETS.get(self.metadata.dataset)
         if count == 1:
             number = lead_number(recording, channel)
@@ -177,7 +195,13 @@ class Predictor(NamedTuple):
             return replace(selected, leads=selected.leads or [str(number)])
         if channel is not None:
             raise Unusable(f"--channel is for networks of one lead, these take {count}")
-        return recording.select(lead_order(recording, count, dataset and dataset.leads))
+        wanted = dataset and dataset.leads
+        if wanted and recording.leads and recording.count > count:
+            numbers = [lead_number(recording, lead) for lead in wanted]
+            others = [lead for i, lead in enumerate(recording.leads) if i not in numbers]
+            note = f"leads that the network does not take are left out: {', '.join(others)}"
+            return replace(recording.select(numbers), notes=(*recording.notes, note))
+        return recording.select(lead_order(recording, count, wanted))
 
     def predict_recording(self, recording: LazyRecording) -> Prediction:
         """Predict the classes of a recording of `select_leads`, a few windows at a time."""
@@ -185,17 +209,35 @@ class Predictor(NamedTuple):
         capacity = min(n.metadata.frame_size / n.metadata.fs for n in self.networks)
         filtered = all(network.band for network in self.networks)
         windows = split_windows(recording.samples, fs, capacity)
+        filled, faulty = set(), set()  # numbers of samples and of leads
         for first in range(0, len(windows), BATCH):
-            spans = windows[first : first + BATCH]
-            signals = [recording.read(*span) for span in spans]
-            reasons = [check_signal(signal, fs, capacity, filtered) for signal in signals]
+            spans, signals, reasons = windows[first : first + BATCH], [], []
+            for start, stop in spans:
+                marked = quality.mark_impossible(recording.read(start, stop))
+                try:
+                    signal, bad_leads = check_signal(marked, fs, capacity, filtered)
+                except Unusable as reason:
+                    reasons.append(str(reason))
+                    continue
+                signals.append(signal)
+                reasons.append(None)
+                faulty.update(bad_leads)
+                filled.update((start + np.flatnonzero(np.isnan(marked).any(axis=1))).tolist())
             usable = [number for number, reason in enumerate(reasons) if not reason]
             probabilities = np.full((len(spans), len(classes)), np.nan, np.float32)
             if usable:
-                probabilities[usable] = self.probabilities([signals[n] for n in usable], fs)
+                probabilities[usable] = self.probabilities(signals, fs)
             for (start, stop), row, reason in zip(spans, probabilities, reasons, strict=True):
                 answers.append(self.answer(start / fs, stop / fs, row, reason))
-        return Prediction(classes, self.whole_answer(answers), answers)
+        notes = []
+        if filled:
+            where = f"{len(filled)}, from {min(filled) / fs:.2f} to {max(filled) / fs:.2f} s"
+            notes.append(f"missing or impossible samples interpolated: {where}")
+        if faulty:
+            names = recording.leads or list(map(str, range(recording.count)))
+            listed = ", ".join(names[lead] for lead in sorted(faulty))
+            notes.append(f"leads that are flat or clipped at least in part: {listed}")
+        return Prediction(classes, self.whole_answer(answers), answers, tuple(notes))
 
     def probabilities(self, signals: Sequence[np.ndarray], fs: float) -> np.ndarray:
         """Mean probabilities (n, classes) of signals (samples, leads) in mV, without any check."""
@@ -247,20 +289,25 @@ def split_windows(samples: int, fs: float, capacity: float) -> list[tuple[int, i
     return [*pairwise(edges), *last]
 
 
-def check_signal(signal: np.ndarray, fs: float, capacity: float, filtered: bool) -> str | None:
-    """Reason why a signal (samples, leads) in mV, as it was recorded, cannot be used, or None; the
-    networks take `capacity` seconds, and an offset does not matter if they are `filtered`."""
+def check_signal(
+    signal: np.ndarray, fs: float, capacity: float, filtered: bool
+) -> tuple[np.ndarray, list[int]]:
+    """A signal (samples, leads) in mV with its missing samples interpolated, and the leads that are
+    flat or clipped, as some are in training; raises `Unusable` with the reason why there can be no
+    answer. Networks take `capacity` seconds; an offset does not matter if they are `filtered`."""
     shortest = min(SHORTEST, capacity)
     if len(signal) < int(shortest * fs):  # windows consist of whole samples
-        return f"{len(signal) / fs:.1f} s are too short, below {shortest:g} s"
-    if not np.isfinite(signal).all():
-        return "samples are missing"
-    quality = assess_leads(signal)
-    if quality.constant or quality.clipped:
-        return "flat" if quality.constant else "clipped"
-    if not filtered and (np.abs(np.median(signal, axis=0)) > INT16_RANGE).any():
-        return f"has an offset of more than {INT16_RANGE:g} mV; subtract it"
-    return implausible_amplitude(signal)
+        raise Unusable(f"{len(signal) / fs:.1f} s are too short, below {shortest:g} s")
+    signal, _ = quality.fill_missing(signal, fs)
+    flat, clipped = np.array(list(map(quality.assess, signal.T))).T
+    faulty = flat | clipped
+    if 1 - faulty.mean() < READABLE:
+        raise Unusable("flat" if flat.any() else "clipped")
+    if not filtered and (np.abs(np.median(signal, axis=0)) > quality.INT16_RANGE).any():
+        raise Unusable(f"has an offset of more than {quality.INT16_RANGE:g} mV; subtract it")
+    if reason := quality.implausible_amplitude(signal[:, ~flat]):
+        raise Unusable(reason)
+    return signal, np.flatnonzero(faulty).tolist()
 
 
 def band_pass(signal: np.ndarray, fs: float, band: tuple[float, float]) -> np.ndarray:

@@ -8,18 +8,18 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 
-from finetuning.predict import Predictor, results
+from finetuning.predict import ABSTAIN, SHIPPED, Predictor, results
 from finetuning.predict.export import FORMATS, export
 from finetuning.predict.plots import draw
 from finetuning.predict.results import Result
 from recordings import UNITS, Unusable, as_unit
 from recordings.formats import find_records, open_recording
+from recordings.text import NotARecording
 from utils import cli
 from utils.cli import UserError, plain
 from utils.files import spelled
-
-SHIPPED = Path(__file__).parents[2] / "weights" / "af_resnet18.safetensors"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -31,8 +31,8 @@ def parse_arguments() -> argparse.Namespace:
     flag("--fs", type=cli.positive, help="sampling rate in Hz, if the file does not state it")
     flag("--unit", type=as_unit, choices=UNITS, help="unit, if the file does not state it")
     flag("--gain", type=cli.positive, help="units per mV, for --unit adu")
-    flag("--channel", help="lead, by name or number from 0; by default the ECG, or the first")
-    flag("--abstain", type=cli.share, default=0.5, help="cannot tell below this probability")
+    flag("--channel", help="lead, by name or number from 0; by default the ECG")
+    flag("--abstain", type=cli.share, default=ABSTAIN, help="cannot tell below this probability")
     band = "filter signals to the band of the training data (Challenge 2017: 0.5 to 40 Hz)"
     flag("--band-pass", action=argparse.BooleanOptionalAction, default=True, help=band)
     flag("--csv", type=Path, metavar="FILE", help="write a row for each recording and window")
@@ -75,23 +75,30 @@ def main() -> None:
         *args.weights, device=args.device, precision=args.precision, tta=args.tta,
         abstain=args.abstain, band_pass=args.band_pass,
     )  # fmt: skip
-    names, done = short_names(list(records)), []
+    names, done, passed_over = short_names(list(records)), [], []
     layout = predictor.descriptions, max(9, *map(len, names))
     print(results.table_header(*layout))
     hints = args.fs, args.unit, args.gain
     try:
         for name, path in zip(names, records, strict=True):
-            done.append(predict_file(predictor, name, path, hints, args.channel, args.plot))
+            result = predict_file(predictor, name, path, hints, args.channel, args.plot)
+            if result.foreign and not records[path]:
+                passed_over.append(spelled(path.name))
+                continue
+            done.append(result)
             print("\n".join(map(plain, results.table_lines(done[-1], *layout))))
     finally:  # an interruption does not lose the results so far
         if args.csv and done:
             results.write_csv(args.csv, predictor.metadata.classes, done)
         if args.json and done:
             results.write_results(args.json, args.weights, args.tta, predictor, done)
-    unreadable = [path for path, r in zip(records, done, strict=True) if not r.prediction]
-    if unreadable:
-        message = f"{len(unreadable)} of {len(records)} recordings cannot be read, see above"
-        if len(unreadable) == len(records) or any(records[path] for path in unreadable):
+    if passed_over:
+        words = shorten(", ".join(passed_over), 200)
+        print(f"passed over, as no tables of numbers: {plain(words)}", file=sys.stderr)
+    unreadable = [result.path for result in done if not result.prediction]
+    if unreadable or not done:
+        message = f"{len(unreadable)} of {len(done)} recordings cannot be read, see above"
+        if len(unreadable) == len(done) or any(records[path] for path in unreadable):
             raise UserError(message)
         print(message)
 
@@ -104,16 +111,17 @@ def predict_file(
     `open_recording`."""
     try:
         recording = predictor.select_leads(open_recording(path, *hints), channel)
-        if recording.uncalibrated:
-            assumed = "no gain in the header: 200 units per mV are assumed (see --unit)"
-            print(f"{name}: {assumed}", file=sys.stderr)
         prediction = predictor.predict_recording(recording)
+        assumed = "no gain in the header: 200 units per mV are assumed (see --unit)"
+        for note in (*recording.notes, *[assumed] * recording.uncalibrated, *prediction.notes):
+            print(plain(f"{name}: {note}"), file=sys.stderr)
         if plots:
             draw(plots, name, recording, predictor, prediction)
         lead = recording.leads[0] if recording.count == 1 else "all"
         return Result(name, path, lead, recording.fs, prediction)
     except Unusable as reason:
-        return Result(name, path, error=str(reason))
+        foreign = isinstance(reason, NotARecording)
+        return Result(name, path, error=str(reason), foreign=foreign)
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:

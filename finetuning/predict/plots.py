@@ -14,6 +14,7 @@ from matplotlib.ticker import MultipleLocator
 from finetuning.predict import Answer, Prediction, Predictor
 from finetuning.predict.results import CANNOT_TELL, describe
 from recordings import LazyRecording
+from recordings.quality import fill_missing, mark_impossible
 from utils.files import atomic_path
 
 DPI, INCH = 127, 25.4  # 5 pixels per mm, so that all lines of the paper are equally wide
@@ -51,7 +52,10 @@ def draw(
     for file, answer, number in pictures:
         fs, readable = recording.fs, answer.readable
         signal = recording.read(round(answer.start * fs), round(answer.stop * fs))
-        evidence = predictor.class_activation_map(signal, fs)[number] if readable else None
+        evidence = None
+        if readable:
+            signal = mark_impossible(signal)  # which leaves gaps in the picture
+            evidence = predictor.class_activation_map(fill_missing(signal, fs)[0], fs)[number]
         title, lead = headline(name, answer, descriptions), (recording.leads or ["0"])[0]
         evidence_for = descriptions[prediction.names[number]]
         draw_recording(folder / file, signal[:, 0], fs, evidence, title, lead, evidence_for)

@@ -26,6 +26,7 @@ class Result(NamedTuple):
     fs: float | None = None  # Hz
     prediction: Prediction | None = None
     error: str = ""
+    foreign: bool = False  # the file is no recording at all
 
 
 def describe(answer: Answer, descriptions: Mapping[str, str]) -> str:
@@ -45,7 +46,7 @@ def table_lines(result: Result, descriptions: Mapping[str, str], width: int) -> 
     if result.prediction is None:
         cells = result.name, result.lead, "", f"cannot be read: {result.error}", ""
         return [LAYOUT.format(*cells, width=width).rstrip()]
-    _, whole, windows = result.prediction
+    _, whole, windows, _ = result.prediction
     long = str(timedelta(seconds=round(whole.stop)))
     length = f"{whole.stop:.1f} s" if whole.stop < 120 else long
     shown = whole.readable and len(descriptions) <= MOST_CLASSES
@@ -77,7 +78,7 @@ def json_entry(result: Result) -> dict[str, Any]:
     entry = {"recording": result.name, "file": spelled(result.path), "lead": result.lead}
     if result.prediction is None:
         return entry | {"cannot_be_read": result.error}
-    names, whole, windows = result.prediction
+    names, whole, windows, notes = result.prediction
     answers = []
     for start, stop, probabilities, classes, reason in (whole, *windows):
         values = [None if math.isnan(p) else round(float(p), 6) for p in probabilities]
@@ -85,7 +86,7 @@ def json_entry(result: Result) -> dict[str, Any]:
             "start_s": start, "stop_s": stop, "answer": list(classes), "cannot_tell": reason,
             "probabilities": dict(zip(names, values, strict=True)),
         })  # fmt: skip
-    entry |= {"fs": result.fs} | answers[0]
+    entry |= {"fs": result.fs, "notes": list(notes)} | answers[0]
     if len(windows) > 1:
         entry |= {"share_of_time": result.prediction.shares(), "windows": answers[1:]}
     return entry
