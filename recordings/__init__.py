@@ -160,10 +160,17 @@ def ecg_lead(leads: Sequence[str]) -> int:
     return [*by_name, *standard, 0][0]
 
 
-def ecg_first(leads: Sequence[str]) -> list[int]:
-    """Numbers of the named leads, the ECG (see `ecg_lead`) first."""
-    first = ecg_lead(leads)
-    return sorted(range(len(leads)), key=lambda number: number != first)
+def choose_leads(signals: Sequence[tuple[str, str, float]]) -> tuple[list[int], tuple[str, ...]]:
+    """Numbers of the signals (name, unit, rate in Hz) in a unit of voltage and at the rate of the
+    ECG among these; and a note that names the others. Raises `Unusable` if there is no voltage."""
+    volts = [number for number, (_, unit, _) in enumerate(signals) if unit in MILLIVOLT]
+    fs = signals[volts[ecg_lead([signals[number][0] for number in volts])]][2] if volts else None
+    chosen = [number for number in volts if signals[number][2] == fs]
+    others = [signals[number] for number in sorted({*range(len(signals))} - {*chosen})]
+    texts = [f"{n} ({f'{rate:g} Hz' if unit in MILLIVOLT else unit})" for n, unit, rate in others]
+    if not chosen:
+        raise Unusable(f"no signal is in uV, mV or V: {', '.join(texts)[:200] or 'there is none'}")
+    return chosen, (f"left out: {', '.join(texts)}",) if texts else ()
 
 
 def one_line(error: Exception) -> str:

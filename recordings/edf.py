@@ -1,54 +1,82 @@
 """EDF, EDF+ and BDF files (https://www.edfplus.info/specs/) through edfio."""
 
+import re
 import warnings
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import edfio
 import numpy as np
 
-from recordings import GAINS, MILLIVOLT, Hints, LazyRecording, Unusable, as_unit, ecg_first
+from recordings import ADU, GAINS, MILLIVOLT, Hints, LazyRecording, Unusable, as_unit, choose_leads
 
-# Reader by what a file begins with.
+# Reader by what a file begins with. edfio maps EDF, and reads BDF at once.
 READERS = {b"0       ": edfio.read_edf, b"\xffBIOSEMI": edfio.read_bdf}
 
 
 def open_edf(path: Path, hints: Hints) -> LazyRecording:
-    """Open a file; its leads are the signals in uV, mV or V, those called ECG or EKG first.
+    """Open a file; its leads are those of `choose_leads`. What lies between the parts of a file
+    with gaps (EDF+D) is missing.
 
-    Signals at another rate than the first of them, other signals and annotations are left out.
-    The header states rate and units; `hints` are not used. Files with gaps (EDF+D) are refused.
+    The header states rate and units; `hints` are for signals without a unit.
     """
-    content = path.read_bytes()
-    reader = READERS.get(content[:8])
+    with path.open("rb") as opened:
+        start = opened.read(256)
+    reader = READERS.get(start[:8])
     if not reader:
         raise Unusable("not an EDF file")
-    length, stated, count = int(content[184:192]), int(content[236:244]), int(content[252:256])
-    if length != 256 * (count + 1) or not float(content[244:252]) > 0:
+    length, stated, count = int(start[184:192]), int(start[236:244]), int(start[252:256])
+    if length != 256 * (count + 1) or not float(start[244:252]) > 0:
         raise Unusable("header with a wrong length, or data records without one")
     with warnings.catch_warnings(action="ignore"):  # the number of records is checked below
-        file = reader(content, header_encoding="latin-1")
-    if file.reserved[:5] in ("EDF+D", "BDF+D"):
-        raise Unusable(f"recording with gaps ({file.reserved[:5]}), which is not read")
+        file = reader(path, header_encoding="latin-1")
     frames = [signal.samples_per_data_record for signal in file.signals]
     if not -1 <= stated <= file.num_data_records or min(frames, default=1) < 1:
         raise Unusable(f"header does not fit the {file.num_data_records} data records of the file")
-    signals = [signal for signal in file.signals if as_unit(signal.physical_dimension) in MILLIVOLT]
-    signals = [signals[number] for number in ecg_first([signal.label for signal in signals])]
-    if not signals:
-        raise Unusable("no signal is in uV, mV or V")
+    units = [_unit(signal, hints) for signal in file.signals]
+    named = [(" ".join(signal.label.split()), unit, signal.sampling_frequency)
+             for signal, (unit, _) in zip(file.signals, units, strict=True)]  # fmt: skip
+    numbers, notes = choose_leads(named)
+    signals = [file.signals[number] for number in numbers]
     fs, frame = signals[0].sampling_frequency, signals[0].samples_per_data_record
-    signals = [signal for signal in signals if signal.samples_per_data_record == frame]
-    scales = [MILLIVOLT[as_unit(signal.physical_dimension)] for signal in signals]
-    for signal, scale in zip(signals, scales, strict=True):
-        steps = signal.digital_max - signal.digital_min
-        span = (signal.physical_max - signal.physical_min) * scale
-        if steps <= 0 or not span or not GAINS[0] <= abs(steps / span) <= GAINS[1]:
-            raise Unusable(f"header states no gain for {' '.join(signal.label.split())}")
 
     def read(first: int, stop: int, leads: list[int]) -> np.ndarray:
         parts = [signals[lead].get_data_slice(first / fs, stop / fs) for lead in leads]
-        return np.column_stack(parts) * [scales[lead] for lead in leads]
+        return np.column_stack(parts) * [units[numbers[lead]][1] for lead in leads]
+
+    def part(first: int, stop: int) -> LazyRecording:
+        """What the data records from `first` up to `stop` hold."""
+        start, samples = first * frame, (stop - first) * frame
+        return LazyRecording(
+            fs, samples, len(keys), keys, lambda a, b, n: read(start + a, start + b, n)
+        )
 
     # The number of data records is -1 in a file that was still being written.
-    samples = (file.num_data_records if stated == -1 else stated) * frame
-    return LazyRecording(fs, samples, len(signals), [signal.label for signal in signals], read)
+    records, keys = file.num_data_records if stated == -1 else stated, list(map(str, numbers))
+    begins = np.arange(records) * frame
+    if file.reserved[:5] in ("EDF+D", "BDF+D"):
+        clock = file._timekeeping_signal  # edfio offers nothing public
+        starts = clock.digital.reshape(-1, clock._bytes_per_data_record)[:records]
+        seconds = [float(re.match(rb"[+-][\d.]+", start.tobytes())[0]) for start in starts]
+        begins = np.rint((np.array(seconds) - seconds[0]) * fs).astype(np.int64)
+    gaps = np.diff(begins) - frame  # one of a sample is rounding
+    if (gaps < -1).any():
+        raise Unusable("data records that overlap")
+    edges = [0, *(np.flatnonzero(gaps > 1) + 1).tolist(), records]
+    parts = [(int(begins[first]), part(first, stop)) for first, stop in pairwise(edges)]
+    recording = LazyRecording.of_parts(fs, int(begins[-1]) + frame, keys, parts)
+    return replace(recording, leads=[named[number][0] for number in numbers], notes=notes)
+
+
+def _unit(signal: edfio.EdfSignal, hints: Hints) -> tuple[str, float]:
+    """Unit of a signal, one of `MILLIVOLT` if it is a voltage, and one of the unit in mV."""
+    unit = as_unit(signal.physical_dimension) or hints.unit or "no unit"
+    scale = MILLIVOLT.get(unit, 0)
+    if unit == ADU and hints.gain:
+        unit, scale = "mV", 1 / hints.gain
+    steps = signal.digital_max - signal.digital_min
+    span = (signal.physical_max - signal.physical_min) * scale
+    if scale and (steps <= 0 or not span or not GAINS[0] <= abs(steps / span) <= GAINS[1]):
+        return "no gain", 0
+    return unit, scale

@@ -12,7 +12,16 @@ import numpy as np
 import wfdb
 from wfdb.io import _signal  # because wfdb.rdrecord reads the header itself, and not all of them
 
-from recordings import GAINS, MILLIVOLT, Hints, LazyRecording, Unusable, as_unit, ecg_lead, one_line
+from recordings import (
+    GAINS,
+    MILLIVOLT,
+    Hints,
+    LazyRecording,
+    Unusable,
+    as_unit,
+    choose_leads,
+    one_line,
+)
 
 # What wfdb raises on bad files.
 ERRORS = (OSError, ValueError, IndexError, KeyError, TypeError, ArithmeticError)
@@ -55,8 +64,8 @@ class Lead(NamedTuple):
     initial: int  # digital value before the first sample, in format 8
     gain: float  # digital units per `unit`; 0: not stated
     baseline: int  # digital value of 0
-    unit: str
     name: str
+    unit: str
 
 
 class Header(NamedTuple):
@@ -87,6 +96,7 @@ def read_header(record: Path) -> Header:
         line = others[matches.index(None)]
         raise Unusable(f"header with a signal file in another folder, or damaged ({line[:40]!r})")
     fs, frames = float(match["fs"] or 250), int(match["frames"] or 0)
+    fs = int(fs) if fs.is_integer() else fs
     if match["segments"]:
         return Header(fs, frames, [], [(part["file"], int(part["frames"])) for part in matches])
     return Header(fs, frames, [_read_lead(record.parent, lead) for lead in matches], [])
@@ -101,8 +111,8 @@ def _read_lead(folder: Path, match: re.Match) -> Lead:
     lead = Lead(
         next((name for name in names if (folder / name).exists()), names[0]), match["fmt"],
         int(match["frame"] or 1), int(fields["skew"]), int(fields["offset"]), initial,
-        float(gain[1] if gain else "nan"), int(gain[2] or zero) if gain else 0, as_unit(unit),
-        match["name"] or "",
+        float(gain[1] if gain else "nan"), int(gain[2] or zero) if gain else 0,
+        match["name"] or "", as_unit(unit),
     )  # fmt: skip
     per_mv = lead.gain / MILLIVOLT.get(lead.unit, np.nan)
     if lead.unit in MILLIVOLT and lead.gain != 0 and not GAINS[0] <= per_mv <= GAINS[1]:
@@ -128,26 +138,12 @@ def count_frames(record: Path, header: Header, leads: Sequence[Lead]) -> int:
     return header.frames or min(held)
 
 
-def choose_rate(leads: Sequence[Lead], fs: float) -> tuple[int, tuple[str, ...]]:
-    """Samples in a frame of the ECG lead (see `ecg_lead`), and a note that names the leads with
-    others, or without voltage; raises `Unusable` if none is in mV, uV or V."""
-    volts = [lead for lead in leads if lead.unit in MILLIVOLT]
-    if not volts:
-        raise Unusable(f"no lead is in mV, uV or V, but in {', '.join({x.unit for x in leads})}")
-    frame = volts[ecg_lead([lead.name for lead in volts])].frame
-    others = [lead for lead in leads if lead not in volts or lead.frame != frame]
-    reasons = [f"{fs * lead.frame:g} Hz" if lead in volts else lead.unit for lead in others]
-    texts = [f"{lead.name} ({why})" for lead, why in zip(others, reasons, strict=True)]
-    return frame, (f"left out: {', '.join(dict.fromkeys(texts))}",) if texts else ()
-
-
 def open_wfdb(path: Path, hints: Hints) -> LazyRecording:
     """Open the WFDB record with this header; missing samples are NaN.
 
-    Its leads are those in mV, uV or V at the sampling rate of the ECG lead. `hints` give the unit
-    and gain of leads for which the header states no gain; without them WFDB's default applies and
-    the recording is `uncalibrated`. Where a segment of a multi-segment record lacks a lead, its
-    samples are missing.
+    Its leads are those of `choose_leads`. `hints` give the unit and gain of leads for which the
+    header states no gain; without them WFDB's default applies and the recording is `uncalibrated`.
+    Where a segment of a multi-segment record lacks a lead, its samples are missing.
     """
     record = path.with_suffix("")
     header = read_header(record)
@@ -155,7 +151,10 @@ def open_wfdb(path: Path, hints: Hints) -> LazyRecording:
     headers = {name: read_header(path.with_name(name)) for name in named}
     leads = [lead for part in headers.values() or [header] for lead in part.leads]
     # A first segment without samples has no files, but names all leads in order.
-    frame, notes = choose_rate([lead for lead in leads if lead.file != "~"], header.fs)
+    signals = {(lead.name, lead.unit, lead.frame * header.fs): lead.frame
+               for lead in leads if lead.file != "~"}  # fmt: skip
+    numbers, notes = choose_leads(list(signals))
+    frame = list(signals.values())[numbers[0]]
     if not header.segments:
         return replace(open_signals(record, header, hints, frame), notes=notes)
     parts, begin = [], 0

@@ -93,14 +93,14 @@ def put_challenge(path: Path, units: np.ndarray, fs=500, leads=TWELVE_LEADS, com
     Path(f"{path}.hea").write_text("\n".join([*lines, *comments]) + "\n")
 
 
-def put_edf(path: Path, signal: np.ndarray, fs=500, leads=("ECG",), unit="mV") -> None:
+def put_edf(path: Path, signal: np.ndarray, fs=500, leads=("ECG",), unit="mV", notes=()) -> None:
     """Write `signal` (samples, leads) in `unit` as EDF, or as BDF where `path` ends in .bdf."""
     kind, file = (BdfSignal, Bdf) if path.suffix == ".bdf" else (EdfSignal, Edf)
     edges = (np.floor(signal.min()), np.ceil(signal.max()))
     file([
         kind(column, fs, label=lead, physical_dimension=unit, physical_range=edges)
         for column, lead in zip(signal.T, leads, strict=True)
-    ], annotations=[]).write(path)  # fmt: skip
+    ], annotations=notes).write(path)  # fmt: skip
 
 
 def put_weights(path: Path, **changes) -> Path:

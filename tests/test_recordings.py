@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import tracemalloc
 from dataclasses import replace
 from functools import partial
 
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import wfdb
-from edfio import Edf, EdfSignal
+from edfio import Edf, EdfAnnotation, EdfSignal
 from scipy.io import savemat
 
 from recordings import MILLIVOLT, LazyRecording, Unusable, as_unit, ecg_lead
@@ -176,31 +177,64 @@ def test_a_lead_without_a_gain(tmp_path, gain):
 
 def test_what_edf_signals_are_leads(tmp_path):
     kinds = [("Fpz-Cz", "uV", 250), ("EKG", "mV", 250), ("Resp", "uV", 25), ("V2", "microV", 250),
-             ("V3", "V", 250), ("SpO2", "%", 250), ("Temp", "", 250)]  # fmt: skip
+             ("V3", "V", 250), ("SpO2", "%", 250), ("Aux", "", 250), ("X", "mV", 250)]  # fmt: skip
     Edf([
         EdfSignal(np.linspace(-1, 1, 6 * fs), fs, label=label, physical_dimension=unit,
                   physical_range=(-1, 1))
         for label, unit, fs in kinds
     ], annotations=[]).write(path := tmp_path / "a.edf")  # fmt: skip
-    content = path.read_bytes()
-    content = content[:236] + b"-1      " + content[244:]  # length unknown: still being written
+    content = bytearray(path.read_bytes())
+    content[236:244] = b"-1      "  # length unknown: still being written
+    place = 256 + 128 * (len(kinds) + 1) + 8 * (len(kinds) - 1)
+    content[place : place + 8] = b"-32768  "  # the largest digital value of X, and its smallest
     for unit in (b"microV", b"\xb5V", "µVolts".encode()):  # in Latin-1 and UTF-8
         path.write_bytes(content.replace(b"microV  ", unit.ljust(8)))
         opened = open_recording(path)
-        assert opened.leads == ["EKG", "Fpz-Cz", "V2", "V3"] and opened.samples == 1500
+        assert opened.leads == ["Fpz-Cz", "EKG", "V2", "V3"] and opened.samples == 1500
+        assert opened.notes == ("left out: Resp (25 Hz), SpO2 (%), Aux (no unit), X (no gain)",)
         edge = np.abs(opened.read(0, 1500)).max(0)
-        np.testing.assert_allclose(edge, [1, 1e-3, 1e-3, 1e3], rtol=1e-3)
+        np.testing.assert_allclose(edge, [1e-3, 1, 1e-3, 1e3], rtol=1e-3)
+    for hints, scale in ((("uV",), 1e-3), (("adu", 50), 1 / 50)):
+        opened = open_recording(path, FS, *hints)
+        assert opened.leads[-1] == "Aux" and "Aux" not in opened.notes[0]
+        np.testing.assert_allclose(opened.read(1499, 1500)[:, [0, 4]], [[1e-3, scale]], rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["a.edf", "a.bdf"])
+@pytest.mark.parametrize("onsets", ["1 2 3 4 5", "1 2.004 3 4 5", "1 2 5 6 7", "1 2 3 3 5"])
+def test_parts_of_edf_with_gaps(tmp_path, name, onsets):
+    notes = [EdfAnnotation(0, None, "start of the recording")]
+    put_edf(tmp_path / name, MICROVOLT, FS, LEADS, "uV", notes)
+    content = (tmp_path / name).read_bytes().replace(b"DF+C", b"DF+D")
+    for record, onset in reversed(list(enumerate(onsets.split(), 1))):
+        old, new = (f"+{at}\x14\x14".encode().ljust(12, b"\0") for at in (record, onset))
+        assert old in content
+        content = content.replace(old, new)
+    (tmp_path / name).write_bytes(content)
+    if "3 3" in onsets:
+        with pytest.raises(Unusable, match="data records that overlap"):
+            open_recording(tmp_path / name)
+        return
+    opened = open_recording(tmp_path / name)
+    # A sample of rounding is no gap.
+    expected = np.insert(SIGNAL, [750] * (500 if "5 6" in onsets else 0), np.nan, axis=0)
+    assert opened.samples == len(expected) and opened.leads == LEADS
+    for start, stop in ((0, len(expected)), (740, 1260), (800, 900), (1249, 1251)):
+        np.testing.assert_allclose(opened.read(start, stop), expected[start:stop], atol=1e-5)
 
 
 # Bytes of a header from a place on, and what is said then.
 EDF_FAULTS = {
     "kind": (0, b"1", "not an EDF file"),
-    "gaps": (192, b"EDF+D", "recording with gaps (EDF+D), which is not read"),
     "length": (184, b"1000", "header with a wrong length"),
     "records": (236, b"9 ", "does not fit the 6 data records"),
     "duration": (244, b"0 ", "data records without one"),
     "unit": (256 + 96 * 3, b"mmHg    mmHg    ", "no signal is in uV, mV or V"),
-    "gain": (256 + 120 * 3, b"32767", "header states no gain for ECG I"),
+    "gain": (
+        256 + 120 * 3,
+        b"32767   32767   ",
+        "in uV, mV or V: ECG I (no gain), V5 (no gain)",
+    ),
     "samples": (256 + 216 * 3, b"-9 ", "does not fit the"),
     "rate": (256 + 216 * 3, b"1  ", "1 Hz is not from 20 to 20000"),
 }
@@ -215,6 +249,23 @@ def test_edf_headers(tmp_path, name):
         file.write(new)
     with pytest.raises(Unusable, match=re.escape(words)):
         open_recording(tmp_path / "a.edf")
+
+
+@pytest.mark.parametrize("name", ["a.edf", "a.npy", "a.hea"])
+def test_long_files_are_read_in_parts(tmp_path, name):
+    long = np.tile(MICROVOLT[:, :1], (4000, 1))  # 12 MB in 16 bits
+    if name == "a.edf":
+        put_edf(tmp_path / name, long, FS, ["I"], "uV")
+    elif name == "a.npy":
+        np.save(tmp_path / name, long.astype(np.int16))
+    else:
+        put_frames(tmp_path, "a 1 250", "1000/mV", name="a", values=long)
+    tracemalloc.start()
+    part = open_recording(tmp_path / name, FS, "uV").read(5_999_000, 6_000_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_allclose(part, SIGNAL[500:, :1], atol=1e-5)
+    assert peak < 1e6
 
 
 def test_a_wfdb_record_that_is_cut_short_while_it_is_read(tmp_path):
@@ -287,7 +338,7 @@ BAD = {
     "leads.hea": (f"r {10**12} 250 600\n{LEAD}", "for its leads, rate and length, lists 1 leads"),
     "mmHg.hea": (
         FIRST + LEAD.replace("200/mV", "0/mmHg"),
-        "no lead is in mV, uV or V, but in mmHg",
+        "in uV, mV or V: ecg (mmHg)",
     ),
     "nan.hea": (FIRST + LEAD.replace("200", "nan"), "no gain per mV"),
     "rate.hea": (f"r 1 -250 600\n{LEAD}", "says '1 -250 600' for its leads, rate"),
