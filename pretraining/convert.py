@@ -229,7 +229,7 @@ def _convert_wfdb(source: str, annotator: str, patient: int, record: Path, out: 
     ends = np.minimum(np.rint(ends * (ICENTIA_FS / recording.fs)).astype(np.int64), len(signal) - 1)
     for lead, samples in enumerate(digital.T.astype(np.int16)):
         write_segment(*segment_path(out, patient, lead), samples, GAIN, ends, symbols, zones)
-    notes = ("offset beyond ±16 mV removed",) * int(far.any())
+    notes = recording.notes + ("offset beyond ±16 mV removed",) * int(far.any())
     if not any(symbols):
         kept = "rhythms but no beats" if any(zones) else "no beats and no rhythms"
         notes += (f"{kept} (are beats in another file? see --annotator)",)
@@ -261,7 +261,7 @@ def read_annotated(
         raise Unusable(f"header says {recording.fs} Hz, not {alphabet.fs}")
     ends, symbols, zones, others = [], [], [], Counter()
     zone, begin, first = "", 0, 0
-    marks = read_marks(record, annotator)
+    marks = read_marks(record, annotator, recording.fs)
     for position, symbol, note in [*marks, (len(recording.signal), "+", "(")]:
         if symbol == "+" and note.startswith("("):
             if zone and first == len(ends) and begin < position:
@@ -277,8 +277,9 @@ def read_annotated(
     return recording, np.array(ends, np.int64), symbols, zones, others
 
 
-def read_marks(record: Path, annotator: str) -> list[tuple[int, str, str]]:
-    """Position, symbol and note of the annotator's marks and of rhythm marks in the `.atr`."""
+def read_marks(record: Path, annotator: str, fs: float) -> list[tuple[int, str, str]]:
+    """Position at `fs` Hz, symbol and note of the annotator's marks and of rhythm marks in the
+    `.atr`. A file of marks counts in frames, or at a rate of its own."""
     marks = []
     for name in dict.fromkeys(("atr", annotator)):
         there = Path(f"{record}.{name}").exists()
@@ -287,7 +288,8 @@ def read_marks(record: Path, annotator: str) -> list[tuple[int, str, str]]:
         if there:
             read = read_atr(record, name)
             notes = (note.strip("\0 ") for note in read.aux_note)
-            rows = zip(read.sample.tolist(), read.symbol, notes, strict=True)
+            places = np.rint(read.sample * (fs / (read.fs or fs))).astype(int).tolist()
+            rows = zip(places, read.symbol, notes, strict=True)
             marks += [row for row in rows if name == annotator or row[1] == "+"]
     return sorted(marks, key=itemgetter(0))
 

@@ -357,6 +357,22 @@ def test_offsets_of_leads_do_not_scale_the_signal(call, tmp_path, out):
         assert abs(normal.mean()) < 0.1 and normal.std() == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.parametrize("own_rate", [False, True])
+def test_marks_count_in_frames_or_at_a_rate_of_their_own(call, tmp_path, out, own_rate):
+    put_record(tmp_path, "r", fs=360)
+    header = tmp_path / "r.hea"
+    if own_rate:
+        (tmp_path / "r.atr").unlink()
+        wfdb.wrann("r", "atr", np.array([30, 300]), ["N", "N"], fs=180, write_dir=str(tmp_path))
+    else:  # two samples of each lead in a frame, beside a companion
+        text = header.read_text().replace(" 360 2160", " 180 1080").replace(" 212 ", " 212x2 ")
+        header.write_text(text.replace("1024)/mV", "1024)/mmHg"))
+        wfdb.wrann("r", "atr", np.array([30, 300]), ["N", "N"], write_dir=str(tmp_path))
+    result = call(tmp_path, source="wfdb")
+    assert result.code == 0 and ("mmHg" in result.err) == (not own_rate), result
+    assert reader.read_annotations(segment(out, 0, 0))[0].tolist() == [42, 417]
+
+
 def test_an_offset_beyond_the_range_does_not_clip(call, tmp_path, out):
     wave = np.sin(np.arange(2160) / 40)
     leads = np.stack([wave + 250, wave - 1], 1)
