@@ -82,7 +82,9 @@ def assess_leads(signal: np.ndarray) -> Quality:
 
 
 def implausible_amplitude(signal: np.ndarray) -> str | None:
-    """Describe an amplitude that no ECG has; None if all leads of (samples, leads) mV are fine."""
+    """Describe an amplitude that no ECG has; None if all leads of (samples, leads) mV that are not
+    constant are fine."""
+    signal = signal[:, np.ptp(signal, axis=0) > 0]
     for span in np.subtract(*np.percentile(signal, [99, 1], axis=0)):
         if not SPAN[0] <= span <= SPAN[1]:
             return f"spans {span:.4g} mV, an ECG {SPAN[0]:g} to {SPAN[1]:g}; check --unit, --gain"
