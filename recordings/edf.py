@@ -32,7 +32,9 @@ def open_edf(path: Path, hints: Hints) -> LazyRecording:
     with warnings.catch_warnings(action="ignore"):  # the number of records is checked below
         file = reader(path, header_encoding="latin-1")
     frames = [signal.samples_per_data_record for signal in file.signals]
-    if not -1 <= stated <= file.num_data_records or min(frames, default=1) < 1:
+    # The number of data records is -1 in a file that was still being written.
+    records = file.num_data_records if stated == -1 else stated
+    if not 1 <= records <= file.num_data_records or min(frames, default=1) < 1:
         raise Unusable(f"header does not fit the {file.num_data_records} data records of the file")
     units = [_unit(signal, hints) for signal in file.signals]
     named = [(" ".join(signal.label.split()), unit, signal.sampling_frequency)
@@ -40,6 +42,7 @@ def open_edf(path: Path, hints: Hints) -> LazyRecording:
     numbers, notes = choose_leads(named)
     signals = [file.signals[number] for number in numbers]
     fs, frame = signals[0].sampling_frequency, signals[0].samples_per_data_record
+    keys = list(map(str, numbers))  # names may be equal
 
     def read(first: int, stop: int, leads: list[int]) -> np.ndarray:
         parts = [signals[lead].get_data_slice(first / fs, stop / fs) for lead in leads]
@@ -52,8 +55,6 @@ def open_edf(path: Path, hints: Hints) -> LazyRecording:
             fs, samples, len(keys), keys, lambda a, b, n: read(start + a, start + b, n)
         )
 
-    # The number of data records is -1 in a file that was still being written.
-    records, keys = file.num_data_records if stated == -1 else stated, list(map(str, numbers))
     begins = np.arange(records) * frame
     if file.reserved[:5] in ("EDF+D", "BDF+D"):
         clock = file._timekeeping_signal  # edfio offers nothing public
@@ -72,11 +73,10 @@ def open_edf(path: Path, hints: Hints) -> LazyRecording:
 def _unit(signal: edfio.EdfSignal, hints: Hints) -> tuple[str, float]:
     """Unit of a signal, one of `MILLIVOLT` if it is a voltage, and one of the unit in mV."""
     unit = as_unit(signal.physical_dimension) or hints.unit or "no unit"
-    scale = MILLIVOLT.get(unit, 0)
-    if unit == ADU and hints.gain:
-        unit, scale = "mV", 1 / hints.gain
+    if unit not in MILLIVOLT and not (unit == ADU and hints.gain):
+        return unit, 0
     steps = signal.digital_max - signal.digital_min
+    scale = hints._replace(unit=unit).millivolt()
     span = (signal.physical_max - signal.physical_min) * scale
-    if scale and (steps <= 0 or not span or not GAINS[0] <= abs(steps / span) <= GAINS[1]):
-        return "no gain", 0
-    return unit, scale
+    plausible = steps > 0 and span and GAINS[0] <= abs(steps / span) <= GAINS[1]
+    return ("mV" if unit == ADU else unit, scale) if plausible else ("no gain", 0)

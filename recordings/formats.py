@@ -127,7 +127,8 @@ def lead_number(recording: LazyRecording, channel: str | None) -> int:
     names, wanted = list(map(bare_lead, names)), bare_lead(wanted)
     if names.count(wanted) == 1:
         return names.index(wanted)
-    raise Unusable(f"no lead {channel!r}; from 0 on there are {', '.join(leads)[:300]}")
+    said = "; ".join([f"from 0 on there are {', '.join(leads)[:300]}", *recording.notes])
+    raise Unusable(f"no lead {channel!r}; {said}")
 
 
 def lead_order(

@@ -126,7 +126,10 @@ def count_frames(record: Path, header: Header, leads: Sequence[Lead]) -> int:
     for name in {lead.file for lead in leads}:
         together = [lead for lead in header.leads if lead.file == name]
         formats = sorted({lead.fmt for lead in together})
-        if len(formats) > 1 or formats[0] not in SAMPLE_BYTES:
+        skewed = formats == ["8"] and any(
+            lead.skew for lead in together
+        )  # needs all from the start
+        if len(formats) > 1 or formats[0] not in SAMPLE_BYTES or skewed:
             raise Unusable(f"unreadable signal (format {', '.join(formats)})")
         if not (record.parent / name).is_file():
             raise Unusable(f"no {name.removeprefix(record.name)} beside its .hea")

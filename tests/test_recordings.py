@@ -130,6 +130,8 @@ def test_signals_of_other_units_and_rates_are_left_out_and_named(tmp_path):
     opened = open_recording(tmp_path / "r.hea")
     assert (opened.fs, opened.samples, opened.leads) == (50, 3000, ["Resp", "ECG"])
     assert opened.notes == ("left out: ABP (mmHg), PLETH (NU), V5 (25 Hz)",)
+    with pytest.raises(Unusable, match="no lead 'V5'; .*left out: ABP .*V5 .25 Hz"):
+        lead_number(opened, "V5")
     late = np.vstack([frames[3:, 2:4], np.full((3, 2), np.nan)])  # it is 3 frames late in the file
     late[37, 0] = np.nan
     expected = np.column_stack([frames[:, :2].reshape(-1), late.reshape(-1) - 7]) / 1000
@@ -228,6 +230,7 @@ EDF_FAULTS = {
     "kind": (0, b"1", "not an EDF file"),
     "length": (184, b"1000", "header with a wrong length"),
     "records": (236, b"9 ", "does not fit the 6 data records"),
+    "none": (236, b"0 ", "does not fit the 6 data records"),
     "duration": (244, b"0 ", "data records without one"),
     "unit": (256 + 96 * 3, b"mmHg    mmHg    ", "no signal is in uV, mV or V"),
     "gain": (
@@ -340,6 +343,11 @@ BAD = {
         FIRST + LEAD.replace("200/mV", "0/mmHg"),
         "in uV, mV or V: ecg (mmHg)",
     ),
+    "one.hea": ("s/2 1 250\nr 600\n~ 9", "r has another rate or length"),
+    "all.hea": ("s/2 1 250 601\nr 500\n~ 100", "header says 601 samples, its segments 600"),
+    "far.hea": (f"s/2 1 250\nr 500\n~ {10**12}", "samples with gaps are more than"),
+    "up.hea": ("s/1 1 250\n../r 500", "in another folder"),
+    "segment.hea": ("s/1 1 250\nq 500", "no .hea, which"),
     "nan.hea": (FIRST + LEAD.replace("200", "nan"), "no gain per mV"),
     "rate.hea": (f"r 1 -250 600\n{LEAD}", "says '1 -250 600' for its leads, rate"),
     "skew.hea": (FIRST + LEAD.replace(" 16 2", " 16:999 2"), "missing or impossible"),
@@ -377,6 +385,7 @@ BAD = {
 def test_files_that_cannot_be_used(tmp_path, name):
     content, words, *hints = BAD[name]
     noise(600, 1).tofile(tmp_path / "r.dat")
+    (tmp_path / "r.hea").write_text(FIRST.replace("600", "500") + LEAD)
     if isinstance(content, np.ndarray):
         np.save(tmp_path / name, content)
     elif content is not None:
