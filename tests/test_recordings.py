@@ -130,7 +130,7 @@ def test_signals_of_other_units_and_rates_are_left_out_and_named(tmp_path):
     opened = open_recording(tmp_path / "r.hea")
     assert (opened.fs, opened.samples, opened.leads) == (50, 3000, ["Resp", "ECG"])
     assert opened.notes == ("left out: ABP (mmHg), PLETH (NU), V5 (25 Hz)",)
-    with pytest.raises(Unusable, match="no lead 'V5'; .*left out: ABP .*V5 .25 Hz"):
+    with pytest.raises(Unusable, match=r"no lead 'V5'; .*left out: ABP .*V5"):
         lead_number(opened, "V5")
     late = np.vstack([frames[3:, 2:4], np.full((3, 2), np.nan)])  # it is 3 frames late in the file
     late[37, 0] = np.nan
