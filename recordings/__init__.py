@@ -22,6 +22,7 @@ LEAD = re.compile(r"(ml|mod\.)?(i{1,3}|v\d?r?)|av[rlf]|mcl\d|cm\d")
 RATES = (20, 20_000)  # Hz; other rates are mistakes, or no ECG
 RATE_TOLERANCE = 0.01  # two statements of one rate differ by less
 GAINS = (1e-6, 1e12)  # plausible units per mV
+MOST_LEADS = 64  # of a text file or an array; more columns are features, or windows
 LARGEST = 1e9  # mV; a larger sample counts as missing
 LONGEST = 2**29  # samples with gaps, a day at 6 kHz: no file holds them
 
@@ -77,14 +78,18 @@ class LazyRecording:
         fs, unit = hints.fs or stated.fs, as_unit(hints.unit or stated.unit)
         if not fs:
             raise Unusable("file without a sampling rate; give --fs, in a table a column fs")
-        if not isclose(fs, stated.fs or fs, rel_tol=RATE_TOLERANCE):
+        if not same_rate(fs, stated.fs or fs):
             raise Unusable(f"file says {stated.fs:g} Hz, but --fs or the table {fs:g}")
         if unit != (stated.unit or unit):
             raise Unusable(f"file says {stated.unit}, but --unit or the table {unit}")
+        values = np.squeeze(values)  # of one recording, as (1, leads, samples)
         values = values[:, None] if values.ndim == 1 else values
         if values.ndim != 2 or values.dtype.kind not in "iuf" or len(set(values.shape)) == 1:
             raise Unusable(f"{values.dtype} of shape {values.shape} is not samples by leads")
         values = values if values.shape[0] > values.shape[1] else values.T
+        if values.shape[1] > MOST_LEADS:
+            said = f"{values.shape[1]} columns of {values.shape[0]} numbers are no recording"
+            raise Unusable(f"{said}, which has {MOST_LEADS} leads at most; a table of heart beats?")
         return cls.of_array(values, hints._replace(unit=unit).millivolt(), fs, leads)
 
     @classmethod
@@ -139,6 +144,11 @@ def as_unit(text: str | None) -> str | None:
     return PREFIXES[match[1]] if match else ADU if plain == ADU else text
 
 
+def same_rate(first: float, second: float) -> bool:
+    """Whether two statements of a rate agree."""
+    return isclose(first, second, rel_tol=RATE_TOLERANCE)
+
+
 def check_rate(fs: float, samples: float = inf) -> None:
     """Raises `Unusable` at a rate in Hz that is no ECG's, or if `samples` last under a second."""
     if not RATES[0] <= fs <= RATES[1]:
@@ -152,12 +162,16 @@ def bare_lead(name: str) -> str:
     return re.sub(r"^((ecg|ekg|lead)[\W_]*)+(?=[a-z])", "", name.strip().casefold())
 
 
+def is_lead(name: str) -> bool:
+    """Whether a signal is called ECG or EKG, or has the name of a standard lead (MLII, V5, aVR)."""
+    return bool(ECG.search(name) or LEAD.fullmatch(bare_lead(name)))
+
+
 def ecg_lead(leads: Sequence[str]) -> int:
-    """Number of the ECG among named signals: the first called ECG or EKG, else the first with the
-    name of a standard lead (I, MLII, V5, aVR), else the first."""
+    """Number of the ECG among named signals: the first called ECG or EKG, else the first standard
+    lead, else the first."""
     by_name = [number for number, name in enumerate(leads) if ECG.search(name)]
-    standard = [number for number, name in enumerate(leads) if LEAD.fullmatch(bare_lead(name))]
-    return [*by_name, *standard, 0][0]
+    return [*by_name, *(number for number, name in enumerate(leads) if is_lead(name)), 0][0]
 
 
 def choose_leads(signals: Sequence[tuple[str, str, float]]) -> tuple[list[int], tuple[str, ...]]:
