@@ -8,17 +8,18 @@ Writes args.json, history.csv, timing.csv, best_model.safetensors, MODEL_CARD.md
 """
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from finetuning import evaluation, recipe
 from finetuning.batches import Recordings, batches, load_parts
-from finetuning.prepared_set import how_resampled
+from finetuning.prepared_set import how_resampled, manifest_path
 from models import Classifier, count_parameters
 from utils import cli
 from utils.engine import Epochs, Hardware, Training, open_run
-from utils.files import digest
+from utils.files import digest, read_json, sha256
 from utils.model_card import Metadata
 from utils.run import BEST, SCORES, Run, torch_generator, versions
 from utils.weights import load_strictly, read_weights, save_weights, start_encoder
@@ -86,7 +87,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Train in all processes; the main process writes the files of the run."""
     args = parse_arguments()
-    job_dir, run = args.job_dir, Run(vars(args), last=SCORES)
+    job_dir, run = args.job_dir, Run(vars(args), SCORES, content)
     with open_run(run) as hardware:
         if not hardware:
             return
@@ -124,6 +125,13 @@ def main() -> None:
         print(f"epoch {epoch} chosen by {by}; predictions and scores: {job_dir}")
 
 
+def content(path: Path) -> str:
+    """Checksums of an input and, of a prepared set, of its manifest."""
+    manifest = manifest_path(path)
+    described = path.suffix == ".npz" and manifest.is_file()
+    return f"{sha256(path)} {digest(read_json(manifest))}" if described else sha256(path)
+
+
 def set_up(
     args: argparse.Namespace, run: Run, hardware: Hardware
 ) -> tuple[Training, evaluation.Targets, dict[str, Recordings], dict[str, Any]]:
@@ -139,7 +147,14 @@ def set_up(
     targets = evaluation.choose_targets(manifest.get("multi_label", False))
     if args.balance != "none" and targets is evaluation.MULTI_LABEL:
         raise cli.UserError("--balance: recordings of several classes cannot be balanced")
-    model, metadata = build_model(args, train, manifest)
+    generator = torch_generator(args.seed)
+    encoder, described = start_encoder(
+        args.weights_file, args.arch, args.stages, cli.spectrogram_settings(args), manifest["fs"],
+        train.signal.shape[1], generator, args.verbose,
+    )  # fmt: skip
+    model = Classifier(encoder, len(train.classes), generator)
+    model.encoder.requires_grad_(not args.freeze)
+    print(f"{described['architecture']}: {count_parameters(model):,} parameters")
     data = recipe.TrainingBatches(
         train, args.batch_size, args.seed, manifest["fs"], balanced=args.balance == "sampling",
         augmented=args.augment, mixup=args.mixup, processes=hardware.processes,
@@ -152,7 +167,8 @@ def set_up(
     training = Training(
         run, hardware, hardware.place(model),
         recipe.make_optimizer(model, args.lr, args.weight_decay),
-        Epochs(args.epochs, len(data), data.epoch, data.names), metadata,
+        Epochs(args.epochs, len(data), data.epoch, data.names),
+        describe(train, manifest, args.seed, described),
         recipe.weighted_cross_entropy(train) if args.balance == "loss" else targets.loss,
         VAL_METRICS[args.val_metric], learning_rate, args.ema, targets.num_correct,
     )  # fmt: skip
@@ -161,24 +177,15 @@ def set_up(
     return training, targets, parts, manifest
 
 
-def build_model(
-    args: argparse.Namespace, recordings: Recordings, manifest: dict[str, Any]
-) -> tuple[Classifier, Metadata]:
-    """Network with a new classifier for `recordings`, and the metadata of its weights file."""
-    generator, leads = torch_generator(args.seed), recordings.signal.shape[1]
-    encoder, described = start_encoder(
-        args.weights_file, args.arch, args.stages, cli.spectrogram_settings(args), manifest["fs"],
-        leads, generator, args.verbose,
-    )  # fmt: skip
-    model = Classifier(encoder, len(recordings.classes), generator)
-    if args.freeze:
-        model.encoder.requires_grad_(False)
-    print(f"{described['architecture']}: {count_parameters(model):,} parameters")
-    return model, Metadata(
+def describe(
+    recordings: Recordings, manifest: dict[str, Any], seed: int, encoder: dict[str, Any]
+) -> Metadata:
+    """Metadata of the weights; `encoder` are the fields that describe it."""
+    return Metadata(
         unit="mV", mean=recordings.mean, sd=recordings.sd, frame_size=manifest["pad"],
         task="classification", classes=recordings.classes, dataset=manifest["dataset"],
-        manifest_sha256=digest(manifest), seed=args.seed, versions=versions(),
-        multi_label=manifest.get("multi_label", False), **how_resampled(manifest), **described,
+        manifest_sha256=digest(manifest), seed=seed, versions=versions(),
+        multi_label=manifest.get("multi_label", False), **how_resampled(manifest), **encoder,
     )  # fmt: skip
 
 

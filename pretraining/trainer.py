@@ -20,13 +20,14 @@ from tqdm import tqdm
 from models import ENCODERS, count_parameters
 from pretraining.batches import FrameBatches, StoredFrames, load, store_frames
 from pretraining.cohort import Data, DataOptions, open_data
+from pretraining.icentia11k.index import open_index
 from pretraining.icentia11k.reader import read_constants
 from pretraining.tasks import TASKS, Task, build_task
 from recordings.wfdb_files import ICENTIA_FS
 from utils import cli, metrics
 from utils.cli import UserError
 from utils.engine import Batch, Epochs, Hardware, Training, open_run
-from utils.files import digest, read_json, write_json
+from utils.files import digest, read_json, sha256, write_json
 from utils.model_card import Metadata
 from utils.run import (
     ARGUMENTS,
@@ -118,18 +119,12 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def build_network(args: argparse.Namespace, task: Task) -> tuple[nn.Module, dict[str, Any]]:
-    """Network of an objective, and the fields of its metadata that describe the encoder."""
-    generator = torch_generator(args.seed)
-    encoder, described = start_encoder(
-        args.weights_file, args.arch, args.stages, cli.spectrogram_settings(args), ICENTIA_FS, 1,
-        generator,
-    )  # fmt: skip
+def build_network(encoder: nn.Module, task: Task, generator: torch.Generator) -> nn.Module:
+    """Network of an objective; raises `NetworkError` if its frames are too short."""
     model = task.model(encoder, generator)
-    with torch.inference_mode():  # reports a frame that is too short before data is read
+    with torch.inference_mode():  # before data is read
         encoder.eval()(torch.zeros(1, 1, task.frame_size))
-    print(f"{described['architecture']}: {count_parameters(model):,} parameters")
-    return model, described
+    return model
 
 
 def validate(training: Training, task: Task, batches: Iterable[Batch]) -> dict[str, Any]:
@@ -188,9 +183,15 @@ def set_up(
 ) -> tuple[Training, Data]:
     """The training and its data; writes `--cache-val`."""
     hardware.processes.check(args.batch_size, args.sync_bn)
-    model, encoder = build_network(args, task)
+    generator = torch_generator(args.seed)
+    encoder, described = start_encoder(
+        args.weights_file, args.arch, args.stages, cli.spectrogram_settings(args), ICENTIA_FS, 1,
+        generator,
+    )  # fmt: skip
+    model = build_network(encoder, task, generator)
+    print(f"{described['architecture']}: {count_parameters(model):,} parameters")
     constants, by_frame = read_constants(args.train), args.standardise == "frame"
-    spectral = ENCODERS[encoder["architecture"]].spectral
+    spectral = ENCODERS[described["architecture"]].spectral
     if by_frame or (spectral and args.spectrogram_input == "raw"):
         constants = constants._replace(mean=0.0, sd=1.0)
     context = {name: getattr(args, name) for name in task.flags()}
@@ -201,6 +202,9 @@ def set_up(
     stored = args.val_file and StoredFrames(args.val_file, task, args.batch_size, kind)
     options = DataOptions(**{f.name: getattr(args, f.name) for f in fields(DataOptions)})
     data = open_data(options, task, constants, stored, hardware.processes)
+    if data.validation and not stored:
+        run.resolved["val_size"] = data.validation.total
+        run.resolved["val_samples_per_patient"] = data.validation.sampler.samples_per_patient
     if args.cache_val and hardware.processes.main_process:
         if data.validation is None:
             raise UserError("--cache-val: nobody validates; use --val-patients above 0")
@@ -211,7 +215,7 @@ def set_up(
         unit="mV", mean=None if by_frame else constants.mean,
         sd=None if by_frame else constants.sd, frame_size=args.frame_size, task=args.task,
         classes=list(task.classes), dataset=constants.name, seed=args.seed, versions=versions(),
-        manifest_sha256=digest(data.manifest), context=context or None, **encoder,
+        manifest_sha256=digest(data.manifest), context=context or None, **described,
     )  # fmt: skip
     parameters, steps = hardware.place(model).parameters(), data.steps
     optimizer = torch.optim.Adam(parameters, args.lr, (0.9, 0.98), eps=1e-9, fused=True)
@@ -227,7 +231,13 @@ def set_up(
 def main() -> None:
     """Pretrain, and in the main process write all files of the run."""
     args = parse_arguments()
-    job_dir, run = args.job_dir, Run(vars(args), last=WEIGHTS)
+    job_dir = args.job_dir
+    named = args.patient_ids and {*args.patient_ids, *(args.val_patient_ids or ())}
+
+    def content(path: Path) -> str:
+        return sha256(path) if path.is_file() else open_index(path, args.index, named).digest(named)
+
+    run = Run(vars(args), WEIGHTS, content)
     task = build_task(args.task, vars(args))
     with open_run(run) as hardware:
         if not hardware:

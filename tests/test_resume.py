@@ -1,5 +1,6 @@
 """A run that is stopped, killed or out of disk continues as if nothing had been."""
 
+import json
 import os
 import resource
 import shutil
@@ -102,6 +103,50 @@ def test_a_finished_run_is_left_alone(flags, whole, module):
     assert contents(job) == before
 
 
+def finish_and_resume(module, words, job, moved, others):
+    """Run a trainer; `moved` are flags of equal contents elsewhere, `others` flags of others."""
+    words, main = [*words, "--device", "cpu", "--job-dir", job], MAIN[module]
+    assert (result := command(main, *words)).code == 0, result
+    about = json.loads((job / "args.json").read_text())
+    assert "finished" in command(main, *words, "--resume", *moved).out
+    for flag, value in others:
+        command(main, *words, "--resume", flag, value).refused(f"{flag} {value} holds other data")
+    return about
+
+
+def test_a_finished_finetuning_knows_its_inputs(prepared, tmp_path):
+    moved, padded = (shutil.copytree(prepared, tmp_path / name) for name in ("moved", "padded"))
+    manifest = (padded / "p_manifest.json").read_text()
+    (padded / "p_manifest.json").write_text(manifest.replace('"pad": 512', '"pad": 256'))
+    weights = [put_weights(tmp_path / f"{n}.safetensors", seed=n) for n in (0, 1)]
+    train, test = "p_train.npz", "p_test.npz"
+    words = ["--train", prepared / train, "--test", prepared / test, "--val-size", 0.25,
+             "--epochs", 1, "--weights-file", weights[0], "--preset", "authors-code"]  # fmt: skip
+    others = [("--train", prepared / test), ("--train", padded / train),
+              ("--test", prepared / train), ("--weights-file", weights[1])]  # fmt: skip
+    moved = ["--train", moved / train, "--test", moved / test]
+    about = finish_and_resume(FINETUNING, words, tmp_path / "job", moved, others)
+    resolved = about["resolved"]
+    assert resolved.keys() == about["arguments"].keys() and about["arguments"]["arch"] is None
+    expected = {"arch": "resnet18", "stages": 1, "val_metric": "loss", "compile": False}
+    assert expected.items() <= resolved.items() and resolved["precision"] in ("fp32", "bf16")
+
+
+def test_a_finished_pretraining_knows_its_inputs(cohort_folder, cohort_copy, tmp_path):
+    other = shutil.copytree(cohort_copy, tmp_path / "other")
+    path = other / "p00/p00003/p00003_s01.atr"
+    content = bytearray(path.read_bytes())
+    beats = [n for n in range(1, len(content), 2) if content[n] >> 2 == 1]  # normal ones
+    content[beats[5]] ^= (1 ^ 5) << 2  # becomes a premature ventricular contraction
+    path.write_bytes(content)
+    words = ["--train", cohort_folder, "--task", "beat", "--stages", 1, "--epochs", 1,
+             "--frame-size", 128, "--batch-size", 4, "--steps-per-epoch", 2,
+             "--val-patients", 1]  # fmt: skip
+    moved, others = ["--train", cohort_copy], [("--train", other)]
+    about = finish_and_resume(PRETRAINING, words, tmp_path / "job", moved, others)
+    assert about["resolved"]["val_size"] == 2 and about["resolved"]["steps_per_epoch"] == 2
+
+
 def test_the_recipe_beyond_the_paper_continues_alike(flags, tmp_path, monkeypatch):
     recipe = [*LONG_RUN, "--mixup", 0.2, "--balance", "sampling", "--tta", 2,
               "--standardise", "recording", "--epochs", 3]  # fmt: skip
@@ -136,7 +181,7 @@ def test_moved_data_and_flags_of_a_later_version(flags, tmp_path, monkeypatch):
     data = ["--train", moved / "p_train.npz", "--test", moved / "p_test.npz"]
     again = [*words, "--job-dir", job, "--resume", *data]
     other = put_weights(tmp_path / "other", seed=1)
-    command(main, *again, "--weights-file", other).refused("other data, another network")
+    command(main, *again, "--weights-file", other).refused("--weights-file", "holds other data")
     command(main, *again, "--precision", "bf16").refused("--precision is bf16")
     result = command(main, *again)
     assert result.code == 0 and "continues after" in result.out, result
@@ -150,7 +195,7 @@ def test_other_flags_or_data_are_not_continued(flags, cohort_copy, tmp_path, mon
     command(main, *again, "--batch-size", 4).refused("--batch-size is 4", "it was 8")
     (cohort_copy / "p00/p00001/p00001_s01.dat").unlink()
     result = command(main, *again, "--train", cohort_copy, "--index", tmp_path / "index")
-    assert result.code == 2 and "other data, another network" in result.err
+    assert result.code == 2 and f"--train {cohort_copy} holds other data" in result.err
 
 
 def test_a_damaged_checkpoint_and_none(flags, tmp_path, monkeypatch):

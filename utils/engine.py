@@ -504,7 +504,15 @@ class Training:
             self.optimizer.load_state_dict(state["optimizer"])
             print(f"continues after step {self.totals.step} of epoch {self.epoch}")
         if processes.main_process:
-            self.run.start(str(self.hardware), resumed=bool(state))
+            m, hardware = self.metadata, self.hardware
+            self.run.resolved |= {
+                "arch": m.architecture, "stages": m.stages, "epochs": self.data.count,
+                "steps_per_epoch": self.data.steps, "device": hardware.device.type,
+                "precision": "bf16" if hardware.bf16 else "fp32",
+                "compile": hardware.compiles(self.run.arguments["compile"]),
+                **{f"spectrogram_{k}": value for k, value in (m.spectrogram or {}).items()},
+            }  # fmt: skip
+            self.run.start(str(hardware), resumed=bool(state))
         self._saved = time.monotonic()
         self._began = self._saved - (state["seconds"] if state else 0)
 

@@ -5,8 +5,9 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,13 @@ OUTPUTS = (
 )  # fmt: skip
 LOCK = ".lock"  # in a job directory while a run uses it
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "wfdb")
-# A run may be resumed with other values of these flags, which change no result, and with other
-# paths: of files the contents are compared.
+# A run may be resumed with other values of these flags, which change no result or set others, and
+# with other paths of its inputs: their contents are compared.
 FREE = {
     "overwrite", "resume", "checkpoint_every", "device", "compile", "data_parallelism", "verbose",
-    "index",
+    "index", "preset",
 }  # fmt: skip
+INPUTS = ("train", "val", "test", "val_file", "weights_file")
 
 
 class Run:
@@ -49,16 +51,28 @@ class Run:
         arguments: all flags by name, to be saved; among them `job_dir`, `resume`, `overwrite` and
             `precision`.
         last: name of the file that the run writes last.
+        content: checksum of an input, the same wherever it lies.
+
+    `resolved` holds what flags came to that leave a choice, once the run has been set up.
     """
 
-    def __init__(self, arguments: dict[str, Any], last: str):
-        self.arguments, self.last = arguments, last
+    def __init__(
+        self, arguments: dict[str, Any], last: str, content: Callable[[Path], str] = sha256
+    ):
+        self.arguments, self.last, self.content = arguments, last, content
+        self.resolved: dict[str, Any] = {}
         self.job_dir: Path = arguments["job_dir"]
         self.resume: bool = arguments["resume"]
 
+    @cached_property
+    def inputs(self) -> dict[str, str]:
+        """Checksums of what the run reads, by flag."""
+        paths = {name: self.arguments.get(name) for name in INPUTS}
+        return {name: self.content(path) for name, path in paths.items() if path}
+
     def finished(self) -> bool:
-        """Whether `--resume` has nothing to do; raises `UserError` if the flags are others than
-        those of the run in the job directory."""
+        """Whether `--resume` has nothing to do; raises `UserError` if the flags or inputs are
+        others than those of the run in the job directory."""
         if not (self.resume and (self.job_dir / self.last).exists()):
             return False
         self._check_free()
@@ -98,13 +112,20 @@ class Run:
                 f"{self.job_dir} holds a run; choose another --job-dir, or pass --resume to "
                 "continue it or --overwrite to replace it"
             )
-        saved = self._saved()["arguments"] if self.resume else {}
+        about = self._saved() if self.resume else {"arguments": {}}
+        saved = about["arguments"]
         for name in self.arguments.keys() & saved.keys() - FREE:  # its version may lack some
             value, before = self.arguments[name], saved[name]
             if before is None if isinstance(value, Path) else value != before:
                 raise UserError(
                     f"--{name.replace('_', '-')} is {value}, in the run in {self.job_dir} it was "
                     f"{before}; --resume it with the same flags, or choose another --job-dir"
+                )
+        for name, before in about.get("inputs", {}).items():
+            if self.inputs.get(name) != before:
+                raise UserError(
+                    f"--{name.replace('_', '-')} {self.arguments[name]} holds other data than in "
+                    f"the run in {self.job_dir}; choose another --job-dir, or --overwrite it"
                 )
 
     def _saved(self) -> dict[str, Any]:
@@ -141,7 +162,9 @@ class Run:
         for path in self.job_dir.rglob(f".*{TEMPORARY}"):  # of a run that was killed
             path.unlink()
         arguments = {k: str(v) if isinstance(v, Path) else v for k, v in self.arguments.items()}
-        about = {"arguments": arguments, "environment": _environment(hardware)}
+        resolved = {name: self.resolved.get(name, value) for name, value in arguments.items()}
+        about = {"arguments": arguments, "resolved": resolved, "inputs": self.inputs,
+                 "environment": _environment(hardware)}  # fmt: skip
         if resumed:
             before = self._saved()
             about = before | {"continued": [*before.get("continued", []), about["environment"]]}

@@ -87,6 +87,18 @@ class AnnotationIndex:
     def header(self, segment: int) -> Header:
         return Header(*self.segments[list(Header._fields)][segment].item())
 
+    def digest(self, patients: Collection[int] | None = None) -> str:
+        """SHA-256 of what the set states of these patients, by default of all: the same wherever
+        it lies, and whoever else is in the index."""
+        patients = self.patients if patients is None else patients
+        out = sorted((o["patient"], o["record"]) for o in self.left_out if o["patient"] in patients)
+        content = hashlib.sha256(repr((reader.read_constants(self.root), out)).encode())
+        for segment in np.flatnonzero(np.isin(self.segments["patient"], sorted(patients))):
+            content.update(repr(self.segments[segment].item()).encode())
+            for array in self.annotations(segment).values():
+                content.update(array)
+        return content.hexdigest()
+
 
 def checksum(about: dict[str, Any], segments: np.ndarray) -> str:
     """SHA-256 of what `index.json` and `segments.npy` state, and of the version."""
