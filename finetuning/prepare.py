@@ -23,7 +23,7 @@ from finetuning.datasets import DATASETS, PARTS, Listing
 from finetuning.prepared_set import UNIT, divide, report_absent, write_prepared
 from recordings import Unusable
 from recordings.formats import lead_order
-from recordings.quality import Quality, assess_leads
+from recordings.quality import Quality, assess
 from recordings.resampling import METHODS, to_microvolt
 from utils import cli
 from utils.files import counted, report_filled, report_flagged, sha256, summary, write_json
@@ -86,16 +86,16 @@ def read_signals(listing: Listing, fs: int, resampling: str) -> Signals:
             left_out.append({"record": record, "reason": str(error)})
             continue
         recording = recording._replace(signal=recording.signal[:, order])
-        microvolt, clipped = to_microvolt(recording, fs, resampling, listing.padtype)
+        microvolt, outside = to_microvolt(recording, fs, resampling, listing.padtype)
         kept.append(index)
         signals.append(microvolt)
         if recording.filled:
             filled[record] = recording.filled
         for note in recording.notes:
             notes[note].append(record)
-        quality, flat = assess_leads(recording.signal), np.ptp(recording.signal, axis=0) == 0
-        flat = flat.any() and not flat.all()
-        flags.append((*quality, flat, recording.uncalibrated, clipped > 0))
+        flat, clipped = np.array([assess(lead) for lead in recording.signal.T]).T
+        partly = flat.any() and not flat.all()
+        flags.append((flat.all(), clipped.any(), partly, recording.uncalibrated, outside > 0))
     if not kept:
         raise cli.UserError(f"no record is usable ({summary(left_out)})")
     if len(left_out) > listing.tolerated * len(listing.records):

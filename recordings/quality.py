@@ -74,17 +74,8 @@ def assess(signal: np.ndarray) -> Quality:
     return Quality(constant=False, clipped=bool(clipped))
 
 
-def assess_leads(signal: np.ndarray) -> Quality:
-    """Whether all leads of (samples, leads) are constant, and whether one of them is clipped; where
-    some are constant, the others are what a network has been trained on, too."""
-    constant, clipped = zip(*map(assess, signal.T), strict=True)
-    return Quality(all(constant), any(clipped))
-
-
 def implausible_amplitude(signal: np.ndarray) -> str | None:
-    """Describe an amplitude that no ECG has; None if all leads of (samples, leads) mV that are not
-    constant are fine."""
-    signal = signal[:, np.ptp(signal, axis=0) > 0]
+    """Describe an amplitude that no ECG has; None if all leads of (samples, leads) mV are fine."""
     for span in np.subtract(*np.percentile(signal, [99, 1], axis=0)):
         if not SPAN[0] <= span <= SPAN[1]:
             return f"spans {span:.4g} mV, an ECG {SPAN[0]:g} to {SPAN[1]:g}; check --unit, --gain"

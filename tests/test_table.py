@@ -188,7 +188,7 @@ def test_what_is_left_out(make, tmp_path):
         (rows(), ["--unit", "mV"], "10 × file without a sampling rate; give --record-fs"),
         (rows(fs=[300, ""]), ["--unit", "mV"], "than 10% of 10 records cannot be used (5 left out"),
         (rows(), ["--record-fs", FS], "10 × unit is not given"),
-        (rows(), [*SAID, "--labels", "zip"], "--labels zip (see python -m finetuning.prepare"),
+        (rows(), [*SAID, "--labels", "zip"], "--labels zip"),
     ],
 )  # fmt: skip
 def test_what_is_refused(make, tmp_path, table, flags, words):

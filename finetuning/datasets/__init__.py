@@ -19,15 +19,12 @@ from types import ModuleType
 
 import numpy as np
 
+from recordings.annotations import SUBJECT_IN_HEADER
 from recordings.formats import Recording
 
 PARTS = ("train", "val", "test")
-# Whom a recording is of: a line of a WFDB header (`# patient 7` in INCART), or a part of its name
-# (`data_84_2` in CPSC 2021, `118e06` in NSTDB, `patient001/s0010_re` in PTB, `sub-01` in BIDS).
-SUBJECT_LINE = re.compile(
-    r"^#[ \t]*(?:patient|subject)(?:[ _]?(?:id|no|number))?[ \t:#.=]+([\w-]*\d[\w-]*)\s*$",
-    re.IGNORECASE | re.MULTILINE,
-)
+# Parts of names that say whom a recording is of: `data_84_2` in CPSC 2021, `118e06` in NSTDB,
+# `patient001/s0010_re` in PTB, `sub-01` in BIDS. Other names of files may mean anything.
 SUBJECT_NAME = re.compile(
     r"(^|/)(data_\d+(?=_\d+$)|11[89](?=e[_\d]\d$)|(patient|subject)[-_ ]?\d+|sub-\w+)",
     re.IGNORECASE,
@@ -73,12 +70,12 @@ def stated_subjects(headers: dict[str, str]) -> np.ndarray | None:
     none) or names say so; others count as one subject each. None if it is said of none."""
     subjects = []
     for record, header in headers.items():
-        name = str(PurePosixPath(record).with_suffix(""))
-        line = SUBJECT_LINE.search(header)
-        # Numbers in lines are those of one data set, hence of one folder.
-        by_line = line and f"{PurePosixPath(record).parent}/#{line[1]}"
-        by_name = SUBJECT_NAME.search(name)
-        subjects.append(by_line or (by_name and name[: by_name.end()]))
+        path = PurePosixPath(record)
+        match = SUBJECT_NAME.search(str(path.with_suffix("")))
+        lines = (SUBJECT_IN_HEADER.fullmatch(line.strip()) for line in header.splitlines())
+        line = next(filter(None, lines), None)
+        # A number in a header is one of a data set, hence of a folder.
+        subjects.append(f"{path.parent}: {line[1]}" if line else match and record[: match.end()])
     if not any(subjects):
         return None
     return np.array([s or record for s, record in zip(subjects, headers, strict=True)], np.str_)
