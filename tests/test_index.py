@@ -1,8 +1,8 @@
 """The annotation index, and the choice of patients and segments from it."""
 
 import json
+import multiprocessing
 import shutil
-from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -161,12 +161,52 @@ def test_reading_in_processes_gives_the_same(cohort_copy, tmp_path, monkeypatch)
     assert content(open_index(cohort_copy, tmp_path / "parallel")) == content(serial)
 
 
+def open_together(barrier, root, asked, results):
+    try:
+        barrier.wait()
+        results.put((asked, patients(open_index(root, patient_ids=asked))))
+    except BaseException as error:
+        results.put((asked, error))
+
+
 def test_processes_that_start_together(cohort_copy, index):
-    with ProcessPoolExecutor(4) as executor:
-        opened = list(executor.map(open_index, [cohort_copy] * 4))
-    assert all(content(one) == content(index) for one in opened)
-    names = {path.name for path in (cohort_copy / "annotation_index").iterdir()}
-    assert names == {"current", "lock"}
+    asked = [None, [0], [1, 2], None, [5], [0, 3]]
+    barrier, results = multiprocessing.Barrier(len(asked)), multiprocessing.Queue()
+    for _ in range(5):  # each time there is no index yet
+        shutil.rmtree(cohort_copy / "annotation_index", ignore_errors=True)
+        starts = [
+            multiprocessing.Process(target=open_together, args=(barrier, cohort_copy, ids, results))
+            for ids in asked
+        ]
+        for process in starts:
+            process.start()
+        for ids, opened in [results.get(timeout=60) for _ in starts]:
+            assert isinstance(opened, set) and opened >= set(range(6) if ids is None else ids)
+        for process in starts:
+            process.join()
+        names = {path.name for path in (cohort_copy / "annotation_index").iterdir()}
+        assert names == {"current", "lock"} and content(open_index(cohort_copy)) == content(index)
+
+
+@pytest.mark.parametrize("ending", [".atr", ".hea", ".dat"])
+@pytest.mark.parametrize("asked", [None, [1]])
+def test_a_file_rewritten_in_place_is_read_again(cohort_copy, read, ending, asked):
+    open_index(cohort_copy, patient_ids=asked)
+    path = signal_file(cohort_copy).with_suffix(ending)
+    before, folder = path.read_bytes(), path.parent.stat().st_mtime_ns
+    swap = {".atr": (b"\x04", b"\x14"), ".hea": (b"ecg", b"ECG"), ".dat": (b"\0", b"\1")}[ending]
+    read.clear()
+    path.write_bytes(before.replace(*swap))
+    assert len(path.read_bytes()) == len(before) and path.parent.stat().st_mtime_ns == folder
+    open_index(cohort_copy, patient_ids=asked)
+    assert read == ["p00001_s00", "p00001_s01"]
+
+
+def test_a_copied_set_keeps_its_index(cohort_copy, tmp_path, read):
+    open_index(cohort_copy)
+    read.clear()
+    copied = shutil.copytree(cohort_copy, tmp_path / "copied")  # with the times of the originals
+    assert len(open_index(copied).segments) == 12 and read == []
 
 
 def test_only_patients_asked_for_are_read(cohort_copy, read):

@@ -2,14 +2,16 @@
 
 A folder `annotation_index/current` in the data set's folder, or in `--index DIR`, holds
 `segments.npy` (a row for each segment), flat arrays of all beats and rhythm intervals in the same
-order, and `index.json` (what was left out and why, and when each folder last changed). Only the
-patients asked for are read, and again only where their files have changed since.
+order, and `index.json` (what was left out and why, and the state of each patient's files). Only the
+patients asked for are read, and again only where sizes or times of their files have changed.
 """
 
 import hashlib
 import json
 import multiprocessing
-from collections.abc import Callable, Collection, Iterable, Iterator
+import os
+import stat
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from itertools import chain, repeat
@@ -27,7 +29,7 @@ from recordings import Unusable, one_line
 from utils.cli import UserError
 from utils.files import atomic_folder, read_json, write_json
 
-VERSION = 7  # an index of another version is built again
+VERSION = 8  # an index of another version is built again
 FOLDER = "annotation_index"
 ARRAYS = {  # types, and the columns that count them
     "beat_ends": ("<i4", "beats"), "beat_codes": ("i1", "beats"),
@@ -112,9 +114,9 @@ def distribution_of(path: Path) -> ModuleType:
     return torrent if torrent.RECORD_NAME.fullmatch(path.name) else reader
 
 
-def find_records(root: Path) -> tuple[ModuleType, dict[int, list[Path]], list[Path]]:
-    """The distribution, sorted records of each patient, and the folders that change with them."""
-    results = [(module, *module.find_records(root)) for module in (reader, torrent)]
+def find_records(root: Path) -> tuple[ModuleType, dict[int, list[Path]]]:
+    """The distribution, and sorted records of each patient."""
+    results = [(module, module.find_records(root)[0]) for module in (reader, torrent)]
     results = [result for result in results if result[1]]
     if len(results) != 1:
         names = "pNNNNN_sMM.hea or NNNNN_batched.pkl.gz, or both kinds"
@@ -132,57 +134,56 @@ def open_index(
     """
     folder = folder or root / FOLDER
     current = folder / "current"
-    index, up_to_date = _open_current(root, current, patient_ids)
-    if up_to_date:
-        return index
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):
-        index, up_to_date = _open_current(root, current, patient_ids)
-        if not up_to_date:  # else another process has built it
-            _build(root, current, index, patient_ids)
-            index = AnnotationIndex(root, current)
+    index, records, states = _look(root, current, patient_ids)
+    if not index or index.about["patients"] != states:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock"):
+            # Again: another process may have built it, and files may have changed meanwhile.
+            index, records, states = _look(root, current, patient_ids)
+            if not index or index.about["patients"] != states:
+                _build(root, current, index, records, states)
+                index = AnnotationIndex(root, current)
     return index
 
 
-def _open_current(
+def _look(
     root: Path, current: Path, patient_ids: Collection[int] | None
-) -> tuple[AnnotationIndex | None, bool]:
-    """The index as it is, if it can be opened, and whether it is up to date."""
+) -> tuple[AnnotationIndex | None, dict[int, list[Path]], dict[str, str]]:
+    """The index as it is, if it can be opened; the records of the patients who should be in it, and
+    the state of their files."""
+    distribution, records = find_records(root)
     try:
         index = AnnotationIndex(root, current)
     except Exception:  # whatever is wrong with it, it is built again
-        return None, False
-    if not (index.about["complete"] if patient_ids is None else index.patients >= set(patient_ids)):
-        return index, False
-    times = dict(index.about["folders"])
-    for of_patient in index.about["patients"].values():
-        times |= of_patient
-    return index, times == _times(root, times)
+        index = None
+    if patient_ids is not None:
+        wanted = set(patient_ids) | (index.patients if index else set())
+        records = {patient: paths for patient, paths in records.items() if patient in wanted}
+    states = {str(patient): _state(distribution, paths) for patient, paths in records.items()}
+    return index, records, states
 
 
-def _times(root: Path, paths: Iterable[Path | str]) -> dict[str, int | None]:
-    """When files and folders below `root` were last changed; None where there is none."""
-    paths = {root / path for path in paths}
-    return {str(p.relative_to(root)): p.stat().st_mtime_ns if p.exists() else None for p in paths}
+def _state(distribution: ModuleType, records: list[Path]) -> str:
+    """Checksum of the names, sizes and times of what a patient's records are read from."""
+    stamps = []
+    for path in dict.fromkeys(map(str, chain(*map(distribution.watched, records)))):
+        try:
+            found = os.stat(path)  # noqa: PTH116, there are a million
+            size = found.st_size if stat.S_ISREG(found.st_mode) else 0
+            stamps.append((path.rpartition("/")[2], found.st_mtime_ns, size))
+        except OSError:
+            stamps.append(path.rpartition("/")[2])
+    return hashlib.sha256(repr(stamps).encode()).hexdigest()
 
 
 def _build(
-    root: Path, current: Path, old: AnnotationIndex | None, patient_ids: Collection[int] | None
-) -> None:
-    distribution, records, folders = find_records(root)
-    if patient_ids is not None:
-        wanted = set(patient_ids) | (old.patients if old else set())
-        records = {patient: paths for patient, paths in records.items() if patient in wanted}
-    # Taken first: what changes while the index is being built is seen next time.
-    folders, times = _times(root, folders), {}
-    changed = dict(records)  # those that are read
-    for patient, paths in records.items():
-        watched = _times(root, chain(*map(distribution.watched, paths)))
-        before = old.about["patients"].get(str(patient), {}) if old else {}
-        if before and before == _times(root, before) and watched.keys() <= before.keys():
-            watched = before
-            del changed[patient]
-        times[patient] = watched
+    root: Path, current: Path, old: AnnotationIndex | None, records: dict[int, list[Path]],
+    states: dict[str, str],
+) -> None:  # fmt: skip
+    """Write the index. The `states` were taken before: what changes meanwhile is seen next time."""
+    before = old.about["patients"] if old else {}
+    changed = {p: paths for p, paths in records.items() if before.get(str(p)) != states[str(p)]}
+    distribution = distribution_of(next(chain(*records.values()), Path()))
     rows, left_out = [], []
     in_processes = sum(map(len, changed.values())) > distribution.READ_ALONE
     with atomic_folder(current) as made, ExitStack() as stack, parallel_map(in_processes) as run:
@@ -192,9 +193,6 @@ def _build(
         for patient in records:
             entries, unusable = next(results) if patient in changed else _kept(old, patient)
             left_out += unusable
-            if patient in changed:
-                bad = chain(*(distribution.files(root / out["record"]) for out in unusable))
-                times[patient] |= _times(root, bad)
             for row, arrays in entries:
                 rows.append((patient, *row))
                 for name, array in arrays.items():
@@ -203,8 +201,7 @@ def _build(
         columns = [(n, f"S{longest}" if n == "path" else kind) for n, kind in COLUMNS.items()]
         table = np.array(rows, [("patient", "i4"), *columns])
         np.save(made / "segments.npy", table)
-        about = {"complete": patient_ids is None, "folders": folders, "left_out": left_out}
-        about["patients"] = {str(patient): watched for patient, watched in times.items()}
+        about = {"left_out": left_out, "patients": states}
         write_json(made / "index.json", about | {"sha256": checksum(about, table)})
 
 

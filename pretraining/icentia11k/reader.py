@@ -92,12 +92,9 @@ def find_records(root: Path) -> tuple[dict[int, list[Path]], list[Path]]:
     return {patient: sorted(records[patient]) for patient in sorted(records)}, folders
 
 
-def files(record: Path) -> list[Path]:
-    return [Path(f"{record}{suffix}") for suffix in SUFFIXES]
-
-
-def watched(record: Path) -> list[Path]:
-    return [record.parent]  # changes with the record
+def watched(record: Path) -> list[str]:
+    # A file that is replaced changes the folder. Text, because a Path takes longer than its stat.
+    return [os.path.dirname(record), *(f"{record}{suffix}" for suffix in SUFFIXES)]  # noqa: PTH120
 
 
 def split(segment: Path) -> tuple[Path, int]:
