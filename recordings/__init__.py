@@ -174,7 +174,7 @@ def ecg_lead(leads: Sequence[str]) -> int:
     return [*by_name, *(number for number, name in enumerate(leads) if is_lead(name)), 0][0]
 
 
-def choose_leads(signals: Sequence[tuple[str, str, float]]) -> tuple[list[int], tuple[str, ...]]:
+def voltages(signals: Sequence[tuple[str, str, float]]) -> tuple[list[int], tuple[str, ...]]:
     """Numbers of the signals (name, unit, rate in Hz) in a unit of voltage and at the rate of the
     ECG among these; and a note that names the others. Raises `Unusable` if there is no voltage."""
     volts = [number for number, (_, unit, _) in enumerate(signals) if unit in MILLIVOLT]

@@ -9,14 +9,14 @@ from pathlib import Path
 import edfio
 import numpy as np
 
-from recordings import ADU, GAINS, MILLIVOLT, Hints, LazyRecording, Unusable, as_unit, choose_leads
+from recordings import ADU, GAINS, MILLIVOLT, Hints, LazyRecording, Unusable, as_unit, voltages
 
 # Reader by what a file begins with. edfio maps EDF, and reads BDF at once.
 READERS = {b"0       ": edfio.read_edf, b"\xffBIOSEMI": edfio.read_bdf}
 
 
 def open_edf(path: Path, hints: Hints) -> LazyRecording:
-    """Open a file; its leads are those of `choose_leads`. What lies between the parts of a file
+    """Open a file; its leads are those of `voltages`. What lies between the parts of a file
     with gaps (EDF+D) is missing.
 
     The header states rate and units; `hints` are for signals without a unit.
@@ -39,7 +39,7 @@ def open_edf(path: Path, hints: Hints) -> LazyRecording:
     units = [_unit(signal, hints) for signal in file.signals]
     named = [(" ".join(signal.label.split()), unit, signal.sampling_frequency)
              for signal, (unit, _) in zip(file.signals, units, strict=True)]  # fmt: skip
-    numbers, notes = choose_leads(named)
+    numbers, notes = voltages(named)
     signals = [file.signals[number] for number in numbers]
     fs, frame = signals[0].sampling_frequency, signals[0].samples_per_data_record
     keys = list(map(str, numbers))  # names may be equal

@@ -12,16 +12,7 @@ import numpy as np
 import wfdb
 from wfdb.io import _signal  # because wfdb.rdrecord reads the header itself, and not all of them
 
-from recordings import (
-    GAINS,
-    MILLIVOLT,
-    Hints,
-    LazyRecording,
-    Unusable,
-    as_unit,
-    choose_leads,
-    one_line,
-)
+from recordings import GAINS, MILLIVOLT, Hints, LazyRecording, Unusable, as_unit, one_line, voltages
 
 # What wfdb raises on bad files.
 ERRORS = (OSError, ValueError, IndexError, KeyError, TypeError, ArithmeticError)
@@ -144,19 +135,19 @@ def count_frames(record: Path, header: Header, leads: Sequence[Lead]) -> int:
 def open_wfdb(path: Path, hints: Hints) -> LazyRecording:
     """Open the WFDB record with this header; missing samples are NaN.
 
-    Its leads are those of `choose_leads`. `hints` give the unit and gain of leads for which the
+    Its leads are those of `voltages`. `hints` give the unit and gain of leads for which the
     header states no gain; without them WFDB's default applies and the recording is `uncalibrated`.
     Where a segment of a multi-segment record lacks a lead, its samples are missing.
     """
     record = path.with_suffix("")
     header = read_header(record)
-    named = [name for name, _ in header.segments if name != "~"]
-    headers = {name: read_header(path.with_name(name)) for name in named}
+    names = [name for name, _ in header.segments if name != "~"]
+    headers = {name: read_header(path.with_name(name)) for name in names}
     leads = [lead for part in headers.values() or [header] for lead in part.leads]
     # A first segment without samples has no files, but names all leads in order.
     signals = {(lead.name, lead.unit, lead.frame * header.fs): lead.frame
                for lead in leads if lead.file != "~"}  # fmt: skip
-    numbers, notes = choose_leads(list(signals))
+    numbers, notes = voltages(list(signals))
     frame = list(signals.values())[numbers[0]]
     if not header.segments:
         return replace(open_signals(record, header, hints, frame), notes=notes)
