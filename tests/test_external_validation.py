@@ -4,14 +4,20 @@ import gzip
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import wfdb
+from scipy.io import savemat
 from sklearn.metrics import confusion_matrix, f1_score, roc_auc_score
 
-from finetuning.predict import Predictor
+from finetuning import prepare
+from finetuning.predict import SHIPPED, Predictor
 from finetuning.predict import external_validation as validation
 from finetuning.predict.external_validation import AF, MIXED, NOT_AF, UNKNOWN, read_rhythms
+from finetuning.prepared_set import load_prepared
 from recordings import Unusable
+from recordings.formats import read_recording
+from recordings.synthetic import write_challenge17
 from recordings.wfdb_files import read_atr
 from report import tables
 from tests.helpers import command, put_weights
@@ -127,6 +133,37 @@ def test_the_band_and_the_lead(database, weights, tmp_path):
     assert [t["signal"][0] for t in loaded.values()] == ["as it is", "as it is", "0.5 to 40 Hz"]
     plain, *others = (loaded[name]["prob_A"].to_numpy() for name in ("plain", "band", "other"))
     assert not any(np.allclose(plain, other, atol=1e-4) for other in others)
+
+
+def test_a_prepared_part_is_scored_as_predict_answers(tmp_path):
+    """From the recordings' own files; one is flat, and misses its class."""
+    source, out = tmp_path / "training2017", tmp_path / "t.csv"
+    write_challenge17(source, 40, seed=0, seconds=(10.0, 10.001))
+    flags = "--source", source, "--labels", "zip", "--out", tmp_path / "p"
+    assert command(prepare.main, *flags).code == 0
+    part = load_prepared(tmp_path / "p_test.npz")
+    savemat(
+        source / f"{part.record_ids[0]}.mat", {"val": np.zeros((1, 3000), np.int16)}, format="4"
+    )
+    flags = "--labels", tmp_path / "p_test.npz", "--band-pass"
+    result = run(source, out, [SHIPPED], *flags)
+    table, predictor = pd.read_csv(out, keep_default_na=False), Predictor.load(device="cpu")
+    assert table["record"].tolist() == part.record_ids.tolist() and table["reason"][0] == "flat"
+    assert table["truth"].tolist() == part.classes[part.y.argmax(1)].tolist()
+    recording = read_recording(source / table["record"][1])
+    expected = predictor.predict(recording.signal, recording.fs)
+    assert (table["answer"][1],) == (*expected.classes, "")[:1]
+    few = table[table["answer"] != ""]
+    f1 = f1_score(few["truth"], few["answer"], labels=list("ANO~"), average=None, zero_division=0)
+    words = ", ".join(f"{c} {v:.3f}" for c, v in zip("ANO~", f1, strict=True))
+    assert f"answered: {len(few)} recordings" in result.out and result.out.endswith(f"{words}\n")
+    probable = table.loc[1:, [f"prob_{c}" for c in "ANO~"]].astype(float).idxmax(axis=1).str[-1]
+    f1 = f1_score(table["truth"], ["", *probable], labels=list("ANO~"), average=None)
+    assert (
+        f"all: 8 recordings, macro F1 {f1[np.isin(list('ANO~'), table['truth'])].mean():.3f}"
+        in result.out
+    )
+    run(source, out, [SHIPPED], *flags, "--overwrite", "--channel", 1).refused("not for --labels")
 
 
 def test_refused(database, weights, tmp_path):

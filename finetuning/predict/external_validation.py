@@ -4,6 +4,9 @@ A window of 30 s is AF if the annotators marked all of it as fibrillation, and n
 none of it so; others do not count in the scores. Flutter is not AF: class A of Challenge 2017 is
 fibrillation alone (Clifford et al. 2017). MIT-BIH's signals lie 0.1 to 1.1 mV below zero, an offset
 that the Challenge's device filters out: see --band-pass.
+
+With --labels, a part of a prepared set, its recordings are instead read from their own files in
+--records, answered as `finetuning.predict` does, and scored in all their classes.
 """
 
 import sys
@@ -15,9 +18,10 @@ import wfdb
 from tqdm import tqdm
 
 from finetuning.predict import BATCH, WINDOW, Predictor
+from finetuning.prepared_set import PreparedSet, load_prepared
 from recordings import Unusable
 from recordings.annotations import ALPHABETS, FIBRILLATION, SAME_SUBJECT
-from recordings.formats import read_recording
+from recordings.formats import open_recording, read_recording
 from recordings.wfdb_files import read_atr
 from utils import cli, metrics
 from utils.cli import UserError
@@ -35,6 +39,8 @@ def main() -> None:
     flag("--weights", type=cli.file, required=True, action="append", help="averaged if several")
     flag("--records", type=cli.existing, required=True, help="folder of WFDB records")
     flag("--source", choices=list(ALPHABETS), default="mitdb", help="wfdb: any other database")
+    about = "prepared part: score its recordings, read from their files in --records"
+    flag("--labels", type=cli.file, metavar="FILE", help=about)
     flag("--channel", type=cli.count_or_zero, default=0, help="lead, counted from 0")
     flag("--band-pass", action="store_true", help="keep 0.5 to 40 Hz, as the Challenge's device")
     flag("--out", type=Path, required=True, help="table to write, .csv or .csv.gz")
@@ -45,6 +51,13 @@ def main() -> None:
         raise UserError(f"{args.out} exists; choose another --out, or --overwrite it")
     hardware = {"device": args.device, "precision": args.precision}
     predictor = Predictor.load(*args.weights, **hardware, band_pass=args.band_pass)
+    if args.labels:
+        if args.channel or args.source != parser.get_default("source"):
+            parser.error("--source and --channel are not for --labels")
+        table = predict_part(predictor, args.records, load_prepared(args.labels))
+        write_text(args.out, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+        print_class_scores(table, predictor.metadata.classes)
+        return
     metadata = predictor.metadata
     if metadata.multi_label or CLASS not in metadata.classes or metadata.in_channels != 1:
         raise UserError(f"{args.weights[0]} does not detect {CLASS} in one lead; name other files")
@@ -97,6 +110,38 @@ def predict_windows(predictor: Predictor, record: Path, source: str, channel: in
         "answer": np.array(classes)[probabilities.argmax(1)],
         **{f"prob_{name}": p for name, p in zip(classes, probabilities.T, strict=True)},
     })  # fmt: skip
+
+
+def predict_part(predictor: Predictor, folder: Path, part: PreparedSet) -> pd.DataFrame:
+    """Answer the recordings of a prepared part from their files, as `finetuning.predict` does."""
+    rows, classes = [], predictor.metadata.classes
+    if predictor.metadata.multi_label or part.classes.tolist() != classes:
+        raise UserError(f"--labels has classes {part.classes.tolist()}, the network {classes}")
+    truths = part.classes[part.y.argmax(1)]
+    for name, true in zip(tqdm(part.record_ids, "predicting", disable=None), truths, strict=True):
+        recording = predictor.select_leads(open_recording(folder / name))
+        whole = predictor.predict_recording(recording).whole
+        probabilities = {f"prob_{c}": p for c, p in zip(classes, whole.probabilities, strict=True)}
+        answer = {"answer": "".join(whole.classes), "reason": whole.reason or ""}
+        rows.append({"record": name, "truth": true, **answer, **probabilities})
+    return pd.DataFrame(rows)
+
+
+def print_class_scores(table: pd.DataFrame, classes: list[str]) -> None:
+    """Print the scores of `predict_part`: of the most probable class of all recordings (those whose
+    signal cannot be used have none, and count as missed), and of those with an answer alone."""
+    probabilities = table[[f"prob_{name}" for name in classes]].to_numpy(float)
+    probable = probabilities == np.max(probabilities, axis=1, keepdims=True)  # NaN equals nothing
+    present, answered = (table[[c]].to_numpy() == classes for c in ("truth", "answer"))
+    some = answered.any(1)
+    reasons = [f"{n} × {r}" for r, n in table["reason"][~some].value_counts().items()]
+    print(f"cannot tell: {len(table) - some.sum()} of {len(table)} ({'; '.join(reasons)})")
+    seen, of_cinc3 = present.any(0), np.isin(classes, metrics.CINC3)
+    for words, rows, chosen in (("all", some | True, probable), ("answered", some, answered)):
+        f1 = metrics.f1_of_columns(present[rows], chosen[rows])
+        by_class = ", ".join(f"{name} {value:.3f}" for name, value in zip(classes, f1, strict=True))
+        means = f"macro F1 {f1[seen].mean():.3f}, CinC-3 {f1[seen & of_cinc3].mean():.3f}"
+        print(f"{words}: {rows.sum()} recordings, {means}, F1 {by_class}")
 
 
 def read_rhythms(marks: wfdb.Annotation) -> dict[int, str]:
