@@ -27,6 +27,9 @@ CLASSES = list("ANO~x")
 CLASSIFIER = {"task": "classification", "classes": CLASSES, "frame_size": 16384,
               "dataset": "challenge17", "mean": 0.0, "sd": 0.25}  # fmt: skip
 
+TWELVE = CLASSIFIER | {"dataset": "ptbxl", "in_channels": 12, "frame_size": 2560,
+                       "multi_label": True}  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
@@ -106,18 +109,17 @@ def test_weights_and_arrays_that_are_refused(weights, predictor, tmp_path):
 
 def test_the_shipped_classifier_is_the_default(source):
     shipped = Predictor.load(device="cpu", precision="fp32")
-    assert shipped.abstain == 0.5 and len(repr(shipped)) < 120 and "A, N, O, ~" in repr(shipped)
+    assert shipped.abstain == 0.5 and len(repr(shipped)) < 120 and "'A', 'N'" in repr(shipped)
     signal = read_recording(source / "A00001.hea").signal
     found = shipped.predict(signal.T, 300)  # as rows
-    assert len(repr(found)) < 400
     np.testing.assert_array_equal(found.probabilities, shipped.predict(signal, 300).probabilities)
 
 
 def test_recordings_are_resampled_as_the_training_data(tmp_path):
     signal, found = heartbeats(30)[: 29 * FS] + 1, []
     for number, fields in enumerate([{}, {"padtype": "line"}, {"resampling": "fft"}]):
-        changes = {"dataset": "mine", **fields}
-        network = load(put_weights(tmp_path / str(number), **CLASSIFIER | changes)).networks[0]
+        changes = CLASSIFIER | {"dataset": "mine"} | fields
+        network = load(put_weights(tmp_path / str(number), **changes)).networks[0]
         found.append(network.network_input(signal[:, None], 300)[0][0, 0].numpy())
         method, padtype = fields.get("resampling", "polyphase"), fields.get("padtype", "constant")
         expected = resample(signal[:, None], 300, FS, padtype, method)[:, 0] / 0.25
@@ -135,15 +137,13 @@ def spiked(share: float, height: float = 100.0) -> np.ndarray:
 @pytest.mark.parametrize("height", [100, -187.5, np.nan, np.inf])
 def test_few_impossible_or_missing_samples_are_cut_out(predictor, height):
     expected = predictor.predict(heartbeats(30), FS)
-    for share, count in ((0, 1), (0.008, 60)):
-        found = predictor.predict(spiked(share, height), FS)
-        np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=0.05)
-        end = (999 + count) / FS
-        assert found.notes == (f"missing or impossible samples interpolated: {count}, from 4.00 "
-                               f"to {end:.2f} s",)  # fmt: skip
+    for share, words in ((0, "1, from 4.00 to 4.00 s"), (0.008, "60, from 4.00 to 4.24 s")):
+        spoilt = spiked(share, height)
+        for signal in (spoilt, np.ma.masked_array(spoilt, spoilt == height)):
+            found = predictor.predict(signal, FS)
+            np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=0.05)
+            assert found.notes == (f"missing or impossible samples interpolated: {words}",)
     assert not expected.notes
-    masked = np.ma.masked_greater(spiked(0), 50)
-    assert predictor.predict(masked, FS).notes == predictor.predict(spiked(0), FS).notes
 
 
 def test_windows_around_a_gap_are_answered(predictor):
@@ -156,18 +156,16 @@ def test_windows_around_a_gap_are_answered(predictor):
     assert found.whole.readable and found.whole.classes and found.shares()[""] == 0.25
     signal[20 * FS : 100 * FS] = np.nan
     reason = predictor.predict(signal, FS).whole.reason
-    assert "1 of 4 windows can be read" not in reason and "0 of 4 windows can be read" in reason
-    assert "of the samples are missing" in reason
+    assert reason.startswith("0 of 4 windows can be read (33.3% of the samples are missing")
 
 
 def test_leads_that_are_flat(tmp_path):
     """A network of twelve leads answers if at least half of them can be used."""
-    changes = {"dataset": "ptbxl", "in_channels": 12, "frame_size": 2560, "multi_label": True}
-    predictor = load(put_weights(tmp_path / "w", **CLASSIFIER | changes))
+    predictor = load(put_weights(tmp_path / "w", **TWELVE))
     signal = heartbeats(10)[:, None] * np.linspace(0.5, 1.5, 15)
     signal[:, [3, 13]] = 0
     found = predictor.predict(signal[:, :12], FS)
-    assert found.whole.readable and found.notes[0].endswith("clipped at least in part: 3")
+    assert found.whole.readable and found.notes == ("leads flat or clipped: 3",)
     signal[:, :7] = 0
     assert predictor.predict(signal[:, :12], FS).whole.reason == "flat"
     put_edf(tmp_path / "r.edf", signal, FS, [*TWELVE_LEADS, "vx", "vy", "vz"])
@@ -180,7 +178,6 @@ def test_leads_that_are_flat(tmp_path):
     [
         (heartbeats(3), "3.0 s are too short, below 9 s"),
         (heartbeats(30).clip(-0.02, 0.02), "clipped"),
-        (spiked(0.02, np.nan), "2.0% of the samples are missing"),
         (spiked(0.02), "2.0% of the samples are missing or impossible"),
         (heartbeats(30) / 100, "an ECG 0.02 to 30"),
     ],
@@ -361,8 +358,7 @@ def test_flags_that_are_refused(source, weights, flags, words):
 
 
 def test_twelve_leads_are_put_in_order_by_name(tmp_path):
-    changes = {"dataset": "ptbxl", "in_channels": 12, "frame_size": 2560, "multi_label": True}
-    weights = put_weights(tmp_path / "w", **CLASSIFIER | changes)
+    weights = put_weights(tmp_path / "w", **TWELVE)
     signal = np.random.default_rng(0).normal(size=(2500, 12))
     found = []
     for number, order in enumerate([range(12), [*range(6, 12), *range(6)]]):

@@ -101,10 +101,6 @@ class Network(NamedTuple):
         band = dataset.band if dataset and band_pass else None
         return cls(hardware.place(model).eval(), metadata, hardware, tta, band)
 
-    def __repr__(self) -> str:
-        m = self.metadata
-        return f"Network({m.architecture}, {m.dataset}, {m.in_channels} leads at {m.fs:g} Hz)"
-
     def network_input(self, signal: np.ndarray, fs: float) -> tuple[Tensor, int]:
         """Filter, resample, normalise and left-pad a signal (samples, leads) in mV to
         (1, C, frame_size) float32; also returns how many samples at its end are signal."""
@@ -157,7 +153,8 @@ class Predictor(NamedTuple):
         return cls(networks, abstain)
 
     def __repr__(self) -> str:
-        return f"Predictor({self.networks}, classes {', '.join(self.metadata.classes)})"
+        names = [f"{n.metadata.architecture}, {n.metadata.dataset}" for n in self.networks]
+        return f"Predictor({names}, classes={self.metadata.classes}, abstain={self.abstain:g})"
 
     @property
     def metadata(self) -> Metadata:
@@ -178,10 +175,10 @@ class Predictor(NamedTuple):
         values = np.ma.filled(np.ma.asarray(signal, np.float64), np.nan)
         recording = LazyRecording.of_values(values, Hints(fs, unit), Hints())
         count, needed = recording.count, self.metadata.in_channels
-        if count != needed or not recording.samples:
+        if count != needed:
             one = "signal[0]" if count == values.shape[0] else "signal[:, 0]"
-            advice = f"pass one, such as {one}" if needed == 1 < count else "pass these"
-            raise Unusable(f"shape {values.shape} has {count} leads, not {needed}; {advice}")
+            advice = f"; pass one, such as {one}" if needed == 1 < count else ""
+            raise Unusable(f"shape {values.shape} has {count} leads, not {needed}{advice}")
         check_rate(fs)
         return self.predict_recording(recording)
 
@@ -216,8 +213,8 @@ class Predictor(NamedTuple):
                 marked = quality.mark_impossible(recording.read(start, stop))
                 try:
                     signal, bad_leads = check_signal(marked, fs, capacity, filtered)
-                except Unusable as reason:
-                    reasons.append(str(reason))
+                except Unusable as error:
+                    reasons.append(str(error))
                     continue
                 signals.append(signal)
                 reasons.append(None)
@@ -229,14 +226,12 @@ class Predictor(NamedTuple):
                 probabilities[usable] = self.probabilities(signals, fs)
             for (start, stop), row, reason in zip(spans, probabilities, reasons, strict=True):
                 answers.append(self.answer(start / fs, stop / fs, row, reason))
-        notes = []
+        notes, names = [], recording.leads or list(map(str, range(recording.count)))
         if filled:
-            where = f"{len(filled)}, from {min(filled) / fs:.2f} to {max(filled) / fs:.2f} s"
-            notes.append(f"missing or impossible samples interpolated: {where}")
+            span = f"{min(filled) / fs:.2f} to {max(filled) / fs:.2f} s"
+            notes.append(f"missing or impossible samples interpolated: {len(filled)}, from {span}")
         if faulty:
-            names = recording.leads or list(map(str, range(recording.count)))
-            listed = ", ".join(names[lead] for lead in sorted(faulty))
-            notes.append(f"leads that are flat or clipped at least in part: {listed}")
+            notes.append(f"leads flat or clipped: {', '.join(names[n] for n in sorted(faulty))}")
         return Prediction(classes, self.whole_answer(answers), answers, tuple(notes))
 
     def probabilities(self, signals: Sequence[np.ndarray], fs: float) -> np.ndarray:

@@ -56,7 +56,6 @@ def main() -> None:
             parser.error("--source and --channel are not for --labels")
         table = predict_part(predictor, args.records, load_prepared(args.labels))
         write_text(args.out, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-        print_class_scores(table, predictor.metadata.classes)
         return
     metadata = predictor.metadata
     if metadata.multi_label or CLASS not in metadata.classes or metadata.in_channels != 1:
@@ -113,35 +112,31 @@ def predict_windows(predictor: Predictor, record: Path, source: str, channel: in
 
 
 def predict_part(predictor: Predictor, folder: Path, part: PreparedSet) -> pd.DataFrame:
-    """Answer the recordings of a prepared part from their files, as `finetuning.predict` does."""
-    rows, classes = [], predictor.metadata.classes
+    """Answer the recordings of a prepared part from their files, as `finetuning.predict` does, and
+    print the scores: of the most probable class of all recordings (signals that cannot be used have
+    none), and of the answers alone, without "cannot tell"."""
+    whole, classes = [], predictor.metadata.classes
     if predictor.metadata.multi_label or part.classes.tolist() != classes:
         raise UserError(f"--labels has classes {part.classes.tolist()}, the network {classes}")
-    truths = part.classes[part.y.argmax(1)]
-    for name, true in zip(tqdm(part.record_ids, "predicting", disable=None), truths, strict=True):
+    for name in tqdm(part.record_ids, "predicting", disable=None):
         recording = predictor.select_leads(open_recording(folder / name))
-        whole = predictor.predict_recording(recording).whole
-        probabilities = {f"prob_{c}": p for c, p in zip(classes, whole.probabilities, strict=True)}
-        answer = {"answer": "".join(whole.classes), "reason": whole.reason or ""}
-        rows.append({"record": name, "truth": true, **answer, **probabilities})
-    return pd.DataFrame(rows)
-
-
-def print_class_scores(table: pd.DataFrame, classes: list[str]) -> None:
-    """Print the scores of `predict_part`: of the most probable class of all recordings (those whose
-    signal cannot be used have none, and count as missed), and of those with an answer alone."""
-    probabilities = table[[f"prob_{name}" for name in classes]].to_numpy(float)
-    probable = probabilities == np.max(probabilities, axis=1, keepdims=True)  # NaN equals nothing
-    present, answered = (table[[c]].to_numpy() == classes for c in ("truth", "answer"))
-    some = answered.any(1)
-    reasons = [f"{n} × {r}" for r, n in table["reason"][~some].value_counts().items()]
-    print(f"cannot tell: {len(table) - some.sum()} of {len(table)} ({'; '.join(reasons)})")
-    seen, of_cinc3 = present.any(0), np.isin(classes, metrics.CINC3)
-    for words, rows, chosen in (("all", some | True, probable), ("answered", some, answered)):
-        f1 = metrics.f1_of_columns(present[rows], chosen[rows])
+        whole.append(predictor.predict_recording(recording).whole)
+    probabilities, present = np.array([w.probabilities for w in whole]), part.y > 0
+    most = probabilities == probabilities.max(1, keepdims=True)  # NaN equals nothing
+    told = np.array([w.reason is None for w in whole])
+    print(f"cannot tell: {(~told).sum()} of {len(told)}, {np.isnan(probabilities).any(1).sum()} of"
+          " them because of the signal")  # fmt: skip
+    seen, cinc3 = present.any(0), np.isin(classes, metrics.CINC3)
+    for words, rows in (("most probable class", told | True), ("answers", told)):
+        f1 = metrics.f1_of_columns(present[rows], most[rows])
         by_class = ", ".join(f"{name} {value:.3f}" for name, value in zip(classes, f1, strict=True))
-        means = f"macro F1 {f1[seen].mean():.3f}, CinC-3 {f1[seen & of_cinc3].mean():.3f}"
+        means = f"macro F1 {f1[seen].mean():.3f}, CinC-3 {f1[seen & cinc3].mean():.3f}"
         print(f"{words}: {rows.sum()} recordings, {means}, F1 {by_class}")
+    return pd.DataFrame({
+        "record": part.record_ids, "truth": part.classes[part.y.argmax(1)],
+        "answer": ["".join(w.classes) for w in whole], "reason": [w.reason or "" for w in whole],
+        **{f"prob_{name}": p for name, p in zip(classes, probabilities.T, strict=True)},
+    })  # fmt: skip
 
 
 def read_rhythms(marks: wfdb.Annotation) -> dict[int, str]:
