@@ -7,6 +7,7 @@ rows that are no samples, tell times and counters from leads, and find rate, gap
 import csv
 import re
 from dataclasses import replace
+from itertools import zip_longest
 from math import isclose
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -116,8 +117,8 @@ def open_text(path: Path, hints: Hints) -> LazyRecording:
         notes.append("the times are irregular and not used")
     values = np.column_stack([column.values for column in leads])
     units = {as_unit(column.unit) for column in leads if column.unit} or {unit}
-    if len(units) > 1 and units <= set(MILLIVOLT):
-        values *= [MILLIVOLT[as_unit(column.unit or "mV")] for column in leads]
+    if len(units) > 1 and units <= set(MILLIVOLT) and all(column.unit for column in leads):
+        values *= [MILLIVOLT[as_unit(column.unit)] for column in leads]
         units = {"mV"}
     if fit and (lost := fit.lost.sum()):
         notes.append(f"{lost} samples are missing in gaps of the times")
@@ -175,8 +176,11 @@ def _find_table(file: TextIO) -> Table:
     separator = _separator(body) if body else ","
     rows = [_split(line, separator) for line in body[-100:]]
     width = max(map(len, rows), default=0)
-    shown = pd.DataFrame([[_kind(cell) for cell in row] for row in rows]).replace("missing", None)
-    kinds = ["missing" if shown[n].isna().all() else shown[n].mode()[0] for n in range(width)]
+    shown = list(zip_longest(*([_kind(cell) for cell in row] for row in rows), fillvalue="missing"))
+    kinds = [
+        max(sorted({*column} - {"missing"}), key=column.count, default="missing")
+        for column in shown
+    ]
     least = _last_number(kinds)
 
     def fits(line: str) -> bool:
@@ -192,8 +196,8 @@ def _find_table(file: TextIO) -> Table:
         return alike and "number" in found and not FREQUENCY.search(line[:500].casefold())
 
     start = next((number for number, line in enumerate(lines[: HEADER + 1]) if fits(line)), None)
-    texts = (shown == "text").sum() * 2 > len(rows)  # as in a list of files and labels
-    if start is None or "number" not in kinds or texts.sum() * 2 >= least:
+    texts = sum(column.count("text") > len(rows) / 2 for column in shown)
+    if start is None or "number" not in kinds or texts >= least / 2:  # as in lists of labels
         raise NotARecording(f"no table of numbers in the first {HEADER} lines")
     above, cells = lines[:start], [cell for row in rows for cell in row]
     if separator == "," and not any("." in cell or "," in cell for cell in cells):
@@ -230,18 +234,22 @@ def _separator(body: list[str]) -> str:
 def _read_columns(file: TextIO, table: Table) -> list[Column]:
     """The columns of numbers and clocks that are not empty, from where the file is."""
     width, kinds = len(table.kinds), dict(enumerate([*table.kinds, "missing"]))
+    types = {number: float if kind == "number" else str for number, kind in kinds.items()}
     try:  # the column more than there are is for trailing separators
         frame = pd.read_csv(
             file, sep=r"\s+" if table.separator == " " else table.separator, header=None,
             names=range(width + 1), decimal=table.decimal, skipinitialspace=True, comment="#",
-            dtype={number: float if kind == "number" else str for number, kind in kinds.items()},
+            dtype=types if len(set(table.kinds)) > 1 else np.float64,  # far faster for wide tables
             na_values=["-", "--"],
         )  # fmt: skip
     except ValueError as error:  # which would show the text
         why = one_line(error) if isinstance(error, pd.errors.ParserError) else "text among them"
         raise Unusable(f"unreadable numbers ({why})") from None
-    if frame.pop(width).notna().any():
+    if frame[width].notna().any():
         raise Unusable("lines with more cells than those above them")
+    if len(frame) < width:  # a line for each lead
+        rows = frame.to_numpy()[:, [kind == "number" for kind in kinds.values()]].astype(np.float64)
+        return [Column("", "", row) for row in rows]
     columns = []
     for number, (name, unit) in enumerate(zip(*_titles(table), strict=True)):
         if kinds[number] == "clock":
@@ -249,10 +257,7 @@ def _read_columns(file: TextIO, table: Table) -> list[Column]:
         elif kinds[number] != "text":
             values = pd.to_numeric(frame[number], errors="coerce").to_numpy(np.float64)
             columns.append(Column(name, unit, values))
-    columns = [column for column in columns if not np.isnan(column.values).all()]
-    if len(frame) < len(columns):  # a line for each lead
-        columns = [Column("", "", row) for row in np.column_stack([c.values for c in columns])]
-    return columns
+    return [column for column in columns if not np.isnan(column.values).all()]
 
 
 def _clock_seconds(cells: pd.Series) -> np.ndarray:
