@@ -5,7 +5,6 @@ import gzip
 import os
 import pickle
 import shutil
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -174,12 +173,12 @@ def read_listed(path: Path) -> None:
         listing.read(str(record))
 
 
-def read_prepared(path: Path, listed: bool = False) -> None:
-    path = path.with_name("p_train.npz")
-    if listed:  # in a manifest with the checksum of the damaged file
+def read_prepared(path: Path) -> None:
+    if path.suffix == ".npz":  # its manifest has the checksum of the damaged file
         manifest = read_json(manifest_path(path))
         manifest["files"]["train"]["sha256"] = sha256(path)
         write_json(manifest_path(path), manifest)
+    path = path.with_name("p_train.npz")
     prepared = load_prepared(path)
     assert prepared.patients is None or len(prepared.patients) == len(prepared)
     on_device = to_device(prepared, np.arange(len(prepared)), torch.device("cpu"))
@@ -217,7 +216,6 @@ ROWS = [
      "training2017/REFERENCE.csv training2017/A00001.hea training2017/A00001.mat"),
     ("table", put_datasets, read_listed, "", "table.csv ptbxl_database.csv scp_statements.csv"),
     ("prepared", put_datasets, read_prepared, "p_", "train.npz manifest.json"),
-    ("listed", put_datasets, partial(read_prepared, listed=True), "p_", "train.npz"),
     ("weights", put_weights, read_weights, "", "weights.safetensors metadata.json"),
     ("tensorflow", put_weights, read_tensorflow, "x.", "index data-00000-of-00001"),
 ]  # fmt: skip

@@ -94,7 +94,8 @@ def _read_all(target: Target, seeds: range, folder: Path, results: Connection) -
     most = before + 2 * (_peak() - before) + SPARE
     addresses = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (addresses + ADDRESSES,) * 2)
-    signal.signal(signal.SIGALRM, _too_long)
+    # Not an `Exception`: some readers turn all of these into errors of their own.
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
     for seed in seeds:
         path.write_bytes(mutate(honest, random.Random(f"{path.name} {seed}")))
         what = _read_one(target, path)
@@ -103,14 +104,6 @@ def _read_all(target: Target, seeds: range, folder: Path, results: Connection) -
         if (folder.parent / EXECUTED).exists():
             what = "something was executed"
         results.send(what)
-
-
-class _TooLong(BaseException):
-    """Not an `Exception`: some readers turn all of these into errors of their own."""
-
-
-def _too_long(*_) -> None:
-    raise _TooLong
 
 
 def _read_one(target: Target, path: Path) -> str:
@@ -123,7 +116,7 @@ def _read_one(target: Target, path: Path) -> str:
         line = len(str(error).splitlines()) == 1 and len(str(error)) < LONGEST
         clear = line or not isinstance(error, Unusable)
         return REFUSAL if clear else f"no clear line: {str(error)[:300]!r}"
-    except _TooLong as error:
+    except KeyboardInterrupt as error:
         return f"more than {SECONDS} s in {traceback.extract_tb(error.__traceback__)[-2]}"
     except BaseException:
         return traceback.format_exc()

@@ -16,11 +16,9 @@ from tests.helpers import LONG_RUN, command, contents, put_weights
 from tests.interrupting import (
     FINETUNING,
     PRETRAINING,
-    PROCESSES,
     finish,
     kill_and_continue,
     results,
-    run_trainer,
     short_runs,
     start,
     time_whole,
@@ -221,26 +219,18 @@ def test_two_runs_in_one_folder(flags, tmp_path):
     finish(process, log)
 
 
-def limited(words, limit, log):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    run_trainer(PRETRAINING, words, log)
-
-
-def test_a_full_disk_leaves_the_last_checkpoint(flags, whole, tmp_path):
+def test_a_full_disk_leaves_the_last_checkpoint(flags, whole, tmp_path, monkeypatch):
     """A file may not grow beyond what is left on the disk: the checkpoint is the largest."""
-    job, log = tmp_path / "job", tmp_path / "log"
-    words = [str(word) for word in (*flags[PRETRAINING], "--job-dir", job)]
-    process = start(PRETRAINING, words, log)
-    wait_for(job / CHECKPOINT, process)
-    process.kill()
-    process.join()
-    before = (job / CHECKPOINT).read_bytes()
-    again = [*words, "--resume"]
-    process = PROCESSES.Process(target=limited, args=(again, len(before) - 1000, log))
-    process.start()
-    assert f"error: {job / CHECKPOINT}: File too large" in finish(process, log, 2)
+    job, kind, main = tmp_path / "job", resource.RLIMIT_FSIZE, MAIN[PRETRAINING]
+    again = [*flags[PRETRAINING], "--job-dir", job, "--resume"]
+    stop_after(20, PRETRAINING, flags[PRETRAINING], job, monkeypatch)
+    before, limits = (job / CHECKPOINT).read_bytes(), resource.getrlimit(kind)
+    resource.setrlimit(kind, (len(before) - 1000, limits[1]))
+    result = command(main, *again)
+    resource.setrlimit(kind, limits)
+    result.refused(f"{job / CHECKPOINT}: File too large")
     assert (job / CHECKPOINT).read_bytes() == before and not list(job.glob(".*"))
-    finish(start(PRETRAINING, again, log), log)
+    assert command(main, *again).code == 0
     assert results(job) == results(whole[PRETRAINING][0])
 
 

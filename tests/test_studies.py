@@ -49,46 +49,32 @@ def test_the_patients_of_the_amounts_of_data_are_nested_and_never_validate():
     assert set(id_list(study["runs"]["rhythm"]["val-patient-ids"])) < val
 
 
-@pytest.fixture
-def study(tmp_path):
-    """A tiny one on synthetic recordings, all in `tmp_path`."""
-    place = str(tmp_path)
-    content = {
-        "folder": f"{place}/jobs",
-        "data": {
-            "cohort": {
-                "command": "recordings.synthetic",
-                "makes": [f"{place}/data/icentia11k", f"{place}/data/training2017"],
-                "flags": {"out": f"{place}/data", "patients": 4, "segments": 1, "samples": 5000,
-                          "recordings": 60},
-            },
-            "prepared": {
-                "command": "finetuning.prepare",
-                "makes": [f"{place}/set_train.npz", f"{place}/set_test.npz"],
-                "flags": {"source": f"{place}/data/training2017", "labels": "zip", "pad": 512,
-                          "out": f"{place}/set", "overwrite": True},
-            },
-        },
-        "pretraining": {
-            "common": {"train": f"{place}/data/icentia11k", "frame-size": 512, "batch-size": 16,
-                       "steps-per-epoch": 4, "epochs": 2, "val-patients": 1, "val-size": 16,
-                       "precision": "fp32", "stages": 1},
-            "runs": {"beat": {"task": "beat"}},
-        },
-        "finetuning": {
-            "common": {"train": f"{place}/set_train.npz", "test": f"{place}/set_test.npz",
-                       "epochs": 1, "val-size": 0.2, "precision": "fp32"},
-            "scenarios": {"first": {"pretraining": "beat", "epoch": 1}},
-            "cells": [{"scenarios": ["beat", "first"], "seeds": [3]}],
-        },
-    }  # fmt: skip
-    path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
+STUDY = """
+folder: PLACE/jobs
+data:
+  cohort:
+    command: recordings.synthetic
+    makes: [PLACE/data/icentia11k, PLACE/data/training2017]
+    flags: {out: PLACE/data, patients: 4, segments: 1, samples: 5000, recordings: 60}
+  prepared:
+    command: finetuning.prepare
+    makes: [PLACE/set_train.npz, PLACE/set_test.npz]
+    flags: {source: PLACE/data/training2017, labels: zip, pad: 512, out: PLACE/set, overwrite: true}
+pretraining:
+  common: {train: PLACE/data/icentia11k, frame-size: 512, batch-size: 16, steps-per-epoch: 4,
+           epochs: 2, val-patients: 1, val-size: 16, precision: fp32, stages: 1}
+  runs: {beat: {task: beat}}
+finetuning:
+  common: {train: PLACE/set_train.npz, test: PLACE/set_test.npz, epochs: 1, val-size: 0.2,
+           precision: fp32}
+  scenarios: {first: {pretraining: beat, epoch: 1}}
+  cells: [{scenarios: [beat, first], seeds: [3]}]
+"""  # a tiny one on synthetic recordings, all in one folder
 
 
-def test_an_interrupted_study_continues(study):
-    jobs = study.parent / "jobs"
+def test_an_interrupted_study_continues(tmp_path):
+    study, jobs = tmp_path / "study.yaml", tmp_path / "jobs"
+    study.write_text(STUDY.replace("PLACE", str(tmp_path)))
     streams = dict.fromkeys(["stdout", "stderr"], subprocess.DEVNULL)
     begun = subprocess.Popen([*COMMAND, study], cwd=ROOT, start_new_session=True, **streams)
     for _ in range(600):
@@ -104,6 +90,6 @@ def test_an_interrupted_study_continues(study):
     assert "Nothing to be done" in again.stdout + again.stderr
     saving = snakemake(study, "--dry-run", "report").stdout
     assert f"--jobs beat={jobs}/beat_3 first={jobs}/first_3 --save" in saving
-    study.write_text(study.read_text().replace("- first", "- nothing"))
+    study.write_text(study.read_text().replace("[beat, first]", "[beat, nothing]"))
     refused = snakemake(study, "--dry-run")
     assert refused.returncode and "'nothing'; known are random, beat, first" in refused.stdout

@@ -67,9 +67,8 @@ def test_an_encoder_for_one_lead_serves_several(tmp_path, architecture):
 )
 def test_an_encoder_that_matches_in_part_only(saved, name, value):
     tensors, metadata = read_weights(saved)
-    tensors[f"encoder.{name}"] = value
-    tensors = {key: tensor for key, tensor in tensors.items() if tensor is not None}
-    save_weights(saved, tensors, metadata)
+    tensors |= {f"encoder.{name}": value}
+    save_weights(saved, {k: v for k, v in tensors.items() if v is not None}, metadata)
     with pytest.raises(UserError, match=f"saved does not match .* first {name}"):
         load_encoder(saved)
 
