@@ -36,7 +36,7 @@ from pretraining.tasks import build_task
 from recordings.formats import read_recording
 from recordings.synthetic import write_challenge17, write_icentia11k
 from utils import cli
-from utils.engine import Batch, Hardware, choose_hardware, evaluate, train_epoch
+from utils.engine import Batch, Compiled, Hardware, choose_hardware, evaluate, train_epoch
 from utils.files import write_json
 from utils.run import versions
 
@@ -90,7 +90,8 @@ def training(
         model = new_model(hardware, classes)
         chosen = hardware._replace(bf16=hardware.bf16 and not plain)
         model.encoder.channels_last = not plain
-        trained = hardware.compile(model, False if plain else None)
+        compiled = not plain and hardware.compiles(None)
+        trained = Compiled(model, print) if compiled else model
         optimizer = torch.optim.Adam(model.parameters(), fused=True)
         return lambda: train_epoch(trained, make_batches(), optimizer, F.cross_entropy, chosen)
 
