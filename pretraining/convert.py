@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import repeat
 from operator import itemgetter
@@ -31,18 +31,8 @@ from recordings.annotations import ALPHABETS, SAME_SUBJECT, Alphabet, subject_of
 from recordings.formats import Recording, read_recording
 from recordings.resampling import resample
 from recordings.wfdb_files import ICENTIA_FS, ICENTIA_GAIN, read_atr, segment_path, write_segment
-from utils import cli
+from utils import cli, files
 from utils.cli import UserError
-from utils.files import (
-    HINTS,
-    atomic_folder,
-    read_json,
-    report_filled,
-    sha256,
-    summary,
-    write_json,
-    write_text,
-)
 from utils.model_card import DATA_SETS, JOINED
 from utils.run import versions
 
@@ -61,76 +51,70 @@ class Converted(NamedTuple):
 
     left_out: list[dict[str, str]]  # names of what cannot be used, and why
     segments: int = 0
-    sums: tuple[float, float, float] = (0, 0, 0)  # number of samples, sum (mV), of squares (mV²)
-    centred: tuple[float, float, float] = (0, 0, 0)  # the same, without the medians of the leads
-    medians: tuple[int, ...] = ()  # of the leads, in units
+    # Number of samples, sum (mV), sum of squares (mV²); the same without the medians of the leads
+    sums: Sequence[Sequence[float]] = ((0, 0, 0), (0, 0, 0))
+    medians: Sequence[int] = ()  # of the leads, in units
     uncalibrated: bool = False  # no gain was stated
     filled: int = 0  # missing or impossible samples that were interpolated
     notes: tuple[str, ...] = ()  # what the user should know
-    subject: str | None = None  # that the record states
     others: Mapping[str, int] = {}  # how often rhythm marks stand that count as noise
+    subject: str | None = None  # that the record states
     sha256: Mapping[str, str] = {}  # of the files that were read
 
 
-def find_records(source: str, folder: Path) -> dict[int, Path]:
-    """Record of each patient, without extension.
-
-    In a database, a patient's number is the record's where all names are numbers of up to five
-    digits, else its rank.
-    """
+def find_records(source: str, folder: Path, first: int) -> dict[str, int]:
+    """Patient of each record. A database's are the numbers that its records are called, if all
+    names are numbers of up to five digits; else they are counted from `first`."""
     if source == "torrent":
-        records = {patient: path for patient, (path,) in torrent.find_records(folder)[0].items()}
-    else:
-        names = sorted(path.stem for path in folder.glob("*.hea"))
-        numbers = [int(name) for name in names if name.isdecimal() and len(name) <= 5]
-        if len(set(numbers)) < len(names):
-            numbers = range(len(names))
-        records = {n: folder / name for n, name in sorted(zip(numbers, names, strict=True))}
-    return records
+        return {path.name: n for n, (path,) in torrent.find_records(folder).items()}
+    names = sorted(path.stem for path in folder.glob("*.hea"))
+    numbers = [int(name) for name in names if name.isdecimal() and len(name) <= 5]
+    if len(set(numbers)) < len(names):
+        numbers = range(first, first + len(names))
+    return dict(sorted(zip(names, numbers, strict=True), key=itemgetter(1)))
 
 
 def convert(
-    sources: Sequence[tuple[str, Path]], out: Path, patient_ids: Collection[int] | None,
-    subjects: Path | None, append: bool, overwrite: bool, annotator: str = "atr",
+    source: list[str], folders: list[Path], out: Path, annotator: str,
+    patient_ids: list[int] | None, subjects: Path | None, append: bool, overwrite: bool,
 ) -> None:  # fmt: skip
-    """Write the records of all sources (names, see `SOURCES`, and folders) to `out`, whole or not
-    at all: of these patients, or everybody. `append` adds to the set in `out`, `overwrite` replaces
-    it; `subjects` is a file for `read_subjects`; `annotator` is the ending of the files of beats in
-    databases."""
-    earlier = read_json(out / DESCRIPTION) if (out / DESCRIPTION).exists() else {}
+    """Write the records of all sources to `out`, whole or not at all: the flags of `main`."""
+    if len(source) != len(folders):
+        raise UserError(f"{len(source)} --source but {len(folders)} --from; give pairs")
+    earlier = files.read_json(out / DESCRIPTION) if (out / DESCRIPTION).exists() else {}
     if append and not earlier.get("sources"):
         raise UserError(f"{out} is no converted set that --append can add to")
     if out.exists() and not (earlier and (append or overwrite)):
         raise UserError(f"{out} exists; choose another --out, or --overwrite a converted set")
     before, same = (earlier["sources"], earlier["same_subject"]) if append else ([], {})
-    source_of = {patient: s["name"] for s in before for patient in s["patient_of_record"].values()}
-    chosen, known = [], patients_of(before)
-    for name, folder in sources:
-        if out.resolve() in (folder.resolve(), *folder.resolve().parents):
+    known, chosen, parts = patients_of(before), patients_of(before), []
+    for name, folder in zip(source, folders, strict=True):
+        if folder.resolve().is_relative_to(out.resolve()):
             raise UserError(f"--from {folder} lies in --out {out}; choose another --out")
-        records = find_records(name, folder)
-        known |= {path.name: patient for patient, path in records.items()}
+        records = find_records(name, folder, max(known.values(), default=-1) + 1)
+        known |= records
         if patient_ids is not None:
-            records = {patient: path for patient, path in records.items() if patient in patient_ids}
+            records = {record: n for record, n in records.items() if n in patient_ids}
         if not records:
             raise UserError(f"{folder} holds no records of {name}, or none of --patient-ids")
-        for patient in sorted(records.keys() & source_of.keys()):
-            both = f"patient {patient} of {name} is also in {source_of[patient]}"
-            raise UserError(f"{both}; convert them to sets of their own, or see --patient-ids")
-        source_of |= dict.fromkeys(records, name)
-        chosen.append((name, records))
-    for patient in sorted(set(patient_ids or ()) - source_of.keys()):
-        raise UserError(f"patient {patient} is not in {sources[-1][1]}")
+        numbers = set(chosen.values())
+        for record, patient in records.items():
+            if record in chosen or patient in numbers:
+                both = f"record {record} of {name}, or another patient {patient}, is in the set"
+                raise UserError(f"{both} already; convert it to another, or see --patient-ids")
+        chosen |= records
+        parts.append((name, folder, records))
+    for patient in sorted(set(patient_ids or ()) - set(chosen.values())):
+        raise UserError(f"patient {patient} is not in {folders[-1]}")
     pairs = read_subjects(subjects, known) if subjects else []
     pairs += [(int(patient), other) for patient, other in same.items()]
-    with atomic_folder(out) as made:
+    with files.atomic_folder(out) as made:
         if append:
             ignored = shutil.ignore_patterns(DESCRIPTION, FOLDER)
             shutil.copytree(out, made, copy_function=os.link, ignore=ignored, dirs_exist_ok=True)
-        named = patient_ids is not None
-        added = [convert_source(*part, made, named, annotator) for part in chosen]
-        description = describe([*before, *added], pairs)
-        write_json(made / DESCRIPTION, description)
+        how = made, patient_ids is not None, annotator.lstrip(".")
+        description = describe([*before, *(convert_source(*part, *how) for part in parts)], pairs)
+        files.write_json(made / DESCRIPTION, description)
     print(
         f"{out}: {description['patients']} patients, {description['segments']} segments, "
         f"mean {description['mean_mv']:.4f} mV, sd {description['sd_mv']:.4f} mV"
@@ -138,94 +122,77 @@ def convert(
 
 
 def convert_source(
-    source: str, records: Mapping[int, Path], out: Path, named: bool, annotator: str
+    source: str, folder: Path, records: Mapping[str, int], out: Path, named: bool, annotator: str
 ) -> dict[str, Any]:
-    """Convert all records of a source; returns its description in `dataset.json`. Patients who were
-    `named` must be usable."""
+    """Convert these records of a source; returns its description in `dataset.json`. Patients who
+    were `named` must be usable."""
     torrents = source == "torrent"
     one = _convert_torrent if torrents else partial(_convert_wfdb, source, annotator)
     with parallel_map(in_processes=torrents and len(records) > torrent.READ_ALONE) as run:
-        parts = run(one, records.keys(), records.values(), repeat(out))
-        parts = list(tqdm(parts, "converting", len(records), unit="record", disable=None))
-    left_out = [out for part in parts for out in part.left_out]
-    rows = list(zip(records.items(), parts, strict=True))
-    patients = {path.name: patient for (patient, path), part in rows if part.segments}
-    unusable = sorted(records.keys() - patients.values())
-    if not patients or (named and unusable):
-        raise UserError(f"patient {unusable[0]} cannot be used ({summary(left_out)})")
-    report(source, [(path.name, part) for (_, path), part in rows])
-    uncalibrated = [path.name for (_, path), part in rows if part.uncalibrated]
-    if uncalibrated:
-        print(f"{source}: {len(uncalibrated)} records{HINTS['uncalibrated']}", file=sys.stderr)
+        results = run(one, records.values(), map(folder.joinpath, records), repeat(out))
+        results = list(tqdm(results, "converting", len(records), unit="record", disable=None))
+    left_out = [out for part in results for out in part.left_out]
+    parts = {name: part for name, part in zip(records, results, strict=True) if part.segments}
+    unusable = [patient for name, patient in records.items() if name not in parts]
+    if not parts or (named and unusable):
+        raise UserError(f"patient {unusable[0]} cannot be used ({files.summary(left_out)})")
+    uncalibrated = [name for name, part in parts.items() if part.uncalibrated]
+    filled = {name: part.filled for name, part in parts.items() if part.filled}
+    notes: dict[str, list[str]] = {}
+    for name, part in parts.items():
+        for note in part.notes:
+            notes.setdefault(note, []).append(name)
+    files.report_flagged({"uncalibrated": uncalibrated}, notes)
+    files.report_filled(filled)
+    if others := sum((Counter(part.others) for part in results), Counter()).most_common():
+        marks = ", ".join(f"{count} × {mark}" for mark, count in others)
+        print(f"{source}: other rhythms count as noise: {marks}", file=sys.stderr)
     if left_out:
-        print(summary(left_out), file=sys.stderr)
-    samples, mean, sd = moments([part.sums for part in parts])
-    _, *about_medians = moments([part.centred for part in parts])
-    if not torrents and math.hypot(mean, sd) > OFFSETS * math.hypot(*about_medians):
-        offsets = f"offsets of leads ({math.hypot(mean, sd):.2f} mV) exceed the signal"
+        print(files.summary(left_out), file=sys.stderr)
+    # Of the signals, and of the same without the medians of leads
+    samples, totals, squares = np.sum([part.sums for part in parts.values()], axis=0).T
+    means, sizes = totals / samples, np.sqrt(squares / samples)
+    deviations = np.sqrt(squares / samples - means**2)
+    offsets = sizes[0] > OFFSETS * sizes[1]
+    if offsets:
+        problem = f"offsets of leads ({sizes[0]:.2f} mV) exceed the signal ({sizes[1]:.2f} mV)"
         advice = "their medians are taken for 0 mV; see also --standardise frame of the trainer"
-        print(f"{source}: {offsets} ({about_medians[1]:.2f} mV); {advice}", file=sys.stderr)
-        mean, sd = about_medians
-        for patient, part in zip(records, parts, strict=True):
+        print(f"{source}: {problem}; {advice}", file=sys.stderr)
+        for name, part in parts.items():
             for lead, median in enumerate(part.medians):
-                folder, name = segment_path(out, patient, lead)
-                header = (folder / f"{name}.hea").read_text()
-                write_text(folder / f"{name}.hea", header.replace("(0)/mV", f"({median})/mV"))
-    pairs = SAME_SUBJECT.get(source, {}).items()
+                header = Path(*segment_path(out, records[name], lead)).with_suffix(".hea")
+                text = header.read_text().replace("(0)/mV", f"({median})/mV")
+                files.write_text(header, text)
     data_set = DATA_SETS.get("icentia11k" if torrents else source)
     return {
         "name": source,
-        "mean_mv": ICENTIA11K.mean if torrents else mean,
-        "sd_mv": ICENTIA11K.sd if torrents else sd,
-        "patients": len(patients),
-        "segments": sum(part.segments for part in parts),
-        "samples": samples,
+        "mean_mv": ICENTIA11K.mean if torrents else means[int(offsets)],
+        "sd_mv": ICENTIA11K.sd if torrents else deviations[int(offsets)],
+        "patients": len(parts),
+        "segments": sum(part.segments for part in parts.values()),
+        "samples": int(samples[0]),
         "uncalibrated": uncalibrated,
-        "patient_of_record": patients,
-        "subject_of_record": {
-            path.name: part.subject for (_, path), part in rows if part.segments and part.subject
-        },
+        "patient_of_record": {name: records[name] for name in parts},
+        "subject_of_record": {name: p.subject for name, p in parts.items() if p.subject},
         "left_out": left_out,
-        "interpolated": {path.name: part.filled for (_, path), part in rows if part.filled},
-        "same_subject": {patients[a]: patients[b] for a, b in pairs if {a, b} <= patients.keys()},
-        "source_sha256": {name: sha for part in parts for name, sha in part.sha256.items()},
+        "interpolated": filled,
+        "source_sha256": {name: sha for part in results for name, sha in part.sha256.items()},
         "licence": data_set.licence if data_set else None,
     }
-
-
-def moments(sums: Sequence[tuple[float, float, float]]) -> tuple[int, float, float]:
-    """Number, mean and standard deviation of all samples, from `Converted.sums`."""
-    samples, total, squares = map(sum, zip(*sums, strict=True))
-    samples = max(samples, 1)  # nothing is usable
-    return int(samples), total / samples, math.sqrt(squares / samples - (total / samples) ** 2)
-
-
-def report(source: str, parts: Sequence[tuple[str, Converted]]) -> None:
-    """Say what the user should know of the records of a source, in a line for each kind."""
-    noted = [(note, name) for name, part in parts for note in part.notes]
-    first = dict(reversed(noted))
-    for note, count in Counter(note for note, _ in noted).items():
-        print(f"{source}: {count} × {note}, such as {first[note]}", file=sys.stderr)
-    others = sum((Counter(part.others) for _, part in parts), Counter()).most_common()
-    if others:
-        marks = ", ".join(f"{count} × {mark}" for mark, count in others)
-        print(f"{source}: other rhythms count as noise: {marks}", file=sys.stderr)
-    report_filled({name: part.filled for name, part in parts if part.filled})
 
 
 def _convert_wfdb(source: str, annotator: str, patient: int, record: Path, out: Path) -> Converted:
     """One record of an annotated database."""
     try:
-        recording, ends, symbols, zones, others = read_annotated(
-            record, ALPHABETS[source], annotator
-        )
+        read = read_annotated(record, ALPHABETS[source], annotator)
     except Unusable as reason:
         return Converted([{"record": record.name, "reason": str(reason)}])
+    recording, ends, symbols, zones, others = read
     # Continued in a line: leads have offsets, which zeros beyond the ends would make steps.
     signal = resample(recording.signal, recording.fs, ICENTIA_FS, "line")
-    far = np.abs(np.median(signal, axis=0)) > LARGEST / GAIN / 2  # of electrodes
-    signal -= np.where(far, np.median(signal, axis=0), 0)
-    digital = np.clip(np.rint(signal * GAIN), -LARGEST, LARGEST)
+    medians = np.median(signal, axis=0)
+    far = np.abs(medians) > LARGEST / GAIN / 2  # of electrodes
+    digital = np.rint((signal - np.where(far, medians, 0)) * GAIN).clip(-LARGEST, LARGEST)
     ends = np.minimum(np.rint(ends * (ICENTIA_FS / recording.fs)).astype(np.int64), len(signal) - 1)
     for lead, samples in enumerate(digital.T.astype(np.int16)):
         write_segment(*segment_path(out, patient, lead), samples, GAIN, ends, symbols, zones)
@@ -233,18 +200,18 @@ def _convert_wfdb(source: str, annotator: str, patient: int, record: Path, out: 
     if not any(symbols):
         kept = "rhythms but no beats" if any(zones) else "no beats and no rhythms"
         notes += (f"{kept} (are beats in another file? see --annotator)",)
-    endings = dict.fromkeys(("hea", "dat", "atr", annotator))
-    files = (Path(f"{record}.{ending}") for ending in endings)
-    checksums = {path.name: sha256(path) for path in files if path.exists()}
-    medians = np.rint(np.median(digital, axis=0))
-    sums, centred = (
+    paths = (Path(f"{record}.{end}") for end in dict.fromkeys(("hea", "dat", "atr", annotator)))
+    checksums = {path.name: files.sha256(path) for path in paths if path.exists()}
+    medians = np.rint(np.median(digital, axis=0)).astype(int)
+    sums = [
         (units.size, units.sum() / GAIN, (units**2).sum() / GAIN**2)
         for units in (digital, digital - medians)
+    ]
+    subject = SAME_SUBJECT.get(source, {}).get(record.name) or subject_of(
+        record.name, Path(f"{record}.hea").read_text("utf-8", "replace")
     )
-    subject = subject_of(record.name, Path(f"{record}.hea").read_text("utf-8", "replace"))
-    known = recording.uncalibrated, recording.filled, notes, subject, others, checksums
-    medians = tuple(medians.astype(int).tolist())
-    return Converted([], signal.shape[1], sums, centred, medians, *known)
+    known = recording.uncalibrated, recording.filled, notes, others, subject, checksums
+    return Converted([], len(medians), sums, medians, *known)
 
 
 def read_annotated(
@@ -253,8 +220,7 @@ def read_annotated(
     """Recording in mV; beats (n,) at its rate, Icentia11k's symbol and rhythm zone of each; and
     rhythm marks that open no zone.
 
-    Beats are those of the `annotator`, rhythms also those of the `.atr`, if there is one. The ends
-    of a zone in which no beat lies are listed as beats without a symbol.
+    The ends of a zone in which no beat lies are listed as beats without a symbol.
     """
     recording = read_recording(Path(f"{record}.hea"))
     if alphabet.fs not in (None, recording.fs):
@@ -279,13 +245,12 @@ def read_annotated(
 
 def read_marks(record: Path, annotator: str, fs: float) -> list[tuple[int, str, str]]:
     """Position at `fs` Hz, symbol and note of the annotator's marks and of rhythm marks in the
-    `.atr`. A file of marks counts in frames, or at a rate of its own."""
+    `.atr`, if there is one. A file of marks counts in frames, or at a rate of its own."""
     marks = []
+    if not Path(f"{record}.{annotator}").exists():
+        raise Unusable(f"no .{annotator}")
     for name in dict.fromkeys(("atr", annotator)):
-        there = Path(f"{record}.{name}").exists()
-        if name == annotator and not there:
-            raise Unusable(f"no .{name}")
-        if there:
+        if Path(f"{record}.{name}").exists():
             read = read_atr(record, name)
             notes = (note.strip("\0 ") for note in read.aux_note)
             places = np.rint(read.sample * (fs / (read.fs or fs))).astype(int).tolist()
@@ -310,9 +275,10 @@ def _convert_torrent(patient: int, record: Path, out: Path) -> Converted:
         units = torrent.to_units(segment.signal)
         write_segment(*place, units, ICENTIA_GAIN, segment.beat_ends, symbols, zones)
         samples.append(len(units))
-    files = (torrent.first_file(record, kind) for kind in (torrent.SIGNALS, torrent.LABELS))
-    checksums = {path.name: sha256(path) for path in files if path and samples}
-    return Converted(left_out, len(samples), (sum(samples), 0, 0), sha256=checksums)
+    paths = (torrent.first_file(record, kind) for kind in (torrent.SIGNALS, torrent.LABELS))
+    checksums = {path.name: files.sha256(path) for path in paths if path and samples}
+    sums = [(sum(samples), 0, 0)] * 2  # the constants are Icentia11k's
+    return Converted(left_out, len(samples), sums, sha256=checksums)
 
 
 def patients_of(sources: Sequence[dict[str, Any]]) -> dict[str, int]:
@@ -321,18 +287,16 @@ def patients_of(sources: Sequence[dict[str, Any]]) -> dict[str, int]:
 
 
 def describe(sources: Sequence[dict[str, Any]], pairs: list[tuple[int, int]]) -> dict[str, Any]:
-    """Content of `dataset.json`; `pairs` of patients are one person, besides those that the sources
+    """Content of `dataset.json`; `pairs` of patients are one person, besides those that records
     state."""
-    records, first = patients_of(sources), {}
+    patients, first = patients_of(sources), {}
     for number, source in enumerate(sources):
-        pairs += [(int(patient), other) for patient, other in source["same_subject"].items()]
         for name, subject in source.get("subject_of_record", {}).items():
-            patient = source["patient_of_record"][name]
+            # Text with a blank means something within its source only.
             key = subject, number if " " in subject else None
-            pairs += [(patient, first.setdefault(key, patient))]
-            pairs += [(patient, records.get(subject, patient))]
-    patients = {n for source in sources for n in source["patient_of_record"].values()}
-    same = unite(pairs, patients)
+            other = first.setdefault(key, patients.get(subject, patients[name]))
+            pairs += [(patients[name], other), (patients[name], patients.get(subject, other))]
+    same = unite(pairs, set(patients.values()))
     counts = {name: sum(s[name] for s in sources) for name in ("patients", "segments", "samples")}
     parts = [(s["samples"] / counts["samples"], s["mean_mv"], s["sd_mv"]) for s in sources]
     mean = sum(share * part_mean for share, part_mean, _ in parts)
@@ -379,35 +343,18 @@ def read_subjects(path: Path, patient_of_record: Mapping[str, int]) -> list[tupl
 def main() -> None:
     parser = cli.Parser(prog="python -m pretraining.convert", description=__doc__.split("\n")[0])
     flag, existing_set = parser.add_argument, parser.add_mutually_exclusive_group().add_argument
-    about = "mitdb, svdb, wfdb for any other database with beat annotations (.atr), or torrent"
     flag("--source", choices=SOURCES, action="append", required=True,
-         help=f"{about}; given several times, each with its --from")  # fmt: skip
+         help="mitdb, svdb, wfdb for any other database with beat annotations (.atr), or torrent; "
+         "given several times, each with its --from")  # fmt: skip
     flag("--from", type=cli.existing, action="append", required=True, dest="folders",
          metavar="FOLDER", help="folder of its files")  # fmt: skip
     flag("--out", type=Path, required=True, help="new folder for the converted set")
-    flag(
-        "--annotator",
-        default="atr",
-        help="ending of the files of beats in databases, such as qrs; rhythms stay those of .atr",
-    )
+    flag("--annotator", default="atr", help="ending of a database's files of beats, such as qrs")
     flag("--patient-ids", type=cli.id_list, help="such as 0,1,2 or 0-109; all by default")
-    about = "file of lines patient,subject: records of one person, where the source does not say"
-    flag("--subjects", type=cli.file, help=about)
+    flag("--subjects", type=cli.file, help="lines patient,subject: which records are one person's")
     existing_set("--append", action="store_true", help="add to the set converted to --out")
     existing_set("--overwrite", action="store_true", help="replace the set converted to --out")
-    args = parser.parse_args()
-    if len(args.source) != len(args.folders):
-        parser.error(f"{len(args.source)} --source but {len(args.folders)} --from; give pairs")
-    sources = list(zip(args.source, args.folders, strict=True))
-    convert(
-        sources,
-        args.out,
-        args.patient_ids,
-        args.subjects,
-        args.append,
-        args.overwrite,
-        args.annotator.lstrip("."),
-    )
+    convert(**vars(parser.parse_args()))
 
 
 if __name__ == "__main__":

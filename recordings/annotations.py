@@ -40,8 +40,9 @@ FIBRILLATION, FLUTTER = "AFIB", "AFL"
 # Records of which one is the other's subject again (Moody & Mark 2001).
 SAME_SUBJECT = {"mitdb": {"202": "201"}}
 # Names of records that state a subject, perhaps by another record: data_84_1 of CPSC2021; 118e06 of
-# the noise stress test and sel118 of QTDB, which are taken from 118 of MIT-BIH.
-SUBJECT_IN_NAME = re.compile(r"(?P<a>.*\d)_\d+|(?P<b>\d+)e_?\d+|sel(?P<c>e?\d+)")
+# the noise stress test and sel118 of QTDB, which are taken from 118 of MIT-BIH. Only these: names
+# such as 2020_1 and 2020_2 may be of different people.
+SUBJECT_IN_NAME = re.compile(r"(data_\d+)_\d+|(\d{3})e(?:_\d|\d\d)|sel(\d{3}|e\d{4})")
 # A line of a header that does, as in INCART: `# patient 12`.
 SUBJECT_IN_HEADER = re.compile(
     r"# *((?:patient|subject)[ _]*(?:id|number|no\.?)?[ :=]*\w*\d\w*) *", re.IGNORECASE

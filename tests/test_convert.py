@@ -28,7 +28,7 @@ MARKS = [
 BEATS = ["normal", "normal", "pac", "pvc", "undefined", "undefined", "normal", "normal"]
 RHYTHMS = ["normal", "normal", "normal", "afib", "afib", "noise", "noise", "normal"]
 SOURCES = {"mitdb": (360, ("100", "201", "202")), "svdb": (128, ("800", "801"))}
-HINT = "(no gain in the header: 200 units per mV are assumed)\n"
+HINT = "(no gain in the header: 200 units per mV are assumed)"
 
 
 def put_record(folder, name, fs=360, seed=0):
@@ -112,7 +112,7 @@ def check_beats(out, source, folder):
 def test_one_patient_per_record_one_segment_per_lead(call, source, out):
     result = call(source)
     assert result.code == 0 and "2 patients, 4 segments" in result.out
-    records, _ = reader.find_records(out)
+    records = reader.find_records(out)
     for patient, paths in records.items():
         assert [path.name for path in paths] == [f"p00{patient}_s00", f"p00{patient}_s01"]
         leads = wfdb.rdrecord(str(source / str(patient))).p_signal.T
@@ -166,7 +166,7 @@ def test_rhythms_without_beats_are_kept(call, tmp_path, out, annotator):
     flags = ["--annotator", annotator] if annotator != "atr" else []
     result = call(tmp_path, *flags, source="wfdb")
     assert result.code == 0 and "other rhythms count as noise: 1 × (VFL, 1 × (J\n" in result.err
-    said = "wfdb: 1 × rhythms but no beats (are beats in another file? see --annotator), such as"
+    said = "1 × rhythms but no beats (are beats in another file? see --annotator), such as"
     assert (said in result.err) == (annotator == "atr")
     index = open_index(out)
     starts = np.array([100, 800, 1310, 1600, 1900])
@@ -274,14 +274,14 @@ def test_together_or_one_after_the_other(sources, tmp_path):
     out, later = tmp_path / "sets/out", tmp_path / "sets/later"
     result = run(out, *sources["mitdb"], *sources["svdb"])
     assert result.code == 0 and "5 patients, 10 segments" in result.out, result
-    assert result.err.endswith(f"svdb: 2 records {HINT}")
+    assert f"2 uncalibrated signals {HINT}, such as 800" in result.err
     assert run(later, *sources["mitdb"]).code == 0
     (later / "annotation_index").mkdir()
     (later / "annotation_index/old").touch()
     appended = run(later, *sources["svdb"], "--append")
     assert appended.code == 0 and appended.out == result.out.replace("out", "later")
     assert contents(later) == contents(out)
-    assert list(reader.find_records(out)[0]) == [100, 201, 202, 800, 801]
+    assert list(reader.find_records(out)) == [100, 201, 202, 800, 801]
     check_constants(out, "mitdb+svdb")
     about = described(out)
     assert reader.read_constants(out).same_subject == {202: 201}
@@ -297,7 +297,7 @@ def test_together_or_one_after_the_other(sources, tmp_path):
 def test_what_cannot_be_joined_leaves_all_as_it_was(sources, tmp_path):
     out = tmp_path / "sets/out"
     same = ["--source", "wfdb", "--from", tmp_path / "mitdb"]
-    words = ["patient 100 of wfdb is also in mitdb", "--patient-ids"]
+    words = ["record 100 of wfdb, or another patient 100, is in the set already", "--patient-ids"]
     run(out, *sources["mitdb"], *same).refused(*words)
     run(out, *sources["svdb"], "--append").refused("no converted set that --append can add to")
     run(out, *sources["mitdb"], *same, "--patient-ids", 7).refused("no records of mitdb")
@@ -391,6 +391,7 @@ def test_an_offset_beyond_the_range_does_not_clip(call, tmp_path, out):
     ("I01 I02 I03", "# patient has a pacemaker", {}, {}),
     ("rec_1 rec_2 bw", "#Subject_ID: X7\n# subject of 3 studies", {1: 0, 2: 0}, {}),
     ("rec_1 rec_2 bw em a100", "", {}, {}),
+    ("2020_1 2020_2 ecg12_1 ecg12_2 1e05 1e06 12345e06", "", {}, {}),
     ("118e06 118e_6 119e24", "", {1: 0}, {118: 0, 1: 0, 119: 2}),
     ("sel118 sele0104 x y z", "", {}, {118: 0}),
 ])  # fmt: skip
@@ -410,6 +411,19 @@ def test_subjects_that_records_state(tmp_path, out, names, comment, same, with_m
         flags = ["--source", "mitdb", "--from", tmp_path / "mitdb", "--append"]
         assert run(out, *flags).code == 0
         assert reader.read_constants(out).same_subject == with_mitdb
+
+
+def test_records_without_numbers_are_counted_on(tmp_path, out):
+    flags = []
+    for part, names in (("I", ("data_1_1", "data_2_1")), ("II", ("data_1_2", "data_10_1"))):
+        (tmp_path / part).mkdir()
+        flags += ["--source", "wfdb", "--from", tmp_path / part]
+        for name in names:
+            put_record(tmp_path / part, name)
+    assert run(out, *flags).code == 0
+    assert described(out)["sources"][1]["patient_of_record"] == {"data_10_1": 2, "data_1_2": 3}
+    assert reader.read_constants(out).same_subject == {3: 0}
+    run(out, *flags[:4], "--append").refused("record data_1_1 of wfdb, or another patient 4, is in")
 
 
 def test_subjects_of_records_that_are_left_out(sources, tmp_path):
@@ -469,8 +483,8 @@ def test_whole_databases(ecg_data, tmp_path):
     result = run(out, *flags)
     assert result.code == 0, result
     assert result.out == f"{out}: 126 patients, 252 segments, mean -0.1065 mV, sd 0.4538 mV\n"
-    assert result.err.endswith(f"svdb: 37 records {HINT}")
-    about, numbers = described(out), list(reader.find_records(out)[0])
+    assert f"37 uncalibrated signals {HINT}, such as 820" in result.err
+    about, numbers = described(out), list(reader.find_records(out))
     assert (about["patients"], about["segments"], about["subjects"]) == (126, 252, 125)
     assert [len(source["uncalibrated"]) for source in about["sources"]] == [0, 37]
     assert len(numbers) == 126 and not any(source["left_out"] for source in about["sources"])

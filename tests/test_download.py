@@ -153,7 +153,7 @@ def test_icentia11k_for_its_reader(tmp_path, cohort_copy, server):
     flags = ["icentia11k", "--out", tmp_path / "x", "--base-url", server.url]
     command(download.main, *flags, "--patients", "1,9").refused("lacks files; correct --patients")
     assert command(download.main, *flags, "--patients", "1,3-5").code == 0
-    assert set(icentia11k.find_records(tmp_path / "x")[0]) == {1, 3, 4, 5}
+    assert set(icentia11k.find_records(tmp_path / "x")) == {1, 3, 4, 5}
     assert command(download.main, *flags).code == 0 and loaded(tmp_path / "x") == files
 
 

@@ -54,7 +54,7 @@ def patients(index):
 
 
 def test_index_equals_direct_reading(index, cohort_folder):
-    records, _ = reader.find_records(cohort_folder)
+    records = reader.find_records(cohort_folder)
     paths = [path for patient in records.values() for path in patient]
     assert [index.record_path(number) for number in range(len(index.segments))] == paths
     assert index.segments["patient"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]

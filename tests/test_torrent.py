@@ -73,7 +73,7 @@ WRITERS = [put_zipped, OLD, NEW, put_unzipped, put_misnamed]
 def copy_cohort(source, folder, put=put_zipped):
     """The patients of a WFDB set as the torrent has them."""
     folder.mkdir(parents=True, exist_ok=True)
-    for patient, paths in reader.find_records(source)[0].items():
+    for patient, paths in reader.find_records(source).items():
         segments = [next(reader.read(path))[1] for path in paths]
         labels = [(segment[4:6], segment[6:8]) for segment in segments]
         signal = np.stack([segment.signal for segment in segments]) / ICENTIA_GAIN
@@ -253,7 +253,7 @@ def test_conversion_gives_the_wfdb_distribution(call, cohort_folder, tmp_path, m
     call(folder, "--patient-ids", "2").refused("exists; choose another --out")
     call(folder, "--patient-ids", "5-6", "--overwrite").refused("patient 6 is not in")
     assert call(folder, "--patient-ids", "2,4-5", "--overwrite").code == 0
-    assert list(reader.find_records(out)[0]) == [2, 4, 5]
+    assert list(reader.find_records(out)) == [2, 4, 5]
 
 
 def test_converted_labels_where_rhythm_and_beats_end_at_different_places(call, patient, tmp_path):

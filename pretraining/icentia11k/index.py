@@ -116,7 +116,7 @@ def distribution_of(path: Path) -> ModuleType:
 
 def find_records(root: Path) -> tuple[ModuleType, dict[int, list[Path]]]:
     """The distribution, and sorted records of each patient."""
-    results = [(module, module.find_records(root)[0]) for module in (reader, torrent)]
+    results = [(module, module.find_records(root)) for module in (reader, torrent)]
     results = [result for result in results if result[1]]
     if len(results) != 1:
         names = "pNNNNN_sMM.hea or NNNNN_batched.pkl.gz, or both kinds"

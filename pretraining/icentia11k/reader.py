@@ -79,17 +79,15 @@ def read_constants(root: Path) -> Constants:
         raise UserError(f"{path} must state name, mean_mv, and sd_mv above 0") from None
 
 
-def find_records(root: Path) -> tuple[dict[int, list[Path]], list[Path]]:
-    """Record paths without extension of each patient, sorted, and the folders looked into."""
+def find_records(root: Path) -> dict[int, list[Path]]:
+    """Record paths without extension of each patient, sorted."""
     records: dict[int, set[Path]] = {}
-    folders = []
     for folder, subfolders, names in os.walk(root, followlinks=True):
         subfolders[:] = [name for name in subfolders if re.fullmatch(r"p\d+", name)]
-        folders.append(Path(folder))
         for stem, suffix in map(os.path.splitext, names):
             if suffix in SUFFIXES and (match := RECORD_NAME.fullmatch(stem)):
                 records.setdefault(int(match[1]), set()).add(Path(folder) / stem)
-    return {patient: sorted(records[patient]) for patient in sorted(records)}, folders
+    return {patient: sorted(records[patient]) for patient in sorted(records)}
 
 
 def watched(record: Path) -> list[str]:

@@ -37,11 +37,11 @@ CLASSES = {"btype": len(BEAT_CLASSES), "rtype": len(RHYTHM_CLASSES)}
 LARGEST = np.iinfo(np.int16).max
 
 
-def find_records(root: Path) -> tuple[dict[int, list[Path]], list[Path]]:
-    """The record of each patient, and the folder."""
+def find_records(root: Path) -> dict[int, list[Path]]:
+    """The record of each patient."""
     names = {path.name.removesuffix(end) for path in root.iterdir() for end in SIGNALS + LABELS}
     matches = [match for name in sorted(names) if (match := RECORD_NAME.fullmatch(name))]
-    return {int(match[1]): [root / match[0]] for match in matches}, [root]
+    return {int(match[1]): [root / match[0]] for match in matches}
 
 
 def files(record: Path, suffixes: tuple[str, ...] = SIGNALS + LABELS) -> list[Path]:
