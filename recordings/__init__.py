@@ -113,7 +113,8 @@ class LazyRecording:
                     signal[low - start : high - start, held] = values
             return signal
 
-        return cls(fs, samples, len(leads), leads, read)
+        uncalibrated = any(part.uncalibrated for _, part in parts)
+        return cls(fs, samples, len(leads), leads, read, uncalibrated)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Samples from `start` up to `stop`, as in a slice: (n, leads) float64 in mV.
@@ -181,7 +182,9 @@ def voltages(signals: Sequence[tuple[str, str, float]]) -> tuple[list[int], tupl
     fs = signals[volts[ecg_lead([signals[number][0] for number in volts])]][2] if volts else None
     chosen = [number for number in volts if signals[number][2] == fs]
     others = [signals[number] for number in sorted({*range(len(signals))} - {*chosen})]
-    texts = [f"{n} ({f'{rate:g} Hz' if unit in MILLIVOLT else unit})" for n, unit, rate in others]
+    texts = dict.fromkeys(
+        f"{n} ({f'{rate:g} Hz' if unit in MILLIVOLT else unit})" for n, unit, rate in others
+    )
     if not chosen:
         raise Unusable(f"no signal is in uV, mV or V: {', '.join(texts)[:200] or 'there is none'}")
     return chosen, (f"left out: {', '.join(texts)}",) if texts else ()

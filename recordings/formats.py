@@ -19,7 +19,7 @@ from recordings import Hints, LazyRecording, Unusable, bare_lead, check_rate, ec
 from recordings.edf import open_edf
 from recordings.quality import fill_missing, mark_impossible
 from recordings.text import open_text
-from recordings.wfdb_files import open_wfdb
+from recordings.wfdb_files import list_segments, open_wfdb
 
 NUMBERS = re.compile("double|single|u?int(8|16|32|64)")  # classes of MATLAB's arrays
 FEWEST = 20  # samples: a second at the lowest rate
@@ -160,10 +160,11 @@ def find_records(names: Sequence[str]) -> dict[Path, bool]:
     """Files of the recordings of all `names`, in their order, and whether each itself was named.
 
     A name is a file, a WFDB record without ending, a folder, which is searched to any depth, or a
-    glob. What a folder or a glob holds is sorted, numbers by value; hidden files and those of
-    other formats are left out. Raises `Unusable` where a name stands for no recording.
+    glob. What a folder or a glob holds is sorted, numbers by value; hidden files, those of other
+    formats, and segments of records that were found too are left out. Raises `Unusable` where a
+    name stands for no recording.
     """
-    records, places = {}, {}
+    records = {}  # by their place: the first of several paths to one file, and whether it is named
     for name in map(str, names):
         folder, named = Path(name), False
         if name and folder.is_dir():
@@ -175,14 +176,18 @@ def find_records(names: Sequence[str]) -> dict[Path, bool]:
             paths = map(Path, glob.glob(name, recursive=True))  # noqa: PTH207 (absolute ones, too)
         files = {record_file(path) for path in paths if named or path.is_file()}
         files = [path for path in files if named or path.suffix.lower() in FORMATS]
-        if not files and not folder.exists() and not glob.has_magic(name):
-            raise Unusable(f"{name} is not found")
         if not files:
-            raise Unusable(f"{name} holds no recording ({', '.join(FORMATS)})")
+            missing = not folder.exists() and not glob.has_magic(name)
+            said = "is not found" if missing else f"holds no recording ({', '.join(FORMATS)})"
+            raise Unusable(f"{name} {said}")
         for path in sorted(files, key=_by_number):
-            first = places.setdefault(os.path.realpath(path), path)  # of several paths to one file
-            records[first] = records.get(first, False) or named
-    return records
+            place = os.path.realpath(path)
+            first, before = records.get(place, (path, False))
+            records[place] = first, named or before
+    segments = {place: list_segments(path) for place, (path, _) in records.items()}
+    left_out = {os.path.realpath(path) for listed in segments.values() for path in listed}
+    left_out -= {place for place, listed in segments.items() if listed}  # by a damaged header
+    return dict(row for place, row in records.items() if row[1] or place not in left_out)
 
 
 def _by_number(path: Path) -> list[str | int]:

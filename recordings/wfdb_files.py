@@ -14,9 +14,6 @@ from wfdb.io import _signal  # because wfdb.rdrecord reads the header itself, an
 
 from recordings import GAINS, MILLIVOLT, Hints, LazyRecording, Unusable, as_unit, one_line, voltages
 
-# What wfdb raises on bad files.
-ERRORS = (OSError, ValueError, IndexError, KeyError, TypeError, ArithmeticError)
-LEADS = 256  # at most
 # Bytes of a sample by format. FLAC is left out: what a file unfolds to is not known beforehand.
 SAMPLE_BYTES = {"8": 1, "16": 2, "24": 3, "32": 4, "61": 2, "80": 1, "160": 2,
                 "212": Fraction(3, 2), "310": Fraction(4, 3), "311": Fraction(4, 3)}  # fmt: skip
@@ -29,10 +26,10 @@ RECORD = re.compile(
 SEGMENT = re.compile(r"(?P<file>[^\s/\\]+)\s+(?P<frames>\d{1,18})")
 LEAD = re.compile(
     r"(?P<file>[^\s/\\]+)\s+(?P<fmt>\d+)(x(?P<frame>[1-9]\d{0,8}))?(:(?P<skew>\d{1,9}))?"
-    r"(\+(?P<offset>\d{1,18}))?(\s+(?P<gain>\S+))?"
-    r"(?P<numbers>(\s+-?\d{1,18}(?!\S)){0,5})(\s+(?P<name>.*))?"
+    r"(\+(?P<offset>\d{1,18}))?(\s+(?P<gain>-?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?)"
+    r"(\((?P<baseline>-?\d{1,9})\))?(/(?P<unit>\S*))?"
+    r"(?P<numbers>(\s+-?\d{1,18}(?!\S)){0,5})(\s+(?P<name>.*))?)?"
 )
-GAIN = re.compile(r"((?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)(?:\((-?\d{1,9})\))?(?:/.*)?")
 DEFAULT_GAIN = 200  # units per mV of a lead without a gain, or with 0: WFDB's header(5), DEFGAIN
 # What an annotation file says of itself; wfdb loops for ever at other words.
 COMMENT = re.compile(rb"(.)[\xfc-\xff](?=## )", re.DOTALL)
@@ -45,8 +42,6 @@ ICENTIA_GAIN = 74.36482269503546  # units per mV
 
 
 class Lead(NamedTuple):
-    """What a header says of a lead."""
-
     file: str
     fmt: str
     frame: int  # samples in a frame
@@ -75,88 +70,66 @@ def read_header(record: Path) -> Header:
         raise Unusable("no .hea, which says how it was sampled") from None
     except UnicodeDecodeError:
         text = content.decode("latin-1")
-    lines = [line for line in map(str.strip, text.splitlines()) if line and line[0] != "#"]
-    first, *others = lines or [""]
-    match = RECORD.fullmatch(first)
-    listed = match and int(match["segments"] or match["count"])
-    if listed != len(others) or int(match["count"]) > LEADS:
-        said = f"{' '.join(first.split()[1:4])[:40]!r} for its leads, rate and length"
-        raise Unusable(f"header says {said}, lists {len(others)} leads")
-    matches = [(SEGMENT if match["segments"] else LEAD).fullmatch(line) for line in others]
-    if None in matches:
-        line = others[matches.index(None)]
-        raise Unusable(f"header with a signal file in another folder, or damaged ({line[:40]!r})")
+    lines = [line for line in map(str.strip, text.splitlines()) if line and line[0] != "#"] or [""]
+    match = RECORD.fullmatch(lines[0])
+    if not match or int(match["segments"] or match["count"]) != len(lines) - 1:
+        raise Unusable(f"header says {lines[0][:40]!r}, lists {len(lines) - 1} leads")
+    parts = [(SEGMENT if match["segments"] else LEAD).fullmatch(line) for line in lines[1:]]
+    if None in parts:
+        line = lines[1 + parts.index(None)][:40]
+        raise Unusable(f"header with a signal file in another folder, or damaged ({line!r})")
     fs, frames = float(match["fs"] or 250), int(match["frames"] or 0)
     fs = int(fs) if fs.is_integer() else fs
     if match["segments"]:
-        return Header(fs, frames, [], [(part["file"], int(part["frames"])) for part in matches])
-    return Header(fs, frames, [_read_lead(record.parent, lead) for lead in matches], [])
+        return Header(fs, frames, [], [(part["file"], int(part["frames"])) for part in parts])
+    return Header(fs, frames, [_read_lead(record.parent, part) for part in parts], [])
+
+
+def list_segments(path: Path) -> list[Path]:
+    """Headers of the records that a multi-segment header lists; none of other files."""
+    try:
+        segments = read_header(path.with_suffix("")).segments if path.suffix == ".hea" else []
+    except (OSError, Unusable):  # said where the record is opened
+        return []
+    return [path.with_name(f"{name}.hea") for name, _ in segments]
 
 
 def _read_lead(folder: Path, match: re.Match) -> Lead:
-    fields = match.groupdict("0")
-    gain, unit = GAIN.fullmatch(fields["gain"]), fields["gain"].partition("/")[2] or "mV"
-    _, zero, initial, *_ = [*map(int, match["numbers"].split()), 0, 0, 0]
-    # On some systems the accents in file names are characters of their own.
-    names = [unicodedata.normalize(form, match["file"]) for form in ("NFC", "NFD")]
-    lead = Lead(
-        next((name for name in names if (folder / name).exists()), names[0]), match["fmt"],
-        int(match["frame"] or 1), int(fields["skew"]), int(fields["offset"]), initial,
-        float(gain[1] if gain else "nan"), int(gain[2] or zero) if gain else 0,
-        match["name"] or "", as_unit(unit),
-    )  # fmt: skip
-    per_mv = lead.gain / MILLIVOLT.get(lead.unit, np.nan)
-    if lead.unit in MILLIVOLT and lead.gain != 0 and not GAINS[0] <= per_mv <= GAINS[1]:
+    fields, unit = match.groupdict("0"), as_unit(match["unit"] or "mV")
+    _, zero, initial, *_ = [*map(int, fields["numbers"].split()), 0, 0, 0]
+    file, gain = unicodedata.normalize("NFC", match["file"]), float(fields["gain"])
+    if not (folder / file).exists():  # some systems write accents as characters of their own
+        file = unicodedata.normalize("NFD", file)
+    if unit in MILLIVOLT and gain and not GAINS[0] <= gain / MILLIVOLT[unit] <= GAINS[1]:
         raise Unusable(f"header states no gain per mV, uV or V ({match[0][:40]!r})")
-    return lead
-
-
-def count_frames(record: Path, header: Header, leads: Sequence[Lead]) -> int:
-    """Frames of these leads; raises `Unusable` if their files hold fewer than the header states."""
-    held = []
-    for name in {lead.file for lead in leads}:
-        together = [lead for lead in header.leads if lead.file == name]
-        formats = sorted({lead.fmt for lead in together})
-        skewed = formats == ["8"] and any(
-            lead.skew for lead in together
-        )  # needs all from the start
-        if len(formats) > 1 or formats[0] not in SAMPLE_BYTES or skewed:
-            raise Unusable(f"unreadable signal (format {', '.join(formats)})")
-        if not (record.parent / name).is_file():
-            raise Unusable(f"no {name.removeprefix(record.name)} beside its .hea")
-        size = (record.parent / name).stat().st_size - together[0].offset
-        frame = SAMPLE_BYTES[formats[0]] * sum(lead.frame for lead in together)
-        held.append(max(int(size / frame), 0))
-    if header.frames > min(held):
-        raise Unusable(f"header says {header.frames} samples, file holds {min(held)}")
-    return header.frames or min(held)
+    return Lead(
+        file, match["fmt"], int(fields["frame"]) or 1, int(fields["skew"]), int(fields["offset"]),
+        initial, gain, int(match["baseline"] or zero), match["name"] or "", unit,
+    )  # fmt: skip
 
 
 def open_wfdb(path: Path, hints: Hints) -> LazyRecording:
-    """Open the WFDB record with this header; missing samples are NaN.
+    """Open the WFDB record with this header; its leads are those of `voltages`.
 
-    Its leads are those of `voltages`. `hints` give the unit and gain of leads for which the
-    header states no gain; without them WFDB's default applies and the recording is `uncalibrated`.
-    Where a segment of a multi-segment record lacks a lead, its samples are missing.
+    Missing samples are NaN, as where a segment lacks a lead. `hints` give unit and gain of leads
+    without a gain in the header; without hints WFDB's default makes the recording `uncalibrated`.
     """
-    record = path.with_suffix("")
-    header = read_header(record)
+    header = read_header(path.with_suffix(""))
     names = [name for name, _ in header.segments if name != "~"]
     headers = {name: read_header(path.with_name(name)) for name in names}
     leads = [lead for part in headers.values() or [header] for lead in part.leads]
     # A first segment without samples has no files, but names all leads in order.
-    signals = {(lead.name, lead.unit, lead.frame * header.fs): lead.frame
-               for lead in leads if lead.file != "~"}  # fmt: skip
-    numbers, notes = voltages(list(signals))
-    frame = list(signals.values())[numbers[0]]
+    signals = [lead for lead in leads if lead.file != "~"]
+    numbers, notes = voltages([(lead.name, lead.unit, lead.frame * header.fs) for lead in signals])
+    frame = signals[numbers[0]].frame
     if not header.segments:
-        return replace(open_signals(record, header, hints, frame), notes=notes)
+        return replace(_open_signals(path.with_suffix(""), header, hints, frame), notes=notes)
     parts, begin = [], 0
     for name, frames in header.segments:
         if name != "~" and frames:
-            part = open_signals(path.with_name(name), headers[name], hints, frame)
-            stated = header.fs * frame, frames * frame
-            if (part.fs, part.samples) != stated or len(set(part.leads) - {""}) != part.count:
+            part = _open_signals(path.with_name(name), headers[name], hints, frame)
+            fits = (part.fs, part.samples) == (header.fs * frame, frames * frame)
+            if not fits or len(set(part.leads) - {""}) != part.count:
                 raise Unusable(f"segment {name} has another rate or length, or leads of one name")
             parts.append((begin, part))
         begin += frames * frame
@@ -164,49 +137,64 @@ def open_wfdb(path: Path, hints: Hints) -> LazyRecording:
         raise Unusable(f"header says {header.frames} samples, its segments {begin // frame}")
     held = {name for _, part in parts for name in part.leads}
     names = [name for name in dict.fromkeys(lead.name for lead in leads) if name in held]
-    recording = LazyRecording.of_parts(header.fs * frame, begin, names, parts)
-    uncalibrated = any(part.uncalibrated for _, part in parts)
-    return replace(recording, uncalibrated=uncalibrated, notes=notes)
+    return replace(LazyRecording.of_parts(header.fs * frame, begin, names, parts), notes=notes)
 
 
-def open_signals(record: Path, header: Header, hints: Hints, frame: int) -> LazyRecording:
+def _open_signals(record: Path, header: Header, hints: Hints, frame: int) -> LazyRecording:
     """The leads in mV, uV or V, with `frame` samples in a frame, of a record without segments."""
     numbers = [number for number, lead in enumerate(header.leads)
                if lead.unit in MILLIVOLT and lead.frame == frame]  # fmt: skip
     leads = [header.leads[number] for number in numbers]
-    frames = count_frames(record, header, leads) if leads else header.frames
+    frames = _count_frames(record, header, leads)
     files, formats, sizes, _, offsets, initial, *_ = map(list, zip(*header.leads, strict=True))
 
     def read(start: int, stop: int, chosen: list[int]) -> np.ndarray:
         first, last = start // frame, -(-stop // frame)
+        late = max(leads[number].skew for number in chosen)
+        try:
+            digital = _signal._rd_segment(
+                files, str(record.parent), None, formats, len(files), frames, offsets, sizes,
+                [0] * len(files), initial, first, min(last + late, frames),
+                [numbers[number] for number in chosen], True,
+            )  # fmt: skip
+        except Exception as error:  # wfdb raises almost any error on damaged files
+            raise Unusable(f"unreadable signal ({one_line(error)})") from None
         signal = np.full(((last - first) * frame, len(chosen)), np.nan)
-        for skew in {leads[lead].skew for lead in chosen if first + leads[lead].skew < frames}:
-            columns = [c for c, lead in enumerate(chosen) if leads[lead].skew == skew]
-            try:
-                digital = _signal._rd_segment(
-                    files, str(record.parent), None, formats, len(files), frames, offsets, sizes,
-                    [0] * len(files), initial, first + skew, min(last + skew, frames),
-                    [numbers[chosen[column]] for column in columns], True,
-                )  # fmt: skip
-            except ERRORS as error:
-                raise Unusable(f"unreadable signal ({one_line(error)})") from None
-            for column, samples in zip(columns, digital, strict=True):
-                lead = leads[chosen[column]]
-                gain, unit = lead.gain or DEFAULT_GAIN, MILLIVOLT[lead.unit]
-                if hints.unit and not lead.gain:
-                    gain, unit = 1, hints.millivolt()
-                values = (samples.astype(np.float64) - lead.baseline) / gain * unit
-                missing = samples == _signal.INVALID_SAMPLE_VALUE[lead.fmt]
-                signal[: len(samples), column] = np.where(missing, np.nan, values)
+        for column, (number, samples) in enumerate(zip(chosen, digital, strict=True)):
+            lead = leads[number]
+            samples = samples[lead.skew * frame :][: len(signal)]
+            gain, unit = lead.gain or DEFAULT_GAIN, MILLIVOLT[lead.unit]
+            if hints.unit and not lead.gain:
+                gain, unit = 1, hints.millivolt()
+            values = (samples.astype(np.float64) - lead.baseline) / gain * unit
+            missing = samples == _signal.INVALID_SAMPLE_VALUE[lead.fmt]
+            signal[: len(samples), column] = np.where(missing, np.nan, values)
         return signal[start - first * frame :][: stop - start]
 
     fs, names = header.fs * frame, [lead.name for lead in leads]
-    recording = LazyRecording(fs, frames * frame, len(leads), names, read)
-    if any(lead.fmt == "8" for lead in leads):  # whose samples are steps from the last ones
-        values = read(0, frames * frame, list(range(len(leads))))
-        recording = LazyRecording.of_array(values, 1, fs, names)
     uncalibrated = not hints.unit and not all(lead.gain for lead in leads)
-    return replace(recording, uncalibrated=uncalibrated)
+    recording = LazyRecording(fs, frames * frame, len(leads), names, read, uncalibrated)
+    if any(lead.fmt == "8" for lead in leads):  # whose samples are steps from the last ones
+        values = recording.read(0, recording.samples)
+        return replace(recording, read_mv=lambda start, stop, chosen: values[start:stop, chosen])
+    return recording
+
+
+def _count_frames(record: Path, header: Header, leads: Sequence[Lead]) -> int:
+    """Frames of these leads; raises `Unusable` if their files hold fewer than the header states."""
+    held, files = [], [lead.file for lead in header.leads]
+    for name in {lead.file for lead in leads}:
+        together = header.leads[files.index(name) :][: files.count(name)]  # else wfdb mixes them up
+        fmt, file = together[0].fmt, record.parent / name
+        if fmt not in SAMPLE_BYTES or any(lead[:2] != (name, fmt) for lead in together):
+            raise Unusable(f"unreadable signals (format {fmt}, or several in a file)")
+        if not file.is_file():
+            raise Unusable(f"no {name.removeprefix(record.name)} beside its .hea")
+        size = SAMPLE_BYTES[fmt] * sum(lead.frame for lead in together)
+        held.append(max(int((file.stat().st_size - together[0].offset) / size), 0))
+    if header.frames > min(held, default=header.frames):
+        raise Unusable(f"header says {header.frames} samples, file holds {min(held)}")
+    return header.frames or min(held, default=0)
 
 
 def read_atr(record: Path | str, annotator: str = "atr") -> wfdb.Annotation:
@@ -214,13 +202,12 @@ def read_atr(record: Path | str, annotator: str = "atr") -> wfdb.Annotation:
     read to their end."""
     try:
         content = Path(f"{record}.{annotator}").read_bytes()
-        if content[-2:] != b"\0\0":
-            raise Unusable("annotations cut short")
         comments = (content[at.end() : at.end() + at[1][0]] for at in COMMENT.finditer(content))
-        if not COMMENTS.fullmatch(b"".join(comment + b"\n" for comment in comments)):
-            raise Unusable("annotations with definitions that are not understood")
+        known = COMMENTS.fullmatch(b"".join(comment + b"\n" for comment in comments))
+        if content[-2:] != b"\0\0" or not known:
+            raise Unusable("cut short, or with definitions that are not understood")
         return wfdb.rdann(str(record), annotator)
-    except ERRORS as error:
+    except Exception as error:  # wfdb raises almost any error on damaged files
         raise Unusable(f"unreadable annotations ({one_line(error)})") from None
 
 

@@ -337,7 +337,7 @@ BAD = {
     "above.hea": (f"{FIRST}../{LEAD}", "in another folder, or damaged ('../r.dat"),
     "absolute.hea": (f"{FIRST}/etc/{LEAD}", "in another folder, or damaged ('/etc"),
     "samples.hea": (f"r 1 250 {10**12}\n{LEAD}", f"says {10**12} samples, file holds 600"),
-    "leads.hea": (f"r {10**12} 250 600\n{LEAD}", "for its leads, rate and length, lists 1 leads"),
+    "leads.hea": (f"r {10**12} 250 600\n{LEAD}", "600', lists 1 leads"),
     "mmHg.hea": (
         FIRST + LEAD.replace("200/mV", "0/mmHg"),
         "in uV, mV or V: ecg (mmHg)",
@@ -347,8 +347,11 @@ BAD = {
     "far.hea": (f"s/2 1 250\nr 500\n~ {10**12}", "samples with gaps are more than"),
     "up.hea": ("s/1 1 250\n../r 500", "in another folder"),
     "segment.hea": ("s/1 1 250\nq 500", "no .hea, which"),
-    "nan.hea": (FIRST + LEAD.replace("200", "nan"), "no gain per mV"),
-    "rate.hea": (f"r 1 -250 600\n{LEAD}", "says '1 -250 600' for its leads, rate"),
+    "few.hea": (FIRST + LEAD.replace("200", "1e-9"), "no gain per mV"),
+    "word.hea": (FIRST + "r.dat 16 ecg", "or damaged ('r.dat 16 ecg"),
+    "apart.hea": (f"r 3 250\n{LEAD}q.dat 16 1/NU\n{LEAD}", "or several in a file"),
+    "nan.hea": (FIRST + LEAD.replace("200", "nan"), "or damaged ('r.dat 16 nan"),
+    "rate.hea": (f"r 1 -250 600\n{LEAD}", "says 'r 1 -250 600', lists 1"),
     "skew.hea": (FIRST + LEAD.replace(" 16 2", " 16:999 2"), "missing or impossible"),
     "signal.hea": (FIRST + LEAD.replace("r.dat", "c.dat"), "no c.dat beside"),
     "no.csv": (None, "not found"),
@@ -486,3 +489,16 @@ def test_files_that_are_found(tmp_path, monkeypatch, names):
     else:
         found = [f"{path}{'!' * named}" for path, named in find_records(names.split()).items()]
         assert found == NAMES[names].split()
+
+
+def test_segments_of_a_record_that_is_found_are_left_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.hea").write_text("a/4 1 250\na_layout 0\np 500\n~ 9\nq 500")
+    (tmp_path / "loop.hea").write_text("loop/1 1 250\nloop 500")
+    for name in ("a_layout", "p", "q", "r"):
+        (tmp_path / f"{name}.hea").write_text("damaged")
+    for names, expected in {
+        ".": "a loop r", "q .": "q! a loop r", "[pq].hea": "p q", "[ap].hea": "a",
+    }.items():  # fmt: skip
+        found = find_records(names.split())
+        assert [f"{path.stem}{'!' * named}" for path, named in found.items()] == expected.split()
