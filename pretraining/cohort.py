@@ -38,12 +38,11 @@ def choose_segments(
     wanted = index.patients if patient_ids is None else set(patient_ids)
     usable = np.isin(table["patient"], sorted(wanted))
     left_out = [out for out in index.left_out if out["patient"] in wanted]
+    only_rhythms = (table["beats"] == 0) & (table["rhythms"] > 0)
     for reason, mask in {
         f"shorter than an example of {window} samples": table["samples"] < window,
         "no annotations": ~table["annotated"] & bool(annotated),
-        "rhythm marks but no beats": (table["beats"] == 0)
-        & (table["rhythms"] > 0)
-        & (annotated == "beats"),
+        "rhythm marks but no beats": only_rhythms & (annotated == "beats"),
     }.items():
         left_out += [
             {"record": path.decode(), "patient": patient, "reason": reason}

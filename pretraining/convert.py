@@ -27,7 +27,7 @@ from pretraining.icentia11k import torrent
 from pretraining.icentia11k.index import FOLDER, parallel_map, read_record
 from pretraining.icentia11k.reader import BEAT_CODES, DESCRIPTION, ICENTIA11K, RHYTHM_CODES
 from recordings import Unusable, one_line
-from recordings.annotations import ALPHABETS, SAME_SUBJECT, Alphabet, subject_of
+from recordings.annotations import ALPHABETS, Alphabet, subject_of
 from recordings.formats import Recording, read_recording
 from recordings.resampling import resample
 from recordings.wfdb_files import ICENTIA_FS, ICENTIA_GAIN, read_atr, segment_path, write_segment
@@ -115,10 +115,9 @@ def convert(
         how = made, patient_ids is not None, annotator.lstrip(".")
         description = describe([*before, *(convert_source(*part, *how) for part in parts)], pairs)
         files.write_json(made / DESCRIPTION, description)
-    print(
-        f"{out}: {description['patients']} patients, {description['segments']} segments, "
-        f"mean {description['mean_mv']:.4f} mV, sd {description['sd_mv']:.4f} mV"
-    )
+    counts = f"{description['patients']} patients, {description['segments']} segments"
+    mean, sd = description["mean_mv"], description["sd_mv"]
+    print(f"{out}: {counts}, mean {mean:.4f} mV, sd {sd:.4f} mV")
 
 
 def convert_source(
@@ -163,7 +162,6 @@ def convert_source(
                 header = Path(*segment_path(out, records[name], lead)).with_suffix(".hea")
                 text = header.read_text().replace("(0)/mV", f"({median})/mV")
                 files.write_text(header, text)
-    data_set = DATA_SETS.get("icentia11k" if torrents else source)
     return {
         "name": source,
         "mean_mv": ICENTIA11K.mean if torrents else means[int(offsets)],
@@ -177,7 +175,7 @@ def convert_source(
         "left_out": left_out,
         "interpolated": filled,
         "source_sha256": {name: sha for part in results for name, sha in part.sha256.items()},
-        "licence": data_set.licence if data_set else None,
+        "licence": getattr(DATA_SETS.get("icentia11k" if torrents else source), "licence", None),
     }
 
 
@@ -203,15 +201,11 @@ def _convert_wfdb(source: str, annotator: str, patient: int, record: Path, out: 
     paths = (Path(f"{record}.{end}") for end in dict.fromkeys(("hea", "dat", "atr", annotator)))
     checksums = {path.name: files.sha256(path) for path in paths if path.exists()}
     medians = np.rint(np.median(digital, axis=0)).astype(int)
-    sums = [
-        (units.size, units.sum() / GAIN, (units**2).sum() / GAIN**2)
-        for units in (digital, digital - medians)
-    ]
-    subject = SAME_SUBJECT.get(source, {}).get(record.name) or subject_of(
-        record.name, Path(f"{record}.hea").read_text("utf-8", "replace")
-    )
-    known = recording.uncalibrated, recording.filled, notes, others, subject, checksums
-    return Converted([], len(medians), sums, medians, *known)
+    sums = [(x.size, x.sum() / GAIN, (x**2).sum() / GAIN**2) for x in (digital, digital - medians)]
+    header = Path(f"{record}.hea").read_text("utf-8", "replace")
+    known = recording.uncalibrated, recording.filled, notes, others
+    subject = subject_of(source, record.name, header)
+    return Converted([], len(medians), sums, medians, *known, subject, checksums)
 
 
 def read_annotated(
@@ -220,14 +214,26 @@ def read_annotated(
     """Recording in mV; beats (n,) at its rate, Icentia11k's symbol and rhythm zone of each; and
     rhythm marks that open no zone.
 
-    The ends of a zone in which no beat lies are listed as beats without a symbol.
+    Beats are those of the `annotator`, rhythms also those of the `.atr`, if there is one. The ends
+    of a zone in which no beat lies are listed as beats without a symbol.
     """
-    recording = read_recording(Path(f"{record}.hea"))
-    if alphabet.fs not in (None, recording.fs):
-        raise Unusable(f"header says {recording.fs} Hz, not {alphabet.fs}")
+    recording, marks = read_recording(Path(f"{record}.hea")), []
+    fs = recording.fs
+    if alphabet.fs not in (None, fs):
+        raise Unusable(f"header says {fs} Hz, not {alphabet.fs}")
+    if not Path(f"{record}.{annotator}").exists():
+        raise Unusable(f"no .{annotator}")
+    for name in dict.fromkeys(("atr", annotator)):
+        if Path(f"{record}.{name}").exists():
+            read = read_atr(record, name)
+            notes = (note.strip("\0 ") for note in read.aux_note)
+            # They count in frames, or at a rate of their own.
+            places = np.rint(read.sample * (fs / (read.fs or fs))).astype(int).tolist()
+            rows = zip(places, read.symbol, notes, strict=True)
+            marks += [row for row in rows if name == annotator or row[1] == "+"]
+    marks.sort(key=itemgetter(0))
     ends, symbols, zones, others = [], [], [], Counter()
     zone, begin, first = "", 0, 0
-    marks = read_marks(record, annotator, recording.fs)
     for position, symbol, note in [*marks, (len(recording.signal), "+", "(")]:
         if symbol == "+" and note.startswith("("):
             if zone and first == len(ends) and begin < position:
@@ -241,22 +247,6 @@ def read_annotated(
             symbols.append(alphabet.beats[symbol])
             zones.append(zone)
     return recording, np.array(ends, np.int64), symbols, zones, others
-
-
-def read_marks(record: Path, annotator: str, fs: float) -> list[tuple[int, str, str]]:
-    """Position at `fs` Hz, symbol and note of the annotator's marks and of rhythm marks in the
-    `.atr`, if there is one. A file of marks counts in frames, or at a rate of its own."""
-    marks = []
-    if not Path(f"{record}.{annotator}").exists():
-        raise Unusable(f"no .{annotator}")
-    for name in dict.fromkeys(("atr", annotator)):
-        if Path(f"{record}.{name}").exists():
-            read = read_atr(record, name)
-            notes = (note.strip("\0 ") for note in read.aux_note)
-            places = np.rint(read.sample * (fs / (read.fs or fs))).astype(int).tolist()
-            rows = zip(places, read.symbol, notes, strict=True)
-            marks += [row for row in rows if name == annotator or row[1] == "+"]
-    return sorted(marks, key=itemgetter(0))
 
 
 def _convert_torrent(patient: int, record: Path, out: Path) -> Converted:
@@ -286,16 +276,14 @@ def patients_of(sources: Sequence[dict[str, Any]]) -> dict[str, int]:
     return {name: n for source in sources for name, n in source["patient_of_record"].items()}
 
 
-def describe(sources: Sequence[dict[str, Any]], pairs: list[tuple[int, int]]) -> dict[str, Any]:
-    """Content of `dataset.json`; `pairs` of patients are one person, besides those that records
-    state."""
-    patients, first = patients_of(sources), {}
+def describe(sources: Sequence[dict[str, Any]], pairs: list[tuple]) -> dict[str, Any]:
+    """Content of `dataset.json`; `pairs` as of `unite`, besides those that records state."""
+    patients = patients_of(sources)
     for number, source in enumerate(sources):
         for name, subject in source.get("subject_of_record", {}).items():
             # Text with a blank means something within its source only.
-            key = subject, number if " " in subject else None
-            other = first.setdefault(key, patients.get(subject, patients[name]))
-            pairs += [(patients[name], other), (patients[name], patients.get(subject, other))]
+            stated = (number, subject) if " " in subject else patients.get(subject, subject)
+            pairs += [(patients[name], stated)]
     same = unite(pairs, set(patients.values()))
     counts = {name: sum(s[name] for s in sources) for name in ("patients", "segments", "samples")}
     parts = [(s["samples"] / counts["samples"], s["mean_mv"], s["sd_mv"]) for s in sources]
@@ -315,28 +303,28 @@ def describe(sources: Sequence[dict[str, Any]], pairs: list[tuple[int, int]]) ->
     }
 
 
-def unite(pairs: Iterable[tuple[int, int]], patients: set[int]) -> dict[str, int]:
-    """Mapping of duplicate patients to the first of a person, from pairs who are one person; only
-    those among the `patients`."""
-    groups: dict[int, set[int]] = {}
+def unite(pairs: Iterable[tuple], patients: set[int]) -> dict[str, int]:
+    """Mapping of duplicate patients to the first of a person, among these `patients`; each pair,
+    of two patients or a patient and a subject, is one person."""
+    groups: dict[Any, set] = {}
     for pair in pairs:
-        group = set().union(*(groups.get(patient, {patient}) for patient in pair))
+        group = set().union(*(groups.get(node, {node}) for node in pair))
         groups |= dict.fromkeys(group, group)
     first = {p: min(groups[p] & patients) for p in sorted(groups.keys() & patients)}
     return {str(p): other for p, other in first.items() if p != other}
 
 
-def read_subjects(path: Path, patient_of_record: Mapping[str, int]) -> list[tuple[int, int]]:
-    """Pairs of patients who are one person, from lines `patient,subject`, perhaps below that
-    heading. A patient is named as its record or by its number."""
+def read_subjects(path: Path, patient_of_record: Mapping[str, int]) -> list[tuple]:
+    """Pairs of patient and subject from lines `patient,subject`, perhaps below that heading. A
+    patient is named as its record or by its number."""
     numbers = {str(number): number for number in patient_of_record.values()} | patient_of_record
     lines = path.read_text("utf-8-sig", "replace").splitlines()
-    first, pairs = {}, []
+    pairs = []
     for line in filter(str.strip, lines[lines[:1] == ["patient,subject"] :]):
         patient, _, subject = map(str.strip, line.partition(","))
         if patient not in numbers or not subject or "," in subject:
             raise UserError(f"{path}: {line!r} is not a patient of the set and a subject")
-        pairs.append((numbers[patient], first.setdefault(subject, numbers[patient])))
+        pairs.append((numbers[patient], (path, subject)))
     return pairs
 
 

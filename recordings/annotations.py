@@ -49,9 +49,11 @@ SUBJECT_IN_HEADER = re.compile(
 )
 
 
-def subject_of(record: str, header: str) -> str | None:
+def subject_of(source: str, record: str, header: str) -> str | None:
     """The subject that the name of a record or a line of its header states: another record's name,
     or text that holds a blank, which means nothing in other databases."""
+    if record in SAME_SUBJECT.get(source, {}):
+        return SAME_SUBJECT[source][record]
     lines = (SUBJECT_IN_HEADER.fullmatch(line.strip()) for line in header.splitlines())
     if stated := next(filter(None, lines), None):
         return f"header: {stated[1]}"

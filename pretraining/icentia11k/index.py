@@ -89,9 +89,8 @@ class AnnotationIndex:
     def header(self, segment: int) -> Header:
         return Header(*self.segments[list(Header._fields)][segment].item())
 
-    def digest(self, patients: Collection[int] | None = None) -> str:
-        """SHA-256 of what the set states of these patients, by default of all: the same wherever
-        it lies, and whoever else is in the index."""
+    def digest(self, patients: Collection[int] | None) -> str:
+        """SHA-256 of what the set states of these patients, or of all, wherever it lies."""
         patients = self.patients if patients is None else patients
         out = sorted((o["patient"], o["record"]) for o in self.left_out if o["patient"] in patients)
         content = hashlib.sha256(repr((reader.read_constants(self.root), out)).encode())
@@ -183,9 +182,8 @@ def _build(
     """Write the index. The `states` were taken before: what changes meanwhile is seen next time."""
     before = old.about["patients"] if old else {}
     changed = {p: paths for p, paths in records.items() if before.get(str(p)) != states[str(p)]}
-    distribution = distribution_of(next(chain(*records.values()), Path()))
-    rows, left_out = [], []
-    in_processes = sum(map(len, changed.values())) > distribution.READ_ALONE
+    few = distribution_of(next(chain(*records.values()), Path())).READ_ALONE
+    in_processes, rows, left_out = sum(map(len, changed.values())) > few, [], []
     with atomic_folder(current) as made, ExitStack() as stack, parallel_map(in_processes) as run:
         files = {name: stack.enter_context((made / name).open("wb")) for name in ARRAYS}
         results = run(_read_patient, repeat(root), changed, changed.values())
@@ -216,18 +214,16 @@ def parallel_map(in_processes: bool) -> Iterator[Callable]:
         executor.shutdown(cancel_futures=True)
 
 
-# Rows of `COLUMNS` and arrays of segments, and what `index.json` states of those left out.
-Entries = tuple[list[tuple[tuple, dict[str, np.ndarray]]], list[dict[str, Any]]]
-
-
-def _kept(old: AnnotationIndex, patient: int) -> Entries:
+def _kept(old: AnnotationIndex, patient: int) -> tuple[list, list]:
+    """A row of `COLUMNS` and the arrays of each segment, and what is left out."""
     first, stop = np.searchsorted(old.segments["patient"], [patient, patient + 1])
     rows = old.segments[first:stop][list(COLUMNS)].tolist()
     entries = list(zip(rows, map(old.annotations, range(first, stop)), strict=True))
     return entries, [out for out in old.left_out if out["patient"] == patient]
 
 
-def _read_patient(root: Path, patient: int, paths: list[Path]) -> Entries:
+def _read_patient(root: Path, patient: int, paths: list[Path]) -> tuple[list, list]:
+    """What `_kept` returns, from the files."""
     entries, left_out = [], []
     for record, segment in chain.from_iterable(map(read_record, paths)):
         name = str(record.relative_to(root))

@@ -112,57 +112,41 @@ def read(record: Path) -> Iterator[tuple[Path, Segment]]:
     yield record, Segment(header, signal, assess(signal), annotated, *annotations)
 
 
-def read_annotations(
-    record: Path, samples: int = 0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def read_annotations(record: Path, samples: int = 0) -> tuple[np.ndarray, ...]:
     """Ends and codes of the beats in the `.atr`, then of the rhythm at each beat, rebuilt from the
     zones, and of zones in which no beat lies; see `Segment`."""
     marks = wfdb_files.read_atr(record)
     positions = np.asarray(marks.sample, np.int64)
     codes = np.array([BEAT_CODES.get(symbol, -1) for symbol in marks.symbol], np.int8)
-    beats = codes >= 0
-    ends, codes = positions[beats], codes[beats]
-    if len(ends) and (ends[0] < 0 or ends[-1] >= LATEST or (np.diff(ends) < 0).any()):
-        raise Unusable("annotations out of order")
-    # The zone each beat lies in. Zones include the beats that their marks sit on; one that is not
-    # closed lasts until the next one opens, or to the last beat.
-    rhythms = np.full(len(ends), NO_ZONE, np.int8)
+    ends, codes = positions[codes >= 0], codes[codes >= 0]
+    # Zones include the beats that their marks sit on; one that is not closed lasts until the next
+    # one opens, or to the last beat.
+    zones = []  # numbers of the first beat in it and behind it; begin, end and code
     zone, first, begin = NO_ZONE, 0, 0
-    empty = []  # begin, end and code of zones in which no beat lies
-    for position, note, symbol in zip(
-        positions.tolist(), marks.aux_note, marks.symbol, strict=True
-    ):
+    for place, note, symbol in zip(positions.tolist(), marks.aux_note, marks.symbol, strict=True):
         note = note.strip("\0") if symbol == "+" else ""
         if note.startswith("("):
-            opened = np.searchsorted(ends, position, "left")
-            rhythms[first:opened] = zone
-            empty += [(begin, position, zone)] * int(first == opened and zone != NO_ZONE)
-            zone, first, begin = RHYTHM_CODES.get(note.rstrip(")"), NO_ZONE), opened, position
+            opened = np.searchsorted(ends, place, "left")
+            zones.append((first, opened, begin, place, zone))
+            zone, first, begin = RHYTHM_CODES.get(note.rstrip(")"), NO_ZONE), opened, place
         if note.endswith(")"):
-            closed = np.searchsorted(ends, position, "right")
-            rhythms[first:closed] = zone
-            empty += [(begin, position + 1, zone)] * int(first == closed and zone != NO_ZONE)
+            closed = np.searchsorted(ends, place, "right")
+            zones.append((first, closed, begin, place + 1, zone))
             zone, first = NO_ZONE, closed
-    rhythms[first:] = zone
-    empty += [(begin, samples, zone)] * int(first == len(ends) and zone != NO_ZONE)
-    intervals = _with_empty_zones(ends, rhythms, empty, samples) if empty else (ends, rhythms)
-    return ends, codes, *intervals
-
-
-def _with_empty_zones(
-    ends: np.ndarray, rhythms: np.ndarray, empty: list[tuple[int, int, int]], samples: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The rhythm intervals that end at beats, and those of `empty` zones, which have none."""
-    marks, last = list(zip(ends.tolist(), rhythms.tolist(), strict=True)), 0
-    for begin, end, zone in empty:
-        marks += [(begin, NO_ZONE)] * (begin > last) + [(end, zone)]
-        last = end
-    if not len(ends):  # else what follows the last beat is undefined, as in Icentia11k
-        marks += [(samples, NO_ZONE)] * (samples > last)
-    ends, codes = np.array(sorted(marks), np.int64).T
-    if ends[0] < 0 or ends[-1] >= LATEST:
+    zones.append((first, len(ends), begin, samples, zone))
+    rhythms, intervals, last = np.full(len(ends), NO_ZONE, np.int8), [], 0
+    for first, stop, begin, end, zone in zones:
+        rhythms[first:stop] = zone
+        if first == stop and zone != NO_ZONE:
+            intervals += [(begin, NO_ZONE)] * (begin > last) + [(end, zone)]
+            last = end
+    if intervals and not len(ends):  # else what follows the last beat is undefined
+        intervals += [(samples, NO_ZONE)] * (samples > last)
+    intervals += zip(ends.tolist(), rhythms.tolist(), strict=True)
+    stops, rhythms = np.array(sorted(intervals), np.int64).reshape(-1, 2).T
+    if (np.diff(ends) < 0).any() or (stops < 0).any() or (stops >= LATEST).any():
         raise Unusable("annotations out of order")
-    return ends, codes.astype(np.int8)
+    return ends, codes, stops, rhythms.astype(np.int8)
 
 
 def read_header(record: Path) -> Header:
