@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetuning.prepared_set import PreparedSet, divide, load_prepared, report_absent
+from finetuning.prepared_set import PreparedSet, divide, how_resampled, load_prepared, report_absent
 from utils.cli import UserError
 from utils.engine import Batch, moments
 
@@ -109,9 +109,11 @@ def load_parts(
 
 def _conflict(prepared: PreparedSet, other: PreparedSet, channel: int | None) -> str | None:
     """How two sets were prepared differently, or which recordings they share."""
-    for key in ("classes", "multi_label", "fs", "pad", "mean_mv", "sd_mv", "labels"):
-        ours, theirs = prepared.manifest.get(key), other.manifest.get(key)
-        if ours != theirs:
+    alike = ("classes", "multi_label", "fs", "resampling", "padtype", "pad", "mean_mv", "sd_mv",
+             "labels")  # fmt: skip
+    first, second = (s.manifest | how_resampled(s.manifest) for s in (prepared, other))
+    for key in alike:
+        if (ours := first.get(key)) != (theirs := second.get(key)):
             return f"{key} is {theirs}, not {ours}; prepare both alike"
     if channel is None and prepared.signal.shape[1] != other.signal.shape[1]:
         return "other leads; choose one by --channel"

@@ -12,11 +12,12 @@ import sys
 from collections import defaultdict
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import compress
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from tqdm import tqdm
 
 from finetuning.datasets import DATASETS, PARTS, Listing
@@ -26,7 +27,7 @@ from recordings.formats import lead_order
 from recordings.quality import Quality, assess
 from recordings.resampling import METHODS, to_microvolt
 from utils import cli
-from utils.files import counted, report_filled, report_flagged, sha256, summary, write_json
+from utils.files import counted, report_flagged, sha256, summary, write_json
 
 # Signals of doubtful quality, which are used and counted.
 KINDS = (*Quality._fields, "partly-flat", "uncalibrated", "out-of-range")
@@ -37,8 +38,7 @@ def parse_arguments() -> argparse.Namespace:
     about = __doc__.split("\n")[0]
     parser = cli.Parser(prog="python -m finetuning.prepare", description=about, add_help=False)
     flag, about = parser.add_argument, "for the flags of each see --dataset NAME --help"
-    implied = any(word.partition("=")[0] == "--table" for word in sys.argv[1:])
-    default = "table" if implied else "challenge17"
+    default = "table" if any(w.startswith("--table") for w in sys.argv) else "challenge17"
     flag("--dataset", choices=tuple(DATASETS), default=default, help=about)
     dataset = parser.parse_known_args()[0].dataset
     parser.prog += f" --dataset {dataset}"
@@ -46,34 +46,22 @@ def parse_arguments() -> argparse.Namespace:
     for name, options in DATASETS[dataset].FLAGS.items():
         flag(f"--{name.replace('_', '-')}", **options)
     flag("--fs", type=cli.count, default=250, help="sampling rate to write, whole Hz")
-    about = "fft: over the whole recording at once, as the replication did"
-    flag("--resampling", choices=METHODS, default="polyphase", help=about)
+    flag("--resampling", choices=METHODS, default="polyphase", help="fft: as the replication did")
     flag("--pad", type=cli.count, default=16384, help="samples a record is padded to in training")
-    about = "share to test on, by default 0.2, if the data has no split"
-    flag("--test-size", type=cli.proper_share, help=about)
+    flag("--test-size", type=cli.proper_share, help="if the data has no split; by default 0.2")
     flag("--seed", type=cli.seed, help="seed of this split, by default 0")
-    about = "CSV file of record,subject: no split separates a subject's records"
-    flag("--subjects", type=cli.file, help=about)
+    flag("--subjects", type=cli.file, help="CSV file of record,subject: whom records are of")
     flag("--out", type=Path, default=f"data/{DATASETS[dataset].PREFIX}", help="start of file names")
     flag("--overwrite", action="store_true", help="replace files that are there")
     return parser.parse_with_preset("prepare")
 
 
-class Signals(NamedTuple):
-    """The usable records of a data set, and what there is to say about the records."""
-
-    listing: Listing  # of the usable records
-    signals: list[np.ndarray]  # of each, int16 (samples, leads) in microvolt
-    left_out: list[dict[str, Any]]  # records, with reasons
-    flagged: dict[str, list[str]]  # by kind, records of doubtful quality
-    interpolated: dict[str, int]  # by record, how many samples
-    notes: dict[str, list[str]]  # records by what a user should know of them
-
-
-def read_signals(listing: Listing, fs: int, resampling: str) -> Signals:
-    """Read and resample every record; raises `UserError` if none is usable, or more are left out
-    than the data set tolerates."""
-    kept, signals, flags, left_out, filled, notes = [], [], [], [], {}, defaultdict(list)
+def read_signals(listing: Listing, fs: int, method: str) -> tuple[Listing, list[np.ndarray], dict]:
+    """The usable records, the signal of each, int16 (samples, leads) in microvolt at `fs` Hz, and
+    what the manifest says of doubtful ones and those left out, which is also said on stderr. Raises
+    `UserError` if more are left out than the data set tolerates."""
+    kept, signals, left_out, filled, notes = [], [], [], {}, defaultdict(list)
+    flagged = {kind: [] for kind in KINDS}
     leads, count = listing.leads, listing.leads and len(listing.leads)
     for index, record in enumerate(tqdm(listing.records.tolist(), leave=False, disable=None)):
         try:
@@ -86,54 +74,60 @@ def read_signals(listing: Listing, fs: int, resampling: str) -> Signals:
             left_out.append({"record": record, "reason": str(error)})
             continue
         recording = recording._replace(signal=recording.signal[:, order])
-        microvolt, outside = to_microvolt(recording, fs, resampling, listing.padtype)
+        microvolt, outside = to_microvolt(recording, fs, method, listing.padtype)
         kept.append(index)
         signals.append(microvolt)
-        if recording.filled:
-            filled[record] = recording.filled
-        for note in recording.notes:
-            notes[note].append(record)
         flat, clipped = np.array([assess(lead) for lead in recording.signal.T]).T
         partly = flat.any() and not flat.all()
-        flags.append((flat.all(), clipped.any(), partly, recording.uncalibrated, outside > 0))
-    if not kept:
-        raise cli.UserError(f"no record is usable ({summary(left_out)})")
-    if len(left_out) > listing.tolerated * len(listing.records):
-        share = f"more than {listing.tolerated:.0%} of {len(listing.records)} records"
-        advice = "mend them or give --allow-missing"
-        raise cli.UserError(f"{share} cannot be used ({summary(left_out)}); {advice}")
-    listing, columns = listing.keep(kept), zip(KINDS, np.array(flags).T, strict=True)
-    flagged = {kind: listing.records[mask].tolist() for kind, mask in columns}
-    return Signals(listing, signals, left_out, flagged, filled, notes)
+        doubts = (flat.all(), clipped.any(), partly, recording.uncalibrated, outside > 0)
+        for kind in compress(KINDS, doubts):
+            flagged[kind].append(record)
+        for note in recording.notes:
+            notes[note].append(record)
+        if recording.filled:
+            filled[record] = recording.filled
+    if not kept or len(left_out) > listing.tolerated * len(listing.records):
+        problem = f"too few of {len(listing.records)} records are usable ({summary(left_out)})"
+        advice = "mend them" + " or give --allow-missing" * (listing.tolerated < 1)
+        raise cli.UserError(f"{problem}; {advice}")
+    if left_out:
+        print(summary(left_out), file=sys.stderr)
+    report_flagged(flagged, notes, filled)
+    stated = {"left_out": left_out, "interpolated": filled, "notes": notes, **counted(flagged)}
+    return listing.keep(kept), signals, stated
 
 
 def split(listing: Listing, test_size: float, seed: int) -> dict[str, np.ndarray]:
     """Ascending indices of the records of each part that the data set has, or of train and test.
 
-    Raises `ValueError` if nothing is to train on, or a class of a single-label set is not.
+    Raises `UserError` if nothing is to train on, or a class of a single-label set is not.
     """
     y, parts = listing.y, listing.parts
-    if parts is None:
-        parts = np.full(len(y), "train")
-        _, test = divide(y, listing.multi_label, listing.patients, seed, test_size=test_size)
-        parts[test] = "test"
-    present = y[parts == "train"].any(0)
-    if not (present.any() if listing.multi_label else present.all()):
-        raise ValueError(f"train has no record of class {listing.classes[present.argmin()]}")
+    try:
+        if parts is None:
+            parts = np.full(len(y), "train")
+            _, test = divide(y, listing.multi_label, listing.patients, seed, test_size=test_size)
+            parts[test] = "test"
+        present = y[parts == "train"].any(0)
+        if not (present.any() if listing.multi_label else present.all()):
+            raise ValueError(f"train has no record of class {listing.classes[present.argmin()]}")
+    except ValueError as error:
+        problem = f"{error} (records: {listing.class_counts})"
+        raise cli.UserError(f"{problem}; choose another --test-size, --seed or split") from None
     return {name: np.flatnonzero(parts == name) for name in PARTS if name in parts}
 
 
 def read_subjects(path: Path, listing: Listing) -> np.ndarray:
     """(records,) patients by a file of lines `record,subject`: a record's name, or its last part
     without ending. Records that it does not name stay with whom the data set says, or alone."""
-    line = re.compile(r'^[ "]*(.+?)[ "]*[,;\t][ "]*(.+?)[ "]*$', re.MULTILINE)
-    subjects = dict(line.findall(path.read_text("utf-8-sig")))
-    names = [subjects.get(name, subjects.get(Path(name).stem)) for name in listing.records.tolist()]
-    if not any(names):
-        raise cli.UserError(f"{path} has no line record,subject such as {listing.records[0]},7")
-    print(f"{path} names the subjects of {len(names) - names.count(None)} of {len(names)} records")
+    text = path.read_text("utf-8-sig")
+    subjects = dict(re.findall(r'^[ "]*(.+?)[ "]*[,;\t][ "]*(.+?)[ "]*$', text, re.MULTILINE))
+    names = [n if n in subjects else Path(n).stem for n in listing.records.tolist()]
+    if not subjects.keys() & names:
+        raise cli.UserError(f"{path} has no line record,subject such as {names[0]},7")
     others = listing.records if listing.patients is None else listing.patients
-    return np.array([n or f"not named: {o}" for n, o in zip(names, others, strict=True)])
+    pairs = zip(names, others.tolist(), strict=True)
+    return np.array([subjects.get(name, f"not named: {other}") for name, other in pairs])
 
 
 def measure(signals: list[np.ndarray]) -> list[float] | list[list[float]]:
@@ -142,15 +136,12 @@ def measure(signals: list[np.ndarray]) -> list[float] | list[list[float]]:
     samples = sum(map(len, signals))
     mean = sum(signal.sum(0, dtype=np.float64) for signal in signals) / samples
     square = sum(np.square(signal - mean).sum(0) for signal in signals) / samples
+    within = sum(signal.var(0) * len(signal) for signal in signals) / samples
     if not square.all():
         raise cli.UserError(f"lead {square.argmin()} is flat in every recording; leave it out")
-    within = sum(signal.var(0) * len(signal) for signal in signals) / samples
     if (square > 4 * within).any():
-        lead = (square - 4 * within).argmax()
-        total, inner = np.sqrt([square[lead], within[lead]]) / 1000
-        words = f"the deviation is {total:.2f} mV, {inner:.2f} within recordings"
-        advice = "finetuning.trainer --standardise recording"
-        print(f"offsets of recordings differ: {words}; consider {advice}", file=sys.stderr)
+        advice = "consider finetuning.trainer --standardise recording"
+        print(f"offsets of recordings differ by more than their waves; {advice}", file=sys.stderr)
     return [(v / 1000).round(6).squeeze().tolist() for v in (mean, np.sqrt(square))]
 
 
@@ -166,32 +157,22 @@ def main() -> None:
         print(f"{len(listing.records)} records of {patients} patients, whom no split separates")
     if listing.parts is None:
         args.test_size, args.seed = args.test_size or 0.2, args.seed or 0
-    elif listing.patients is not None and (twice := listing.separated()):
-        advice = "keep to one, or say by --subjects whose records they are"
-        raise cli.UserError(f"patient {twice} is in several splits; {advice}")
     elif (args.test_size, args.seed) != (None, None):
         raise cli.UserError("--test-size and --seed draw a split, but the data comes with one")
+    elif listing.patients is not None:
+        parts = pd.Series(listing.parts).groupby(listing.patients).nunique()
+        if parts.max() > 1:
+            advice = "keep to one, or say by --subjects whose records they are"
+            raise cli.UserError(f"patient {parts.idxmax()} is in several splits; {advice}")
     paths = {name: Path(f"{args.out}_{name}.npz") for name in PARTS}
     paths["manifest"] = Path(f"{args.out}_manifest.json")
-    for path in paths.values():
-        if path.exists() and not args.overwrite:
-            raise cli.UserError(f"{path} exists; choose another --out or give --overwrite")
-    read = read_signals(listing, args.fs, args.resampling)
-    listing, signals, left_out, flagged, filled, notes = read
-    lost = summary(left_out) if left_out else "none left out"
-    try:
-        parts = split(listing, args.test_size, args.seed)
-    except ValueError as error:
-        problem = f"{error} (records: {listing.class_counts}; {lost})"
-        raise cli.UserError(f"{problem}; choose another --test-size, --seed or split") from None
-    mean, sd = dataset.MEAN_MV, dataset.SD_MV
-    if mean is None:
-        mean, sd = measure([signals[i] for i in parts["train"]])
-    if left_out:
-        print(f"{lost} (all: {paths['manifest']})", file=sys.stderr)
-    report_flagged(flagged, notes)
-    report_filled(filled)
-    files = {}
+    existing = [path for path in paths.values() if path.exists()]
+    if existing and not args.overwrite:
+        raise cli.UserError(f"{existing[0]} exists; choose another --out or give --overwrite")
+    listing, signals, stated = read_signals(listing, args.fs, args.resampling)
+    parts, files = split(listing, args.test_size, args.seed), {}
+    known = dataset.MEAN_MV and (dataset.MEAN_MV, dataset.SD_MV)
+    mean, sd = known or measure([signals[i] for i in parts["train"]])
     for name, chosen in parts.items():
         part, path = listing.keep(chosen), paths[name]
         write_prepared(path, [signals[i] for i in chosen], part.y, part.records, part.classes)
@@ -202,11 +183,10 @@ def main() -> None:
         print(f"{name}: {len(chosen)} recordings ({shorten(counts, 80)}) in {path}")
     manifest = {
         "dataset": args.dataset, "labels": listing.labels, "source_sha256": listing.checksums,
-        "classes": list(listing.classes), "multi_label": listing.multi_label,
-        "left_out": left_out, "fs": args.fs, "resampling": args.resampling,
-        "padtype": listing.padtype, "unit": UNIT, "pad": args.pad, "mean_mv": mean, "sd_mv": sd,
-        **counted(flagged), "interpolated": filled, "notes": notes, "seed": args.seed,
-        "test_size": args.test_size, "files": files,
+        "classes": list(listing.classes), "multi_label": listing.multi_label, "fs": args.fs,
+        "resampling": args.resampling, "padtype": listing.padtype, "unit": UNIT, "pad": args.pad,
+        "mean_mv": mean, "sd_mv": sd, **stated, "seed": args.seed, "test_size": args.test_size,
+        "files": files,
         "versions": {name: version(name) for name in ("numpy", "scipy", "scikit-learn")},
     }  # fmt: skip
     if listing.patients is not None:  # numbered, for later splits

@@ -141,8 +141,7 @@ def convert_source(
     for name, part in parts.items():
         for note in part.notes:
             notes.setdefault(note, []).append(name)
-    files.report_flagged({"uncalibrated": uncalibrated}, notes)
-    files.report_filled(filled)
+    files.report_flagged({"uncalibrated": uncalibrated}, notes, filled)
     if others := sum((Counter(part.others) for part in results), Counter()).most_common():
         marks = ", ".join(f"{count} × {mark}" for mark, count in others)
         print(f"{source}: other rhythms count as noise: {marks}", file=sys.stderr)

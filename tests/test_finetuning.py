@@ -254,7 +254,9 @@ def test_a_validation_set_of_its_own(prepared, weights, tmp_path):
     command(trainer.main, *twice).refused("--test does not fit --val: holds 12")
 
 
-@pytest.mark.parametrize(("key", "value"), [("pad", 1024), ("labels", "v3"), ("fs", 300)])
+@pytest.mark.parametrize(("key", "value"), [
+    ("pad", 1024), ("labels", "v3"), ("fs", 300), ("resampling", "fft"), ("padtype", "line"),
+])  # fmt: skip
 def test_sets_that_do_not_belong_together(prepared, weights, tmp_path, key, value):
     other = shutil.copytree(prepared, tmp_path / "other")
     manifest = json.loads((other / "p_manifest.json").read_text())

@@ -220,7 +220,7 @@ def test_too_few_usable_records(source, command, tmp_path):
     command(source).refused("only 1 member", "'~': 1", "4 left out", "--test-size")
     for path in source.glob("*.mat"):
         path.unlink()
-    command(source).refused("no record is usable")
+    command(source).refused("too few of 20 records are usable")
     assert not (tmp_path / "out").exists()
 
 

@@ -149,7 +149,7 @@ def test_what_is_left_out(make, tmp_path):
     (tmp_path / "mine/r5.npy").unlink()
     np.save(tmp_path / "mine/r6.npy", noise(600, 3) / 1000)
     (tmp_path / "mine/r7.npy").write_text("no array")
-    make(table, *SAID, write=False).refused("more than 10% of 12 records", "4 left out: ")
+    make(table, *SAID, write=False).refused("too few of 12 records", "(4 left out: ")
     result = make(table, *SAID, "--allow-missing", write=False)
     assert result.code == 0 and result.err.startswith("4 left out: "), result
     left_out = load(tmp_path)[0].manifest["left_out"]
@@ -186,7 +186,7 @@ def test_what_is_left_out(make, tmp_path):
         (rows(patient=["a"]), SAID, "train set will be empty"),
         ([*rows(9), {"file": "x.npy", "label": "rare"}], SAID, "'rare': 1"),
         (rows(), ["--unit", "mV"], "10 × file without a sampling rate; give --record-fs"),
-        (rows(fs=[300, ""]), ["--unit", "mV"], "than 10% of 10 records cannot be used (5 left out"),
+        (rows(fs=[300, ""]), ["--unit", "mV"], "too few of 10 records are usable (5 left out"),
         (rows(), ["--record-fs", FS], "10 × unit is not given"),
         (rows(), [*SAID, "--labels", "zip"], "--labels zip"),
     ],
@@ -224,4 +224,4 @@ def test_a_recording_by_several_names(make, tmp_path):
     (folder / "linked.npy").symlink_to(folder / "r1.npy")
     for first, other in (("w0", "w0.hea"), ("w0.hea", "w0.mat"), ("r1.npy", "linked.npy")):
         table = [*rows(1), *({"file": file, "label": "AF"} for file in (first, other))]
-        make(table, *SAID, write=False).refused(f"{other!r} has two rows")
+        make(table, *SAID, write=False).refused(f"{other!r}: the recording has two rows")

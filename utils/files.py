@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 from uuid import uuid4
 
@@ -142,26 +143,24 @@ def counted(flagged: dict[str, list[str]]) -> dict[str, Any]:
     return {kind: {"count": len(names), "records": names} for kind, names in flagged.items()}
 
 
-def report_filled(filled: dict[str, int]) -> None:
-    """Say in one line of which records samples were interpolated, if of any; `filled` counts them.
-
-    See `recordings.quality`.
-    """
-    if filled:
-        words = f"missing or impossible samples of {len(filled)} records are interpolated"
-        records = ", ".join(f"{count} of {name}" for name, count in list(filled.items())[:5])
-        print(f"{words}: {records}{', …' * (len(filled) > 5)}", file=sys.stderr)
-
-
-def report_flagged(flagged: dict[str, list[str]], notes: Mapping[str, list[str]] = {}) -> None:
-    """Where there are any, say `used, too: 2 constant signals, such as A00012; 1 clipped …`, and
-    each of the `notes` on recordings, see `recordings.LazyRecording`."""
+def report_flagged(
+    flagged: dict[str, list[str]],
+    notes: Mapping[str, list[str]] = {},
+    filled: Mapping[str, int] = {},
+) -> None:
+    """Say on stderr which records are used although they are doubtful: names by kind, such as
+    `constant`; names by note, see `recordings.LazyRecording`; and how many samples of which records
+    were interpolated, see `recordings.quality`."""
     words = []
     for kind, names in flagged.items():
         if names:
             signals = f"{kind} signal{'s' * (len(names) > 1)}{HINTS.get(kind, '')}"
             words.append(f"{len(names)} {signals}, such as {names[0]}")
-    if words:
-        print(f"used, too: {'; '.join(words)}", file=sys.stderr)
-    for note, names in notes.items():
-        print(f"{len(names)} × {note}, such as {names[0]}", file=sys.stderr)
+    lines = [f"used, too: {'; '.join(words)}"] if words else []
+    lines += [f"{len(names)} × {note}, such as {names[0]}" for note, names in notes.items()]
+    if filled:
+        records = shorten(", ".join(f"{count} of {name}" for name, count in filled.items()), 80)
+        words = f"missing or impossible samples of {len(filled)} records are interpolated"
+        lines.append(f"{words}: {records}")
+    for line in lines:
+        print(line, file=sys.stderr)

@@ -1,7 +1,6 @@
 """Labelled data sets: each module of this package is one of them, under the module's name.
 
 To add a data set, add a module that defines
-
     PREFIX           beginning of the names of the files that are written by default
     MEAN_MV, SD_MV   mean and standard deviation in mV, a value for each lead, or None: measured
     FLAGS            flags of `finetuning.prepare`: name to arguments of `add_argument`
@@ -11,24 +10,19 @@ To add a data set, add a module that defines
 import importlib
 import pkgutil
 import re
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
-from recordings.annotations import SUBJECT_IN_HEADER
+from recordings.annotations import subject_of
 from recordings.formats import Recording
 
 PARTS = ("train", "val", "test")
-# Parts of names that say whom a recording is of: `data_84_2` in CPSC 2021, `118e06` in NSTDB,
-# `patient001/s0010_re` in PTB, `sub-01` in BIDS. Other names of files may mean anything.
-SUBJECT_NAME = re.compile(
-    r"(^|/)(data_\d+(?=_\d+$)|11[89](?=e[_\d]\d$)|(patient|subject)[-_ ]?\d+|sub-\w+)",
-    re.IGNORECASE,
-)
+# A folder or file of one subject, such as `patient001/s0010_re` in PTB or `sub-01` in BIDS.
+OF_SUBJECT = re.compile(r"(^|/)((patient|subject)[-_ ]?\d+|sub-\w+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -53,32 +47,24 @@ class Listing:
         """Number of records of each class."""
         return dict(zip(self.classes, self.y.sum(0, dtype=int).tolist(), strict=True))
 
-    def separated(self) -> str | None:
-        """A patient whose records are in several parts of the split, if there is one."""
-        pairs = set(zip(self.patients.tolist(), self.parts.tolist(), strict=True))
-        name, parts = Counter(patient for patient, _ in pairs).most_common(1)[0]
-        return name if parts > 1 else None
-
     def keep(self, chosen: np.ndarray | list[int]) -> "Listing":
         """The listing of the records with these indices."""
         arrays = {name: getattr(self, name) for name in ("records", "y", "parts", "patients")}
         return replace(self, **{n: a[chosen] for n, a in arrays.items() if a is not None})
 
 
-def stated_subjects(headers: dict[str, str]) -> np.ndarray | None:
-    """(records,) whom the recordings are of, where headers (text by name of the record, "" for
-    none) or names say so; others count as one subject each. None if it is said of none."""
-    subjects = []
-    for record, header in headers.items():
-        path = PurePosixPath(record)
-        match = SUBJECT_NAME.search(str(path.with_suffix("")))
-        lines = (SUBJECT_IN_HEADER.fullmatch(line.strip()) for line in header.splitlines())
-        line = next(filter(None, lines), None)
-        # A number in a header is one of a data set, hence of a folder.
-        subjects.append(f"{path.parent}: {line[1]}" if line else match and record[: match.end()])
-    if not any(subjects):
-        return None
-    return np.array([s or record for s, record in zip(subjects, headers, strict=True)], np.str_)
+def stated_subjects(files: dict[str, Path]) -> np.ndarray | None:
+    """(records,) whom the recordings are of, where their names or, in WFDB files, headers say so;
+    others count as one subject each. None if it is said of none. `files` are by record."""
+    subjects = {}
+    for record, file in files.items():
+        headed = file.suffix == ".hea" and file.is_file()
+        header = file.read_text("utf-8", "replace") if headed else ""
+        if match := OF_SUBJECT.search(record):
+            subjects[record] = record[: match.end()]
+        elif subject := subject_of(Path(record).stem, header):  # in its data set, hence its folder
+            subjects[record] = str(Path(record).with_name(subject))
+    return np.array([subjects.get(n, n) for n in files], np.str_) if subjects else None
 
 
 def multi_hot(labels: Sequence[Collection[str]], classes: Sequence[str]) -> np.ndarray:

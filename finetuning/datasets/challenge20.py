@@ -29,8 +29,7 @@ def read_listing(source: Path) -> Listing:
     labels, headers, checksum = {}, {}, hashlib.sha256()
     for path in sorted(source.rglob("*.hea")):
         record, content = path.relative_to(source).with_suffix("").as_posix(), path.read_bytes()
-        headers[record] = content.decode("utf-8", "replace")
-        diagnoses = _DIAGNOSES.search(headers[record])
+        diagnoses, headers[record] = _DIAGNOSES.search(content.decode("utf-8", "replace")), path
         labels[record] = set(re.findall(r"\d+", diagnoses[1])) if diagnoses else set()
         checksum.update(f"{record}\n".encode() + content)
     if not labels:

@@ -30,7 +30,6 @@ FLAGS = {
     "allow_missing": {"action": "store_true", "help": "go on if over a tenth cannot be used"},
 }
 TOLERATED = 0.1  # share of the rows that are left out without `--allow-missing`
-SEPARATORS = ",;\t"
 COLUMNS = ("file", "label", "fs", "unit", "gain", "split", "patient")
 
 
@@ -39,12 +38,11 @@ def read_listing(
     gain: float | None, allow_missing: bool = False,
 ) -> Listing:  # fmt: skip
     """Read the table. The classes are all that occur; if a row has several, the set is multi-label.
-
     Paths start from `source`, by default the folder of the table; `record_fs`, `unit` and `gain`
-    are for rows that do not say. Raises `UserError` if the table does not make sense.
-    """
-    rows, hints = read_table(table), {}
+    are for rows that do not say. Raises `UserError` if the table does not make sense."""
+    rows, hints, places = read_table(table), {}, set()
     for row in rows.itertuples():
+        path = record_file((source or table.parent) / row.file)
         try:
             row_fs = cli.positive(row.fs) if row.fs else record_fs
             row_gain = cli.positive(row.gain) if row.gain else gain
@@ -53,12 +51,12 @@ def read_listing(
                 Hints(row_fs, row_unit, row_gain).millivolt()
             if row_gain and row_unit != ADU:
                 raise Unusable(f"a gain is for the unit {ADU}")
+            if (place := os.path.realpath(path)) in places:
+                raise Unusable("the recording has two rows; keep one")
         except (ArgumentTypeError, Unusable) as error:
             raise cli.UserError(f"{table}, {row.file!r}: {error}") from None
-        hints[row.file] = (source or table.parent) / row.file, row_fs, row_unit, row_gain
-    places = rows["file"].map(lambda name: os.path.realpath(record_file(hints[name][0])))
-    for name in rows["file"][places.duplicated()]:
-        raise cli.UserError(f"{table}: the recording {name!r} has two rows; keep one")
+        hints[row.file] = path, row_fs, row_unit, row_gain
+        places.add(place)
     labels = [set(re.split(r"\s*[;|]\s*", text)) - {""} for text in rows["label"]]
     classes = tuple(sorted(set().union(*labels)))
     if len(classes) < 2:
@@ -69,10 +67,7 @@ def read_listing(
         raise cli.UserError(f"{table}: not every row has {expected}")
     parts, patients = (rows[n].to_numpy(np.str_) if filled[n].all() else None for n in filled)
     if patients is None:
-        paths = {name: record_file(hints[name][0]) for name in rows["file"]}
-        headers = {name: path for name, path in paths.items() if path.suffix == ".hea"}
-        texts = {n: p.read_text("utf-8", "replace") for n, p in headers.items() if p.is_file()}
-        patients = stated_subjects({name: texts.get(name, "") for name in paths})
+        patients = stated_subjects({name: path for name, (path, *_) in hints.items()})
     return Listing(
         rows["file"].to_numpy(np.str_), multi_hot(labels, classes), classes,
         lambda record: read_row(*hints[record]), table.name, {"table": sha256(table)},
@@ -91,23 +86,22 @@ def read_row(path: Path, *hints: float | str | None) -> Recording:
 
 def read_table(path: Path) -> pd.DataFrame:
     """`COLUMNS` of a CSV file with a header line, as stripped text; "" where one is missing.
-
-    Cells are separated by the mark of `SEPARATORS` that the header holds most of. Where that is no
-    comma, numbers may have decimal commas.
-    """
+    Cells are separated by the comma, semicolon or tab, whichever the header holds most of; where it
+    is no comma, numbers may have decimal commas."""
+    content = path.read_bytes()
+    mark = max(",;\t", key=content.lstrip().partition(b"\n")[0].decode("utf-8", "replace").count)
+    text = {"dtype": str, "keep_default_na": False, "skipinitialspace": True, "sep": mark}
     try:  # read without a header, pandas refuses rows that are longer than the first
-        header = path.read_bytes().lstrip().partition(b"\n")[0].decode("utf-8", "replace")
-        mark = max(SEPARATORS, key=header.count)
-        text = {"dtype": str, "keep_default_na": False, "skipinitialspace": True, "sep": mark}
         cells = pd.read_csv(path, header=None, **text)
         names = cells.iloc[0].str.strip().tolist()
-        required = {"file", "label"} <= set(names) and b"\0" not in path.read_bytes()
-        if not required or any(names.count(name) > 1 for name in COLUMNS):
+        once = all(names.count(name) <= 1 for name in COLUMNS)
+        if not once or not {"file", "label"} <= {*names} or b"\0" in content:
             raise ValueError("it needs file and label, each column once, and no NUL")
     except ValueError as error:
         raise cli.UserError(f"{path} is not a table of recordings ({one_line(error)})") from None
-    columns = {n: cells[names.index(n)][1:].str.strip() if n in names else "" for n in COLUMNS}
-    rows = pd.DataFrame(columns)
+    rows = pd.DataFrame(
+        {n: cells[names.index(n)][1:].str.strip() if n in names else "" for n in COLUMNS}
+    )
     if mark != ",":
         rows[["fs", "gain"]] = rows[["fs", "gain"]].replace(",", ".", regex=True)
     return rows
