@@ -23,6 +23,7 @@ from utils.weights import read_weights, save_weights, write_card
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 FOLDS = 5  # of the validation recordings, to try a temperature on others than it was fitted to
 FEW, FEW_OF_CLASS = 50, 5  # with fewer validation recordings chance decides what they choose
+Loss = Callable[[Tensor, Tensor], Tensor]  # of logits and labels: mean over the recordings
 
 
 class Targets(NamedTuple):
@@ -30,7 +31,7 @@ class Targets(NamedTuple):
 
     columns: tuple[str, ...]  # of the history, for the validation recordings
     summary: dict[str, str]  # scores that are printed at the end, and their names
-    loss: Callable[[Tensor, Tensor], Tensor]  # of logits and labels: mean over the recordings
+    loss: Loss
     probabilities: Callable[[Tensor], Tensor]  # of logits
     num_correct: Callable[[Tensor, Tensor], Tensor]  # of logits and labels
 
@@ -50,8 +51,7 @@ SINGLE_LABEL = Targets(
     {"macro_f1": "macro F1", "cinc3": "CinC-3"},
     F.cross_entropy, partial(torch.softmax, dim=1), _correct_recordings,
 )  # fmt: skip
-# Any number of classes to a recording; labels are (n, classes) float32 of 0 and 1. A recording
-# counts as correct by its share of right classes.
+# Any number; labels are (n, classes) float32 of 0 and 1. Correct is the share of right classes.
 MULTI_LABEL = Targets(
     ("val_loss", "val_acc", "macro_f1", "f_max", "auc"),
     {"macro_f1": "macro F1", "auc": "macro AUC", "f_max": "F-max", "f_beta": "F-beta",
@@ -65,29 +65,23 @@ def choose_targets(multi_label: bool) -> Targets:
     return MULTI_LABEL if multi_label else SINGLE_LABEL
 
 
-def validation_scores(
-    targets: Targets, logits: Tensor, labels: Tensor, classes: list[str]
-) -> dict[str, Any]:
+def validation_scores(targets: Targets, logits: Tensor, labels: Tensor, classes: list) -> dict:
     """Scores of the validation recordings; among them `columns` of the targets."""
     scores = metrics.scores(labels.numpy(), targets.probabilities(logits).numpy(), classes)
     return {**scores, "val_loss": targets.loss(logits, labels).item(), "val_acc": scores["acc"]}
 
 
-def fit_temperature(
-    logits: Tensor, labels: Tensor, loss_function: Callable[[Tensor, Tensor], Tensor]
-) -> float:
+def fit_temperature(logits: Tensor, labels: Tensor, loss_function: Loss) -> float:
     """Temperature that minimises the loss of `logits / temperature`, (n, classes), on recordings
     that were not trained on (Guo et al. 2017); the most probable class stays the same.
 
-    Added to the loss is (log T)² / 2n, a prior around 1 that weighs about as much as one recording.
-    It decides where the recordings do not: if all logits are equal, or all answers right. With
-    hundreds of recordings it changes the temperature by about a hundredth.
+    Added to the loss is (log T)² / 2n, a prior around 1 that weighs about as much as one recording
+    and decides where the recordings do not: if all logits are equal, or all answers right.
     """
-    logits = logits.double()
     labels = labels.double() if labels.is_floating_point() else labels
 
     def penalized_loss(log_t: float) -> float:
-        loss = loss_function(logits / np.exp(log_t), labels).item()
+        loss = loss_function(logits.double() / np.exp(log_t), labels).item()
         return loss + log_t**2 / (2 * len(logits))
 
     bounds = np.log([MIN_TEMPERATURE, MAX_TEMPERATURE])
@@ -95,11 +89,9 @@ def fit_temperature(
     return round(float(np.exp(result.x)), 4)
 
 
-def calibrate(
-    logits: Tensor, labels: Tensor, loss_function: Callable[[Tensor, Tensor], Tensor]
-) -> tuple[float, str]:
+def calibrate(logits: Tensor, labels: Tensor, loss_function: Loss) -> tuple[float, str]:
     """The temperature of `fit_temperature`, and a note on it, if any. It is 1 instead where
-    temperatures fitted to the other folds do not lower the loss of each fold, and where few
+    temperatures fitted to the other folds do not lower the loss of the folds, and where few
     recordings would make answers more confident: four right by chance are so in every fold."""
     n, temperature, gain = len(logits), fit_temperature(logits, labels, loss_function), 0.0
     for fold in range(min(FOLDS, n) if n > 1 else 0):
@@ -124,25 +116,16 @@ def warn_of_few(y: np.ndarray, classes: list[str]) -> None:
 
 
 def write_results(
-    job_dir: Path,
-    epoch: int,
-    targets: Targets,
-    parts: dict[str, Recordings],
-    outputs: dict[str, tuple[Tensor, Tensor]],
-    manifest: dict[str, Any],
-) -> None:
+    job_dir: Path, epoch: int, targets: Targets, parts: dict[str, Recordings],
+    outputs: dict[str, tuple[Tensor, Tensor]], manifest: dict[str, Any],
+) -> None:  # fmt: skip
     """Calibrate on the validation recordings, if there are any; write the temperature into the
     weights file, then the predictions, the model card and, last, the scores. It can be repeated
-    after an interruption, for nothing depends on what an earlier call has written.
-
-    `outputs` are the logits and labels of each part, of the weights that were saved in `epoch`;
-    `manifest` is that of the training set.
-    """
-    best = job_dir / BEST
-    tensors, metadata = read_weights(best)
-    validation = outputs.get("val")
-    temperature, note = calibrate(*validation, targets.loss) if validation else (1.0, "")
-    save_weights(best, tensors, replace(metadata, temperature=temperature))
+    after an interruption, for nothing depends on what an earlier call has written. `outputs` are
+    the logits and labels of each part, `manifest` is that of the training set."""
+    tensors, metadata = read_weights(job_dir / BEST)
+    temperature, note = calibrate(*outputs["val"], targets.loss) if "val" in outputs else (1.0, "")
+    save_weights(job_dir / BEST, tensors, replace(metadata, temperature=temperature))
     scores, data = {}, {"labels": manifest.get("labels")}
     for name, (logits, labels) in outputs.items():
         part, true = parts[name], labels.numpy()
@@ -155,11 +138,10 @@ def write_results(
             raw = targets.probabilities(logits).numpy()
             scores[name]["uncalibrated"] = metrics.calibration_errors(true, raw)
         data[f"recordings, {name}"] = f"{len(part):,}"
-    write_card(job_dir / CARD, best, data, scores)
+        print(f"{name}: {summarize(scores[name], targets)}")
+    write_card(job_dir / CARD, job_dir / BEST, data, scores)
     write_json(job_dir / SCORES, {"epoch": epoch, "temperature": temperature, **scores})
-    for name, values in scores.items():
-        print(f"{name}: {summarize(values, targets)}")
-    if validation:
+    if "val" in scores:
         before, after = scores["val"]["uncalibrated"]["ece"], scores["val"]["ece"]
         print(f"temperature {temperature:.2f}{note}: ECE on validation {before:.3f} -> {after:.3f}")
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -65,12 +66,10 @@ class PreparedSet:
 
 
 def how_resampled(manifest: dict[str, Any]) -> dict[str, str]:
-    """Method and `padtype` by which the recordings were resampled, also of sets that were written
-    before manifests named it."""
+    """How recordings were resampled, also of sets written before manifests stated it."""
     padtype = "constant" if manifest["dataset"] == "challenge17" else "line"
-    return {"resampling": "polyphase", "padtype": padtype} | {
-        key: manifest[key] for key in ("resampling", "padtype") if key in manifest
-    }
+    earlier = {"resampling": "polyphase", "padtype": padtype}
+    return {key: manifest.get(key, value) for key, value in earlier.items()}
 
 
 def manifest_path(path: Path) -> Path:
@@ -81,10 +80,8 @@ def manifest_path(path: Path) -> Path:
 def write_prepared(
     path: Path, signals: list[np.ndarray], y: np.ndarray, record_ids: Sequence, classes: Sequence
 ) -> None:
-    """Write one split; equal arguments give equal bytes. The caller writes the manifest afterwards.
-
-    `signals` are int16 (samples, channels) in microvolt, `y` is (records, classes) of 0 and 1.
-    """
+    """Write one split: `signals` int16 (samples, channels) in microvolt, `y` (records, classes) of
+    0 and 1. Equal arguments give equal bytes. The caller writes the manifest afterwards."""
     arrays = {
         "signal": np.concatenate(signals),
         "offsets": np.cumsum([0, *map(len, signals)], dtype=np.int64),
@@ -108,24 +105,22 @@ def load_prepared(path: Path) -> PreparedSet:
         if listed.get(path.name) != sha256(path):
             raise ValueError("other checksum")
         prepared = PreparedSet(**load_npz(path), manifest=manifest)
-        if not prepared.is_consistent():
-            raise ValueError("other values")
+        if prepared.is_consistent():
+            return prepared
+        raise ValueError("other values")
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
-        problem = f"is not the prepared set of {beside.name} ({error})"
-        raise UserError(f"{path} {problem}; prepare the set again") from None
-    return prepared
+        problem = f"{path} is not the prepared set of {beside.name} ({error})"
+        raise UserError(f"{problem}; prepare the set again") from None
 
 
 def divide(
     y: np.ndarray, multi_label: bool, patients: np.ndarray | None, seed: int, **sizes: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split recordings at random in two parts, returned as ascending indices.
+    """Ascending indices of two parts of recordings, drawn at random: the share `train_size` or the
+    rest of `test_size`. Raises `ValueError` if a part would lack what it must have.
 
     Known patients are kept together, whatever their classes. Otherwise the split is stratified by
     class, except in multi-label sets, where many combinations of classes occur only once.
-
-    `y` is (recordings, classes) of 0 and 1; of `sizes`, `train_size` is the share of the first
-    part, or `test_size` of the second. Raises `ValueError` if a part would lack what it must have.
     """
     if patients is None:
         strata = None if multi_label else y.argmax(1)
@@ -137,6 +132,6 @@ def divide(
 
 def report_absent(part: str, y: np.ndarray, classes: Sequence[str]) -> None:
     """Name on stderr the classes of which `part` has no recording, if any."""
-    if missing := [name for name, present in zip(classes, y.any(0), strict=True) if not present]:
+    if missing := list(compress(classes, ~y.any(0))):
         names = shorten(", ".join(missing), 80)
         print(f"{part} has no recording of {len(missing)} classes: {names}", file=sys.stderr)

@@ -206,7 +206,7 @@ def test_constant_and_clipped_records_are_used_and_counted(source, command, tmp_
     for record in RECORDS[3:5]:
         put_record(source, record, noise().clip(-5, 5).repeat(5))
     code, _, err = command(source)
-    line = "1 constant signal, such as A00002; 2 clipped signals, such as A00004"
+    line = "1 constant signal, such as A00002\nused, too: 2 clipped signals, such as A00004"
     assert (code, err) == (0, f"used, too: {line}\n")
     manifest = load(tmp_path)[0].manifest
     assert manifest["constant"] == {"count": 1, "records": ["A00002"]}

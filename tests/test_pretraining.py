@@ -216,7 +216,7 @@ def test_constant_and_clipped_signals_are_reported(cohort, tmp_path):
         path = next(copy.rglob(f"{name}.dat"))
         np.fromfile(path, "<i2").clip(*limits).tofile(path)
     result = pretrain(copy, tmp_path / "job", "--epochs", 1, "--steps-per-epoch", 1)
-    line = "used, too: 1 constant signal, such as p00000_s00; 1 clipped signal, such as p00002_s01"
+    line = "1 constant signal, such as p00000_s00\nused, too: 1 clipped signal, such as p00002_s01"
     assert result.code == 0 and f"{line}\n" in result.err, result
     parts = [manifest_of(tmp_path / "job")[name] for name in ("train", "validation")]
     for kind in ("constant", "clipped"):

@@ -1,19 +1,16 @@
-"""Files that are written whole or not at all, JSON, checksums, and manifests.
-
-A manifest says what went into a data set or a run, and lists what was left out, with the reason.
-"""
+"""Files that are written whole or not at all, JSON, checksums, and what was left out and why."""
 
 import gzip
 import hashlib
 import json
 import math
 import os
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from textwrap import shorten
 from typing import Any
 from uuid import uuid4
@@ -33,7 +30,8 @@ TEMPORARY = ".tmp"  # how names end under which files are being written
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; it takes the name `path` once the block succeeds."""
-    temporary = _temporary(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}{TEMPORARY}")
     try:
         yield temporary
         _flush(temporary)
@@ -48,25 +46,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder beside `folder`; it takes its place once the block succeeds."""
-    folder = Path(folder).resolve()
-    temporary = _temporary(folder)
-    made, earlier = temporary / "made", temporary / "earlier"
-    made.mkdir(parents=True)
-    try:
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = {"suffix": TEMPORARY, "prefix": f".{folder.name}.", "dir": folder.parent}
+    with TemporaryDirectory(**beside, ignore_cleanup_errors=True) as temporary:
+        made = Path(temporary, "made")
+        made.mkdir()
         yield made
         for path in filter(Path.is_file, made.rglob("*")):
             _flush(path)
         if folder.exists():
-            folder.rename(earlier)
+            folder.rename(Path(temporary, "earlier"))
         made.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _temporary(path: Path) -> Path:
-    """A hidden name that no other process uses, on whatever machine; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f".{path.name}.{uuid4().hex}{TEMPORARY}")
 
 
 def _flush(path: Path) -> None:
@@ -95,8 +86,7 @@ def read_json(path: Path) -> Any:
 
 
 def load_npz(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of an uncompressed `.npz` file by name; raises `ValueError` if it is damaged or
-    compressed, or holds objects."""
+    """Arrays of an `.npz` file; raises `ValueError` if damaged, compressed or of objects."""
     size = path.stat().st_size
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -104,8 +94,7 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
                 with file.zip.open(f"{name}.npy") as member:
                     np.lib.format.read_magic(member)
                     shape, _, dtype = np.lib.format.read_array_header_1_0(member)
-                # Checked before memory is allocated.
-                if math.prod(shape) * dtype.itemsize > size:
+                if math.prod(shape) * dtype.itemsize > size:  # before memory is allocated
                     raise ValueError(f"{name} is larger than the file, or compressed")
             return dict(file)
     except OSError:
@@ -143,24 +132,17 @@ def counted(flagged: dict[str, list[str]]) -> dict[str, Any]:
     return {kind: {"count": len(names), "records": names} for kind, names in flagged.items()}
 
 
-def report_flagged(
-    flagged: dict[str, list[str]],
-    notes: Mapping[str, list[str]] = {},
-    filled: Mapping[str, int] = {},
-) -> None:
+def report_flagged(flagged: Mapping, notes: Mapping = {}, filled: Mapping = {}) -> None:
     """Say on stderr which records are used although they are doubtful: names by kind, such as
-    `constant`; names by note, see `recordings.LazyRecording`; and how many samples of which records
-    were interpolated, see `recordings.quality`."""
-    words = []
+    `constant`, and by note, see `recordings.LazyRecording`; and of which how many samples were
+    interpolated, see `recordings.quality`."""
     for kind, names in flagged.items():
         if names:
             signals = f"{kind} signal{'s' * (len(names) > 1)}{HINTS.get(kind, '')}"
-            words.append(f"{len(names)} {signals}, such as {names[0]}")
-    lines = [f"used, too: {'; '.join(words)}"] if words else []
-    lines += [f"{len(names)} × {note}, such as {names[0]}" for note, names in notes.items()]
+            print(f"used, too: {len(names)} {signals}, such as {names[0]}", file=sys.stderr)
+    for note, names in notes.items():
+        print(f"{len(names)} × {note}, such as {names[0]}", file=sys.stderr)
     if filled:
-        records = shorten(", ".join(f"{count} of {name}" for name, count in filled.items()), 80)
+        counts = shorten(", ".join(f"{count} of {name}" for name, count in filled.items()), 80)
         words = f"missing or impossible samples of {len(filled)} records are interpolated"
-        lines.append(f"{words}: {records}")
-    for line in lines:
-        print(line, file=sys.stderr)
+        print(f"{words}: {counts}", file=sys.stderr)

@@ -48,11 +48,9 @@ def without_input(true: np.ndarray) -> dict[str, float]:
 def detection(
     true: np.ndarray, predicted: np.ndarray, score: np.ndarray, weights: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """Scores of a yes-or-no question, (…,) each; NaN where there is nothing to divide by.
-
-    `true` and `predicted` are (n,) booleans, `score` (n,) is for the AUC; `weights` (…, n) say how
-    often each counts, such as in resampled sets.
-    """
+    """Scores of a yes-or-no question, (…,) each; NaN where there is nothing to divide by. `true`
+    and `predicted` are (n,) booleans, `score` (n,) is for the AUC; `weights` (…, n) say how often
+    each counts, such as in resampled sets."""
     weights = np.ones(len(true)) if weights is None else weights
     cells = (true & predicted, true & ~predicted, ~true & predicted, ~true & ~predicted)
     tp, fn, fp, tn = (weights @ cell.astype(float) for cell in cells)
@@ -72,14 +70,10 @@ def detection(
         }
 
 
-def answers(
-    true: np.ndarray, probabilities: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def answers(true: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, ...]:
     """Which classes are present, which are predicted, and which answers are correct, as booleans.
-
     One class to a recording: the most probable is predicted; correct are recordings, (n,). Several:
-    those above 0.5 are predicted; correct are (n, classes), as are the others in both cases.
-    """
+    those above 0.5 are predicted; correct are (n, classes), as are the others in both cases."""
     if true.ndim == 2:
         present, predicted = true > 0, probabilities > 0.5
         return present, predicted, present == predicted
@@ -88,8 +82,7 @@ def answers(
 
 
 def f1_of_columns(present: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """F1 of every class, 0 for one neither present nor predicted. (sklearn's `f1_score` takes a
-    single column for two classes.)"""
+    """F1 of every class, 0 for one neither present nor predicted; also of a single class."""
     counts = present.sum(0) + predicted.sum(0)
     return 2 * (present & predicted).sum(0) / np.maximum(counts, 1)
 
@@ -152,11 +145,8 @@ def challenge2020(present: np.ndarray, predicted: np.ndarray) -> tuple[float, fl
 
 def reliability(true: np.ndarray, probabilities: np.ndarray) -> dict[str, list]:
     """How often predictions are correct, by bin of their confidence from 0 to 1: `count`, mean
-    `confidence` and `accuracy`, both None where a bin is empty.
-
-    With several classes to a recording, each class of each recording counts, with the probability
-    that it is present and whether it is.
-    """
+    `confidence` and `accuracy`, both None where a bin is empty. With several classes to a
+    recording, each counts, with the probability that it is present and whether it is."""
     if true.ndim == 2:
         confidence, correct = probabilities.ravel(), true.ravel() > 0
     else:
@@ -170,12 +160,10 @@ def reliability(true: np.ndarray, probabilities: np.ndarray) -> dict[str, list]:
 
 
 def coverage(true: np.ndarray, probabilities: np.ndarray) -> dict[str, list]:
-    """Scores of the most confident recordings alone, as if the others were left unanswered.
-
-    A recording with several classes is as certain as its least certain class. Lists by `coverage`:
+    """Scores of the most confident recordings alone, as if the others were left unanswered. A
+    recording with several classes is as certain as its least certain class. Lists by `coverage`:
     the confidence from which on (`threshold`), how many have it (`records`), `macro_f1` over the
-    classes present in the whole part, and `accuracy`.
-    """
+    classes present in the whole part, and `accuracy`."""
     confidence = probabilities.max(1)
     if true.ndim == 2:
         confidence = np.maximum(probabilities, 1 - probabilities).min(1)
@@ -214,12 +202,10 @@ def calibration_scores(true: np.ndarray, probabilities: np.ndarray) -> dict:
 
 
 class Predictions(NamedTuple):
-    """record_names (n,), classes, true (n, classes) of 0 and 1, prob (n, classes)."""
-
-    record_names: np.ndarray
+    record_names: np.ndarray  # (n,)
     classes: list[str]
-    true: np.ndarray
-    prob: np.ndarray
+    true: np.ndarray  # (n, classes) of 0 and 1
+    prob: np.ndarray  # (n, classes)
 
 
 def write_predictions(
@@ -236,12 +222,10 @@ def write_predictions(
 
 def read_predictions(path: Path) -> Predictions:
     """Read a table of predictions; raises `UserError` if the file is none."""
-    if not path.exists():
-        raise UserError(f"{path} does not exist")
     try:
         return split_columns(pd.read_csv(path, dtype={"record_name": str}, keep_default_na=False))
-    except (ValueError, OverflowError):  # pandas' errors of parsing, too
-        raise UserError(f"{path} is not a table of predictions") from None
+    except (OSError, ValueError, OverflowError) as error:  # pandas' errors of parsing, too
+        raise UserError(f"{path} is not a table of predictions ({error})") from None
 
 
 def split_columns(table: pd.DataFrame) -> Predictions:

@@ -2,11 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from types import UnionType
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
-
-from torch import Tensor
 
 from recordings.resampling import METHODS, PADTYPES
 from utils.cli import UserError
@@ -23,9 +21,7 @@ CC_BY = "CC BY 4.0, https://creativecommons.org/licenses/by/4.0/"
 CC_BY_NC_SA = "CC BY-NC-SA 4.0, https://creativecommons.org/licenses/by-nc-sa/4.0/"
 
 
-class DataSet(NamedTuple):
-    """A public data set of PhysioNet."""
-
+class DataSet(NamedTuple):  # of PhysioNet
     title: str
     licence: str
     citation: str
@@ -93,9 +89,9 @@ class Metadata:
         missing, of the wrong type, or out of range."""
         try:
             values = json.loads(header[KEY])
-            m = cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
-            types = get_type_hints(cls).items()
-            wrong = [name for name, kind in types if not _has_type(getattr(m, name), kind)]
+            types = get_type_hints(cls)
+            m = cls(**{name: values[name] for name in types if name in values})
+            wrong = [name for name in types if not _has_type(getattr(m, name), types[name])]
             for name in wrong or m._out_of_range():
                 raise ValueError(f"{name} {str(getattr(m, name))[:40]!r}")
         except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -132,23 +128,22 @@ def _has_type(value: Any, kind: Any) -> bool:
     return type(value) is kind
 
 
-def render(
-    name: str, state: Mapping[str, Tensor], m: Metadata, data: Mapping = {}, scores: Mapping = {}
-) -> str:
+def render(name: str, state: Mapping, m: Metadata, data: Mapping = {}, scores: Mapping = {}) -> str:
     """Model card as Markdown of the weights file `name`; `data` are further rows on the data, and
     `scores` the content of `scores.json`, of which the part `train` is left out."""
     known = DATA_SETS[m.dataset].classes if m.dataset in DATA_SETS else {}
+    classifier = m.task == "classification"
     about = {
         "classes": [f"{c} ({known[c]})" if c in known else c for c in m.classes],
         "fs": f"{m.fs:g} Hz",
         "derived_from": UNKNOWN if m.derived_from is None else m.derived_from or "random weights",
-        "padtype": m.padtype if m.task == "classification" else None,
-        "resampling": m.resampling if m.task == "classification" else None,
+        "padtype": m.padtype if classifier else None,
+        "resampling": m.resampling if classifier else None,
         "content": "encoder" if all(k.startswith("encoder.") for k in state) else "encoder, head",
         "parameters": sum(tensor.numel() for tensor in state.values()),
     }
-    classifies = m.task == "classification" and "head.weight" in state
-    load = "finetuning.predict.Predictor.load" if classifies else "utils.weights.load_encoder"
+    predicts = classifier and "head.weight" in state
+    load = "finetuning.predict.Predictor.load" if predicts else "utils.weights.load_encoder"
     return f"""# {m.architecture}, {m.task}, {m.dataset}
 A neural network for electrocardiograms. **Not a medical device.** Load it with `{load}("{name}")`.
 
@@ -172,12 +167,12 @@ wrong with high confidence; every input is assigned to a class. The training lab
 
 def _licence_notice(dataset: str) -> str:
     """Notice that weights made from this data set have to carry, a line of Markdown."""
-    if not (data_set := DATA_SETS.get(dataset)):
+    if dataset not in DATA_SETS:
         return f"- {dataset}: no known public data set; further licences may apply.\n"
-    notice = f"Contains information from {data_set.title}, made available under {data_set.licence}"
-    cited = f"{data_set.citation}; Goldberger et al. 2000, doi:10.1161/01.CIR.101.23.e215"
-    limit = " **For non-commercial use only.**" * (data_set.licence == CC_BY_NC_SA)
-    return f"- {dataset}: {notice} ({cited}).{limit}\n"
+    title, licence, citation, *_ = DATA_SETS[dataset]
+    cited = f"{citation}; Goldberger et al. 2000, doi:10.1161/01.CIR.101.23.e215"
+    notice = f"Contains information from {title}, made available under {licence} ({cited})."
+    return f"- {dataset}: {notice}{' **For non-commercial use only.**' * ('NC' in licence)}\n"
 
 
 def _rows(values: Mapping[str, Any], prefix: str = "") -> str:
