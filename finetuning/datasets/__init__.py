@@ -62,7 +62,7 @@ def stated_subjects(files: dict[str, Path]) -> np.ndarray | None:
         header = file.read_text("utf-8", "replace") if headed else ""
         if match := OF_SUBJECT.search(record):
             subjects[record] = record[: match.end()]
-        elif subject := subject_of(Path(record).stem, header):  # in its data set, hence its folder
+        elif subject := subject_of("", Path(record).stem, header):  # in its folder's data set
             subjects[record] = str(Path(record).with_name(subject))
     return np.array([subjects.get(n, n) for n in files], np.str_) if subjects else None
 
