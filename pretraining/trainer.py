@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from models import ENCODERS, count_parameters
@@ -119,14 +118,6 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def build_network(encoder: nn.Module, task: Task, generator: torch.Generator) -> nn.Module:
-    """Network of an objective; raises `NetworkError` if its frames are too short."""
-    model = task.model(encoder, generator)
-    with torch.inference_mode():  # before data is read
-        encoder.eval()(torch.zeros(1, 1, task.frame_size))
-    return model
-
-
 def validate(training: Training, task: Task, batches: Iterable[Batch]) -> dict[str, Any]:
     """Scores on the validation patients, and those of answers that ignore the signal."""
     logits, labels = training.evaluate(training.model, batches)
@@ -188,7 +179,9 @@ def set_up(
         args.weights_file, args.arch, args.stages, cli.spectrogram_settings(args), ICENTIA_FS, 1,
         generator,
     )  # fmt: skip
-    model = build_network(encoder, task, generator)
+    model = task.model(encoder, generator)
+    with torch.inference_mode():  # reports a frame that is too short before data is read
+        encoder.eval()(torch.zeros(1, 1, task.frame_size))
     print(f"{described['architecture']}: {count_parameters(model):,} parameters")
     constants, by_frame = read_constants(args.train), args.standardise == "frame"
     spectral = ENCODERS[described["architecture"]].spectral

@@ -74,9 +74,7 @@ def test_unknown_or_shortened_flag(name, flag):
         (PRETRAIN, "--batchsize=8", "--batch-size"),
         (PRETRAIN, "--steps=8", "--steps-per-epoch"),
         (PRETRAIN, "--Frame_size=8", "--frame-size"),
-        (PRETRAIN, "--spectrogram-b=8", "--spectrogram-bins"),
         ("finetuning.prepare", "--overwrit", "--overwrite"),
-        ("utils.weights", "--hlaf=x", "--half"),
         ("utils.weights", "--nothing-like-it", None),
     ],
 )

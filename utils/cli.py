@@ -61,16 +61,14 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=_Formatter, **kwargs)
 
     def error(self, message: str):
-        flags = list(self._option_string_actions)
+        flags = ["--", *self._option_string_actions]
         # Where a flag is missing, its name may have been mistyped.
         if message.startswith(("unrecognized arguments", "the following arguments are required")):
-            for word in sys.argv[1:]:
-                name = word.partition("=")[0]
-                likely = name.lower().replace("_", "-")
-                near = [flag for flag in flags if flag.startswith(likely)]
-                near = near[:3] or get_close_matches(likely, flags, 1)
-                if name.startswith("--") and name not in [*flags, "--"] and near:
-                    message += f"; {name}: did you mean {' or '.join(near)}?"
+            for word in {word.partition("=")[0]: None for word in sys.argv[1:] if word[:2] == "--"}:
+                name = word.lower().replace("_", "-")
+                near = [f for f in flags if f.startswith(name)] or get_close_matches(name, flags, 1)
+                if near and word not in flags:
+                    message += f"; {word}: did you mean {' or '.join(near[:3])}?"
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
     def given(self) -> set[str]:

@@ -60,12 +60,8 @@ class Compiled:
     and `on_failure` is called with the reason, one line."""
 
     def __init__(self, model: nn.Module, on_failure: Callable[[str], None]):
-        self.model, self.on_failure = model, on_failure
-        self.compiled: Callable[[Tensor], Tensor] | None = None
-        self.failed = False
-
-    def train(self) -> None:
-        self.model.train()
+        self.model, self.train, self.on_failure = model, model.train, on_failure
+        self.compiled, self.failed = None, False
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.failed:
@@ -79,8 +75,7 @@ class Compiled:
             if out_of_memory(cause):
                 raise cause from None
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        logits = self.model(x)  # an error that is not the compiler's is raised here again
-        self.failed = True
+        logits, self.failed = self.model(x), True  # other errors than the compiler's come again
         self.on_failure(reason)
         return logits
 
