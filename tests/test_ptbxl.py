@@ -10,15 +10,11 @@ from finetuning.prepared_set import load_prepared
 from tests.helpers import command, noise, put_challenge
 from utils.model_card import TWELVE_LEADS
 
-STATEMENTS = pd.DataFrame(
-    {
-        "description": ["normal", "AV block", "sinus", "low voltage", "fibrillation"],
-        "diagnostic": [1.0, 1.0, np.nan, np.nan, np.nan],
-        "form": [np.nan, 1.0, np.nan, 1.0, np.nan],
-        "rhythm": [np.nan, np.nan, 1.0, np.nan, 1.0],
-    },
-    index=["NORM", "1AVB", "SR", "LVOLT", "AFIB"],
-)
+NONE = np.nan
+STATEMENTS = pd.DataFrame({
+    "diagnostic": [1, 1, NONE, NONE, NONE], "form": [NONE, 1, NONE, 1, NONE],
+    "rhythm": [NONE, NONE, 1, NONE, 1],
+}, index=["NORM", "1AVB", "SR", "LVOLT", "AFIB"])  # fmt: skip
 CODES = ({"NORM": 100.0, "SR": 0.0}, {"1AVB": 50.0, "AFIB": 0.0}, {"LVOLT": 0.0})
 NAMES = [name.upper() for name in TWELVE_LEADS]  # AVR, as in PTB-XL's headers
 
@@ -83,9 +79,9 @@ def test_folds_and_classes(source, prepared, tmp_path):
     assert (manifest["mean_mv"], manifest["sd_mv"]) == (list(ptbxl.MEAN_MV), list(ptbxl.SD_MV))
 
 
-@pytest.mark.parametrize(
-    ("category", "classes"), [("diagnostic", ["NORM", "1AVB"]), ("form", ["1AVB", "LVOLT"])]
-)
+@pytest.mark.parametrize(("category", "classes"), [
+    ("diagnostic", ["NORM", "1AVB"]), ("form", ["1AVB", "LVOLT"]),
+])  # fmt: skip
 def test_other_category_folds_and_rate(source, prepared, tmp_path, category, classes):
     flags = ["--val-folds", "1,2", "--test-folds", "3-5", "--ptbxl-rate", 100, "--fs", 100]
     assert prepared(source, "--category", category, *flags).code == 0
@@ -96,30 +92,32 @@ def test_other_category_folds_and_rate(source, prepared, tmp_path, category, cla
     assert np.array_equal(first, noise(200, seed=int(parts["train"].record_ids[0])))
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"scp_codes": "__import__('os').abort()"}, "malformed node"),
-        ({"scp_codes": "['SR']"}, "'list' object"),
-        ({"scp_codes": "{" * 9999}, "SyntaxError"),
-        ({"filename_hr": "../secret"}, "a file lies outside the folder"),
-        ({"filename_hr": "/etc/secret"}, "a file lies outside the folder"),
-        ({"strat_fold": "x"}, "invalid literal"),
-        ({"ecg_id": 6}, "an ecg_id occurs twice"),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"scp_codes": "__import__('os').abort()"}, "malformed node"),
+    ({"scp_codes": "['SR']"}, "'list' object"),
+    ({"scp_codes": "{" * 9999}, "SyntaxError"),
+    ({"filename_hr": "../secret"}, "a file lies outside the folder"),
+    ({"filename_hr": "/etc/secret"}, "a file lies outside the folder"),
+    ({"strat_fold": "x"}, "invalid literal"),
+    ({"ecg_id": 6}, "an ecg_id occurs twice"),
+], ids=str)  # fmt: skip
 def test_rows_that_make_no_sense(source, prepared, tmp_path, changes, words):
     put(source, rows(**changes))
     prepared(source).refused("ptbxl_database.csv", words)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("flags", "words"), [
+    (["--val-folds", 11], "--val-folds and --test-folds: name different"),
+    (["--val-folds", "9,10"], "--val-folds and --test-folds: name different"),
+    (["--labels", "zip"], "--dataset ptbxl --help"),
+    (["--seed", 7], "--seed draw a split, but the data comes with one"),
+])  # fmt: skip
+def test_bad_flags(source, prepared, flags, words):
+    prepared(source, *flags).refused(words)
+
+
 def test_what_is_missing(source, prepared):
-    for folds in ("11", "9,10"):
-        prepared(source, "--val-folds", folds).refused("--val-folds and --test-folds: name diff")
-    prepared(source, "--labels", "zip").refused("--labels", "--dataset ptbxl --help")
-    prepared(source, "--seed", 7).refused("--seed draw a split, but the data comes with one")
     STATEMENTS.drop(columns="rhythm").to_csv(source / "scp_statements.csv")
     prepared(source).refused("scp_statements.csv: KeyError('rhythm')")
     (source / "ptbxl_database.csv").unlink()
