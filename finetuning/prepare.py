@@ -88,8 +88,7 @@ def read_signals(listing: Listing, fs: int, method: str) -> tuple[Listing, list[
             filled[record] = recording.filled
     if not kept or len(left_out) > listing.tolerated * len(listing.records):
         problem = f"too few of {len(listing.records)} records are usable ({summary(left_out)})"
-        advice = "mend them" + " or give --allow-missing" * (listing.tolerated < 1)
-        raise cli.UserError(f"{problem}; {advice}")
+        raise cli.UserError(f"{problem}; mend them, or see --help")
     if left_out:
         print(summary(left_out), file=sys.stderr)
     report_flagged(flagged, notes, filled)
@@ -99,9 +98,7 @@ def read_signals(listing: Listing, fs: int, method: str) -> tuple[Listing, list[
 
 def split(listing: Listing, test_size: float, seed: int) -> dict[str, np.ndarray]:
     """Ascending indices of the records of each part that the data set has, or of train and test.
-
-    Raises `UserError` if nothing is to train on, or a class of a single-label set is not.
-    """
+    Raises `UserError` if nothing is to train on, or a class of a single-label set is not."""
     y, parts = listing.y, listing.parts
     try:
         if parts is None:
@@ -112,8 +109,8 @@ def split(listing: Listing, test_size: float, seed: int) -> dict[str, np.ndarray
         if not (present.any() if listing.multi_label else present.all()):
             raise ValueError(f"train has no record of class {listing.classes[present.argmin()]}")
     except ValueError as error:
-        problem = f"{error} (records: {listing.class_counts})"
-        raise cli.UserError(f"{problem}; choose another --test-size, --seed or split") from None
+        advice = f"choose another --test-size, --seed or split of {listing.class_counts}"
+        raise cli.UserError(f"{error}; {advice}") from None
     return {name: np.flatnonzero(parts == name) for name in PARTS if name in parts}
 
 
@@ -162,8 +159,7 @@ def main() -> None:
     elif listing.patients is not None:
         parts = pd.Series(listing.parts).groupby(listing.patients).nunique()
         if parts.max() > 1:
-            advice = "keep to one, or say by --subjects whose records they are"
-            raise cli.UserError(f"patient {parts.idxmax()} is in several splits; {advice}")
+            raise cli.UserError(f"patient {parts.idxmax()} is in several splits; see --subjects")
     paths = {name: Path(f"{args.out}_{name}.npz") for name in PARTS}
     paths["manifest"] = Path(f"{args.out}_manifest.json")
     existing = [path for path in paths.values() if path.exists()]

@@ -13,7 +13,6 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
@@ -54,8 +53,8 @@ class Listing:
 
 
 def stated_subjects(files: dict[str, Path]) -> np.ndarray | None:
-    """(records,) whom the recordings are of, where their names or, in WFDB files, headers say so;
-    others count as one subject each. None if it is said of none. `files` are by record."""
+    """(records,) subjects of the recordings in `files`, by record, where names or WFDB headers say
+    who they are; others count as one subject each. None if it is said of none."""
     subjects = {}
     for record, file in files.items():
         headed = file.suffix == ".hea" and file.is_file()
@@ -73,7 +72,5 @@ def multi_hot(labels: Sequence[Collection[str]], classes: Sequence[str]) -> np.n
 
 
 # At the end, because the modules import what is defined above.
-DATASETS: dict[str, ModuleType] = {
-    module.name: importlib.import_module(f"{__name__}.{module.name}")
-    for module in pkgutil.iter_modules(__path__)
-}
+_names = [module.name for module in pkgutil.iter_modules(__path__)]
+DATASETS = {name: importlib.import_module(f"{__name__}.{name}") for name in _names}

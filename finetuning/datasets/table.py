@@ -29,7 +29,6 @@ FLAGS = {
     "gain": {"type": cli.positive, "help": "units per mV, with --unit adu"},
     "allow_missing": {"action": "store_true", "help": "go on if over a tenth cannot be used"},
 }
-TOLERATED = 0.1  # share of the rows that are left out without `--allow-missing`
 COLUMNS = ("file", "label", "fs", "unit", "gain", "split", "patient")
 
 
@@ -72,7 +71,7 @@ def read_listing(
         rows["file"].to_numpy(np.str_), multi_hot(labels, classes), classes,
         lambda record: read_row(*hints[record]), table.name, {"table": sha256(table)},
         multi_label=any(len(present) > 1 for present in labels), parts=parts, patients=patients,
-        tolerated=1.0 if allow_missing else TOLERATED,
+        tolerated=1.0 if allow_missing else 0.1,
     )  # fmt: skip
 
 
@@ -99,9 +98,8 @@ def read_table(path: Path) -> pd.DataFrame:
             raise ValueError("it needs file and label, each column once, and no NUL")
     except ValueError as error:
         raise cli.UserError(f"{path} is not a table of recordings ({one_line(error)})") from None
-    rows = pd.DataFrame(
-        {n: cells[names.index(n)][1:].str.strip() if n in names else "" for n in COLUMNS}
-    )
+    columns = {n: cells[names.index(n)][1:].str.strip() if n in names else "" for n in COLUMNS}
+    rows = pd.DataFrame(columns)
     if mark != ",":
         rows[["fs", "gain"]] = rows[["fs", "gain"]].replace(",", ".", regex=True)
     return rows
