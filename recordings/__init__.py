@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import inf, isclose
 from typing import NamedTuple
 
@@ -20,9 +21,9 @@ ECG = re.compile("ecg|ekg", re.IGNORECASE)
 # Standard leads, also those of ambulatory recorders; `bare_lead` takes off what stands before.
 LEAD = re.compile(r"(ml|mod\.)?(i{1,3}|v\d?r?)|av[rlf]|mcl\d|cm\d")
 RATES = (20, 20_000)  # Hz; other rates are mistakes, or no ECG
-RATE_TOLERANCE = 0.01  # two statements of one rate differ by less
 GAINS = (1e-6, 1e12)  # plausible units per mV
-MOST_LEADS = 64  # of a text file or an array; more columns are features, or windows
+LEADS = 64  # of a text file or an array; more columns are features, or windows
+same_rate = partial(isclose, rel_tol=0.01)  # whether two statements of a rate agree
 LARGEST = 1e9  # mV; a larger sample counts as missing
 LONGEST = 2**29  # samples with gaps, a day at 6 kHz: no file holds them
 
@@ -60,21 +61,9 @@ class LazyRecording:
     notes: tuple[str, ...] = ()  # what a user should know of this file, each in one line
 
     @classmethod
-    def of_array(cls, values: np.ndarray, scale: float, fs: float, leads: list[str] | None):
-        """A recording of (samples, leads) numbers, one of which is `scale` mV."""
-
-        def read(start: int, stop: int, chosen: list[int]) -> np.ndarray:
-            return values[start:stop, chosen].astype(np.float64) * scale
-
-        return cls(fs, *values.shape, leads, read)
-
-    @classmethod
     def of_values(cls, values: np.ndarray, hints: Hints, stated: Hints, leads=None):
-        """A recording of a file's numbers, whose longer axis is time.
-
-        The user's `hints` complete what the file itself has `stated`. Raises `Unusable` if they
-        contradict it, if rate or unit is missing, or if the values are no such table.
-        """
+        """A recording of numbers, (samples, leads) or the reverse; `hints` complete what the file
+        has `stated`. Raises `Unusable` if they contradict it, or if rate or unit is missing."""
         fs, unit = hints.fs or stated.fs, as_unit(hints.unit or stated.unit)
         if not fs:
             raise Unusable("file without a sampling rate; give --fs, in a table a column fs")
@@ -82,23 +71,22 @@ class LazyRecording:
             raise Unusable(f"file says {stated.fs:g} Hz, but --fs or the table {fs:g}")
         if unit != (stated.unit or unit):
             raise Unusable(f"file says {stated.unit}, but --unit or the table {unit}")
-        values = np.squeeze(values)  # of one recording, as (1, leads, samples)
-        values = values[:, None] if values.ndim == 1 else values
-        if values.ndim != 2 or values.dtype.kind not in "iuf" or len(set(values.shape)) == 1:
-            raise Unusable(f"{values.dtype} of shape {values.shape} is not samples by leads")
+        values = np.atleast_2d(np.squeeze(values))  # some are (1, leads, samples)
+        table = values.ndim == 2 and values.dtype.kind in "iuf" and len(set(values.shape)) == 2
+        if not table or not 0 < min(values.shape) <= LEADS:
+            raise Unusable(f"{values.dtype} {values.shape} is not samples by 1 to {LEADS} leads")
         values = values if values.shape[0] > values.shape[1] else values.T
-        if values.shape[1] > MOST_LEADS:
-            said = f"{values.shape[1]} columns of {values.shape[0]} numbers are no recording"
-            raise Unusable(f"{said}, which has {MOST_LEADS} leads at most; a table of heart beats?")
-        return cls.of_array(values, hints._replace(unit=unit).millivolt(), fs, leads)
+        scale = hints._replace(unit=unit).millivolt()
+
+        def read(start: int, stop: int, chosen: list[int]) -> np.ndarray:
+            return values[start:stop, chosen].astype(np.float64) * scale
+
+        return cls(fs, *values.shape, leads, read)
 
     @classmethod
-    def of_parts(
-        cls, fs: float, samples: int, leads: list[str],
-        parts: Sequence[tuple[int, "LazyRecording"]],
-    ):  # fmt: skip
-        """A recording of parts, each of which begins at a sample and has some of the `leads`;
-        samples in no part are missing. Raises `Unusable` if that is far too long."""
+    def of_parts(cls, fs: float, samples: int, leads: list[str], parts: Sequence[tuple]):
+        """A recording of parts, each of which begins at a sample and has some of the `leads`; what
+        is in no part is missing. Raises `Unusable` if that is far too long."""
         if samples > LONGEST:
             raise Unusable(f"{samples} samples with gaps are more than {LONGEST}")
 
@@ -106,21 +94,18 @@ class LazyRecording:
             signal = np.full((stop - start, len(chosen)), np.nan)
             for begin, part in parts:
                 low, high = max(start, begin), min(stop, begin + part.samples)
-                held = [c for c, lead in enumerate(chosen) if leads[lead] in part.leads]
+                held = [column for column, n in enumerate(chosen) if leads[n] in part.leads]
                 if low < high and held:
-                    numbers = [part.leads.index(leads[chosen[c]]) for c in held]
+                    numbers = [part.leads.index(leads[chosen[column]]) for column in held]
                     values = part.read_mv(low - begin, high - begin, numbers)
                     signal[low - start : high - start, held] = values
             return signal
 
-        uncalibrated = any(part.uncalibrated for _, part in parts)
-        return cls(fs, samples, len(leads), leads, read, uncalibrated)
+        return cls(fs, samples, len(leads), leads, read, any(p.uncalibrated for _, p in parts))
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Samples from `start` up to `stop`, as in a slice: (n, leads) float64 in mV.
-
-        What is missing, or beyond `LARGEST`, is NaN. Raises `Unusable` if the file is damaged.
-        """
+        """Samples from `start` up to `stop`, as in a slice: (n, leads) float64 in mV, NaN where
+        missing or beyond `LARGEST`. Raises `Unusable` if the file is damaged."""
         start, stop, _ = slice(start, stop).indices(self.samples)
         if stop <= start:
             return np.empty((0, self.count))
@@ -145,11 +130,6 @@ def as_unit(text: str | None) -> str | None:
     return PREFIXES[match[1]] if match else ADU if plain == ADU else text
 
 
-def same_rate(first: float, second: float) -> bool:
-    """Whether two statements of a rate agree."""
-    return isclose(first, second, rel_tol=RATE_TOLERANCE)
-
-
 def check_rate(fs: float, samples: float = inf) -> None:
     """Raises `Unusable` at a rate in Hz that is no ECG's, or if `samples` last under a second."""
     if not RATES[0] <= fs <= RATES[1]:
@@ -169,25 +149,22 @@ def is_lead(name: str) -> bool:
 
 
 def ecg_lead(leads: Sequence[str]) -> int:
-    """Number of the ECG among named signals: the first called ECG or EKG, else the first standard
-    lead, else the first."""
-    by_name = [number for number, name in enumerate(leads) if ECG.search(name)]
-    return [*by_name, *(number for number, name in enumerate(leads) if is_lead(name)), 0][0]
+    """Number of the first signal called ECG or EKG, else of the first standard lead, else 0."""
+    ranks = [(not ECG.search(name), not is_lead(name)) for name in leads]
+    return ranks.index(min(ranks))
 
 
 def voltages(signals: Sequence[tuple[str, str, float]]) -> tuple[list[int], tuple[str, ...]]:
     """Numbers of the signals (name, unit, rate in Hz) in a unit of voltage and at the rate of the
     ECG among these; and a note that names the others. Raises `Unusable` if there is no voltage."""
-    volts = [number for number, (_, unit, _) in enumerate(signals) if unit in MILLIVOLT]
-    fs = signals[volts[ecg_lead([signals[number][0] for number in volts])]][2] if volts else None
-    chosen = [number for number in volts if signals[number][2] == fs]
-    others = [signals[number] for number in sorted({*range(len(signals))} - {*chosen})]
-    texts = dict.fromkeys(
-        f"{n} ({f'{rate:g} Hz' if unit in MILLIVOLT else unit})" for n, unit, rate in others
-    )
+    volts = [signal for signal in signals if signal[1] in MILLIVOLT]
+    fs = volts[ecg_lead([name for name, *_ in volts])][2] if volts else None
+    chosen = [n for n, (_, unit, rate) in enumerate(signals) if unit in MILLIVOLT and rate == fs]
+    texts = [f"{n} ({f'{hz:g} Hz' if unit in MILLIVOLT else unit})" for n, unit, hz in signals]
+    said = ", ".join(dict.fromkeys(text for n, text in enumerate(texts) if n not in chosen))
     if not chosen:
-        raise Unusable(f"no signal is in uV, mV or V: {', '.join(texts)[:200] or 'there is none'}")
-    return chosen, (f"left out: {', '.join(texts)}",) if texts else ()
+        raise Unusable(f"no signal is in uV, mV or V: {said[:200] or 'there is none'}")
+    return chosen, (f"left out: {said}",) if said else ()
 
 
 def one_line(error: Exception) -> str:

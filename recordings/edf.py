@@ -3,6 +3,7 @@
 import re
 import warnings
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,11 +17,8 @@ READERS = {b"0       ": edfio.read_edf, b"\xffBIOSEMI": edfio.read_bdf}
 
 
 def open_edf(path: Path, hints: Hints) -> LazyRecording:
-    """Open a file; its leads are those of `voltages`. What lies between the parts of a file
-    with gaps (EDF+D) is missing.
-
-    The header states rate and units; `hints` are for signals without a unit.
-    """
+    """Open a file; its leads are those of `voltages`, and `hints` are for signals without a unit.
+    What lies between the parts of a file with gaps (EDF+D) is missing."""
     with path.open("rb") as opened:
         start = opened.read(256)
     reader = READERS.get(start[:8])
@@ -44,16 +42,10 @@ def open_edf(path: Path, hints: Hints) -> LazyRecording:
     fs, frame = signals[0].sampling_frequency, signals[0].samples_per_data_record
     keys = list(map(str, numbers))  # names may be equal
 
-    def read(first: int, stop: int, leads: list[int]) -> np.ndarray:
-        parts = [signals[lead].get_data_slice(first / fs, stop / fs) for lead in leads]
-        return np.column_stack(parts) * [units[numbers[lead]][1] for lead in leads]
-
-    def part(first: int, stop: int) -> LazyRecording:
-        """What the data records from `first` up to `stop` hold."""
-        start, samples = first * frame, (stop - first) * frame
-        return LazyRecording(
-            fs, samples, len(keys), keys, lambda a, b, n: read(start + a, start + b, n)
-        )
+    def read(record: int, start: int, stop: int, leads: list[int]) -> np.ndarray:
+        seconds = [(record * frame + sample) / fs for sample in (start, stop)]
+        columns = [signals[lead].get_data_slice(*seconds) for lead in leads]
+        return np.column_stack(columns) * [units[numbers[lead]][1] for lead in leads]
 
     begins = np.arange(records) * frame
     if file.reserved[:5] in ("EDF+D", "BDF+D"):
@@ -65,7 +57,11 @@ def open_edf(path: Path, hints: Hints) -> LazyRecording:
     if (gaps < -1).any():
         raise Unusable("data records that overlap")
     edges = [0, *(np.flatnonzero(gaps > 1) + 1).tolist(), records]
-    parts = [(int(begins[first]), part(first, stop)) for first, stop in pairwise(edges)]
+    parts = []
+    for first, stop in pairwise(edges):
+        samples = (stop - first) * frame
+        part = LazyRecording(fs, samples, len(keys), keys, partial(read, first))
+        parts.append((int(begins[first]), part))
     recording = LazyRecording.of_parts(fs, int(begins[-1]) + frame, keys, parts)
     return replace(recording, leads=[named[number][0] for number in numbers], notes=notes)
 

@@ -41,13 +41,11 @@ class Recording(NamedTuple):
 
 
 def open_npy(path: Path, hints: Hints) -> LazyRecording:
-    """Map the array of a `.npy` file; samples that are not asked for are not read."""
     mapped = np.load(path, mmap_mode="r", allow_pickle=False)  # refuses sizes beyond the file's
     return LazyRecording.of_values(mapped, hints, Hints())
 
 
 def open_mat(path: Path, hints: Hints) -> LazyRecording:
-    """Read the variable `val` of a MATLAB file, or the only one that can be a recording."""
     return LazyRecording.of_values(read_mat(path.read_bytes()), hints, Hints())
 
 
@@ -76,13 +74,12 @@ FORMATS: dict[str, Callable[[Path, Hints], LazyRecording]] = {
 def open_recording(path: Path, *hints: float | str | None) -> LazyRecording:
     """Open one recording, to read parts of it; the ending of its name tells the format.
 
-    A WFDB record is named by its `.hea`, `.dat` or `.mat`, or without ending. The `hints` are those
-    of `Hints`, for what the file does not state. Raises `Unusable` if it is missing, damaged,
-    shorter than a second, of unknown format, rate or unit, or contradicts the hints.
+    A WFDB record is named by its `.hea`, `.dat` or `.mat`, or without ending. Raises `Unusable` if
+    it is missing, damaged, shorter than a second, of unknown format, rate or unit, or contradicts
+    the `hints`, which are those of `Hints`.
     """
     path = record_file(Path(path))
-    suffix = path.suffix.lower()
-    suffix = ".hea" if suffix in ("", ".dat") else suffix  # a WFDB record without a header
+    suffix = path.suffix.lower().replace(".dat", "") or ".hea"  # a WFDB record without a header
     if suffix not in FORMATS:
         raise Unusable(f"format {suffix} is not one of {', '.join(FORMATS)}")
     if suffix != ".hea" and not path.is_file():
@@ -119,25 +116,19 @@ def lead_number(recording: LazyRecording, channel: str | None) -> int:
     leads = recording.leads or list(map(str, range(recording.count)))
     if channel is None:
         return ecg_lead(leads)
-    wanted, names = channel.strip().lower(), [name.lower() for name in leads]
-    if wanted in names:
-        return names.index(wanted)
-    if wanted.isdecimal() and int(wanted) < recording.count:
-        return int(wanted)
-    names, wanted = list(map(bare_lead, names)), bare_lead(wanted)
-    if names.count(wanted) == 1:
-        return names.index(wanted)
+    for spell in (str.lower, bare_lead):
+        names, wanted = list(map(spell, leads)), spell(channel.strip())
+        if names.count(wanted) == 1:
+            return names.index(wanted)
+    if channel.strip().isdecimal() and int(channel) < recording.count:
+        return int(channel)
     said = "; ".join([f"from 0 on there are {', '.join(leads)[:300]}", *recording.notes])
     raise Unusable(f"no lead {channel!r}; {said}")
 
 
-def lead_order(
-    recording: Recording | LazyRecording, count: int, leads: Sequence[str] | None
-) -> list[int]:
-    """Numbers of the recording's leads in the order of `leads`, if both have names.
-
-    The name of an only lead does not matter. Raises `Unusable` at another `count`, or other names.
-    """
+def lead_order(recording: Recording | LazyRecording, count: int, leads: list | None) -> list[int]:
+    """Numbers of the recording's leads in the order of `leads`, if both have names; that of an only
+    lead does not matter. Raises `Unusable` at another `count`, or other names."""
     if recording.count != count:
         raise Unusable(f"number of leads is {recording.count}, not {count}")
     if count == 1 or not leads or not recording.leads:
@@ -160,11 +151,10 @@ def find_records(names: Sequence[str]) -> dict[Path, bool]:
     """Files of the recordings of all `names`, in their order, and whether each itself was named.
 
     A name is a file, a WFDB record without ending, a folder, which is searched to any depth, or a
-    glob. What a folder or a glob holds is sorted, numbers by value; hidden files, those of other
-    formats, and segments of records that were found too are left out. Raises `Unusable` where a
-    name stands for no recording.
+    glob. What these two hold is sorted, numbers by value; hidden files, other formats, and segments
+    of other records are left out. Raises `Unusable` where a name stands for no recording.
     """
-    records = {}  # by their place: the first of several paths to one file, and whether it is named
+    records = {}  # the first of several paths to one file, and whether it was named, by real path
     for name in map(str, names):
         folder, named = Path(name), False
         if name and folder.is_dir():
@@ -184,10 +174,9 @@ def find_records(names: Sequence[str]) -> dict[Path, bool]:
             place = os.path.realpath(path)
             first, before = records.get(place, (path, False))
             records[place] = first, named or before
-    segments = {place: list_segments(path) for place, (path, _) in records.items()}
-    left_out = {os.path.realpath(path) for listed in segments.values() for path in listed}
-    left_out -= {place for place, listed in segments.items() if listed}  # by a damaged header
-    return dict(row for place, row in records.items() if row[1] or place not in left_out)
+    listed = [segment for path, _ in records.values() for segment in list_segments(path)]
+    segments = set(map(os.path.realpath, listed))
+    return dict(row for place, row in records.items() if row[1] or place not in segments)
 
 
 def _by_number(path: Path) -> list[str | int]:

@@ -23,8 +23,8 @@ class Quality(NamedTuple):
 
 
 def mark_impossible(signal: np.ndarray) -> np.ndarray:
-    """A copy of (samples, leads) in mV in which what is infinite, or further than `FURTHEST` from
-    the median of its lead, is NaN: missing. To be done before any filter spreads such samples."""
+    """A copy of (samples, leads) in mV with NaN, missing, for what is infinite or further than
+    `FURTHEST` from the median of its lead. To be done before any filter spreads such samples."""
     marked = np.where(np.isfinite(signal), signal, np.nan)
     for lead in marked.T:
         if np.isfinite(lead).any():
@@ -33,11 +33,8 @@ def mark_impossible(signal: np.ndarray) -> np.ndarray:
 
 
 def fill_missing(signal: np.ndarray, fs: float) -> tuple[np.ndarray, int]:
-    """Interpolate the missing samples (NaN) of (samples, leads) at `fs` Hz linearly.
-
-    Returns the signal, and how many samples of all leads were missing. Raises `Unusable` where a
-    lead misses more than `MISSING`.
-    """
+    """(samples, leads) at `fs` Hz with missing samples (NaN) interpolated linearly, and how many
+    these were. Raises `Unusable` where a lead misses more than `MISSING`."""
     missing = np.isnan(signal)
     if not missing.any():
         return signal, 0
@@ -48,10 +45,9 @@ def fill_missing(signal: np.ndarray, fs: float) -> tuple[np.ndarray, int]:
         if gaps.mean() > MISSING[0] or longest > MISSING[1]:
             where = f" of lead {number}" if signal.shape[1] > 1 else ""
             advice = "; check --unit, --gain" if gaps.mean() > 10 * MISSING[0] else ""
-            raise Unusable(
-                f"{gaps.mean():.1%} of the samples{where} are missing or impossible (over"
-                f" {FURTHEST:g} mV from the median), {longest:.2g} s at a time{advice}"
-            )
+            said = f"missing or impossible (over {FURTHEST:g} mV from the median)"
+            said = f"{gaps.mean():.1%} of the samples{where} are {said}"
+            raise Unusable(f"{said}, {longest:.2g} s at a time{advice}")
         lead[gaps] = np.interp(places[gaps], places[~gaps], lead[~gaps])
     return filled, int(missing.sum())
 

@@ -86,12 +86,12 @@ def read_header(record: Path) -> Header:
 
 
 def list_segments(path: Path) -> list[Path]:
-    """Headers of the records that a multi-segment header lists; none of other files."""
+    """Headers of the other records that a multi-segment header lists; none of other files."""
     try:
         segments = read_header(path.with_suffix("")).segments if path.suffix == ".hea" else []
     except (OSError, Unusable):  # said where the record is opened
-        return []
-    return [path.with_name(f"{name}.hea") for name, _ in segments]
+        segments = []
+    return [path.with_name(f"{name}.hea") for name, _ in segments if name != path.stem]
 
 
 def _read_lead(folder: Path, match: re.Match) -> Lead:

@@ -14,7 +14,7 @@ import wfdb
 from edfio import Edf, EdfAnnotation, EdfSignal
 from scipy.io import savemat
 
-from recordings import MILLIVOLT, LazyRecording, Unusable, as_unit, ecg_lead
+from recordings import MILLIVOLT, Hints, LazyRecording, Unusable, as_unit, ecg_lead
 from recordings.formats import find_records, lead_number, lead_order, open_recording, read_recording
 from recordings.resampling import resample
 from recordings.wfdb_files import read_atr
@@ -367,7 +367,7 @@ BAD = {
     "object.npy": (OBJECTS.getvalue(), "unreadable .npy file (Array can't be memory-mapped"),
     "claim.npy": (CLAIM.getvalue() + b"12", "unreadable .npy file (mmap length"),
     "huge.npy": (SIGNAL * 1e308, "missing or impossible"),
-    "square.npy": (np.zeros((600, 600)), "is not samples by leads"),
+    "square.npy": (np.zeros((600, 600)), "is not samples by 1 to 64 leads"),
     "two.mat": (TWO.getvalue(), "nor one array of samples alone, but t (1, 600), ecg (600"),
     "cut.mat": (MAT.getvalue()[:999], "cannot be read"),
     "new.mat": (b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM" + bytes(99), "read (Please use HDF"),
@@ -453,7 +453,7 @@ def test_lead_by_name_or_number(tmp_path):
 
 
 def test_order_of_leads():
-    two = LazyRecording.of_array(SIGNAL, 1, FS, ["I", "aVR"])
+    two = LazyRecording.of_values(SIGNAL, Hints(FS, "mV"), Hints(), ["I", "aVR"])
     assert lead_order(two, 2, ["AVR", "I"]) == [1, 0] and lead_order(two, 2, None) == [0, 1]
     assert lead_order(two, 2, ["ECG aVR", "Lead I"]) == [1, 0]
     assert lead_order(two.select([1]), 1, ["II"]) == [0]
