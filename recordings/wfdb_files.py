@@ -4,7 +4,6 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,9 +13,9 @@ from wfdb.io import _signal  # because wfdb.rdrecord reads the header itself, an
 
 from recordings import GAINS, MILLIVOLT, Hints, LazyRecording, Unusable, as_unit, one_line, voltages
 
-# Bytes of a sample by format. FLAC is left out: what a file unfolds to is not known beforehand.
-SAMPLE_BYTES = {"8": 1, "16": 2, "24": 3, "32": 4, "61": 2, "80": 1, "160": 2,
-                "212": Fraction(3, 2), "310": Fraction(4, 3), "311": Fraction(4, 3)}  # fmt: skip
+# Samples in 12 bytes by format. FLAC is left out: how much a file unfolds to is not known before.
+SAMPLES = {"8": 12, "16": 6, "24": 4, "32": 3, "61": 6, "80": 12, "160": 6, "212": 8, "310": 9,
+           "311": 9}  # fmt: skip
 # Lines of header(5), for a record, a segment and a lead. wfdb's own reader refuses dates that it
 # does not know, drops what is not ASCII, and takes the beginning of fields that are no numbers.
 RECORD = re.compile(
@@ -79,7 +78,6 @@ def read_header(record: Path) -> Header:
         line = lines[1 + parts.index(None)][:40]
         raise Unusable(f"header with a signal file in another folder, or damaged ({line!r})")
     fs, frames = float(match["fs"] or 250), int(match["frames"] or 0)
-    fs = int(fs) if fs.is_integer() else fs
     if match["segments"]:
         return Header(fs, frames, [], [(part["file"], int(part["frames"])) for part in parts])
     return Header(fs, frames, [_read_lead(record.parent, part) for part in parts], [])
@@ -109,14 +107,11 @@ def _read_lead(folder: Path, match: re.Match) -> Lead:
 
 
 def open_wfdb(path: Path, hints: Hints) -> LazyRecording:
-    """Open the WFDB record with this header; its leads are those of `voltages`.
-
-    Missing samples are NaN, as where a segment lacks a lead. `hints` give unit and gain of leads
-    without a gain in the header; without hints WFDB's default makes the recording `uncalibrated`.
-    """
+    """Open the WFDB record with this header; its leads are those of `voltages`, missing where a
+    segment has none. `hints` give unit and gain of leads without a gain in the header; without
+    hints WFDB's default makes the recording `uncalibrated`."""
     header = read_header(path.with_suffix(""))
-    names = [name for name, _ in header.segments if name != "~"]
-    headers = {name: read_header(path.with_name(name)) for name in names}
+    headers = {n: read_header(path.with_name(n)) for n, _ in header.segments if n != "~"}
     leads = [lead for part in headers.values() or [header] for lead in part.leads]
     # A first segment without samples has no files, but names all leads in order.
     signals = [lead for lead in leads if lead.file != "~"]
@@ -142,9 +137,8 @@ def open_wfdb(path: Path, hints: Hints) -> LazyRecording:
 
 def _open_signals(record: Path, header: Header, hints: Hints, frame: int) -> LazyRecording:
     """The leads in mV, uV or V, with `frame` samples in a frame, of a record without segments."""
-    numbers = [number for number, lead in enumerate(header.leads)
-               if lead.unit in MILLIVOLT and lead.frame == frame]  # fmt: skip
-    leads = [header.leads[number] for number in numbers]
+    leads = [lead for lead in header.leads if lead.unit in MILLIVOLT and lead.frame == frame]
+    numbers = [number for number, lead in enumerate(header.leads) if lead in leads]
     frames = _count_frames(record, header, leads)
     files, formats, sizes, _, offsets, initial, *_ = map(list, zip(*header.leads, strict=True))
 
@@ -163,15 +157,14 @@ def _open_signals(record: Path, header: Header, hints: Hints, frame: int) -> Laz
         for column, (number, samples) in enumerate(zip(chosen, digital, strict=True)):
             lead = leads[number]
             samples = samples[lead.skew * frame :][: len(signal)]
-            gain, unit = lead.gain or DEFAULT_GAIN, MILLIVOLT[lead.unit]
-            if hints.unit and not lead.gain:
-                gain, unit = 1, hints.millivolt()
+            unit = MILLIVOLT[lead.unit] if lead.gain or not hints.unit else hints.millivolt()
+            gain = lead.gain or (1 if hints.unit else DEFAULT_GAIN)
             values = (samples.astype(np.float64) - lead.baseline) / gain * unit
             missing = samples == _signal.INVALID_SAMPLE_VALUE[lead.fmt]
             signal[: len(samples), column] = np.where(missing, np.nan, values)
         return signal[start - first * frame :][: stop - start]
 
-    fs, names = header.fs * frame, [lead.name for lead in leads]
+    names, fs = [lead.name for lead in leads], header.fs * frame
     uncalibrated = not hints.unit and not all(lead.gain for lead in leads)
     recording = LazyRecording(fs, frames * frame, len(leads), names, read, uncalibrated)
     if any(lead.fmt == "8" for lead in leads):  # whose samples are steps from the last ones
@@ -186,13 +179,13 @@ def _count_frames(record: Path, header: Header, leads: Sequence[Lead]) -> int:
     for name in {lead.file for lead in leads}:
         together = header.leads[files.index(name) :][: files.count(name)]  # else wfdb mixes them up
         fmt, file = together[0].fmt, record.parent / name
-        if fmt not in SAMPLE_BYTES or any(lead[:2] != (name, fmt) for lead in together):
+        if fmt not in SAMPLES or any(lead[:2] != (name, fmt) for lead in together):
             raise Unusable(f"unreadable signals (format {fmt}, or several in a file)")
         if not file.is_file():
             raise Unusable(f"no {name.removeprefix(record.name)} beside its .hea")
-        size = SAMPLE_BYTES[fmt] * sum(lead.frame for lead in together)
-        held.append(max(int((file.stat().st_size - together[0].offset) / size), 0))
-    if header.frames > min(held, default=header.frames):
+        samples = (file.stat().st_size - together[0].offset) * SAMPLES[fmt] // 12
+        held.append(max(samples // sum(lead.frame for lead in together), 0))
+    if held and header.frames > min(held):
         raise Unusable(f"header says {header.frames} samples, file holds {min(held)}")
     return header.frames or min(held, default=0)
 
@@ -222,11 +215,9 @@ def write_segment(
 ) -> None:  # fmt: skip
     """Write `name.dat`, `name.hea` and, if there is a beat, `name.atr`, in Icentia11k's layout.
 
-    Args:
-        digital: (samples,) int16. gain: units per mV.
-        ends: (beats,) sample of each beat, ascending. symbols: `Q`, `N`, `S`, `a` or `V` of each,
-            `""` at a place where only a rhythm zone begins or ends.
-        zones: the mark that opens the rhythm zone each beat lies in, `""` for none.
+    `digital` is (samples,) int16 with `gain` units per mV. Beats have their samples in `ends`,
+    ascending; `symbols` `Q`, `N`, `S`, `a` or `V`, `""` where only a rhythm zone begins or ends;
+    and in `zones` the mark that opens the rhythm zone they lie in, `""` for none.
     """
     folder.mkdir(parents=True, exist_ok=True)
     wfdb.wrsamp(
