@@ -91,16 +91,6 @@ def test_parts_in_all_formats_of_wfdb(tmp_path, fmt):  # any bytes are samples
     check_parts(opened, opened.read(0, 700))
 
 
-@pytest.mark.parametrize("name", ["r", "r.hea", "r.dat"])
-def test_a_wfdb_record_states_its_rate_and_unit(tmp_path, name):
-    path = put_wfdb(tmp_path / "r.hea")
-    text = path.read_text().replace("250 1500", "250")  # the length is not needed
-    path.write_text(text.replace("1000.0(0)/mV", "2(0)/µV", 1), "utf-8")
-    recording = read_recording(tmp_path / name, 300, "V")
-    assert recording.fs == FS
-    np.testing.assert_allclose(recording.signal, MICROVOLT / 1000 * [0.5, 1])
-
-
 def put_frames(folder, first, *leads, name="r", values=None):
     """Write a record of one file whose frames hold all samples, in format 16."""
     lines = [f"{name}.dat 16{'' if lead[0] == 'x' else ' '}{lead}" for lead in leads]
@@ -113,11 +103,13 @@ def put_frames(folder, first, *leads, name="r", values=None):
 @pytest.mark.parametrize("length", ["", " 0", " 1500 2014-05-08 05:05:15", " 1500 1", " 10:20:30"])
 def test_names_lengths_and_dates_of_wfdb(tmp_path, name, length):
     header = f"\u00e9 1 250{length}"  # the accent as one character or two
-    put_frames(tmp_path, header, "1000/mV 16 0 0 0 0 I", name=name, values=MICROVOLT[:, :1])
+    put_frames(tmp_path, header, "2(0)/µV 16 0 0 0 0 I", name=name, values=MICROVOLT[:, :1])
     text = (tmp_path / f"{name}.hea").read_text("utf-8").replace("e\u0301", "\u00e9")
-    for encoding in ("utf-8", "latin-1"):
+    for encoding, ending in (("utf-8", ""), ("utf-8", ".hea"), ("latin-1", ".dat")):
         (tmp_path / f"{name}.hea").write_text(text, encoding)
-        np.testing.assert_allclose(read_recording(tmp_path / f"{name}.hea").signal, SIGNAL[:, :1])
+        recording = read_recording(tmp_path / f"{name}{ending}", 300, "V")  # the header is right
+        np.testing.assert_allclose(recording.signal, SIGNAL[:, :1] / 2)
+        assert recording.fs == FS
 
 
 def test_signals_of_other_units_and_rates_are_left_out_and_named(tmp_path):
@@ -221,12 +213,9 @@ def test_parts_of_edf_with_gaps(tmp_path, name, onsets):
 @pytest.mark.parametrize("name", ["a.edf", "a.npy", "a.hea"])
 def test_long_files_are_read_in_parts(tmp_path, name):
     long = np.tile(MICROVOLT[:, :1], (4000, 1))  # 12 MB in 16 bits
-    if name == "a.edf":
-        put_edf(tmp_path / name, long, FS, ["I"], "uV")
-    elif name == "a.npy":
-        np.save(tmp_path / name, long.astype(np.int16))
-    else:
-        put_frames(tmp_path, "a 1 250", "1000/mV", name="a", values=long)
+    put_edf(tmp_path / "a.edf", long, FS, ["I"], "uV")
+    np.save(tmp_path / "a.npy", long)
+    put_frames(tmp_path, "a 1 250", "1000/mV", name="a", values=long)
     tracemalloc.start()
     part = open_recording(tmp_path / name, FS, "uV").read(5_999_000, 6_000_000)
     peak = tracemalloc.get_traced_memory()[1]
@@ -244,13 +233,10 @@ def test_a_wfdb_record_that_is_cut_short_while_it_is_read(tmp_path):
 
 # What is above the numbers, their times, and the rate and unit that they tell, or why none.
 STATED = {
-    "comment": ("# Sampling frequency: 500.5 Hz\n# Units: mv\n", None, 500.5, "mV"),
     "fs": ("fs=128\nunit (V)\n", None, 128, "V"),
     "rounded": ("time,ECG\n", TIMES.round(3), 360, None),
-    "no names": ("", TIMES, 360, None),
     "broken rate": ("time,ECG\n", np.arange(1500) / 128.4, 128.4, None),
     "of a day": ("timestamp,ECG\n", 1.7e9 + np.arange(1500) / 250, 250, None),
-    "ms": ("t_ms,ECG\n", np.arange(1500) * 4, 250, None),
     "both": ("Sample rate,359 Hz\ntime,ECG\n", TIMES, 359, None),
     "count": ("sample,ECG\n", np.arange(1500), "not in seconds", None),
     "down": ("'sample #',ECG\n", -np.arange(1500), "times are irregular", None),
@@ -279,9 +265,9 @@ def test_text_that_states_rate_and_unit(tmp_path, name):
 @pytest.mark.parametrize("first", [np.zeros(1500), SIGNAL[:, 1]], ids=["flat", "noise"])
 def test_a_first_column_that_is_a_lead(tmp_path, first):
     table = np.column_stack([first, SIGNAL])
-    for name, values in (("tall", table), ("wide", np.sort(table.T, axis=0))):
-        np.savetxt(tmp_path / f"{name}.txt", values)
-        assert read_recording(tmp_path / f"{name}.txt", FS, "mV").signal.shape == (1500, 3)
+    for values in (table, np.sort(table.T, axis=0)):
+        np.savetxt(tmp_path / "a.txt", values)
+        assert read_recording(tmp_path / "a.txt", FS, "mV").signal.shape == (1500, 3)
 
 
 def saved(write, value) -> bytes:
@@ -304,7 +290,6 @@ FIRST, LEAD = "r 1 250 600\n", "r.dat 16 200/mV 16 0 0 0 0 ecg\n"
 # By name: content (bytes, text or an array; None: no file), what is said, and hints.
 BAD = {
     "above.hea": (f"{FIRST}../{LEAD}", "in another folder, or damaged ('../r.dat"),
-    "absolute.hea": (f"{FIRST}/etc/{LEAD}", "in another folder, or damaged ('/etc"),
     "samples.hea": (f"r 1 250 {10**12}\n{LEAD}", f"says {10**12} samples, file holds 600"),
     "leads.hea": (f"r {10**12} 250 600\n{LEAD}", "600', lists 1 leads"),
     "mmHg.hea": (FIRST + LEAD.replace("200/mV", "0/mmHg"), "in uV, mV or V: ecg (mmHg)"),
@@ -323,7 +308,6 @@ BAD = {
     "kind.edf": (edf(0, b"1"), "not an EDF file"),
     "length.edf": (edf(184, b"1000"), "header with a wrong length"),
     "records.edf": (edf(236, b"9 "), "does not fit the 6 data records"),
-    "none.edf": (edf(236, b"0 "), "does not fit the 6 data records"),
     "duration.edf": (edf(244, b"0 "), "data records without one"),
     "unit.edf": (edf(544, b"mmHg    mmHg    "), "no signal is in uV, mV or V"),
     "gain.edf": (edf(616, b"32767   32767   "), "or V: ECG I (no gain), V5 (no gain)"),
@@ -411,9 +395,9 @@ def test_spellings_of_units(unit, spellings):
     "Fpz-Cz *Lead|II", "ABP *mod.V1", "*Fpz-Cz RESP", "*0 1", "Vent *ECG|V5 V",
 ])  # fmt: skip
 def test_the_ecg_among_signals(leads):
-    names = [name.replace("|", " ") for name in leads.split()]
-    wanted = next(number for number, name in enumerate(names) if name[0] == "*")
-    assert ecg_lead([name.strip("*") for name in names]) == wanted
+    names = leads.replace("*", "").split()
+    marked = names[ecg_lead([name.replace("|", " ") for name in names])]
+    assert f"*{marked}" in leads.split()
 
 
 def test_lead_by_name_or_number(tmp_path):
