@@ -29,10 +29,9 @@ def open_edf(path: Path, hints: Hints) -> LazyRecording:
         raise Unusable("header with a wrong length, or data records without one")
     with warnings.catch_warnings(action="ignore"):  # the number of records is checked below
         file = reader(path, header_encoding="latin-1")
-    frames = [signal.samples_per_data_record for signal in file.signals]
-    # The number of data records is -1 in a file that was still being written.
-    records = file.num_data_records if stated == -1 else stated
-    if not 1 <= records <= file.num_data_records or min(frames, default=1) < 1:
+    records = file.num_data_records if stated == -1 else stated  # -1: was still being written
+    empty = any(signal.samples_per_data_record < 1 for signal in file.signals)
+    if empty or not 1 <= records <= file.num_data_records:
         raise Unusable(f"header does not fit the {file.num_data_records} data records of the file")
     units = [_unit(signal, hints) for signal in file.signals]
     named = [(" ".join(signal.label.split()), unit, signal.sampling_frequency)
@@ -59,8 +58,8 @@ def open_edf(path: Path, hints: Hints) -> LazyRecording:
     edges = [0, *(np.flatnonzero(gaps > 1) + 1).tolist(), records]
     parts = []
     for first, stop in pairwise(edges):
-        samples = (stop - first) * frame
-        part = LazyRecording(fs, samples, len(keys), keys, partial(read, first))
+        count = (stop - first) * frame
+        part = LazyRecording(fs, count, len(keys), keys, partial(read, first))
         parts.append((int(begins[first]), part))
     recording = LazyRecording.of_parts(fs, int(begins[-1]) + frame, keys, parts)
     return replace(recording, leads=[named[number][0] for number in numbers], notes=notes)

@@ -22,7 +22,6 @@ from recordings.text import open_text
 from recordings.wfdb_files import list_segments, open_wfdb
 
 NUMBERS = re.compile("double|single|u?int(8|16|32|64)")  # classes of MATLAB's arrays
-FEWEST = 20  # samples: a second at the lowest rate
 
 
 class Recording(NamedTuple):
@@ -55,7 +54,7 @@ def read_mat(content: bytes) -> np.ndarray:
     try:
         variables = whosmat(io.BytesIO(content))
         names = [name for name, shape, kind in variables if NUMBERS.fullmatch(kind)
-                 and len(shape) == 2 and FEWEST <= max(shape) > min(shape)]  # fmt: skip
+                 and len(shape) == 2 and 20 <= max(shape) > min(shape)]  # fmt: skip
         names = ["val"] if any(name == "val" for name, *_ in variables) else names
         if len(names) == 1:
             return np.asarray(loadmat(io.BytesIO(content), variable_names=names)[names[0]])
@@ -158,8 +157,8 @@ def find_records(names: Sequence[str]) -> dict[Path, bool]:
     for name in map(str, names):
         folder, named = Path(name), False
         if name and folder.is_dir():
-            inside = [path.relative_to(folder) for path in folder.rglob("*")]
-            paths = [folder / path for path in inside if "/." not in f"/{path.as_posix()}"]
+            paths = [path for path in folder.rglob("*")
+                     if "/." not in f"/{path.relative_to(folder).as_posix()}"]  # fmt: skip
         elif named := record_file(folder).is_file():
             paths = [folder]
         else:

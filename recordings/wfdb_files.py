@@ -78,6 +78,7 @@ def read_header(record: Path) -> Header:
         line = lines[1 + parts.index(None)][:40]
         raise Unusable(f"header with a signal file in another folder, or damaged ({line!r})")
     fs, frames = float(match["fs"] or 250), int(match["frames"] or 0)
+    fs = int(fs) if fs.is_integer() else fs
     if match["segments"]:
         return Header(fs, frames, [], [(part["file"], int(part["frames"])) for part in parts])
     return Header(fs, frames, [_read_lead(record.parent, part) for part in parts], [])

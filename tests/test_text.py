@@ -91,7 +91,7 @@ def test_layouts(tmp_path, name):
 
 @pytest.mark.parametrize(("row", "words"), [
     (lambda i: f"{i / FS:.3f},{X[i]:.3f}".replace(".", ","), "decimal commas?"),
-    (lambda i: ",".join(f"{x:.2f}" for x in X[:188]), "(1500, 188) is not samples by 1 to 64 leads"),
+    (lambda i: ",".join(f"{x:.2f}" for x in X[:188]), "(1500, 188) is not samples by 1 to 64"),
     (lambda i: f"{i / FS},{'Ana' if i == 900 else X[i]}", "unreadable numbers (text among them)"),
     (lambda i: f"{i / FS},{X[i]}{',5' * (i == 900)}", "lines with more cells than those above"),
     (lambda i: X[i] if i else 360, "file says 360 Hz, but --fs or the table 250"),
