@@ -102,7 +102,7 @@ def test_weights_and_arrays_that_are_refused(weights, predictor, tmp_path):
         load(weights, letters)
     for shape, words in (((9000, 2), "has 2 leads, not 1; pass one, such as signal[:, 0]"),
                          ((2, 9000), "has 2 leads, not 1; pass one, such as signal[0]"),
-                         ((1000, 2, 2), "is not samples by 1 to 64 leads"), (0, "is not samples")):  # fmt: skip
+                         ((1000, 2, 2), "is not samples by"), (0, "is not samples")):  # fmt: skip
         with pytest.raises(Unusable, match=re.escape(words)):
             predictor.predict(np.zeros(shape), FS)
 
