@@ -13,14 +13,15 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import repeat
+from itertools import chain, repeat
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.cluster.hierarchy import DisjointSet
 from tqdm import tqdm
 
 from pretraining.icentia11k import torrent
@@ -276,14 +277,20 @@ def patients_of(sources: Sequence[dict[str, Any]]) -> dict[str, int]:
 
 
 def describe(sources: Sequence[dict[str, Any]], pairs: list[tuple]) -> dict[str, Any]:
-    """Content of `dataset.json`; `pairs` as of `unite`, besides those that records state."""
+    """Content of `dataset.json`. Each of `pairs`, of two patients or a patient and a subject, is
+    one person, as are patients of whom records state the same subject."""
     patients = patients_of(sources)
     for number, source in enumerate(sources):
         for name, subject in source.get("subject_of_record", {}).items():
             # Text with a blank means something within its source only.
             stated = (number, subject) if " " in subject else patients.get(subject, subject)
             pairs += [(patients[name], stated)]
-    same = unite(pairs, set(patients.values()))
+    numbers = set(patients.values())
+    people = DisjointSet([*numbers, *chain(*pairs)])
+    for pair in pairs:
+        people.merge(*pair)
+    first = {patient: min(people.subset(patient) & numbers) for patient in sorted(numbers)}
+    same = {str(patient): other for patient, other in first.items() if patient != other}
     counts = {name: sum(s[name] for s in sources) for name in ("patients", "segments", "samples")}
     parts = [(s["samples"] / counts["samples"], s["mean_mv"], s["sd_mv"]) for s in sources]
     mean = sum(share * part_mean for share, part_mean, _ in parts)
@@ -300,17 +307,6 @@ def describe(sources: Sequence[dict[str, Any]], pairs: list[tuple]) -> dict[str,
         "sources": sources,
         "versions": versions(),
     }
-
-
-def unite(pairs: Iterable[tuple], patients: set[int]) -> dict[str, int]:
-    """Mapping of duplicate patients to the first of a person, among these `patients`; each pair,
-    of two patients or a patient and a subject, is one person."""
-    groups: dict[Any, set] = {}
-    for pair in pairs:
-        group = set().union(*(groups.get(node, {node}) for node in pair))
-        groups |= dict.fromkeys(group, group)
-    first = {p: min(groups[p] & patients) for p in sorted(groups.keys() & patients)}
-    return {str(p): other for p, other in first.items() if p != other}
 
 
 def read_subjects(path: Path, patient_of_record: Mapping[str, int]) -> list[tuple]:

@@ -31,26 +31,39 @@ SOURCES = {"mitdb": (360, ("100", "201", "202")), "svdb": (128, ("800", "801"))}
 HINT = "(no gain in the header: 200 units per mV are assumed)"
 
 
-def put_record(folder, name, fs=360, seed=0):
-    """2,160 samples of two leads with offsets, in format 212."""
-    time = np.arange(2160) / 360
-    leads = [np.sin(2 * np.pi * (1 + seed) * time) - 0.5, 0.4 * np.cos(2 * np.pi * 7 * time) + 1]
+TIME = np.arange(2160) / 360
+TWO_BEATS = [(77, "N", ""), (370, "N", "")]
+
+
+def put_record(
+    folder, name, fs=360, seed=0, signal=None, marks=MARKS, fmt="212", gain=200.0,
+    baseline=(1024, 0),
+):  # fmt: skip
+    """Two leads, by default of 2,160 samples with offsets, and `put_marks`."""
+    folder.mkdir(exist_ok=True)
+    if signal is None:
+        leads = np.sin(2 * np.pi * (1 + seed) * TIME) - 0.5, 0.4 * np.cos(2 * np.pi * 7 * TIME) + 1
+        signal = np.stack(leads, 1)
     wfdb.wrsamp(
-        name, fs, ["mV"] * 2, ["MLII", "V1"], p_signal=np.stack(leads, 1), fmt=["212"] * 2,
-        adc_gain=[200.0] * 2, baseline=[1024, 0], write_dir=str(folder),
+        name, fs, ["mV"] * 2, ["MLII", "V1"], p_signal=signal, fmt=[fmt] * 2,
+        adc_gain=[gain] * 2, baseline=list(baseline), write_dir=str(folder),
     )  # fmt: skip
-    places, symbols, notes = map(list, zip(*MARKS, strict=True))
-    wfdb.wrann(name, "atr", np.array(places), symbols, aux_note=notes, write_dir=str(folder))
+    put_marks(folder, name, marks)
+
+
+def put_marks(folder, name, marks, annotator="atr", fs=None):
+    (folder / f"{name}.{annotator}").unlink(missing_ok=True)
+    places, symbols, notes = map(list, zip(*marks, strict=True))
+    wfdb.wrann(name, annotator, np.array(places), symbols, aux_note=notes, fs=fs,
+               write_dir=str(folder))  # fmt: skip
 
 
 @pytest.fixture
 def source(tmp_path):
     """Folder of two records of MIT-BIH."""
-    folder = tmp_path / "source"
-    folder.mkdir()
     for seed, name in enumerate(("100", "205")):
-        put_record(folder, name, seed=seed)
-    return folder
+        put_record(tmp_path / "source", name, seed=seed)
+    return tmp_path / "source"
 
 
 @pytest.fixture
@@ -146,23 +159,15 @@ def test_records_of_other_names_and_at_250_hz(call, tmp_path, out):
 
 
 # Rhythms of a record in which the last two are not Icentia11k's
-RHYTHM_MARKS = {5: "(N", 1000: "(AFIB", 1800: "(VFL", 2200: "(NSR", 2600: "(J"}
-
-
-def put_rhythms(folder, annotator):
-    """A record as those of AFDB: rhythm marks in .atr, beats in another file."""
-    put_record(folder, "04015", fs=250)
-    write = {"record_name": "04015", "write_dir": str(folder)}
-    (folder / "04015.atr").unlink()
-    places, notes = map(list, zip(*RHYTHM_MARKS.items(), strict=True))
-    wfdb.wrann(**write, extension="atr", sample=np.array(places) * 2160 // 3000,
-               symbol=["+"] * 5, aux_note=notes)  # fmt: skip
-    wfdb.wrann(**write, extension=annotator, sample=np.arange(100, 2160, 50), symbol=["N"] * 42)
+RHYTHM_MARKS = {3: "(N", 720: "(AFIB", 1296: "(VFL", 1584: "(NSR", 1872: "(J"}
 
 
 @pytest.mark.parametrize("annotator", ["atr", "qrs", "ecg"])
 def test_rhythms_without_beats_are_kept(call, tmp_path, out, annotator):
-    put_rhythms(tmp_path, annotator if annotator != "atr" else "qrs")
+    # As of AFDB: rhythm marks in .atr, beats in another file
+    put_record(tmp_path, "04015", 250, marks=[(at, "+", k) for at, k in RHYTHM_MARKS.items()])
+    beats = [(at, "N", "") for at in range(100, 2160, 50)]
+    put_marks(tmp_path, "04015", beats, annotator if annotator != "atr" else "qrs")
     flags = ["--annotator", annotator] if annotator != "atr" else []
     result = call(tmp_path, *flags, source="wfdb")
     assert result.code == 0 and "other rhythms count as noise: 1 × (VFL, 1 × (J\n" in result.err
@@ -212,8 +217,7 @@ def damage(source, kind):
     else:
         leads = wfdb.rdrecord(str(source / "100")).p_signal
         leads[7:207, 1] = np.nan
-        wfdb.wrsamp("100", 360, ["mV"] * 2, ["MLII", "V1"], p_signal=leads, fmt=["212"] * 2,
-                    write_dir=str(source))  # fmt: skip
+        put_record(source, "100", signal=leads)
 
 
 @pytest.mark.parametrize("kind", ["no signal", "cut", "rate", "missing sample"])
@@ -255,18 +259,13 @@ def test_nothing_is_half_made(call, source, out, tmp_path, monkeypatch):
 
 @pytest.fixture
 def sources(tmp_path):
-    """Flags for both sources."""
+    """Flags for both sources; of the second, no gain is stated."""
     for name, (fs, records) in SOURCES.items():
-        (tmp_path / name).mkdir()
         for seed, record in enumerate(records):
             put_record(tmp_path / name, record, fs, seed)
-            if name == "svdb":
-                wfdb.wrann(
-                    record, "atr", np.array([50, 130, 300, 500]), list("NSVf"),
-                    write_dir=str(tmp_path / name),
-                )  # fmt: skip
-                path = tmp_path / name / f"{record}.hea"
-                path.write_text(path.read_text().replace("200.0(", "0("))
+    for path in (tmp_path / "svdb").glob("*.hea"):
+        put_marks(path.parent, path.stem, zip([50, 130, 300, 500], "NSVf", [""] * 4, strict=True))
+        path.write_text(path.read_text().replace("200.0(", "0("))
     return {name: ["--source", name, "--from", tmp_path / name] for name in SOURCES}
 
 
@@ -339,11 +338,8 @@ def test_subjects_of_a_file_are_added_to_what_is_known(joined, tmp_path):
 
 def test_offsets_of_leads_do_not_scale_the_signal(call, tmp_path, out):
     for number, offset in enumerate((5, -3, 9)):  # mV, as in QTDB
-        time, name = np.arange(2160) / 360, f"r{number}"
-        signal = np.sin(time * 9)[:, None] + [offset, -offset - 2]
-        wfdb.wrsamp(name, 360, ["mV"] * 2, ["I", "II"], p_signal=signal, fmt=["16"] * 2,
-                    adc_gain=[200.0] * 2, baseline=[0, 0], write_dir=str(tmp_path))  # fmt: skip
-        wfdb.wrann(name, "atr", np.array([77, 370]), ["N", "N"], write_dir=str(tmp_path))
+        signal = np.sin(TIME * 9)[:, None] + [offset, -offset - 2]
+        put_record(tmp_path, f"r{number}", 360, 0, signal, TWO_BEATS, "16", baseline=(0, 0))
     result = call(tmp_path, source="wfdb")
     assert result.code == 0
     assert "wfdb: offsets of leads (6.94 mV) exceed the signal (0.70 mV); their" in result.err
@@ -359,15 +355,12 @@ def test_offsets_of_leads_do_not_scale_the_signal(call, tmp_path, out):
 
 @pytest.mark.parametrize("own_rate", [False, True])
 def test_marks_count_in_frames_or_at_a_rate_of_their_own(call, tmp_path, out, own_rate):
-    put_record(tmp_path, "r", fs=360)
-    header = tmp_path / "r.hea"
-    if own_rate:
-        (tmp_path / "r.atr").unlink()
-        wfdb.wrann("r", "atr", np.array([30, 300]), ["N", "N"], fs=180, write_dir=str(tmp_path))
-    else:  # two samples of each lead in a frame, beside a companion
+    put_record(tmp_path, "r")
+    put_marks(tmp_path, "r", [(30, "N", ""), (300, "N", "")], fs=180 if own_rate else None)
+    if not own_rate:  # two samples of each lead in a frame, beside a companion
+        header = tmp_path / "r.hea"
         text = header.read_text().replace(" 360 2160", " 180 1080").replace(" 212 ", " 212x2 ")
         header.write_text(text.replace("1024)/mV", "1024)/mmHg"))
-        wfdb.wrann("r", "atr", np.array([30, 300]), ["N", "N"], write_dir=str(tmp_path))
     result = call(tmp_path, source="wfdb")
     assert result.code == 0 and ("mmHg" in result.err) == (not own_rate), result
     assert reader.read_annotations(segment(out, 0, 0))[0].tolist() == [42, 417]
@@ -376,9 +369,7 @@ def test_marks_count_in_frames_or_at_a_rate_of_their_own(call, tmp_path, out, ow
 def test_an_offset_beyond_the_range_does_not_clip(call, tmp_path, out):
     wave = np.sin(np.arange(2160) / 40)
     leads = np.stack([wave + 250, wave - 1], 1)
-    wfdb.wrsamp("r", 250, ["mV"] * 2, ["I", "II"], p_signal=leads, fmt=["24"] * 2,
-                adc_gain=[1000.0] * 2, baseline=[0, 0], write_dir=str(tmp_path))  # fmt: skip
-    wfdb.wrann("r", "atr", np.array([77, 370]), ["N", "N"], write_dir=str(tmp_path))
+    put_record(tmp_path, "r", 250, 0, leads, TWO_BEATS, "24", 1000.0, (0, 0))
     result = call(tmp_path, source="wfdb")
     assert "1 × offset beyond ±16 mV removed, such as r" in result.err
     for lead, offset in enumerate((np.median(wave), 1)):
@@ -405,7 +396,6 @@ def test_subjects_that_records_state(tmp_path, out, names, comment, same, with_m
     assert reader.read_constants(out).same_subject == same
     assert described(out)["subjects"] == len(names.split()) - len(same)
     if with_mitdb:
-        (tmp_path / "mitdb").mkdir()
         for name in ("118", "119"):
             put_record(tmp_path / "mitdb", name)
         flags = ["--source", "mitdb", "--from", tmp_path / "mitdb", "--append"]
@@ -416,7 +406,6 @@ def test_subjects_that_records_state(tmp_path, out, names, comment, same, with_m
 def test_records_without_numbers_are_counted_on(tmp_path, out):
     flags = []
     for part, names in (("I", ("data_1_1", "data_2_1")), ("II", ("data_1_2", "data_10_1"))):
-        (tmp_path / part).mkdir()
         flags += ["--source", "wfdb", "--from", tmp_path / part]
         for name in names:
             put_record(tmp_path / part, name)
