@@ -9,16 +9,10 @@ from sklearn.metrics import f1_score, roc_auc_score
 from finetuning.evaluation import SINGLE_LABEL, summarize
 from utils import metrics
 from utils.cli import UserError
-from utils.metrics import read_predictions, write_predictions
 
 CLASSES = ["A", "N", "O", "~"]
 # Rows are true. Columns sum to 10, 10, 9 and 6.
-CONFUSION = [
-    [8, 1, 1, 0],
-    [0, 9, 0, 1],
-    [2, 0, 6, 2],
-    [0, 0, 2, 3],
-]
+CONFUSION = [[8, 1, 1, 0], [0, 9, 0, 1], [2, 0, 6, 2], [0, 0, 2, 3]]
 F1 = [2 * 8 / (10 + 10), 2 * 9 / (10 + 10), 2 * 6 / (10 + 9), 2 * 3 / (5 + 6)]
 
 
@@ -54,12 +48,10 @@ def test_what_is_predicted_does_not_choose_the_classes(multi_label, wrong, macro
         assert "without O, ~: no recording" in summarize(scores, SINGLE_LABEL)
 
 
-def test_auc_is_the_share_of_pairs_in_order():
-    true = np.array([0, 0, 0, 1, 1])
-    second = np.array([0.1, 0.2, 0.6, 0.5, 0.9])  # 5 of 6 pairs in order
-    for values, expected in ((second, 5 / 6), (np.full(5, 0.5), 0.5)):
-        scores = metrics.scores(true, np.stack([1 - values, values], 1), ["a", "b"])
-        assert scores["auc"] == pytest.approx(expected)
+@pytest.mark.parametrize(("second", "auc"), [([0.1, 0.2, 0.6, 0.5, 0.9], 5 / 6), ([0.5] * 5, 0.5)])
+def test_auc_is_the_share_of_pairs_in_order(second, auc):
+    prob = np.stack([1 - np.array(second), second], 1)
+    assert metrics.scores(np.array([0, 0, 0, 1, 1]), prob, ["a", "b"])["auc"] == pytest.approx(auc)
 
 
 def test_classes_that_are_missing():
@@ -85,24 +77,18 @@ def test_predictions_table_round_trip(tmp_path):
     path, names = tmp_path / "predictions.csv", ["A00001", "00123", "NA", "1e5"]
     prob = np.random.default_rng(0).dirichlet(np.ones(4), 4).astype(np.float32)
     prob[:, 1] = 3e-8, 4e-8, 5e-8, 1 - 6e-8  # whose order has to be kept
-    write_predictions(path, names, CLASSES, one_hot([0, 1, 2, 3]), prob)
+    metrics.write_predictions(path, names, CLASSES, one_hot([0, 1, 2, 3]), prob)
     lines = path.read_text().splitlines()
     assert lines[0] == "record_name,true_A,true_N,true_O,true_~,prob_A,prob_N,prob_O,prob_~"
     assert lines[2].startswith("00123,0,1,0,0,")
-    table = read_predictions(path)
+    table = metrics.read_predictions(path)
     assert (table.record_names.tolist(), table.classes) == (names, CLASSES)
     assert np.array_equal(table.true, one_hot([0, 1, 2, 3]))
     assert np.array_equal(table.prob.astype(np.float32), prob)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "a,b\n1,2\n", "record_name\nA00001\n", "record_name,true_A,prob_A\nx,1,high\n"]
-)
-def test_not_a_table_of_predictions(tmp_path, text):
-    path = tmp_path / "predictions.csv"
-    path.write_text(text)
-    with pytest.raises(UserError, match=r"predictions\.csv is not a table of predictions"):
-        read_predictions(path)
+    for text in ("", "a,b\n1,2\n", "record_name\nA1\n", "record_name,true_A,prob_A\nx,1,high\n"):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"predictions\.csv is not a table of predictions"):
+            metrics.read_predictions(path)
 
 
 # Several labels to a record
@@ -125,19 +111,14 @@ def test_multi_label_scores_as_scikit_learn(empty):
     assert alone["macro_f1"] == pytest.approx(each[0])
 
 
-def test_f_max_by_hand():
-    true = np.array([[1, 0], [1, 1], [0, 0]])
-    prob = np.array([[0.9, 0.6], [0.8, 0.3], [0.1, 0.1]])
+def test_scores_of_several_classes_by_hand():
+    true, prob = np.array([[1, 0], [1, 1], [0, 0]]), np.array([[0.9, 0.6], [0.8, 0.3], [0.1, 0.1]])
     # From 0.6 to 0.8 on, one answer each for the first two: precision 1, recall (1 + 1/2) / 2.
     assert metrics.scores(true, prob, ["a", "b"])["f_max"] == pytest.approx(2 * 0.75 / 1.75)
     # From 0.1 to 0.3: precision 1 and 0; records without a class count in the precision alone.
     true[0] = 0
     assert metrics.scores(true, prob[::-1], ["a", "b"])["f_max"] == pytest.approx(2 / 3)
-
-
-def test_challenge2020_by_hand():
-    true = np.array([[1, 1], [1, 0], [0, 0]])
-    predicted = np.array([[1, 0], [0, 1], [0, 1]])
+    true, predicted = np.array([[1, 1], [1, 0], [0, 0]]), np.array([[1, 0], [0, 1], [0, 1]])
     # Weights 1/2, 1 and 1. First class: tp 1/2, fn 1. Second: fn 1/2, fp 1 + 1.
     scores = metrics.scores(true, predicted, ["a", "b"])
     assert scores["f_beta"] == pytest.approx((2.5 / (2.5 + 4) + 0) / 2)

@@ -55,18 +55,11 @@ def test_one_label_each(make, tmp_path):
     np.testing.assert_allclose(manifest["mean_mv"], train.signal.mean(0) / 1000, atol=1e-6)
     np.testing.assert_allclose(manifest["sd_mv"], train.signal.std(0) / 1000, atol=1e-6)
     assert str(tmp_path) not in json.dumps(manifest)
-    for path in (tmp_path / "mine").glob("*.npy"):
-        np.save(path, np.load(path)[:, 0])
-    assert make(rows(), *SAID, write=False).code == 0
+    for number, path in enumerate((tmp_path / "mine").glob("*.npy")):
+        np.save(path, np.load(path)[:, 0] + number)
+    assert "offsets of recordings differ" in make(rows(), *SAID, write=False).err
     train, _ = load(tmp_path)
     assert train.signal.shape[1] == 1 and isinstance(train.manifest["sd_mv"], float)
-
-
-def test_offsets_that_differ_between_recordings_are_warned_of(make, tmp_path):
-    assert make(rows(), *SAID).code == 0
-    for number, path in enumerate((tmp_path / "mine").glob("*.npy")):
-        np.save(path, np.load(path) + number)
-    assert "offsets of recordings differ" in make(rows(), *SAID, write=False).err
 
 
 def test_several_labels_make_a_multi_label_set(make, tmp_path):
@@ -88,7 +81,7 @@ def test_split_of_the_table(make, tmp_path):
 
 
 def test_patients_stay_together_in_prepare_and_in_the_trainer(make, tmp_path):
-    for seed in range(5):
+    for seed in range(3):
         flags = ["--seed", seed, "--test-size", 0.4]
         assert make(rows(20, patient=list("aabbcddee")), *SAID, *flags).code == 0
         train, test = load(tmp_path)
@@ -154,10 +147,10 @@ def test_what_is_left_out(make, tmp_path):
     assert result.code == 0 and result.err.startswith("4 left out: "), result
     left_out = load(tmp_path)[0].manifest["left_out"]
     reasons = {entry["record"]: entry["reason"] for entry in left_out}
-    assert reasons["r3.npy"] == "no label"
-    assert reasons["r5.npy"] == "not found"
-    assert reasons["r6.npy"] == "number of leads is 3, not 2"
-    assert "unreadable .npy file" in reasons["r7.npy"]
+    assert reasons.pop("r7.npy").startswith("unreadable .npy file")
+    assert reasons == {
+        "r3.npy": "no label", "r5.npy": "not found", "r6.npy": "number of leads is 3, not 2",
+    }  # fmt: skip
     result = make(table[6:8], *SAID, "--allow-missing", write=False)
     result.refused("'N': 0", "1 × unreadable .npy file")
     for path in (tmp_path / "mine").glob("*.npy"):
