@@ -12,6 +12,7 @@ INT16_RANGE = 32.767  # mV, of int16 microvolt, in which signals are stored
 # mV from the 1st to the 99th percentile of a lead. The recordings of Challenge 2017 span 0.19 to
 # 8.8 mV; a factor of 1,000 lies clearly outside.
 SPAN = (0.02, 30.0)
+RAIL = 2.0
 FURTHEST = 30.0  # mV from the median of its lead; a sample further away is no ECG
 # Missing samples are interpolated up to this share of a lead, and this many seconds at a time.
 MISSING = (0.01, 0.5)
@@ -23,12 +24,24 @@ class Quality(NamedTuple):
 
 
 def mark_impossible(signal: np.ndarray) -> np.ndarray:
-    """A copy of (samples, leads) in mV with NaN, missing, for what is infinite or further than
-    `FURTHEST` from the median of its lead. To be done before any filter spreads such samples."""
+    """A copy of (samples, leads) in mV with NaN, missing, for what is infinite, further than
+    `FURTHEST` from the median of its lead, or at a rail: one value, again and again, that lies
+    `RAIL` times as far outside as all other samples span. Before any filter spreads such samples.
+    """
     marked = np.where(np.isfinite(signal), signal, np.nan)
     for lead in marked.T:
         if np.isfinite(lead).any():
             lead[np.abs(lead - np.nanmedian(lead)) > FURTHEST] = np.nan
+        for extreme in (np.fmax, np.fmin):
+            limit = extreme.reduce(lead)
+            held = lead == limit
+            inner = lead[~held & np.isfinite(lead)]
+            if (
+                held.sum() > 2
+                and len(inner)
+                and abs(limit - extreme.reduce(inner)) > RAIL * np.ptp(inner)
+            ):
+                lead[held] = np.nan
     return marked
 
 

@@ -58,9 +58,7 @@ def open_text(path: Path, hints: Hints) -> LazyRecording:
     if len(units) > 1 and units <= set(MILLIVOLT) and all(column.unit for column in leads):
         values *= [MILLIVOLT[as_unit(column.unit)] for column in leads]
         units = {"mV"}
-    if times and lost is None:
-        notes.append("the times are irregular and not used")
-    elif times and (missing := lost.sum()):
+    if times and (missing := lost.sum()):
         notes.append(f"{missing} samples are missing in gaps of the times")
         if missing > 10 * len(values):
             raise Unusable(f"{notes[-1]}, more than ten times those there are; split the file")
@@ -68,6 +66,8 @@ def open_text(path: Path, hints: Hints) -> LazyRecording:
         values = pd.DataFrame(values, places).reindex(range(places[-1] + 1)).to_numpy()
     stated = Hints(fs, units.pop() if len(units) == 1 and units <= set(UNITS) else None)
     recording = LazyRecording.of_values(values, hints, stated, [column.name for column in leads])
+    if len(values) < RATES[0]:  # such as a table of answers
+        raise NotARecording(f"{len(values)} samples are shorter than 1 s")
     return replace(recording, notes=tuple(notes))
 
 
@@ -159,10 +159,13 @@ def _read_columns(
             file, sep=r"\s+" if separator == " " else separator, header=None,
             names=range(width + 1), decimal=decimal, skipinitialspace=True, comment="#",
             dtype=types if len(set(kinds)) > 1 else np.float64,  # far faster for wide tables
-            na_values=["-", "--"],
+            na_values=["-", "--"], skip_blank_lines=width > 1,
         )  # fmt: skip
     except ValueError:  # the message of which would show the text
         raise Unusable("unreadable numbers (text among them)") from None
+    if width == 1:  # a blank line among them is a missing sample, unless every other line is blank
+        frame = frame[: (frame[0].last_valid_index() or 0) + 1]
+        frame = frame[::2] if len(frame) > 2 and frame[0][1::2].isna().all() else frame
     if frame[width].notna().any():
         raise Unusable("lines with more cells than those above them")
     if len(frame) < width:  # a line for each lead
@@ -193,6 +196,8 @@ def _titles(above: list[str], separator: str, kinds: list[str]) -> list[tuple[st
             return [("", "")] * (width - count) + list(zip(texts[::2], texts[1::2], strict=True))
     for line in reversed(above):
         cells = _cells_above(line, separator, width)
+        if {"number", "clock"} & set(map(_kind, cells)):
+            continue
         plain = [re.sub(r"^[\d.]+ ", "", cell).strip("[]() ") for cell in cells]  # of `10 mV`
         is_unit = [as_unit(cell) in MILLIVOLT or cell.casefold() in SECONDS for cell in plain]
         leads = [is_lead(cell) for cell in cells]
@@ -240,20 +245,23 @@ def _without_first_rows(columns: list[Column]) -> tuple[list[Column], float | No
     """Leave out up to three first rows that are no samples: the number of samples, or far outside
     of all others, as a start time or a rate, which is returned; and note them."""
     values = np.column_stack([column.values[:10_003] for column in columns])
-    if len(values) < 3 + RATES[0] or not (values[3:] % 1 > 0).any():
+    if len(values) < 3 + RATES[0]:
         return columns, None, []
     low, high = np.nanpercentile(values[3:], [1, 99], axis=0)
-    far = np.where(high > low, 5 * (high - low), np.inf)
+    whole = (values[3:] == np.rint(values[3:])).all()  # in such units first samples may be far off
+    far = np.where((high > low) & ~whole, 5 * (high - low), np.inf)
     first, fs = 0, None
     for number, row in enumerate(values[:3]):
         count = np.abs(row - len(columns[0].values) + number + 1) <= 1
+        count &= (row < low) | (row > high)
         odd = count | (row < low - far) | (row > high + far)
         if odd.any() and (odd | np.isnan(row)).all():
             first = number + 1
             if len(row) == 1 and RATES[0] <= row[0] <= RATES[1] and not count.all():
                 fs = float(row[0])
     columns = [column._replace(values=column.values[first:]) for column in columns]
-    said = f"{first} lines of numbers above the samples left out ({values[:first].tolist()})"
+    numbers = ", ".join(f"{value:g}" for value in values[:first].ravel())
+    said = f"first lines that are no samples are left out: {numbers}"
     return columns, fs, [said[:200]] if first else []
 
 
@@ -267,5 +275,5 @@ def _part_units(signals: list[Column]) -> tuple[list[Column], list[Column]]:
         fits = volt or may_be if any(volts) else not OTHER.fullmatch(signal.unit)
         (leads if fits else others).append(signal)
     if not leads:
-        raise Unusable("no column is in uV, mV or V")
+        raise NotARecording("no column is in uV, mV or V")
     return leads, others

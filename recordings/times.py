@@ -64,13 +64,15 @@ def part_times(columns: list[Column]) -> tuple[list[Column], list[Column], list[
 def sampling(
     times: list[Column], stated: float | None, hinted: float | None
 ) -> tuple[float | None, np.ndarray | None]:
-    """Rate in Hz that the file has `stated` or the first times that tell one do, None where they
-    differ; and samples lost before each, None where times are irregular. Raises `Unusable`."""
+    """Rate in Hz that the file has `stated` or times tell, None where they differ, and samples lost
+    before each, by the times that miss most; None without times. Raises `Unusable`."""
     fits = [(_rate(column, fit[0]), fit[1]) for column in times if (fit := _fit(column.values))]
-    fs, lost = max(fits, key=lambda fit: bool(fit[0]), default=(None, None))
+    fs, lost = max(fits, key=lambda fit: (bool(fit[0]), fit[1].sum()), default=(None, None))
+    if times and lost is None:
+        raise Unusable("the times step back or are irregular; leave them out, and give --fs")
     fs = (stated or fs) if not (stated and fs) or same_rate(stated, fs) else None
     if times and not fs and not hinted:
-        why = "the times are irregular, not in seconds, or not as the lines above say"
+        why = "the times are not in seconds, or not as the lines above say"
         raise Unusable(f"file without a sampling rate ({why}); give --fs")
     return fs, lost
 

@@ -239,7 +239,7 @@ STATED = {
     "of a day": ("timestamp,ECG\n", 1.7e9 + np.arange(1500) / 250, 250, None),
     "both": ("Sample rate,359 Hz\ntime,ECG\n", TIMES, 359, None),
     "count": ("sample,ECG\n", np.arange(1500), "not in seconds", None),
-    "down": ("'sample #',ECG\n", -np.arange(1500), "times are irregular", None),
+    "down": ("'sample #',ECG\n", -np.arange(1500), "the times step back or are irregular", None),
     "ms without a word": ("time,ECG\n", np.arange(1500) * 4, 250, None),
     "two": ("Sample rate,512 Hz\ntime,ECG\n", TIMES, "not as the lines above say", None),
 }

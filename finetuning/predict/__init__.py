@@ -295,6 +295,8 @@ def check_signal(
         raise Unusable(f"{len(signal) / fs:.1f} s are too short, below {shortest:g} s")
     signal, _ = quality.fill_missing(signal, fs)
     flat, clipped = np.array(list(map(quality.assess, signal.T))).T
+    if signal.shape[1] > 1:  # a dead electrode, but for the noise of the converter
+        flat |= np.subtract(*np.percentile(signal, [99, 1], axis=0)) < quality.SPAN[0]
     faulty = flat | clipped
     if 1 - faulty.mean() < READABLE:
         raise Unusable("flat" if flat.any() else "clipped")

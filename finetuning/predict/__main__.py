@@ -95,8 +95,9 @@ def main() -> None:
     if passed_over:
         words = shorten(", ".join(passed_over), 200)
         print(f"passed over, as no tables of numbers: {plain(words)}", file=sys.stderr)
-    unreadable = [result.path for result in done if not result.prediction]
-    if unreadable or not done:
+    if not done:
+        raise UserError("none of the files is a recording; name one, or another folder")
+    if unreadable := [result.path for result in done if not result.prediction]:
         message = f"{len(unreadable)} of {len(done)} recordings cannot be read, see above"
         if len(unreadable) == len(done) or any(records[path] for path in unreadable):
             raise UserError(message)
@@ -113,7 +114,9 @@ def predict_file(
         recording = predictor.select_leads(open_recording(path, *hints), channel)
         prediction = predictor.predict_recording(recording)
         assumed = "no gain in the header: 200 units per mV are assumed (see --unit)"
-        for note in (*recording.notes, *[assumed] * recording.uncalibrated, *prediction.notes):
+        notes = (*recording.notes, *[assumed] * recording.uncalibrated, *prediction.notes)
+        prediction = prediction._replace(notes=notes)
+        for note in notes:
             print(plain(f"{name}: {note}"), file=sys.stderr)
         if plots:
             draw(plots, name, recording, predictor, prediction)
