@@ -17,12 +17,13 @@ UNITS = (*MILLIVOLT, ADU)
 PREFIXES = {"": "V", "m": "mV", "milli": "mV", "u": "uV", "micro": "uV", "μ": "uV", "âμ": "uV",
             "î¼": "uV", "\ufffd": "uV", "n": "nV", "nano": "nV"}  # fmt: skip
 VOLT = re.compile(rf"[\[(]?({'|'.join(PREFIXES)})[ -]?v(olts?)?[\])]?")
-ECG = re.compile("ecg|ekg", re.IGNORECASE)
+ECG = re.compile(r"(?i)(?<![a-z])(ecg|ekg)(?!.*(quality|status|flag|rate|[\W_]hr))")
 # Standard leads, also those of ambulatory recorders; `bare_lead` takes off what stands before.
 LEAD = re.compile(r"(ml|mod\.)?(i{1,3}|v\d?r?)|av[rlf]|mcl\d|cm\d")
 RATES = (20, 20_000)  # Hz; other rates are mistakes, or no ECG
 GAINS = (1e-6, 1e12)  # plausible units per mV
 LEADS = 64  # of a text file or an array; more columns are features, or windows
+NO_UNIT = "no unit"  # of a signal whose file states none
 same_rate = partial(isclose, rel_tol=0.01)  # whether two statements of a rate agree
 LARGEST = 1e9  # mV; a larger sample counts as missing
 LONGEST = 2**29  # samples with gaps, a day at 6 kHz: no file holds them
@@ -149,8 +150,9 @@ def is_lead(name: str) -> bool:
 
 
 def ecg_lead(leads: Sequence[str]) -> int:
-    """Number of the first signal called ECG or EKG, else of the first standard lead, else 0."""
-    ranks = [(not ECG.search(name), not is_lead(name)) for name in leads]
+    """Number of the first signal called just ECG or EKG, else with that word, else of the first
+    standard lead, else 0."""
+    ranks = [(not ECG.fullmatch(name), not ECG.search(name), not is_lead(name)) for name in leads]
     return ranks.index(min(ranks))
 
 
@@ -162,6 +164,9 @@ def voltages(signals: Sequence[tuple[str, str, float]]) -> tuple[list[int], tupl
     chosen = [n for n, (_, unit, rate) in enumerate(signals) if unit in MILLIVOLT and rate == fs]
     texts = [f"{n} ({f'{hz:g} Hz' if unit in MILLIVOLT else unit})" for n, unit, hz in signals]
     said = ", ".join(dict.fromkeys(text for n, text in enumerate(texts) if n not in chosen))
+    lost = [name for name, unit, _ in signals if unit == NO_UNIT and ECG.search(name)]
+    if lost and not any(ECG.search(signals[number][0]) for number in chosen):
+        raise Unusable(f"{lost[0]} has no unit in its file; give --unit")
     if not chosen:
         raise Unusable(f"no signal is in uV, mV or V: {said[:200] or 'there is none'}")
     return chosen, (f"left out: {said}",) if said else ()

@@ -10,7 +10,17 @@ from pathlib import Path
 import edfio
 import numpy as np
 
-from recordings import ADU, GAINS, MILLIVOLT, Hints, LazyRecording, Unusable, as_unit, voltages
+from recordings import (
+    ADU,
+    GAINS,
+    MILLIVOLT,
+    NO_UNIT,
+    Hints,
+    LazyRecording,
+    Unusable,
+    as_unit,
+    voltages,
+)
 
 # Reader by what a file begins with. edfio maps EDF, and reads BDF at once.
 READERS = {b"0       ": edfio.read_edf, b"\xffBIOSEMI": edfio.read_bdf}
@@ -67,7 +77,7 @@ def open_edf(path: Path, hints: Hints) -> LazyRecording:
 
 def _unit(signal: edfio.EdfSignal, hints: Hints) -> tuple[str, float]:
     """Unit of a signal, one of `MILLIVOLT` if it is a voltage, and one of the unit in mV."""
-    unit = as_unit(signal.physical_dimension) or hints.unit or "no unit"
+    unit = as_unit(signal.physical_dimension) or hints.unit or NO_UNIT
     if unit not in MILLIVOLT and not (unit == ADU and hints.gain):
         return unit, 0
     steps = signal.digital_max - signal.digital_min

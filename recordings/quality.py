@@ -35,13 +35,10 @@ def mark_impossible(signal: np.ndarray) -> np.ndarray:
         for extreme in (np.fmax, np.fmin):
             limit = extreme.reduce(lead)
             held = lead == limit
-            inner = lead[~held & np.isfinite(lead)]
-            if (
-                held.sum() > 2
-                and len(inner)
-                and abs(limit - extreme.reduce(inner)) > RAIL * np.ptp(inner)
-            ):
-                lead[held] = np.nan
+            others = lead[~held & np.isfinite(lead)]
+            if 2 < held.sum() < len(others):
+                distance = abs(limit - extreme.reduce(others))
+                lead[held & (distance > RAIL * np.ptp(others))] = np.nan
     return marked
 
 

@@ -200,7 +200,11 @@ def read_atr(record: Path | str, annotator: str = "atr") -> wfdb.Annotation:
         known = COMMENTS.fullmatch(b"".join(comment + b"\n" for comment in comments))
         if content[-2:] != b"\0\0" or not known:
             raise Unusable("cut short, or with definitions that are not understood")
-        return wfdb.rdann(str(record), annotator)
+        annotations = wfdb.rdann(str(record), annotator)
+        # They count frames, the rate of which wfdb does not read from some headers.
+        if not annotations.fs and Path(f"{record}.hea").exists():
+            annotations.fs = read_header(Path(record)).fs
+        return annotations
     except Exception as error:  # wfdb raises almost any error on damaged files
         raise Unusable(f"unreadable annotations ({one_line(error)})") from None
 

@@ -51,6 +51,10 @@ def test_impossible_samples_are_marked_and_filled():
     assert np.isnan(marked).sum() == 4 and bad[0, 0] == 300  # neither is changed
     same, count = fill_missing(mark_impossible(signal), 250)
     assert count == 0 and np.array_equal(same, signal)
+    signal[::500, 0] = -10  # the rail of a converter, though no 30 mV away
+    assert np.argwhere(np.isnan(mark_impossible(signal))).tolist() == [
+        [n, 0] for n in range(0, 5000, 500)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,13 @@ LAYOUTS = {
     "rate and count": ("250\n1500\n", lambda i: X[i], FS, None, mV),
     "start time": ("1700000000\n", lambda i: X[i], FS, None, ALL),
     "a patient": ("Name;Ana Exemplo\nAlter;30\n", lambda i: f"{i / FS};{X[i]}", FS, None, mV),
+    "two clocks": ("elapsed_s,time_s,ecg\n", lambda i: f"{GAP.index(i) / FS},{i / FS},{X[i]}",
+                   FS, ["ecg"], mV, GAP),
+    "whole counts": ("1500\n", lambda i: f"{1000 * X[i]:.0f}", FS, None, (FS, "uV")),
+    "row of a patient": ("Name,Ana Exemplo,12:00\n", lambda i: f"{i / FS},{X[i]},{Y[i]}", FS, None,
+                         mV),
+    "quality": ("ecg_quality,recg,ecg,ecg_hr\n", lambda i: f"{Y[i]},{Y[i]},{X[i]},{Y[i]}", FS,
+                ["ecg_quality", "recg", "ecg", "ecg_hr"], ALL),
     "second": ("time,Resp,EKG\n", lambda i: f"{i / FS},{Y[i]},{X[i]}", FS, ["Resp", "EKG"], mV),
 }  # fmt: skip
 
@@ -103,3 +110,18 @@ def test_what_is_no_recording(tmp_path, row, words):
     with pytest.raises(Unusable, match=re.escape(words)) as error:
         open_recording(tmp_path / "r.csv", *ALL)
     assert "Ana" not in str(error.value)
+
+
+def test_blank_lines_are_missing_samples_unless_every_other_line_is_blank(tmp_path):
+    for name, text in (("gap", "".join(f"{x if i in GAP else ''}\n" for i, x in enumerate(X))),
+                       ("double", "".join(f"{x}\n\n" for x in X))):  # fmt: skip
+        (tmp_path / f"{name}.txt").write_text(text)
+        signal = open_recording(tmp_path / f"{name}.txt", *ALL).read(0, N)[:, 0]
+        assert (len(signal), np.isnan(signal).sum()) == (N, 200 * (name == "gap"))
+
+
+def test_times_that_step_back_are_refused(tmp_path):
+    rows = (f"{i / FS - 0.05 * (i > 700)},{x}\n" for i, x in enumerate(X))
+    (tmp_path / "r.csv").write_text("time,ecg\n" + "".join(rows))
+    with pytest.raises(Unusable, match="the times step back or are irregular"):
+        open_recording(tmp_path / "r.csv", *ALL)
