@@ -16,7 +16,7 @@ MAY_IMPORT = {key: set() for key in LOWEST} | {"utils": LOWEST} | dict.fromkeys(
 MAY_IMPORT |= dict.fromkeys(["report", "benchmarks"], SHARED | STAGES)  # besides itself
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path
-    for package in MAY_IMPORT
+    for package in sorted(MAY_IMPORT)  # the same order in all processes of the tests
     for path in sorted((ROOT / package).rglob("*.py"))
     if path.stem != "__init__"
 }
