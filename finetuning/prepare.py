@@ -24,13 +24,13 @@ from finetuning.datasets import DATASETS, PARTS, Listing
 from finetuning.prepared_set import UNIT, divide, report_absent, write_prepared
 from recordings import Unusable
 from recordings.formats import lead_order
-from recordings.quality import Quality, assess
+from recordings.quality import Quality, assess, implausible_amplitude
 from recordings.resampling import METHODS, to_microvolt
 from utils import cli
 from utils.files import counted, report_flagged, sha256, summary, write_json
 
 # Signals of doubtful quality, which are used and counted.
-KINDS = (*Quality._fields, "partly-flat", "uncalibrated", "out-of-range")
+KINDS = (*Quality._fields, "partly-flat", "uncalibrated", "out-of-range", "implausible")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -79,7 +79,8 @@ def read_signals(listing: Listing, fs: int, method: str) -> tuple[Listing, list[
         signals.append(microvolt)
         flat, clipped = np.array([assess(lead) for lead in recording.signal.T]).T
         partly = flat.any() and not flat.all()
-        doubts = (flat.all(), clipped.any(), partly, recording.uncalibrated, outside > 0)
+        odd = not flat.all() and bool(implausible_amplitude(recording.signal[:, ~flat]))
+        doubts = (flat.all(), clipped.any(), partly, recording.uncalibrated, outside > 0, odd)
         for kind in compress(KINDS, doubts):
             flagged[kind].append(record)
         for note in recording.notes:
@@ -92,6 +93,8 @@ def read_signals(listing: Listing, fs: int, method: str) -> tuple[Listing, list[
     if left_out:
         print(summary(left_out), file=sys.stderr)
     report_flagged(flagged, notes, filled)
+    if len(flagged["implausible"]) > len(kept) / 2:
+        raise cli.UserError("most amplitudes are none of an ECG; check the unit and the gain")
     stated = {"left_out": left_out, "interpolated": filled, "notes": notes, **counted(flagged)}
     return listing.keep(kept), signals, stated
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from finetuning.predict import Network, export
-from tests.helpers import contents, put_weights
+from finetuning.predict import Network, __main__, export
+from tests.helpers import command, contents, put_weights
 from utils.cli import UserError
 from utils.engine import choose_hardware
 from utils.model_card import Metadata
@@ -35,10 +35,11 @@ def by_hand(path, signals: np.ndarray) -> np.ndarray:
     return np.stack(answers)
 
 
-def test_torch(tmp_path, capsys):
+def test_torch(tmp_path):
     path = put_weights(tmp_path / "best.safetensors", **CLASSIFIER, temperature=1.7)
-    out, extra, signals = export.export(path, "torch"), {"contract": ""}, SIGNALS[:, :1]
-    assert out == tmp_path / "best.pt2" and "differ by up to" in capsys.readouterr().out
+    result = command(__main__.main, "--weights", path, "--export", "torch")
+    assert result.code == 0 and "differ by up to" in result.out, result
+    out, extra, signals = tmp_path / "best.pt2", {"contract": ""}, SIGNALS[:, :1]
     program = torch.export.load(out, extra_files=extra).module()
     found = program(torch.from_numpy(signals), torch.from_numpy(VALID)).numpy()
     np.testing.assert_allclose(found, by_hand(path, signals), atol=1e-5)

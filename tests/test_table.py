@@ -181,6 +181,7 @@ def test_what_is_left_out(make, tmp_path):
         (rows(), ["--unit", "mV"], "10 × file without a sampling rate; give --record-fs"),
         (rows(fs=[300, ""]), ["--unit", "mV"], "too few of 10 records are usable (5 left out"),
         (rows(), ["--record-fs", FS], "10 × unit is not given"),
+        (rows(), ["--record-fs", FS, "--unit", "uV"], "most amplitudes are none of an ECG"),
         (rows(), [*SAID, "--labels", "zip"], "--labels zip"),
     ],
 )  # fmt: skip

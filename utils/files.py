@@ -23,6 +23,7 @@ HINTS = {
     "uncalibrated": " (no gain in the header: 200 units per mV are assumed)",
     "partly-flat": " (constant in some of their leads)",
     "out-of-range": " (clipped to ±32.767 mV; a wrong unit or gain?)",
+    "implausible": " (amplitudes of no ECG; a wrong unit or gain?)",
 }
 TEMPORARY = ".tmp"  # how names end under which files are being written
 

@@ -47,7 +47,7 @@ def parse_arguments() -> argparse.Namespace:
     args.weights = args.weights or [SHIPPED]
     if bool(args.records) == bool(args.export):
         parser.error("name recordings, or --export; not both")
-    given = {name for name, value in vars(args).items() if value != parser.get_default(name)}
+    given = {k for k, value in vars(args).items() if value not in (parser.get_default(k), [])}
     if args.export and (given - {"weights", "export", "out"} or len(args.weights) > 1):
         parser.error("--export takes one --weights and --out, and no other flags")
     if args.out and not args.export:
