@@ -54,7 +54,7 @@ def fill_missing(signal: np.ndarray, fs: float) -> tuple[np.ndarray, int]:
         longest = (edges[1::2] - edges[::2]).max(initial=0) / fs
         if gaps.mean() > MISSING[0] or longest > MISSING[1]:
             where = f" of lead {number}" if signal.shape[1] > 1 else ""
-            advice = "; check --unit, --gain" if gaps.mean() > 10 * MISSING[0] else ""
+            advice = "; check --unit, --gain" if gaps.mean() > 0.5 else ""
             said = f"missing or impossible (over {FURTHEST:g} mV from the median)"
             said = f"{gaps.mean():.1%} of the samples{where} are {said}"
             raise Unusable(f"{said}, {longest:.2g} s at a time{advice}")
