@@ -331,6 +331,7 @@ BAD = {
     "watch.csv": ("Einheit,µV\n\n" + "-125,0\n4,25\n" * 300, "0 columns named, but 2 below"),
     "latin.csv": (b"\xb5V\n1\n2\n", "file says uV, but --unit or the table mV"),
     "long.csv": (f"{'[' * 10**5}\n1\n2\nx", "unreadable numbers"),
+    "time.npy": (np.column_stack([np.arange(600) / FS, SIGNAL[:600]]), "column 0 rises throughout"),
     "short.npy": (SIGNAL[:249], "249 samples are shorter than 1 s"),
     "object.npy": (saved(np.save, np.array([{}] * 600)), "unreadable .npy file (Array can't be"),
     "claim.npy": (CLAIM + b"12", "unreadable .npy file (mmap length"),
