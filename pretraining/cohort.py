@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,6 +136,16 @@ class DataOptions:
     epochs: int | None
     seed: int
 
+    @property
+    def named(self) -> list[int] | None:
+        """Patients who are asked for, to train or to validate; None: all."""
+        return self.patient_ids and sorted({*self.patient_ids, *(self.val_patient_ids or ())})
+
+    @cached_property
+    def annotations(self) -> AnnotationIndex:
+        """The index of `train`, opened once: that looks at every file of the data set."""
+        return open_index(self.train, self.index, self.named)
+
     def validation_examples(self, patients: int, epoch: int) -> tuple[int, int]:
         """Examples of each validation patient, and in all.
 
@@ -160,10 +171,8 @@ def open_data(
 ) -> Data:  # fmt: skip
     """Choose the segments, split the patients, lay out the streams of batches. `stored` frames are
     those of `options.val_file`."""
-    needed = options.val_patient_ids or ()
-    named = options.patient_ids and sorted({*options.patient_ids, *needed})
-    index = open_index(options.train, options.index, named)
-    cohort, left_out = choose_segments(index, named, task.window, task.annotated, needed)
+    needed, index = options.val_patient_ids or (), options.annotations
+    cohort, left_out = choose_segments(index, options.named, task.window, task.annotated, needed)
     if left_out:
         print(summary(left_out), file=sys.stderr)
     if stored:

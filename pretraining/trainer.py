@@ -19,7 +19,6 @@ from tqdm import tqdm
 from models import ENCODERS, count_parameters
 from pretraining.batches import FrameBatches, StoredFrames, load, store_frames
 from pretraining.cohort import Data, DataOptions, open_data
-from pretraining.icentia11k.index import open_index
 from pretraining.icentia11k.reader import read_constants
 from pretraining.tasks import TASKS, Task, build_task
 from recordings.wfdb_files import ICENTIA_FS
@@ -170,7 +169,12 @@ def conclude(job_dir: Path, chosen: int, data: Data) -> None:
 
 
 def set_up(
-    args: argparse.Namespace, task: Task, run: Run, hardware: Hardware, read: Read
+    args: argparse.Namespace,
+    options: DataOptions,
+    task: Task,
+    run: Run,
+    hardware: Hardware,
+    read: Read,
 ) -> tuple[Training, Data]:
     """The training and its data; writes `--cache-val`."""
     hardware.processes.check(args.batch_size, args.sync_bn)
@@ -193,7 +197,6 @@ def set_up(
         "mean_mv": constants.mean, "sd_mv": constants.sd, **context,
     }  # fmt: skip
     stored = args.val_file and StoredFrames(args.val_file, task, args.batch_size, kind)
-    options = DataOptions(**{f.name: getattr(args, f.name) for f in fields(DataOptions)})
     data = open_data(options, task, constants, stored, hardware.processes)
     if data.validation and not stored:
         run.resolved["val_size"] = data.validation.total
@@ -225,10 +228,10 @@ def main() -> None:
     """Pretrain, and in the main process write all files of the run."""
     args = parse_arguments()
     job_dir = args.job_dir
-    named = args.patient_ids and {*args.patient_ids, *(args.val_patient_ids or ())}
+    options = DataOptions(**{f.name: getattr(args, f.name) for f in fields(DataOptions)})
 
     def content(path: Path) -> str:
-        return sha256(path) if path.is_file() else open_index(path, args.index, named).digest(named)
+        return sha256(path) if path.is_file() else options.annotations.digest(options.named)
 
     run = Run(vars(args), WEIGHTS, content)
     task = build_task(args.task, vars(args))
@@ -240,7 +243,7 @@ def main() -> None:
             standardise=args.standardise == "frame",
         )  # fmt: skip
         with hardware.processes.main_process_first():
-            training, data = set_up(args, task, run, hardware, read)
+            training, data = set_up(args, options, task, run, hardware, read)
         with training.running():
             if hardware.processes.main_process:
                 write_json(job_dir / "manifest.json", data.manifest)
