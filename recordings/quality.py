@@ -12,7 +12,7 @@ INT16_RANGE = 32.767  # mV, of int16 microvolt, in which signals are stored
 # mV from the 1st to the 99th percentile of a lead. The recordings of Challenge 2017 span 0.19 to
 # 8.8 mV; a factor of 1,000 lies clearly outside.
 SPAN = (0.02, 30.0)
-RAIL = 2.0
+RAIL = 2.0  # as far outside, in spans of the other samples, lies a converter's limit
 FURTHEST = 30.0  # mV from the median of its lead; a sample further away is no ECG
 # Missing samples are interpolated up to this share of a lead, and this many seconds at a time.
 MISSING = (0.01, 0.5)

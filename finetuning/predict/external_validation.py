@@ -55,7 +55,7 @@ def main() -> None:
         if args.channel or args.source != parser.get_default("source"):
             parser.error("--source and --channel are not for --labels")
         table = predict_part(predictor, args.records, load_prepared(args.labels))
-        write_text(args.out, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+        write_table(args.out, table)
         return
     metadata = predictor.metadata
     if metadata.multi_label or CLASS not in metadata.classes or metadata.in_channels != 1:
@@ -73,7 +73,7 @@ def main() -> None:
         reasons = summary(left_out) if left_out else "it holds no .hea files"
         raise UserError(f"{args.records}: no record can be used ({reasons})")
     table = pd.concat(tables, ignore_index=True)
-    write_text(args.out, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    write_table(args.out, table)
     counts = ", ".join(f"{n} {truth}" for truth, n in table["truth"].value_counts().items())
     print(f"{len(tables)} records of {table['subject'].nunique()} subjects, windows: {counts}")
     table = table[table["truth"].isin([AF, NOT_AF])]
@@ -82,6 +82,11 @@ def main() -> None:
     print(", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
     if left_out:
         print(summary(left_out), file=sys.stderr)
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write CSV; equal tables are equal files."""
+    write_text(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
 def predict_windows(predictor: Predictor, record: Path, source: str, channel: int) -> pd.DataFrame:
